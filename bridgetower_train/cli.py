@@ -1,0 +1,128 @@
+"""`bridgetower <command> [overrides]`: one table, one line a command."""
+
+import importlib
+import os
+import subprocess
+import sys
+from typing import NamedTuple
+
+from bridgetower_train.errors import ConfigError, UserError, nearest
+
+
+class Command(NamedTuple):
+    """A command: the module with its `run(config)`, the class of its configuration, and the YAML that it starts from."""
+
+    module: str
+    config: str
+    base: str | None
+    summary: str
+
+
+COMMANDS = {
+    "train": Command("bridgetower_train.commands.train", "TrainConfig", "train", "train a model; the same command resumes"),
+    "eval": Command("bridgetower_train.commands.eval", "EvalConfig", None, "evaluate a run on its held-out corpus"),
+    "report": Command("bridgetower_train.commands.report", "ReportConfig", None, "write a run's report.html"),
+    "view": Command("bridgetower_train.commands.view", "ViewConfig", "train", "write a page of a training batch"),
+    "bench step": Command("bridgetower_train.commands.bench_step", "BenchStepConfig", None, "time the joint training step"),
+    "bench data": Command("bridgetower_train.commands.bench_data", "BenchDataConfig", None, "time the loader"),
+    "prep shapes": Command("data_prep.shapes", "ShapesConfig", None, "draw the shapes corpus"),
+    "prep coco": Command("data_prep.coco", "CocoConfig", None, "write COCO captions as shards"),
+    "prep index": Command("data_prep.index", "IndexConfig", None, "index shards that other tools wrote"),
+}
+
+USAGE = """usage: bridgetower <command> [key=value ...]
+
+{commands}
+
+  <command> --help       the keys of a command
+  <command> --cfg job    print the composed configuration
+  <command> --multirun   one job for each combination of values: seed=0,1,2 optim.lr=1e-4,1e-3"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command. Exit code 0, 1 for a failure that its message explains, 2 for a wrong configuration."""
+    try:
+        return _main(sys.argv[1:] if argv is None else argv)
+    except ConfigError as error:
+        if os.environ.get("RANK", "0") == "0":  # every rank has the same configuration
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # `bridgetower ... | head`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        return 0
+
+
+def _main(argv: list[str]) -> int:
+    name, arguments = _split(argv)
+    if name is None:
+        width = max(map(len, COMMANDS))
+        print(USAGE.format(commands="\n".join(f"  {n:{width}}  {c.summary}" for n, c in COMMANDS.items())))
+        return 0
+    flags = {a for a in arguments if a.startswith("-")}
+    overrides = [a for a in arguments if not a.startswith("-") and a != "job"]
+    unknown = flags - {"--help", "-h", "--cfg", "--multirun", "-m"}
+    if unknown:
+        raise ConfigError(f"{min(unknown)}: no such flag; there are --help, --cfg job and --multirun")
+    if flags & {"--multirun", "-m"}:
+        return _multirun(name, overrides)
+    return _run(name, overrides, show_help=bool(flags & {"--help", "-h"}), show_config="--cfg" in flags)
+
+
+def _split(argv: list[str]) -> tuple[str | None, list[str]]:
+    """The command's name (of one or two words) and what follows it; None where help was asked for."""
+    if not argv or argv[0] in ("--help", "-h"):
+        return None, []
+    for words in (2, 1):
+        name = " ".join(argv[:words])
+        if name in COMMANDS:
+            return name, argv[words:]
+    given = " ".join(argv[:2]) if any(c.startswith(f"{argv[0]} ") for c in COMMANDS) else argv[0]
+    raise ConfigError(f"{given}: no such command{nearest(given, COMMANDS)}; `bridgetower --help` lists them")
+
+
+def _run(name: str, overrides: list[str], show_help: bool, show_config: bool) -> int:
+    from bridgetower_train import compose
+
+    command = COMMANDS[name]
+    module = importlib.import_module(command.module)
+    schema = getattr(module, command.config)
+    if show_help:
+        print(_help(name, schema))
+    elif show_config:
+        print(compose.OmegaConf.to_yaml(compose.compose_node(schema, command.base, overrides)), end="")
+    else:
+        return module.run(compose.compose(schema, command.base, overrides)) or 0
+    return 0
+
+
+def _help(name: str, schema: type) -> str:
+    from bridgetower_train import compose
+
+    lines = [f"usage: bridgetower {name} [key=value ...]", "", COMMANDS[name].summary, ""]
+    if COMMANDS[name].base:
+        lines += ["groups", *(f"  {group}={'|'.join(choices)}" for group, choices in compose.groups().items()), ""]
+    lines += ["keys"]
+    for key, default, text in compose.field_docs(schema):
+        lines += [f"  {key}={default}", f"      {text}"]
+    return "\n".join(lines)
+
+
+def _multirun(name: str, overrides: list[str]) -> int:
+    """Run each job of a sweep in a process of its own, each in its own folder below `run_dir`; the worst exit code."""
+    from bridgetower_train import compose
+
+    jobs = compose.sweep(overrides)
+    worst = 0
+    for number, job in enumerate(jobs):
+        changed = [o for o in job if o not in overrides]
+        if changed and COMMANDS[name].base:
+            command = COMMANDS[name]
+            schema = getattr(importlib.import_module(command.module), command.config)
+            run_dir = compose.compose_node(schema, command.base, job).run_dir
+            job = [*job, f"run_dir='{run_dir}/{','.join(changed)}'"]
+        print(f"job {number + 1} of {len(jobs)}: {' '.join(job)}", flush=True)
+        worst = max(worst, subprocess.run([sys.executable, "-m", "bridgetower_train", *name.split(), *job]).returncode)
+    return worst

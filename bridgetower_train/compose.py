@@ -1,0 +1,134 @@
+"""From Hydra's groups and overrides to one frozen dataclass. Nothing of Hydra or OmegaConf leaves this file."""
+
+import ast
+import dataclasses
+import inspect
+import itertools
+import textwrap
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bridgetower_train.errors import ConfigError, nearest
+
+Config = TypeVar("Config")
+
+
+def config_dir() -> Path:
+    """The folder of the Hydra groups: inside an installed package, beside it in a checkout."""
+    installed = Path(__file__).parent / "configs"
+    return installed if installed.is_dir() else Path(__file__).parents[1] / "configs"
+
+
+def groups() -> dict[str, list[str]]:
+    """Group -> its choices."""
+    return {d.name: sorted(f.stem for f in d.glob("*.yaml")) for d in sorted(config_dir().iterdir()) if d.is_dir()}
+
+
+def compose(schema: type[Config], base: str | None, overrides: list[str]) -> Config:
+    """Compose `configs/<base>.yaml` (or the defaults of `schema` alone), apply `overrides`, check, and freeze.
+
+    Raises ConfigError naming the key, what was given, what is allowed and the nearest match.
+    """
+    node = compose_node(schema, base, overrides)
+    missing = sorted(OmegaConf.missing_keys(node))
+    if missing:
+        raise ConfigError(f"{missing[0]} is required: give {missing[0]}=...")
+    try:
+        config = OmegaConf.to_object(node)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_first_line(error)) from error
+    assert isinstance(config, schema)
+    return config
+
+
+def compose_node(schema: type[Any], base: str | None, overrides: list[str]) -> DictConfig:
+    """The composed configuration as OmegaConf holds it, before the checks."""
+    ConfigStore.instance().store("schema", _unlocked(OmegaConf.structured(schema)))
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        try:
+            return hydra_compose(base or "schema", overrides=overrides)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(_explain(error, schema, base)) from error
+
+
+def to_yaml(config: Any) -> str:
+    """The resolved configuration as YAML, as `config.yaml` in the run folder holds it."""
+    return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
+
+
+def from_yaml(schema: type[Config], path: Path) -> Config:
+    """Read a `config.yaml` that `to_yaml` wrote."""
+    config = OmegaConf.to_object(OmegaConf.merge(_unlocked(OmegaConf.structured(schema)), OmegaConf.load(path)))
+    assert isinstance(config, schema)
+    return config
+
+
+def sweep(overrides: list[str]) -> list[list[str]]:
+    """The jobs of a multirun: every combination of the values that overrides such as `seed=0,1` or `range(3)` list."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+    except HydraException as error:
+        raise ConfigError(_first_line(error)) from error
+    choices = [
+        [f"{o.get_key_element()}={v}" for v in o.sweep_string_iterator()] if o.is_sweep_override() else [o.input_line or ""]
+        for o in parsed
+    ]
+    return [list(job) for job in itertools.product(*choices)]
+
+
+def field_docs(schema: type[Any], prefix: str = "") -> list[tuple[str, str, str]]:
+    """(key, default, documentation) of every field of a configuration, nested ones with their full key."""
+    documents = {}
+    for cls in reversed(schema.__mro__[:-1]):
+        tree = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+        assert isinstance(tree, ast.ClassDef)
+        for item, after in itertools.pairwise(tree.body):
+            if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and isinstance(after, ast.Expr):
+                documents[item.target.id] = " ".join(str(ast.literal_eval(after.value)).split())
+    rows = []
+    default = schema()
+    for field in dataclasses.fields(schema):
+        value = getattr(default, field.name)
+        if dataclasses.is_dataclass(value):
+            rows += field_docs(type(value), f"{prefix}{field.name}.")
+        else:
+            rows.append((prefix + field.name, "required" if value == "???" else str(value), documents.get(field.name, "")))
+    return rows
+
+
+def _unlocked(node: DictConfig) -> DictConfig:
+    """OmegaConf makes frozen dataclasses read-only; while a configuration is being composed it must not be."""
+    OmegaConf.set_readonly(node, None)
+    for key in node:
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_missing() and not child._is_none():
+            _unlocked(child)
+    return node
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0]
+
+
+def _explain(error: Exception, schema: type[Any], base: str | None) -> str:
+    """One message with the key, what is allowed and the nearest match."""
+    available = groups() if base else {}
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        return f"{group}={choice}: must be one of {', '.join(sorted(error.options))}{nearest(choice, error.options)}"
+    cause = error.__cause__ if isinstance(error, ConfigCompositionException) else error
+    key = getattr(cause, "full_key", None)
+    if not key:
+        return _first_line(error)
+    known = [name for name, _, _ in field_docs(schema)]
+    if key in known or any(name.startswith(f"{key}.") for name in known):
+        return f"{key}: {_first_line(cause or error)}"
+    return f"{key}: no such key{nearest(key, known + list(available))}; --help lists them"

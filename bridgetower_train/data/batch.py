@@ -1,0 +1,58 @@
+"""One micro-batch, as the loader makes it and the objectives read it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+
+import torch
+from torch import Tensor
+
+IGNORE = -100
+"""Label of an empty place in `mlm_labels`."""
+
+
+@dataclass(frozen=True)
+class BadRecord:
+    """A record that could not be used and was replaced by the next of its lane."""
+
+    corpus: str
+    shard: str
+    key: str
+    reason: str
+    position: int
+    """Place in the run that it should have filled."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B pairs. S image edge, L text length, M masked places per text."""
+
+    pixel_values: Tensor
+    """uint8 (B, 3, S, S), memory order of channels last: mean and deviation are applied on the device."""
+    input_ids: Tensor
+    """int64 (B, L): the clean text; `<pad>` is 1."""
+    masked_ids: Tensor
+    """int64 (B, L): the same text with masks."""
+    text_mask: Tensor
+    """bool (B, L): True where a token is real."""
+    mlm_positions: Tensor
+    """int64 (B, M): where the masked tokens stand; empty places hold 0."""
+    mlm_labels: Tensor
+    """int64 (B, M): what they were; empty places hold IGNORE."""
+    image_id: Tensor
+    """int64 (B,): equal for captions of one image, below 2^31."""
+    itm_negative: Tensor
+    """int64 (B,): row of an image with another `image_id` from the same lane; the own row where there is none."""
+    bad: list[BadRecord] = field(default_factory=list)
+    """What had to be replaced; stays on the host."""
+
+    def to(self, device: torch.device) -> "Batch":
+        """A copy on `device`; pinned memory is copied without waiting."""
+        return self._map(lambda t: t.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Batch":
+        """A copy in page-locked memory (called by DataLoader)."""
+        return self._map(lambda t: t.pin_memory())
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+        moved = {f.name: function(getattr(self, f.name)) for f in fields(self) if f.name != "bad"}
+        return Batch(**moved, bad=self.bad)

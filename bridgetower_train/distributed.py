@@ -1,0 +1,89 @@
+"""The process group, and the small agreements that ranks make beside the gradients."""
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from bridgetower_train.config import DistributedConfig
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all of them."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    control: dist.ProcessGroup | None
+    """A gloo group for host-side agreements; None for one process."""
+
+    @property
+    def is_main(self) -> bool:
+        """True for the one rank that speaks and writes."""
+        return self.rank == 0
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """`value` of every rank, in rank order."""
+        if self.control is None:
+            return [value]
+        gathered: list[Any] = [None] * self.world_size
+        dist.all_gather_object(gathered, value, group=self.control)
+        return gathered
+
+    def total(self, value: int) -> int:
+        """The sum of `value` over all ranks."""
+        if self.control is None:
+            return value
+        tensor = torch.tensor([value], dtype=torch.int64)
+        dist.all_reduce(tensor, group=self.control)
+        return int(tensor)
+
+    def barrier(self) -> None:
+        """Wait for all ranks, on the host."""
+        if self.control is not None:
+            dist.barrier(group=self.control)
+
+
+class Flag:
+    """A flag that any rank may raise and all see at the same step.
+
+    Each `agree` starts a reduction on the host and returns the outcome of the one before, which had a whole step to finish.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks = ranks
+        self._pending: tuple[dist.Work, torch.Tensor] | None = None
+
+    def agree(self, raised: bool) -> bool:
+        """True where any rank had raised it at the call before (one process: at this call)."""
+        if self.ranks.control is None:
+            return raised
+        outcome = False
+        if self._pending is not None:
+            work, tensor = self._pending
+            work.wait()
+            outcome = bool(tensor)
+        tensor = torch.tensor([int(raised)])
+        self._pending = (dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.ranks.control, async_op=True), tensor)
+        return outcome
+
+
+def init_ranks(backend: str, config: DistributedConfig) -> Ranks:
+    """Join the process group that torchrun's variables describe; one process needs none."""
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    rank, local_rank = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
+    if world_size == 1:
+        return Ranks(0, 1, local_rank, None)
+    timeout = timedelta(seconds=config.timeout)
+    dist.init_process_group(backend, timeout=timeout)
+    return Ranks(rank, world_size, local_rank, dist.new_group(backend="gloo", timeout=timeout))
+
+
+def shut_down(ranks: Ranks) -> None:
+    """Leave the process group."""
+    if ranks.world_size > 1:
+        dist.destroy_process_group()

@@ -1,0 +1,26 @@
+"""The errors that a user can mend. The command line prints them as one message, without a traceback."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something outside the program is wrong: the message says what, and what to do. Exit code 1."""
+
+
+class ConfigError(UserError, ValueError):
+    """A key of the configuration is unknown or has an impossible value: the message names it. Exit code 2."""
+
+
+class DataError(UserError):
+    """Shards, index or manifest cannot be used: the message names the file. Exit code 1."""
+
+
+class CheckpointError(UserError):
+    """No usable checkpoint, or one that does not belong to this run. Exit code 1."""
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """`; did you mean 'x'?` where something in `allowed` resembles `name`, otherwise an empty string."""
+    match = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)
+    return f"; did you mean {match[0]!r}?" if match else ""
