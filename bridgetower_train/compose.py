@@ -12,7 +12,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -124,6 +124,8 @@ def _explain(error: Exception, schema: type[Any], base: str | None) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         return f"{group}={choice}: must be one of {', '.join(sorted(error.options))}{nearest(choice, error.options)}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: is no override; write key=value"
     cause = error.__cause__ if isinstance(error, ConfigCompositionException) else error
     key = getattr(cause, "full_key", None)
     if not key:

@@ -186,6 +186,8 @@ class ObjectiveConfig:
             at_least(f"objective.{name}", getattr(self, name), 0)
         if self.mlm + self.itm + self.itc == 0:
             raise ConfigError("objective: at least one of mlm, itm and itc must be above 0")
+        if self.itc_form == "ms" and not self.mlm and not self.itm:
+            raise ConfigError("objective.itc_form=ms: alone it trains no fusion encoder; set objective.mlm or itm above 0")
         one_of("objective.itm_negatives", self.itm_negatives, ("random", "hard"))
         one_of("objective.itc_form", self.itc_form, ("hf", "symmetric", "ms"))
         at_least("objective.itc_dim", self.itc_dim, 1)

@@ -1,4 +1,170 @@
-from bridgetower_train.config import TrainConfig
+"""`bridgetower train`: put a run together, say what was found, train."""
+
+import dataclasses
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from bridgetower_train import compose
+from bridgetower_train.config import Duration, ModelConfig, TrainConfig
+from bridgetower_train.data.dataset import PairDataset, make_loader, open_data
+from bridgetower_train.data.text import Text
+from bridgetower_train.devices import Device, make_device
+from bridgetower_train.distributed import Ranks, init_ranks, shut_down
+from bridgetower_train.engines import ENGINES, Engine
+from bridgetower_train.engines.activation import checkpoint_blocks
+from bridgetower_train.errors import ConfigError, nearest
+from bridgetower_train.evaluation.validation import Validation
+from bridgetower_train.model.flops import step_flops_per_sample
+from bridgetower_train.objectives.joint import JointTask
+from bridgetower_train.training.checkpoint import Checkpoints, identity, write_atomically
+from bridgetower_train.training.guards import NonFiniteGuard
+from bridgetower_train.training.loop import Run, fit
+from bridgetower_train.training.metrics import BadSamples, Console, JsonLines, Sink, TensorBoard, Wandb, clock
+from bridgetower_train.training.optim import Schedule
+
+ORDER_KEYS = ("seed", "global_batch", "model.", "objective.", "data.corpora", "data.captions", "data.lanes", "data.shuffle_window")
+"""Keys that a run keeps for life: they decide what its weights are and what it sees when."""
+
+
 def run(config: TrainConfig) -> int:
-    print(config)
-    return 0
+    """Train as `config` says; resumes where the run folder holds a checkpoint. Returns the exit code."""
+    device, why = make_device(config.device)
+    ranks = init_ranks(device.backend, config.distributed)
+    try:
+        job = build(config, device, why, ranks)
+        try:
+            return fit(job)
+        finally:
+            for sink in job.sinks:
+                sink.close()
+    finally:
+        shut_down(ranks)
+
+
+def build(config: TrainConfig, device: Device, why: str, ranks: Ranks) -> Run:
+    """Everything that `fit` needs, loaded from the newest checkpoint where there is one."""
+    micro_batch, accumulation = config.rank_batch(ranks.world_size)
+    if config.engine.name not in ENGINES:
+        raise ConfigError(
+            f"engine.name={config.engine.name}: must be one of {', '.join(ENGINES)}{nearest(config.engine.name, ENGINES)}"
+        )
+    text = Text.load(config.tokenizer)
+    config = dataclasses.replace(config, model=sized_vocabulary(config.model, text.vocab_size))
+    dataset = open_data(config, text)
+    if ranks.is_main:
+        for corpus in dataset.corpora:
+            corpus.check_shards()
+
+    torch.manual_seed(config.seed)
+    task = JointTask(config.model, config.objective, attention=device.attention).to(device.torch_device)
+    if config.engine.activation_checkpointing:
+        checkpoint_blocks(task.model)
+    engine = ENGINES[config.engine.name](task, device, ranks, config.optim)
+
+    epoch = dataset.order.epoch_samples
+    total_steps = Duration.parse("steps", config.steps).steps(config.global_batch, epoch)
+    warmup = Duration.parse("optim.warmup", config.optim.warmup).steps(config.global_batch, epoch, total_steps)
+
+    run_dir = Path(config.run_dir)
+    say: Callable[[str], None] = print if ranks.is_main else _silent
+    if ranks.is_main:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    fixed = identity(config, ORDER_KEYS) | {"tokenizer": text.digest, "order": dataset.order.digest}
+    checkpoints = Checkpoints(run_dir, config.checkpoint, ranks, say)
+    state = checkpoints.load(engine, fixed) or {"step": 0, "skipped": 0, "bad_samples": 0}
+    start = state["step"]
+
+    flops = step_flops_per_sample(config.model, config.objective)
+    if ranks.is_main:
+        introduce(config, device, why, ranks, dataset, engine, (start, total_steps), flops, accumulation)
+        write_atomically(run_dir / "config.yaml", compose.to_yaml(config))
+    loader = make_loader(
+        dataset, ranks.rank, ranks.world_size, micro_batch, accumulation, start, config.data.workers, config.data.prefetch,
+        device.worker_context, device.pin_memory,
+    )  # fmt: skip
+    console = Console(start, total_steps, quiet=not ranks.is_main)
+    return Run(
+        config=config,
+        device=device,
+        ranks=ranks,
+        engine=engine,
+        dataset=dataset,
+        batches=iter(loader),
+        accumulation=accumulation,
+        schedule=Schedule(config.optim.schedule, warmup, total_steps),
+        checkpoints=checkpoints,
+        validation=Validation(config, text, device, ranks, task) if config.validation.every else None,
+        guard=NonFiniteGuard(config.guards.max_skipped, device.torch_device, state["skipped"]),
+        bad_samples=BadSamples(run_dir / "bad_samples.jsonl", ranks, start, state["bad_samples"]),
+        console=console,
+        sinks=_sinks(config, run_dir, start, console) if ranks.is_main else [],
+        identity=fixed,
+        start_step=start,
+        total_steps=total_steps,
+        flops_per_sample=flops,
+    )
+
+
+def sized_vocabulary(model: ModelConfig, tokens: int) -> ModelConfig:
+    """`model` with as many word rows as the tokenizer has tokens; ConfigError where it was given fewer."""
+    if model.vocab_size is not None and model.vocab_size < tokens:
+        raise ConfigError(f"model.vocab_size={model.vocab_size}: the tokenizer has {tokens} tokens; raise it, or change tokenizer")
+    return dataclasses.replace(model, vocab_size=model.vocab_size or tokens)
+
+
+def introduce(
+    config: TrainConfig,
+    device: Device,
+    why: str,
+    ranks: Ranks,
+    dataset: PairDataset,
+    engine: Engine,
+    steps: tuple[int, int],
+    flops: float,
+    accumulation: int,
+) -> None:
+    """Say what was found and what will be done."""
+    start, total = steps
+    batch, epoch = config.global_batch, dataset.order.epoch_samples
+    parameters = sum(p.numel() for p in engine.task.parameters())
+    lanes = f"{config.data.lanes} lanes of {config.lane_batch}"
+    print(f"device    {device.name} ({device.description}): {why}; {config.device.precision}, torch {torch.__version__}")
+    print(f"model     {parameters / 1e6:.2f} M parameters, {config.model.image_size} px, {flops / 1e9:.2f} GFLOP per pair and step")
+    for corpus in dataset.corpora:
+        print(f"data      {corpus.name}: {corpus.manifest.images:,} pictures, {corpus.manifest.captions:,} captions")
+    print(
+        f"batch     {batch} = {ranks.world_size} ranks x {batch // ranks.world_size // accumulation} pairs x {accumulation} "
+        f"micro-batches; {lanes}"
+    )
+    print(f"run       {total:,} steps = {total * batch:,} pairs = {total * batch / epoch:.2f} epochs of {epoch:,}; {config.run_dir}")
+    if device.peak_flops:
+        seconds = (total - start) * batch * flops / (0.4 * device.peak_flops * ranks.world_size)
+        print(f"time      about {clock(seconds)} at 40% of peak")
+    else:
+        print(f"work      {(total - start) * batch * flops / 1e12:.1f} TFLOP to go; the time left shows after the first steps")
+    if start:
+        print(f"resume    from step {start:,}")
+
+
+def _sinks(config: TrainConfig, run_dir: Path, start: int, console: Console) -> list[Sink]:
+    sinks: list[Sink] = [JsonLines(run_dir / "metrics.jsonl", start), console]
+    if config.tensorboard:
+        sinks.append(TensorBoard(run_dir / "tensorboard", start))
+    if config.wandb.project:
+        sinks.append(Wandb(config, _wandb_id(run_dir)))
+    return sinks
+
+
+def _wandb_id(run_dir: Path) -> str:
+    """The id under which W&B knows this run, from its first start on."""
+    path = run_dir / "wandb_id"
+    if not path.exists():
+        write_atomically(path, secrets.token_hex(4))
+    return path.read_text()
+
+
+def _silent(text: str) -> None:
+    """What ranks other than the first say."""

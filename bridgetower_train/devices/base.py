@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bridgetower_train.config import DeviceConfig, OptimConfig
-from bridgetower_train.model.attention import Attention, sdpa
+from bridgetower_train.model.attention import AttentionFunction, sdpa
 
 
 class Device(ABC):
@@ -19,7 +19,9 @@ class Device(ABC):
     """Collective backend for torch.distributed."""
     worker_context: str
     """How loader workers start: `fork`, or `forkserver` where a forked child breaks the driver."""
-    attention: Attention = staticmethod(sdpa)
+    pin_memory: bool = False
+    """Whether batches wait in page-locked memory, from which the copy to the device overlaps with work."""
+    attention: AttentionFunction = staticmethod(sdpa)
     """The attention function that the model calls."""
 
     def __init__(self, config: DeviceConfig, local_rank: int) -> None:

@@ -15,6 +15,7 @@ class CudaDevice(Device):
     name = "cuda"
     backend = "nccl"
     worker_context = "fork"
+    pin_memory = True
 
     def __init__(self, config: DeviceConfig, local_rank: int) -> None:
         super().__init__(config, local_rank)

@@ -1,0 +1,61 @@
+"""`bridgetower view data=... n=16`: write a page of a training batch as the model sees it."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from bridgetower_train.config import TrainConfig, at_least
+from bridgetower_train.data.dataset import PairDataset, open_data
+from bridgetower_train.data.text import Text
+from bridgetower_train.pages.batch import BatchView, batch_page
+from bridgetower_train.pages.html import write_page
+
+
+@dataclass(frozen=True)
+class ViewConfig(TrainConfig):
+    """A run, and which of its samples to show."""
+
+    n: int = 16
+    """Samples to show, from the first of the step on."""
+    step: int = 0
+    """Step of the run, counted from 0."""
+    out: str = "view.html"
+    """Where the page is written."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("n", self.n, 1)
+        at_least("step", self.step, 0)
+
+
+def run(config: ViewConfig) -> None:
+    """Write the page."""
+    text = Text.load(config.tokenizer)
+    write_page(Path(config.out), batch_page(read_batch(config, open_data(config, text), text)))
+    print(f"view: {Path(config.out).resolve()}")
+
+
+def read_batch(config: ViewConfig, data: PairDataset, text: Text) -> BatchView:
+    """The samples that the page shows; whole lanes are read, since an ITM negative is another sample of its lane."""
+    lanes = math.ceil(config.n / config.lane_batch)
+    first = config.step * config.global_batch
+    batch = data.__getitems__(range(first, first + lanes * config.lane_batch))
+    facts = {
+        "samples per step": f"{config.global_batch:,}",
+        "of them from each lane": f"{config.lane_batch:,}",
+        "lanes": f"{config.data.lanes:,}",
+        "samples per epoch": f"{len(data):,}",
+        "steps per epoch": f"{len(data) / config.global_batch:,.1f}",
+        "picture": f"{config.model.image_size} px",
+        "text length L": str(batch.input_ids.shape[1]),
+        "masked places M": str(batch.mlm_positions.shape[1]),
+    }
+    remarks = ["Each picture holds the very pixels that the model gets, before CLIP's normalisation."]
+    if config.objective.itm_negatives == "hard":
+        remarks.append("The ITM negatives below are the random ones; this run draws hard ones on the device instead.")
+    corpora = [
+        (c.name, f"{c.manifest.images:,}", f"{c.manifest.captions:,}", f"{config.data.corpora[c.name]:g}")
+        for c in data.corpora
+    ]
+    samples = [data.describe(position) for position in range(first, first + config.n)]
+    return BatchView(f"Batch of step {config.step:,}", facts, remarks, corpora, batch, samples, text)

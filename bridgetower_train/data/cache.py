@@ -1,0 +1,175 @@
+"""Shards of a remote root (any fsspec URL), kept whole in a folder of the host that all its processes share."""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from fsspec.core import url_to_fs
+
+from bridgetower_train.errors import DataError
+
+RETRY_DELAYS = (1.0, 4.0, 16.0)
+"""Seconds to wait before each new try of a request that failed."""
+
+_STALE_SECONDS = 3600.0  # a partial file that has not grown for so long belongs to a process that was killed
+_LOCKS = 64
+_OPEN_TRIES = 3
+_HASH_BYTES = 1 << 20
+
+T = TypeVar("T")
+
+
+def is_remote(path: str) -> bool:
+    """Whether `path` is an fsspec URL rather than a local path."""
+    return "://" in path
+
+
+def sha256_file(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        while chunk := file.read(_HASH_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def read_url(url: str) -> bytes:
+    """The contents of a small remote file. DataError where it cannot be had."""
+
+    def read() -> bytes:
+        fs, path = url_to_fs(url)  # anew for each use: fsspec's file systems must not cross a fork
+        return bytes(fs.cat_file(path))
+
+    return _retried(url, read)
+
+
+class ShardCache:
+    """A folder of fetched files; the least recently opened goes first when it would exceed `max_bytes`.
+
+    Processes of one host may share it: locks see to it that a file is fetched once. A file that is evicted stays
+    readable to those who have it open.
+    """
+
+    def __init__(self, folder: str, max_bytes: int) -> None:
+        self.folder = Path(folder)
+        self.max_bytes = max_bytes
+        self._locks = self.folder / "locks"
+        self._locks.mkdir(parents=True, exist_ok=True)
+        self._wanted: tuple[int, queue.Queue[tuple[str, int, str]]] | None = None
+
+    def __reduce__(self) -> tuple[type["ShardCache"], tuple[str, int]]:
+        return ShardCache, (str(self.folder), self.max_bytes)
+
+    def fetch(self, url: str, size: int, sha256: str) -> Path:
+        """Local path of `url`, downloaded unless it is there; `size` (bytes) is the room to make for it.
+
+        DataError where it cannot be had, is larger than the cache, or has another SHA-256.
+        """
+        if size > self.max_bytes:
+            raise DataError(
+                f"{url}: its {size / 1e9:.1f} GB do not fit data.cache_gb={self.max_bytes / 1e9:g}; raise it"
+            )
+        path = self.folder / f"{hashlib.sha256(f'{url} {sha256}'.encode()).hexdigest()[:16]}-{url.rpartition('/')[2]}"
+        if not _touch(path):
+            with self._lock(str(int(path.name[:8], 16) % _LOCKS)):
+                if not _touch(path):
+                    self._download(url, size, sha256, path)
+        return path
+
+    def open(self, url: str, size: int, sha256: str) -> int:
+        """A file descriptor of `url`, fetched first where needed. DataError as in `fetch`."""
+        for _ in range(_OPEN_TRIES):
+            with contextlib.suppress(FileNotFoundError):  # evicted by another process since it was fetched
+                return os.open(self.fetch(url, size, sha256), os.O_RDONLY)
+        raise DataError(f"{url}: is evicted from {self.folder} as soon as it is there; raise data.cache_gb")
+
+    def prefetch(self, files: Iterable[tuple[str, int, str]]) -> None:
+        """Fetch (url, size, sha256) in a background thread, in order; what fails is left to `fetch`."""
+        if self._wanted is None or self._wanted[0] != os.getpid():  # threads do not survive a fork
+            self._wanted = os.getpid(), queue.Queue()
+            threading.Thread(target=self._fetch_wanted, args=(self._wanted[1],), daemon=True).start()
+        for file in files:
+            self._wanted[1].put(file)
+
+    def _fetch_wanted(self, wanted: "queue.Queue[tuple[str, int, str]]") -> None:
+        while True:
+            with contextlib.suppress(DataError):
+                self.fetch(*wanted.get())
+
+    def _download(self, url: str, size: int, sha256: str, path: Path) -> None:
+        partial = path.with_name(f"{path.name}.{size}.part")
+
+        def download() -> None:
+            self._make_room(partial, size)
+            try:
+                fs, remote = url_to_fs(url)
+                fs.get_file(remote, str(partial))
+                if sha256_file(partial) != sha256:
+                    raise ValueError("its SHA-256 is not that of the manifest; has it changed since it was indexed?")
+                os.replace(partial, path)
+            finally:
+                partial.unlink(missing_ok=True)
+
+        _retried(url, download)
+
+    def _make_room(self, partial: Path, size: int) -> None:
+        """Evict until `size` bytes fit, and reserve them under the name `partial`."""
+        with self._lock("room"):
+            files = []
+            for entry in os.scandir(self.folder):
+                with contextlib.suppress(FileNotFoundError):
+                    if entry.is_file() and entry.name != partial.name:
+                        files.append((entry.stat().st_mtime, _room(entry), entry))
+            excess = sum(room for _, room, _ in files) + size - self.max_bytes
+            for used, room, entry in sorted(files, key=lambda file: file[0]):
+                active = entry.name.endswith(".part") and time.time() - used < _STALE_SECONDS
+                if excess > 0 and not active:
+                    Path(entry.path).unlink(missing_ok=True)
+                    excess -= room
+            partial.touch()
+
+    @contextlib.contextmanager
+    def _lock(self, name: str) -> Iterator[None]:
+        with open(self._locks / name, "wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough where a fork has copied the descriptor
+
+
+def _room(entry: "os.DirEntry[str]") -> int:
+    """Bytes that a file of the cache takes, or will take: partial files carry their final size in their names."""
+    return int(entry.name.split(".")[-2]) if entry.name.endswith(".part") else entry.stat().st_size
+
+
+def _retried(url: str, action: Callable[[], T]) -> T:
+    """What `action` returns, tried again after each of RETRY_DELAYS; then DataError."""
+    for delay in (*RETRY_DELAYS, None):
+        try:
+            return action()
+        except FileNotFoundError as error:
+            raise DataError(f"{url}: does not exist") from error
+        except Exception as error:  # every protocol of fsspec has errors of its own
+            if delay is None:
+                raise DataError(
+                    f"{url}: cannot be fetched, {len(RETRY_DELAYS) + 1} tries: {error or repr(error)}"
+                ) from error
+            time.sleep(delay)
+    raise AssertionError
+
+
+def _touch(path: Path) -> bool:
+    """Whether `path` exists; if so it is now the most recently used."""
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        return False
+    return True

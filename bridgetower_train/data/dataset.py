@@ -1,0 +1,281 @@
+"""Pairs to batches: the map-style dataset over positions of the run, and the stock DataLoader around it."""
+
+import itertools
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+
+from bridgetower_train.config import TrainConfig
+from bridgetower_train.data.batch import BadRecord, Batch
+from bridgetower_train.data.cache import ShardCache, is_remote
+from bridgetower_train.data.image import Pixels, decode_crop, resize_shorter
+from bridgetower_train.data.masking import mask_places, mask_tokens
+from bridgetower_train.data.negatives import itm_negatives
+from bridgetower_train.data.order import Order, Recent, Sample, Window
+from bridgetower_train.data.shards import BadRecordError, Corpus, Record, open_corpus
+from bridgetower_train.data.text import Text
+from bridgetower_train.errors import ConfigError, DataError, UserError
+
+log = logging.getLogger(__name__)
+
+MAX_BAD_RUN = 1000
+"""So many unreadable records in a row of one lane end the run."""
+
+
+class PairDataset(Dataset[Batch]):
+    """Batches by positions of the run: what lies at a position depends on nothing but the seed and the corpora.
+
+    May be forked and pickled.
+    """
+
+    def __init__(self, order: Order, corpora: Sequence[Corpus], text: Text, config: TrainConfig) -> None:
+        """DataError where the corpora have so many records that `image_id` would not stay below 2^31."""
+        self.order, self.corpora, self.text, self.config = order, list(corpora), text, config
+        self._size = config.model.image_size
+        self._places = mask_places(config.objective.mlm_probability, config.model.max_text_len)
+        self._first_id = np.cumsum([0, *(corpus.manifest.images for corpus in corpora)])
+        if self._first_id[-1] >= 2**31:
+            raise DataError(f"data.corpora: hold {self._first_id[-1]} records; a run takes fewer than 2^31")
+        self._remote = any(is_remote(corpus.folder) for corpus in corpora)
+        self._announced: Recent[Window, None] = Recent(4 * order.lanes)
+
+    def __len__(self) -> int:
+        """Samples per epoch; positions go on beyond it."""
+        return self.order.epoch_samples
+
+    def __getitem__(self, position: int) -> Batch:
+        """The batch of one position."""
+        return self.__getitems__([position])
+
+    def __getitems__(self, positions: Sequence[int]) -> Batch:
+        """The batch of `positions`.
+
+        A record that cannot be used is replaced by the next of its lane that can, and listed in `Batch.bad`. DataError
+        after MAX_BAD_RUN of them in a row.
+        """
+        if self._remote:
+            self._prefetch(positions)
+        pixels_BSSC = _empty_pixels(len(positions), self._size)
+        bad: list[BadRecord] = []
+        samples, captions = [], []
+        for wanted, out in zip(self.order.take(positions), pixels_BSSC.numpy(), strict=True):
+            sample, _, caption = self._readable(wanted, out, bad)
+            samples.append(sample)
+            captions.append(caption)
+        position = np.asarray(positions, dtype=np.int64)
+        image_id = self._first_id[[s.corpus for s in samples]] + [s.row for s in samples]
+        negative = itm_negatives(image_id, position, self.order.lane_batch, self.config.seed)
+        ids, mask = self.text.encode(captions, self.config.model.max_text_len, self.config.data.text_buckets)
+        probability = self.config.objective.mlm_probability
+        masked, places, labels = mask_tokens(self.text, ids, position, self.config.seed, probability, self._places)
+        return Batch(
+            pixel_values=pixels_BSSC.permute(0, 3, 1, 2),
+            input_ids=ids,
+            masked_ids=masked,
+            text_mask=mask,
+            mlm_positions=places,
+            mlm_labels=labels,
+            image_id=torch.from_numpy(image_id),
+            itm_negative=torch.from_numpy(negative),
+            bad=bad,
+        )
+
+    def describe(self, position: int) -> dict[str, Any]:
+        """What stands at `position`: epoch, corpus, shard, row, key, caption and the source's own data (`meta`)."""
+        out = np.empty((self._size, self._size, 3), dtype=np.uint8)
+        sample, record, caption = self._readable(self.order.at(position), out, [])
+        return {
+            "position": position,
+            "epoch": sample.epoch,
+            "corpus": self.corpora[sample.corpus].name,
+            "shard": self._shard(sample),
+            "row": sample.row,
+            "key": record.key,
+            "caption": caption,
+            "meta": record.meta,
+        }
+
+    def _readable(self, wanted: Sample, out: Pixels, bad: list[BadRecord]) -> tuple[Sample, Record, str]:
+        """The first sample from `wanted` on in its lane that can be used, its record and its caption.
+
+        Its picture is in `out`. Only `wanted` is added to `bad`: those after it are listed at their own places.
+        """
+        following, sample = self.order.following(wanted.position), wanted
+        shards: dict[str, str] = {}
+        for _ in range(MAX_BAD_RUN):
+            key = f"row {sample.row}"
+            try:
+                record = self.corpora[sample.corpus].read(sample.row)
+                key = record.key
+                decode_crop(record.image, self._size, out)
+                if sample.caption >= len(record.captions):
+                    raise BadRecordError("fewer captions than indexed")
+                return sample, record, record.captions[sample.caption]
+            except BadRecordError as error:
+                corpus, shard = self.corpora[sample.corpus].name, self._shard(sample)
+                shards[f"{corpus}/{shard}"] = error.reason
+                if sample is wanted:
+                    bad.append(BadRecord(corpus, shard, key, error.reason, wanted.position))
+                sample = self.order.at(next(following))
+        names = "; ".join(f"{name}: {reason}" for name, reason in shards.items())
+        raise DataError(f"{MAX_BAD_RUN} records in a row cannot be used ({names})")
+
+    def _shard(self, sample: Sample) -> str:
+        corpus = self.corpora[sample.corpus]
+        return corpus.manifest.shards[int(corpus.index["shard"][sample.row])].name
+
+    def _prefetch(self, positions: Sequence[int]) -> None:
+        """Have the shards fetched that the lanes of `positions` need next, once for each window of a lane."""
+        for position in positions[:: self.order.lane_batch]:
+            self._announced.get(self.order.window_of(position), self._fetch_ahead)
+
+    def _fetch_ahead(self, window: Window) -> None:
+        ahead = self.order.shards_ahead(window)
+        for corpus, shards in itertools.groupby(ahead, key=lambda pair: pair[0]):
+            self.corpora[corpus].prefetch(shard for _, shard in shards)
+
+
+def _empty_pixels(count: int, size: int) -> Tensor:
+    """uint8 (count, size, size, 3); in a loader worker it is shared memory, which the queue hands on without a copy."""
+    shape = (count, size, size, 3)
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(count * size * size * 3)  # type: ignore[no-untyped-call]
+    shared: Tensor = torch.empty(0, dtype=torch.uint8).set_(storage)
+    return shared.view(shape)
+
+
+class RankPositions(Sampler[list[int]]):
+    """The positions of one rank, micro-batch after micro-batch, from a step on without end."""
+
+    def __init__(self, rank: int, world_size: int, micro_batch: int, accumulation: int, start_step: int) -> None:
+        self.micro_batch, self.accumulation, self.start_step = micro_batch, accumulation, start_step
+        self.rank, self.world_size = rank, world_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in itertools.count(self.start_step):
+            first = (step * self.world_size + self.rank) * self.accumulation
+            for begin in range(first, first + self.accumulation):
+                yield list(range(begin * self.micro_batch, (begin + 1) * self.micro_batch))
+
+
+class _ReturningErrors(Dataset[Batch | UserError]):
+    """Hands a UserError on as a value: torch would wrap it in the traceback of a worker."""
+
+    def __init__(self, dataset: PairDataset) -> None:
+        self.dataset = dataset
+
+    def __getitems__(self, positions: Sequence[int]) -> Batch | UserError:
+        try:
+            return self.dataset.__getitems__(positions)
+        except UserError as error:
+            return error
+
+
+class Loader(DataLoader[Batch]):
+    """The stock DataLoader; a UserError met by a worker is raised here as itself."""
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        for batch in super().__iter__():
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+
+def make_loader(
+    dataset: PairDataset,
+    rank: int,
+    world_size: int,
+    micro_batch: int,
+    accumulation: int,
+    start_step: int,
+    workers: int,
+    prefetch: int,
+    mp_context: str,
+    pin_memory: bool,
+) -> Loader:
+    """The micro-batches of `rank` from step `start_step` on, `accumulation` of them per step, without end.
+
+    `workers` processes, started by `mp_context`, each hold `prefetch` micro-batches ready; 0 loads in this process.
+    They change nothing in the order.
+    """
+    assert micro_batch % dataset.order.lane_batch == 0
+    assert world_size * accumulation * micro_batch == dataset.order.global_batch
+    return Loader(
+        _ReturningErrors(dataset),  # type: ignore[arg-type]
+        batch_sampler=RankPositions(rank, world_size, micro_batch, accumulation, start_step),
+        collate_fn=_identity,  # type: ignore[arg-type]
+        num_workers=workers,
+        prefetch_factor=prefetch if workers else None,
+        multiprocessing_context=mp_context if workers else None,
+        worker_init_fn=_start_worker,
+        pin_memory=pin_memory,
+    )
+
+
+def _identity(batch: Batch) -> Batch:
+    return batch
+
+
+def _start_worker(worker: int) -> None:
+    """Leave signals to the main process: launchers send them to the whole group, while it still needs batches.
+
+    Only the main process's own SIGTERM, by which torch ends a worker that does not answer, is obeyed.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_obey_parent, daemon=True).start()
+
+
+def _obey_parent() -> None:
+    parent = multiprocessing.parent_process()
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != (parent.pid if parent else os.getppid()):
+        pass
+    os._exit(0)
+
+
+def open_data(config: TrainConfig, text: Text, validation: bool = False) -> PairDataset:
+    """The corpora of `config.data` in the order of the run; with `validation`, the held-out corpus, each picture once.
+
+    ConfigError or DataError where something is missing or does not fit. Sizes of shards are not checked here:
+    `Corpus.check_shards` does, and one rank of a run is enough.
+    """
+    data = config.data
+    corpora = {data.validation: 1.0} if validation and data.validation else data.corpora
+    if not corpora:
+        raise ConfigError("data.corpora: is empty; name at least one corpus, as in data.corpora={coco: 1.0}")
+    cache = ShardCache(data.cache_dir, int(data.cache_gb * 1e9)) if data.cache_dir else None
+    opened = [open_corpus(data.root, name, cache) for name in corpora]
+    for corpus in opened:
+        _say_resizing(corpus, config.model.image_size)
+    captions = "one" if validation else data.captions
+    weights = list(corpora.values())
+    order = Order(opened, weights, config.seed, data.lanes, config.lane_batch, captions, data.shuffle_window)
+    return PairDataset(order, opened, text, config)
+
+
+def _say_resizing(corpus: Corpus, size: int) -> None:
+    """Warn of what it costs where the pictures of a corpus have another size than the model."""
+    edge = corpus.manifest.image_size
+    if edge == size:
+        return
+    shown = edge or 480
+    picture = np.zeros((shown, shown * 4 // 3, 3), dtype=np.uint8)
+    resize_shorter(picture, size)
+    start = time.perf_counter()
+    resize_shorter(picture, size)
+    cost = (time.perf_counter() - start) * 1e3
+    log.warning(
+        f"{corpus.name}: pictures are {f'{edge} px' if edge else 'of several sizes'}, the model reads {size} px: "
+        f"resizing costs about {cost:.1f} ms each; write shards with size={size} to save it"
+    )

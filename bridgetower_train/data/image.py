@@ -1,0 +1,87 @@
+"""Encoded pictures to cropped pixels."""
+
+import io
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+import torch
+from PIL import Image
+
+from bridgetower_train.data.shards import MAX_PIXELS, BadRecordError
+
+Pixels = npt.NDArray[np.uint8]
+
+_FORMATS = ("JPEG", "PNG", "WEBP")
+
+
+def decode_crop(data: bytes | memoryview, size: int, out: Pixels) -> None:
+    """Decode a picture and write its centre, uint8 (size, size, 3) RGB, into `out`.
+
+    Where the shorter edge is not `size` the picture is first resized to it (bicubic, antialiased), as torchvision's
+    Resize and CenterCrop do. BadRecordError where it cannot be decoded, is cut short or has more than MAX_PIXELS pixels.
+    """
+    try:
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        height = width = 0
+        colorspace = "unknown"
+    if colorspace not in ("YCbCr", "RGB", "Gray"):
+        pixels = _decode_any(data)
+    else:
+        check_pixels(height, width)
+        try:
+            if height == width == size and out.flags.c_contiguous:
+                simplejpeg.decode_jpeg(data, buffer=out)
+                return
+            pixels = simplejpeg.decode_jpeg(data)
+        except ValueError as error:
+            raise BadRecordError(f"JPEG cannot be decoded: {error}") from None
+    if min(pixels.shape[:2]) != size:
+        pixels = resize_shorter(pixels, size)
+    height, width = pixels.shape[:2]
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    out[:] = pixels[top : top + size, left : left + size]
+
+
+def resize_shorter(pixels: Pixels, size: int) -> Pixels:
+    """Resize uint8 (H, W, 3) to a shorter edge of `size`, the longer one in proportion, rounded down.
+
+    BadRecordError where that comes to more than MAX_PIXELS pixels: a picture of 1 x 100000 would.
+    """
+    height, width = pixels.shape[:2]
+    shorter, longer = sorted((height, width))
+    other = int(size * longer / shorter)
+    shape = (size, other) if height <= width else (other, size)
+    check_pixels(*shape)
+    image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
+    resized = torch.nn.functional.interpolate(image, shape, mode="bicubic", antialias=True)
+    array: Pixels = resized[0].permute(1, 2, 0).numpy()
+    return array
+
+
+def check_pixels(height: int, width: int) -> None:
+    """BadRecordError for a picture of more than MAX_PIXELS pixels."""
+    if height * width > MAX_PIXELS:
+        raise BadRecordError(f"{width} x {height} pixels: more than {MAX_PIXELS / 1e6:g} million")
+
+
+def _decode_any(data: bytes | memoryview) -> Pixels:
+    """What libjpeg-turbo does not turn into RGB: CMYK, PNG, WebP. Transparency is laid on white."""
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            check_pixels(image.height, image.width)
+            return np.array(_to_rgb(image))
+    except BadRecordError:
+        raise
+    except Exception as error:  # Pillow's plugins raise whatever a broken file makes them stumble over
+        raise BadRecordError(f"picture cannot be decoded: {type(error).__name__}: {error}") from None
+
+
+def _to_rgb(image: Any) -> Any:
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        white.alpha_composite(image.convert("RGBA"))
+        return white.convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,281 @@
+"""The order of a run: which (image, caption) pair stands at each position, as a pure function of the seed.
+
+Per epoch the shards of all corpora are permuted and cut into `lanes` equal parts; inside a lane, windows of samples are
+permuted. Nothing is stored but a table of the epoch's shards and the windows in use, so any position can be opened at
+once and 10^9 samples cost no more memory than 10^6.
+"""
+
+import hashlib
+import itertools
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from bridgetower_train import random
+from bridgetower_train.errors import ConfigError, DataError
+
+IntArray = npt.NDArray[np.int64]
+Window = tuple[int, int, int]
+"""(epoch, lane, number within both) of the samples that are permuted together."""
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class ShardCounts(Protocol):
+    """What the order reads of a shard in the manifest."""
+
+    @property
+    def captions(self) -> int: ...
+
+
+class ManifestCounts(Protocol):
+    """What the order reads of a manifest."""
+
+    @property
+    def shards(self) -> Sequence[ShardCounts]: ...
+
+
+class IndexedCorpus(Protocol):
+    """What the order reads of a corpus (`data.shards.Corpus`)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def manifest(self) -> ManifestCounts: ...
+    @property
+    def shard_rows(self) -> IntArray: ...
+    @property
+    def index(self) -> npt.NDArray[Any]: ...
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What stands at a position: caption number `caption` of the record in row `row` of corpus number `corpus`."""
+
+    position: int
+    epoch: int
+    corpus: int
+    row: int
+    caption: int
+
+
+@dataclass
+class Recent(Generic[K, V]):
+    """The `capacity` values used last."""
+
+    capacity: int
+    values: OrderedDict[K, V] = field(default_factory=OrderedDict)
+
+    def get(self, key: K, make: Callable[[K], V]) -> V:
+        """The value of `key`, made where it is not at hand."""
+        if key in self.values:
+            self.values.move_to_end(key)
+        else:
+            self.values[key] = make(key)
+            if len(self.values) > self.capacity:
+                self.values.popitem(last=False)
+        return self.values[key]
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """The segments of an epoch in order: samples `start` and on of a shard. `begin` (one longer): where each begins."""
+
+    corpus: IntArray
+    shard: IntArray
+    start: IntArray
+    begin: IntArray
+
+    def at(self, place: IntArray) -> IntArray:
+        """Numbers of the segments in which the samples of the epoch numbered `place` lie."""
+        return np.searchsorted(self.begin, place, side="right") - 1
+
+
+class Order:
+    """Maps each position of a run to a sample; `take` does so for many at once, in a few microseconds each.
+
+    Step t takes `lane_batch` samples of every lane: position p belongs to step `p // global_batch` and to lane
+    `p % global_batch // lane_batch`. `captions` is `all` (an epoch is every pair once) or `one` (every image once, with
+    one of its captions); `weights` say how often each corpus is passed per epoch, a fraction as another part each time.
+    Raises ConfigError where an epoch has fewer samples than lanes.
+    """
+
+    def __init__(
+        self,
+        corpora: Sequence[IndexedCorpus],
+        weights: Sequence[float],
+        seed: int,
+        lanes: int,
+        lane_batch: int,
+        captions: str,
+        window: int,
+    ) -> None:
+        assert len(corpora) == len(weights)
+        assert captions in ("all", "one")
+        self.corpora, self.weights, self.seed = list(corpora), list(weights), seed
+        self.lanes, self.lane_batch, self.captions, self.window = lanes, lane_batch, captions, window
+        self.global_batch = lanes * lane_batch
+        self._counts = [self._shard_samples(corpus) for corpus in corpora]
+        totals = [int(counts.sum()) for counts in self._counts]
+        self._runs = [round(weight % 1 * total) for weight, total in zip(weights, totals, strict=True)]
+        for corpus, weight, total, run in zip(corpora, weights, totals, self._runs, strict=True):
+            if int(weight) * total + run == 0:
+                raise ConfigError(
+                    f"data.corpora.{corpus.name}={weight:g}: gives no sample, the corpus has {total}; raise it"
+                )
+        samples = sum(int(w) * total + run for w, total, run in zip(weights, totals, self._runs, strict=True))
+        if samples < lanes:
+            raise ConfigError(f"data.lanes={lanes}: an epoch has only {samples} samples; take at most {samples} lanes")
+        self.lane_samples = samples // lanes
+        """Samples of one lane per epoch."""
+        self.epoch_samples = self.lane_samples * lanes
+        """Samples per epoch: all but the remainder, fewer than `lanes`, which sits out."""
+        self._epochs: Recent[int, _Epoch] = Recent(2)
+        self._windows: Recent[Window, npt.NDArray[Any]] = Recent(lanes + 8)
+        self._captions: Recent[tuple[int, int], npt.NDArray[np.int32]] = Recent(1024)
+
+    @property
+    def digest(self) -> str:
+        """Hash of all that the order depends on; a run may only be resumed under the same."""
+        corpora = [
+            [corpus.name, corpus.digest, weight] for corpus, weight in zip(self.corpora, self.weights, strict=True)
+        ]
+        facts = [corpora, self.seed, self.lanes, self.lane_batch, self.captions, self.window]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    def at(self, position: int) -> Sample:
+        """The sample at `position`."""
+        return self.take([position])[0]
+
+    def take(self, positions: Sequence[int]) -> list[Sample]:
+        """The samples at `positions`."""
+        position = np.asarray(positions, dtype=np.int64)
+        lane, number = self._lane(position)
+        epoch, offset = np.divmod(number, self.lane_samples)
+        window, inside = np.divmod(offset, self.window)
+        keys = zip(epoch.tolist(), lane.tolist(), window.tolist(), inside.tolist(), strict=True)
+        permuted = [int(self._windows.get((e, n, w), self._permuted)[i]) for e, n, w, i in keys]
+        place = lane * self.lane_samples + window * self.window + permuted
+        corpus, row, caption = (np.empty_like(position) for _ in range(3))
+        for e in np.unique(epoch).tolist():
+            table, of_epoch = self._epochs.get(e, self._segments), epoch == e
+            segment = table.at(place[of_epoch])
+            within = place[of_epoch] - table.begin[segment] + table.start[segment]
+            corpus[of_epoch] = table.corpus[segment]
+            row[of_epoch], caption[of_epoch] = self._pairs(
+                position[of_epoch], table.corpus[segment], table.shard[segment], within
+            )
+        columns = (position, epoch, corpus, row, caption)
+        return [Sample(*values) for values in zip(*(column.tolist() for column in columns), strict=True)]
+
+    def following(self, position: int) -> Iterator[int]:
+        """The positions that come after `position` in its lane, without end."""
+        step, rest = divmod(position, self.global_batch)
+        lane, place = divmod(rest, self.lane_batch)
+        for number in itertools.count(step * self.lane_batch + place + 1):
+            step, place = divmod(number, self.lane_batch)
+            yield step * self.global_batch + lane * self.lane_batch + place
+
+    def window_of(self, position: int) -> Window:
+        """The window in which `position` lies."""
+        lane, number = (int(value) for value in self._lane(np.int64(position)))
+        epoch, offset = divmod(number, self.lane_samples)
+        return epoch, lane, offset // self.window
+
+    def shards_ahead(self, of: Window) -> list[tuple[int, int]]:
+        """(corpus, shard) pairs that a window and the next one of its lane read, in that order."""
+        epoch, lane, window = of
+        last = (window + 1) * self.window >= self.lane_samples
+        following = (epoch + 1, lane, 0) if last else (epoch, lane, window + 1)
+        shards: dict[tuple[int, int], None] = {}
+        for e, _, w in (of, following):
+            table = self._epochs.get(e, self._segments)
+            begin = lane * self.lane_samples + w * self.window
+            end = min(begin + self.window, (lane + 1) * self.lane_samples)
+            low, high = table.at(np.array([begin, end - 1]))
+            pairs = zip(table.corpus[low : high + 1].tolist(), table.shard[low : high + 1].tolist(), strict=True)
+            shards.update(dict.fromkeys(pairs))
+        return list(shards)
+
+    def _lane(self, position: Any) -> tuple[Any, Any]:
+        """Lane of each position, and the number of the sample within it, counted over the whole run."""
+        step, rest = np.divmod(position, self.global_batch)
+        lane, place = np.divmod(rest, self.lane_batch)
+        return lane, step * self.lane_batch + place
+
+    def _shard_samples(self, corpus: IndexedCorpus) -> IntArray:
+        if self.captions == "one":
+            return np.diff(corpus.shard_rows).astype(np.int64)
+        return np.fromiter((shard.captions for shard in corpus.manifest.shards), dtype=np.int64)
+
+    def _permuted(self, key: Window) -> npt.NDArray[Any]:
+        epoch, lane, window = key
+        size = min(self.window, self.lane_samples - window * self.window)
+        order = random.permutation(self.seed, "order.window", size, epoch, lane, window)
+        return order.astype(np.min_scalar_type(size))
+
+    def _segments(self, epoch: int) -> _Epoch:
+        parts = []
+        for corpus, (counts, weight, run) in enumerate(zip(self._counts, self.weights, self._runs, strict=True)):
+            shards = np.arange(len(counts))
+            whole = [(corpus + 0 * shards, shards, 0 * shards, counts)]
+            parts += whole * int(weight) + (self._part(epoch, corpus, run) if run else [])
+        corpora, shards, starts, sizes = (np.concatenate(column) for column in zip(*parts, strict=True))
+        order = random.permutation(self.seed, "order.segments", len(sizes), epoch)
+        begin = np.concatenate([[0], np.cumsum(sizes[order])])
+        assert begin[-1] // self.lanes == self.lane_samples
+        return _Epoch(corpora[order], shards[order], starts[order], begin)
+
+    def _part(self, epoch: int, corpus: int, run: int) -> list[tuple[IntArray, IntArray, IntArray, IntArray]]:
+        """`run` consecutive samples of the ring that the permuted shards of a corpus form, from a random one on."""
+        counts = self._counts[corpus]
+        ring = random.permutation(self.seed, "order.ring", len(counts), epoch, corpus)
+        end = np.cumsum(counts[ring])
+        begin, total = end - counts[ring], int(end[-1])
+        low = int(random.below(self.seed, "order.start", total, epoch, corpus))
+        parts = []
+        for start in (low, low - total):
+            first, last = np.clip(begin, start, start + run), np.clip(end, start, start + run)
+            used = last > first
+            shards = ring[used]
+            parts.append((corpus + 0 * shards, shards, (first - begin)[used], (last - first)[used]))
+        return parts
+
+    def _pairs(
+        self, position: IntArray, corpus: IntArray, shard: IntArray, within: IntArray
+    ) -> tuple[IntArray, IntArray]:
+        """Row and caption of the samples numbered `within` in their shards."""
+        row, caption = np.empty_like(within), np.empty_like(within)
+        if self.captions == "all":
+            for i, (c, s, w) in enumerate(zip(corpus.tolist(), shard.tolist(), within.tolist(), strict=True)):
+                begin = self._captions.get((c, s), self._caption_begin)
+                record = int(begin.searchsorted(w, side="right")) - 1
+                row[i] = self.corpora[c].shard_rows[s] + record
+                caption[i] = w - begin[record]
+            return row, caption
+        for c in np.unique(corpus).tolist():
+            here = corpus == c
+            row[here] = self.corpora[c].shard_rows[shard[here]] + within[here]
+            captions = self.corpora[c].index["captions"][row[here]]
+            caption[here] = random.below(self.seed, "order.caption", captions, position[here])
+        return row, caption
+
+    def _caption_begin(self, key: tuple[int, int]) -> npt.NDArray[np.int32]:
+        """Number of each record's first caption within its shard, and the total."""
+        corpus, shard = key
+        source = self.corpora[corpus]
+        low, high = source.shard_rows[shard : shard + 2]
+        begin = np.concatenate([[0], np.cumsum(source.index["captions"][low:high])]).astype(np.int32)
+        if begin[-1] != self._counts[corpus][shard]:
+            raise DataError(
+                f"{source.name}: shard {shard} has {self._counts[corpus][shard]} captions by the manifest but "
+                f"{begin[-1]} by the index; write both anew with `bridgetower prep index`"
+            )
+        return begin

@@ -1,0 +1,284 @@
+"""Shards on disk: WebDataset tars, beside them `index.npy` (one row per record) and `manifest.json`.
+
+A record is one picture with its captions. The index says where both lie, so that any record of any shard is one `pread`
+away; the CRC in it tells whether a shard has changed since.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bridgetower_train.data.cache import ShardCache, is_remote, read_url, sha256_file
+from bridgetower_train.data.manifest import Manifest, ShardInfo, mend
+from bridgetower_train.data.tar import BLOCK, parse_header
+from bridgetower_train.errors import ConfigError, DataError, nearest
+
+INDEX_DTYPE = np.dtype(
+    [
+        ("shard", "<u4"),
+        ("jpg_offset", "<u8"),
+        ("jpg_size", "<u4"),
+        ("json_offset", "<u8"),
+        ("json_size", "<u4"),
+        ("captions", "<u2"),
+        ("crc", "<u4"),
+    ]
+)
+"""One row of `index.npy`: number of the shard; where picture and caption member start in the tar, and their sizes, in
+bytes; number of captions; CRC-32 of the picture's bytes followed by the caption member's."""
+MAX_IMAGE_BYTES = 64 << 20
+"""Larger pictures are refused unread."""
+MAX_CAPTION_BYTES = 1 << 20
+"""Larger caption members are refused unread."""
+MAX_CAPTIONS = 0xFFFF
+"""Captions per record that the index can count."""
+MAX_PIXELS = 100_000_000
+"""Pictures of more pixels are refused from their header: a decompression bomb."""
+
+IMAGE_TOO_LARGE = "picture over 64 MiB"
+CAPTIONS_TOO_LARGE = "caption member over 1 MiB"
+
+_ROW = struct.Struct("<IQIQIHI")  # INDEX_DTYPE again: struct unpacks a row several times faster than numpy
+_OPEN_SHARDS = 64
+_ONE_READ_GAP = 1 << 16  # bytes between picture and captions up to which both are read at once
+_STATS_AT_ONCE = 16
+_NPY_HEADER_BYTES = 4096  # more than numpy writes
+
+Index = np.memmap[Any, np.dtype[np.void]]
+
+
+class BadRecordError(Exception):
+    """A record that cannot be used; `reason` says why, in a few words."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def clean_captions(captions: Iterable[Any]) -> list[str]:
+    """The captions that count: stripped, in order, without empty ones, repetitions and what is no string.
+
+    Lone surrogates, which JSON can carry and no tokenizer takes, become `?`.
+    """
+    texts = (caption.strip() for caption in captions if isinstance(caption, str))
+    valid = (text if text.isascii() else text.encode("utf-8", "replace").decode() for text in texts)
+    return list(dict.fromkeys(text for text in valid if text))
+
+
+def parse_caption_member(kind: str, data: bytes) -> tuple[list[str], dict[str, Any]]:
+    """(clean captions, whole json) of a caption member of `kind` json (`captions` or `caption`) or txt.
+
+    BadRecordError where it cannot be read.
+    """
+    if kind == "txt":
+        return clean_captions([data.decode("utf-8", "replace")]), {}
+    try:
+        meta = json.loads(data)
+    except (ValueError, RecursionError):
+        raise BadRecordError("json cannot be read") from None
+    if not isinstance(meta, dict):
+        raise BadRecordError("json cannot be read")
+    captions = meta["captions"] if isinstance(meta.get("captions"), list) else [meta.get("caption")]
+    return clean_captions(captions), meta
+
+
+class Record:
+    """A picture and its captions, as read from a shard."""
+
+    __slots__ = ("_caption_member", "_header", "_kind", "_parsed", "image")
+
+    def __init__(self, kind: str, header: memoryview, image: memoryview, caption_member: memoryview) -> None:
+        self.image = image
+        """The encoded picture."""
+        self._kind = kind
+        self._header = header
+        self._caption_member = caption_member
+        self._parsed: tuple[list[str], dict[str, Any]] | None = None
+
+    @property
+    def key(self) -> str:
+        """Name of the picture in the tar up to its first dot, as in webdataset."""
+        header = parse_header(bytes(self._header))
+        return "?" if header is None else member_key(header.name)[0]
+
+    @property
+    def captions(self) -> list[str]:
+        """Its captions, cleaned; as many as the index says."""
+        return self._contents()[0]
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """All of its json; empty where captions are txt."""
+        return self._contents()[1]
+
+    def _contents(self) -> tuple[list[str], dict[str, Any]]:
+        if self._parsed is None:
+            self._parsed = parse_caption_member(self._kind, bytes(self._caption_member))
+        return self._parsed
+
+
+def member_key(name: str) -> tuple[str, str]:
+    """(key, suffix in lower case) of a tar member: by webdataset's rule its base name is cut at the first dot."""
+    folder, slash, base = name.rpartition("/")
+    stem, _, suffix = base.partition(".")
+    return folder + slash + stem, suffix.lower()
+
+
+class _OpenFile:
+    """A descriptor that closes when the last reader lets go of it: a thread may still read what another has evicted."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
+class Corpus:
+    """The records of one corpus, by row. Open one with `open_corpus`. It may be forked and pickled."""
+
+    def __init__(self, folder: str, name: str, manifest: Manifest, cache: ShardCache | None) -> None:
+        """`folder` holds the shards, and is a URL where there is a cache. DataError for an index that does not fit."""
+        self.folder = folder
+        self.name = name
+        self.manifest = manifest
+        self.digest = hashlib.sha256(manifest.index_sha256.encode()).hexdigest()
+        """Changes when any record, or the order of records, does."""
+        self.shard_rows: npt.NDArray[np.int64] = np.cumsum([0, *(s.records for s in manifest.shards)], dtype=np.int64)
+        """int64 (shards + 1): the first row of each shard, then the number of rows."""
+        self._cache = cache
+        self._index_path, self.index = self._open_index()
+        """INDEX_DTYPE (images,), memory-mapped."""
+        self._rows = self.index.view(np.uint8).data
+        self._file = functools.lru_cache(maxsize=_OPEN_SHARDS)(self._open)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Corpus, (self.folder, self.name, self.manifest, self._cache)
+
+    def read(self, row: int) -> Record:
+        """The record of a row.
+
+        BadRecordError where its shard is missing, shorter than indexed or changed, or where a member is too large to be
+        read; DataError where a remote shard cannot be had.
+        """
+        shard, image_at, image_size, caption_at, caption_size, _, crc = _ROW.unpack_from(self._rows, row * _ROW.size)
+        if image_size > MAX_IMAGE_BYTES:
+            raise BadRecordError(IMAGE_TOO_LARGE)
+        if caption_size > MAX_CAPTION_BYTES:
+            raise BadRecordError(CAPTIONS_TOO_LARGE)
+        file = self._file(shard)
+        start = image_at - BLOCK if image_at < caption_at else caption_at
+        size = max(image_at + image_size, caption_at + caption_size) - start
+        try:
+            if size <= image_size + caption_size + _ONE_READ_GAP:
+                data = memoryview(os.pread(file.fd, size, start))
+                member = data[caption_at - start : caption_at - start + caption_size]
+            else:
+                start = image_at - BLOCK
+                data = memoryview(os.pread(file.fd, BLOCK + image_size, start))
+                member = memoryview(os.pread(file.fd, caption_size, caption_at))
+        except OSError as error:
+            raise BadRecordError(f"shard cannot be read: {error.strerror}") from None
+        image = data[image_at - start : image_at - start + image_size]
+        if len(image) + len(member) != image_size + caption_size:
+            raise BadRecordError("shard ends before the record")
+        if zlib.crc32(member, zlib.crc32(image)) != crc:
+            raise BadRecordError("changed since it was indexed")
+        return Record(self.manifest.caption_member, data[image_at - start - BLOCK : image_at - start], image, member)
+
+    def prefetch(self, shards: Iterable[int]) -> None:
+        """Fetch shards of a remote root in the background, in this order; nothing to do for a local one."""
+        if self._cache is not None:
+            infos = [self.manifest.shards[shard] for shard in shards]
+            self._cache.prefetch([(f"{self.folder}/{info.name}", info.bytes, info.sha256) for info in infos])
+
+    def check_shards(self) -> None:
+        """DataError naming every local shard whose size is not the manifest's, or the index if its SHA-256 is not.
+
+        Remote files are checked as they are fetched. An index of 14 million rows takes about 0.3 s, 14,000 shards on a
+        local disk less than that: let one rank do it for all.
+        """
+        if self._cache is not None:
+            return
+        with ThreadPoolExecutor(_STATS_AT_ONCE) as pool:
+            wrong = [line for line in pool.map(self._check_size, self.manifest.shards) if line]
+        if wrong:
+            raise DataError(f"{self.folder}: changed since it was indexed: {'; '.join(wrong)}; {mend(self.folder)}")
+        if sha256_file(self._index_path) != self.manifest.index_sha256:
+            raise DataError(f"{self._index_path}: is not the index that its manifest describes; {mend(self.folder)}")
+
+    def _check_size(self, info: ShardInfo) -> str | None:
+        try:
+            size = os.path.getsize(f"{self.folder}/{info.name}")
+        except OSError as error:
+            return f"{info.name} ({error.strerror})"
+        return None if size == info.bytes else f"{info.name} ({size:,} bytes, not {info.bytes:,})"
+
+    def _open(self, shard: int) -> _OpenFile:
+        info = self.manifest.shards[shard]
+        path = f"{self.folder}/{info.name}"
+        if self._cache is not None:
+            return _OpenFile(self._cache.open(path, info.bytes, info.sha256))
+        try:
+            return _OpenFile(os.open(path, os.O_RDONLY))
+        except OSError as error:
+            raise BadRecordError(f"shard cannot be opened: {error.strerror}") from None
+
+    def _open_index(self) -> tuple[str, Index]:
+        path = f"{self.folder}/index.npy"
+        images = self.manifest.images
+        if self._cache is not None:
+            path = str(self._cache.fetch(path, images * _ROW.size + _NPY_HEADER_BYTES, self.manifest.index_sha256))
+        try:
+            index = np.load(path, mmap_mode="r")
+            whole = index.dtype == INDEX_DTYPE and index.shape == (images,)
+            whole = whole and os.path.getsize(path) == index.offset + index.nbytes
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"{path}: cannot be read ({error}); {mend(self.folder)}") from None
+        if not whole:
+            raise DataError(f"{path}: does not hold the {images:,} rows of its manifest; {mend(self.folder)}")
+        return path, index
+
+
+def open_corpus(root: str, name: str, cache: ShardCache | None = None) -> Corpus:
+    """The corpus `name` under `root`, a folder or an fsspec URL; the latter needs `cache`.
+
+    Takes time in proportion to the shards, not to the records. DataError where folder, manifest or index are missing or
+    do not fit each other; ConfigError for a remote root without cache.
+    """
+    root = root.removeprefix("file://").rstrip("/")
+    folder, path = f"{root}/{name}", f"{root}/{name}/manifest.json"
+    if is_remote(root):
+        if cache is None:
+            raise ConfigError(f"data.root={root}: is remote; set data.cache_dir to a folder that may keep its shards")
+        return Corpus(folder, name, Manifest.from_json(read_url(path), path), cache)
+    try:
+        with open(path, "rb") as file:
+            manifest = Manifest.from_json(file.read(), path)
+    except OSError as error:
+        raise _missing(root, name, error) from None
+    return Corpus(folder, name, manifest, None)
+
+
+def _missing(root: str, name: str, error: OSError) -> DataError:
+    """Why there is no manifest to read."""
+    folder = f"{root}/{name}"
+    if not os.path.isdir(root):
+        return DataError(f"data.root={root}: no such folder")
+    if not os.path.isdir(folder):
+        corpora = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+        return DataError(
+            f"{folder}: no such folder; data.root holds {', '.join(corpora) or 'none'}{nearest(name, corpora)}"
+        )
+    return DataError(f"{folder}/manifest.json: {error.strerror}; {mend(folder)}")

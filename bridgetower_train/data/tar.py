@@ -1,0 +1,139 @@
+"""A walk over the headers of a tar file that survives damage and says what it could not read.
+
+Python's `tarfile`, and with it stock webdataset, takes a broken header for the end of the archive: the rest of the
+shard is lost without a word. This walk looks for the next valid header instead and reports the gap.
+"""
+
+import os
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
+
+BLOCK = 512
+"""Tar headers and contents start at multiples of this, bytes."""
+
+_ZEROS = bytes(BLOCK)
+_REGULAR = (b"0", b"\0", b"7")
+_EXTENDED = (b"L", b"x")  # GNU long name, pax: they describe the member that follows
+_WITHOUT_CONTENTS = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, folders
+_ADLER_PRIME = 65521
+_MAX_NAME_BYTES = 1 << 16
+_SCAN_BYTES = 1 << 20
+
+
+class Member(NamedTuple):
+    """A regular file in a tar."""
+
+    name: str
+    offset: int
+    """Where its contents start in the tar, bytes; its header is the block before."""
+    size: int
+    """Bytes of contents."""
+
+
+class Gap(NamedTuple):
+    """A stretch of a tar that cannot be read."""
+
+    offset: int
+    size: int
+    reason: str
+
+
+class _Header(NamedTuple):
+    name: str
+    size: int
+    kind: bytes
+
+
+def walk_tar(file: BinaryIO) -> Iterator[Member | Gap]:
+    """The members and the gaps of an open tar, in order; contents are not read. Knows ustar, GNU and pax names."""
+    fd = file.fileno()
+    end = os.fstat(fd).st_size
+    position, zeros_from = 0, -1
+    name, size = "", -1
+    while position < end:
+        block = os.pread(fd, BLOCK, position)
+        if block == _ZEROS:
+            zeros_from = position if zeros_from < 0 else zeros_from
+            position += BLOCK
+            continue
+        header = parse_header(block)
+        contents = position + BLOCK
+        length = 0 if header is None else size if size >= 0 else header.size
+        if header is None or contents + length > end:
+            following = _next_header(fd, position + 1, end)
+            yield Gap(position, following - position, _reason(header, position, following == end))
+            position, zeros_from, name, size = following, -1, "", -1
+            continue
+        if zeros_from >= 0:
+            yield Gap(zeros_from, position - zeros_from, "end mark in the middle of the tar")
+            zeros_from = -1
+        if header.kind in _EXTENDED and length <= _MAX_NAME_BYTES:
+            name, size = _extended(header.kind, os.pread(fd, length, contents))
+        elif header.kind in _REGULAR:
+            yield Member(name or header.name, contents, length)
+            name, size = "", -1
+        position = contents + (0 if header.kind in _WITHOUT_CONTENTS else -(-length // BLOCK) * BLOCK)
+    if zeros_from < 0:
+        yield Gap(end, 0, "tar without an end mark, perhaps cut short" if end else "zero-byte shard")
+
+
+def _reason(header: _Header | None, position: int, to_the_end: bool) -> str:
+    if header is None:
+        return "not a tar" if position == 0 and to_the_end else "broken tar header"
+    return "tar cut short" if to_the_end else "broken tar header"
+
+
+def parse_header(block: bytes) -> _Header | None:
+    """Name, size and kind from a header block; None where its checksum or a number in it is wrong."""
+    if len(block) < BLOCK:
+        return None
+    stated = block[148:156]
+    try:
+        checksum = int(stated.rstrip(b"\0 "), 8)
+        size = (
+            int.from_bytes(block[125:136], "big")
+            if block[124] == 0x80
+            else int(block[124:136].rstrip(b"\0 ") or b"0", 8)
+        )
+    except ValueError:
+        return None
+    # The checksum is the sum of all bytes with its own field as spaces; Adler-32's lower half is a sum of bytes, in C.
+    expected = (checksum - 8 * 32 + sum(stated) + 1) % _ADLER_PRIME
+    if zlib.adler32(block) & 0xFFFF != expected or size < 0:
+        return None
+    raw = block[:100].rstrip(b"\0")
+    if block[257:263] == b"ustar\0" and block[345]:
+        raw = block[345:500].rstrip(b"\0") + b"/" + raw
+    return _Header(raw.decode("utf-8", "backslashreplace"), size, block[156:157])
+
+
+def _extended(kind: bytes, payload: bytes) -> tuple[str, int]:
+    """(name, size) that a GNU long-name or a pax header gives to the member after it; "" and -1 where it gives none."""
+    if kind == b"L":
+        return payload.rstrip(b"\0").decode("utf-8", "backslashreplace"), -1
+    name, size = "", -1
+    while payload:
+        length, _, _ = payload.partition(b" ")
+        if not length.isdigit() or not 0 < int(length) <= len(payload):
+            break
+        key, _, value = payload[len(length) + 1 : int(length) - 1].partition(b"=")
+        if key == b"path":
+            name = value.decode("utf-8", "backslashreplace")
+        elif key == b"size" and value.isdigit():
+            size = int(value)
+        payload = payload[int(length) :]
+    return name, size
+
+
+def _next_header(fd: int, start: int, end: int) -> int:
+    """Where the first valid header at or after `start` begins, at any alignment; `end` where there is none."""
+    while start < end:
+        chunk = os.pread(fd, _SCAN_BYTES + BLOCK, start)
+        found = chunk.find(b"ustar", 257)
+        while 0 <= found < _SCAN_BYTES + 257:
+            if parse_header(chunk[found - 257 : found - 257 + BLOCK]) is not None:
+                return start + found - 257
+            found = chunk.find(b"ustar", found + 1)
+        start += _SCAN_BYTES
+    return end

@@ -1,0 +1,91 @@
+"""Captions to token ids and back."""
+
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from bridgetower_train.errors import ConfigError, DataError
+
+PAD_ID = 1
+"""Id of `<pad>` in every RoBERTa model; its position table is laid out for it."""
+START, PAD, END, MASK = "<s>", "<pad>", "</s>", "<mask>"
+
+
+class Text:
+    """A tokenizer with RoBERTa's special tokens. May be forked and pickled."""
+
+    def __init__(self, tokenizer: Tokenizer, path: str = "tokenizer") -> None:
+        """DataError naming `path` and what is missing where `tokenizer` lacks a special token."""
+        vocabulary = tokenizer.get_vocab()
+        missing = [token for token in (START, PAD, END, MASK) if token not in vocabulary]
+        if missing:
+            raise DataError(f"{path}: has no {', '.join(missing)}; BridgeTower needs RoBERTa's special tokens")
+        if vocabulary[PAD] != PAD_ID:
+            raise DataError(f"{path}: <pad> has id {vocabulary[PAD]}; BridgeTower needs it at {PAD_ID}, as in RoBERTa")
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self.tokenizer = tokenizer
+        self.start, self.end, self.mask = vocabulary[START], vocabulary[END], vocabulary[MASK]
+        self.vocab_size = max(vocabulary.values()) + 1
+        """Rows that a word table needs."""
+        self.special = np.ones(self.vocab_size, dtype=bool)
+        """bool (vocab_size,): True for special tokens and for ids without a token."""
+        self.special[list(vocabulary.values())] = False
+        added = tokenizer.get_added_tokens_decoder()
+        self.special[[self.start, PAD_ID, self.end, self.mask, *(i for i, t in added.items() if t.special)]] = True
+        self.ordinary = np.flatnonzero(~self.special)
+        """int64: ids of all other tokens."""
+        self._longest_token = max(map(len, vocabulary))
+
+    @property
+    def digest(self) -> str:
+        """Hash of the tokenizer: the same text gives the same ids as long as it stays."""
+        return hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()
+
+    @staticmethod
+    def load(path: str) -> "Text":
+        """Read a `tokenizer.json`, or the one in a folder.
+
+        ConfigError where there is none, DataError where it cannot be used.
+        """
+        os.environ.setdefault(
+            "TOKENIZERS_PARALLELISM", "false"
+        )  # its threads do not survive the fork of a loader worker
+        file = Path(path, "tokenizer.json") if os.path.isdir(path) else Path(path)
+        if not file.is_file():
+            raise ConfigError(f"tokenizer={path}: no such file; give a tokenizer.json or the folder that holds it")
+        try:
+            tokenizer = Tokenizer.from_file(str(file))
+        except Exception as error:  # tokenizers raises nothing narrower
+            raise DataError(f"{file}: is no tokenizer ({error})") from None
+        return Text(tokenizer, str(file))
+
+    def encode(self, texts: Sequence[str], max_len: int, buckets: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
+        """(ids int64 (B, L), mask bool (B, L), True where a token is real).
+
+        A text of more than `max_len` tokens, `<s>` and `</s>` included, is cut. L is the smallest of `buckets` that
+        holds the longest text, or `max_len`.
+        """
+        longest = (max_len - 2) * self._longest_token  # a caption of a megabyte is not tokenized to its end
+        encodings = self.tokenizer.encode_batch_fast([text[:longest] for text in texts], add_special_tokens=False)
+        rows = [[self.start, *encoding.ids[: max_len - 2], self.end] for encoding in encodings]
+        lengths = np.array([len(row) for row in rows])
+        length = next((bucket for bucket in buckets if bucket >= lengths.max()), max_len)
+        mask = np.arange(length) < lengths[:, None]
+        ids = np.full(mask.shape, PAD_ID, dtype=np.int64)
+        ids[mask] = np.concatenate(rows)
+        return torch.from_numpy(ids), torch.from_numpy(mask)
+
+    def decode(self, ids: Sequence[int] | Tensor) -> str:
+        """The text of `ids` without `<s>`, `</s>` and `<pad>`; `<mask>` stays."""
+        frame = (self.start, self.end, PAD_ID)
+        kept = [int(i) for i in ids if int(i) not in frame]
+        text = self.tokenizer.decode(kept, skip_special_tokens=False)
+        return re.sub(rf" *{MASK}", f" {MASK}", text).strip()  # RoBERTa's <mask> takes the space before it in

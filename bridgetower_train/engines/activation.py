@@ -1,0 +1,21 @@
+"""Activation checkpointing, applied to a model from outside."""
+
+from functools import partial
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from bridgetower_train.model.fusion import CrossLayer
+from bridgetower_train.model.text import TextLayer
+from bridgetower_train.model.vision import Block
+
+
+def checkpoint_blocks(model: nn.Module) -> None:
+    """Let every transformer block of `model` keep its inputs alone, and compute itself again in the backward pass.
+
+    The generators' states are kept too, so that dropout drops the same; the names of parameters do not change.
+    """
+    for module in model.modules():
+        if isinstance(module, (Block, TextLayer, CrossLayer)):
+            forward = partial(checkpoint, module.forward, use_reentrant=False, preserve_rng_state=True)
+            module.forward = forward  # type: ignore[method-assign]

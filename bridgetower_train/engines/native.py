@@ -1,0 +1,83 @@
+"""The plain engine: one process, or DistributedDataParallel. fp32 weights, autocast from the device."""
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from bridgetower_train.config import OptimConfig
+from bridgetower_train.data.batch import Batch
+from bridgetower_train.devices import Device
+from bridgetower_train.distributed import Ranks
+from bridgetower_train.engines.base import Engine, Metrics
+from bridgetower_train.objectives.joint import JointTask
+from bridgetower_train.training.optim import parameter_groups
+
+
+class NativeEngine(Engine):
+    """See Engine. Every rank holds all weights; rank 0 writes them."""
+
+    def __init__(self, task: JointTask, device: Device, ranks: Ranks, config: OptimConfig) -> None:
+        self.task, self.device, self.ranks, self.config = task, device, ranks, config
+        self.optimizer = device.adamw(parameter_groups(task.model.named_parameters(), config), config)
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        module: nn.Module = task
+        if ranks.world_size > 1:
+            module = DistributedDataParallel(task, broadcast_buffers=False, gradient_as_bucket_view=True)
+        self.module = device.capture(module)
+
+    def forward_backward(self, batch: Batch, totals: Tensor, last: bool) -> Metrics:
+        """See Engine."""
+        with self._reduce_gradients(last):
+            with self.device.autocast():
+                loss, metrics = self.module(batch, totals)
+            # A non-finite loss poisons its own gradients, and through their sum every rank's: the gradient norm alone then
+            # tells all ranks to skip.
+            (loss * torch.where(torch.isfinite(loss), 1.0, torch.nan)).backward()
+        self.device.mark_step()
+        return metrics
+
+    def _reduce_gradients(self, last: bool) -> AbstractContextManager[None]:
+        if last or not isinstance(self.module, DistributedDataParallel):
+            return nullcontext()
+        return self.module.no_sync()
+
+    def step(self, lr_factor: float) -> Metrics:
+        """See Engine."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * lr_factor
+        norm = self.device.clip(self.parameters, self.config.clip_norm)
+        skipped = 1.0 - torch.isfinite(norm).float()
+        self.device.update(self.optimizer, skipped)
+        self.optimizer.zero_grad()
+        self.device.mark_step()
+        return {"grad_norm": norm, "skipped": skipped}
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """See Engine: weights and the two moments."""
+        return 3 * sum(p.numel() * p.element_size() for p in self.parameters)
+
+    def save(self, folder: Path) -> None:
+        """See Engine: `model.safetensors` and `optimizer/state.safetensors`."""
+        if not self.ranks.is_main:
+            return
+        save_file({k: v.contiguous() for k, v in self.task.model.state_dict().items()}, folder / "model.safetensors")
+        (folder / "optimizer").mkdir()
+        state = {f"{name}.{key}": value for name, p in self._named() for key, value in self.optimizer.state[p].items()}
+        save_file(state, folder / "optimizer" / "state.safetensors")
+
+    def load(self, folder: Path) -> None:
+        """See Engine."""
+        self.task.model.load_state_dict(load_file(folder / "model.safetensors"))
+        state = load_file(folder / "optimizer" / "state.safetensors")
+        for name, parameter in self._named():
+            slots = {k: state.pop(f"{name}.{k}") for k in ("step", "exp_avg", "exp_avg_sq")}
+            self.optimizer.state[parameter] = {k: v.to(self.device.torch_device, copy=True) for k, v in slots.items()}
+        assert not state, f"optimizer state of parameters that the model lacks: {sorted(state)[:3]}"
+
+    def _named(self) -> list[tuple[str, nn.Parameter]]:
+        return [pair for group in self.optimizer.param_groups for pair in zip(group["names"], group["params"], strict=True)]

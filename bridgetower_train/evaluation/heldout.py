@@ -1,0 +1,53 @@
+"""Held-out pictures with their captions, as tensors."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bridgetower_train.data.image import decode_crop
+from bridgetower_train.data.shards import BadRecordError, Corpus
+from bridgetower_train.errors import DataError
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """B pictures, S pixels on an edge, and the captions of each."""
+
+    pixels: Tensor
+    """uint8 (B, 3, S, S)."""
+    captions: list[list[str]]
+    """Every picture's captions, in the source's order."""
+    keys: list[str]
+    """Every picture's key in its shard."""
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def batches(self, size: int) -> Iterator[slice]:
+        """Slices of at most `size` pictures."""
+        return (slice(start, min(start + size, len(self))) for start in range(0, len(self), size))
+
+
+def load_held_out(corpus: Corpus, samples: int, image_size: int) -> HeldOut:
+    """At most `samples` records of `corpus`, evenly spread and in its order; unreadable ones are left out.
+
+    DataError where fewer than two can be read.
+    """
+    rows = np.linspace(0, len(corpus.index), min(samples, len(corpus.index)), endpoint=False).astype(int)
+    pictures, captions, keys = [], [], []
+    for row in rows.tolist():
+        picture = np.empty((image_size, image_size, 3), dtype=np.uint8)
+        try:
+            record = corpus.read(row)
+            decode_crop(record.image, image_size, picture)
+        except BadRecordError:
+            continue
+        pictures.append(torch.from_numpy(picture))
+        captions.append(record.captions)
+        keys.append(record.key)
+    if len(pictures) < 2:
+        raise DataError(f"{corpus.name}: has fewer than two readable records to evaluate on")
+    return HeldOut(torch.stack(pictures).permute(0, 3, 1, 2), captions, keys)

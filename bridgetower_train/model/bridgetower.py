@@ -1,0 +1,180 @@
+"""BridgeTower (Xu et al., 2022): two towers, and a fusion encoder bridged to the top K blocks of both.
+
+Plain single-device PyTorch with the parameter names of the Hugging Face classes. It knows no device, no engine, no loss.
+
+Shapes: B images or texts, P pairs, N image tokens, L text tokens, M read places per text, D width, K fusion layers.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Optional
+
+import torch
+from torch import Tensor, nn
+
+from bridgetower_train.config import ModelConfig
+from bridgetower_train.model.attention import AttentionFunction, Embedding, Linear, sdpa, take
+from bridgetower_train.model.fusion import Bridge, CrossLayer, Pooler
+from bridgetower_train.model.heads import Heads, LinearHead, MLMHead
+from bridgetower_train.model.text import TextModel, attention_mask
+from bridgetower_train.model.vision import VisionModel
+
+INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
+"""Start of the learned factor of the contrastive logits, as its logarithm."""
+
+
+@dataclass(frozen=True)
+class ImageStates:
+    """What the fusion encoder and the contrast read of B images."""
+
+    bridged: list[Tensor]
+    """K times (B, N, D): the top K blocks through ln_post, transform and token type; lowest first."""
+    cls: Tensor
+    """(B, D): ln_post of the last block's class token."""
+
+
+@dataclass(frozen=True)
+class TextStates:
+    """What the fusion encoder and the contrast read of B texts."""
+
+    bridged: list[Tensor]
+    """K times (B, L, D): the top K layers through transform and token type; lowest first."""
+    cls: Tensor
+    """(B, D): the last layer's first token."""
+    mask: Tensor
+    """bool (B, 1, 1, L): True where a token is real."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Which P pairs are fused, and what is read of them."""
+
+    image_rows: Tensor
+    """int64 (P,): the image of each pair, a row of ImageStates."""
+    text_rows: Tensor
+    """int64 (P,): its text, a row of TextStates."""
+    pooled: int
+    """How many pairs, the first ones, are read at the first token of both streams."""
+    positions: Optional[Tensor] = None
+    """int64 (P - pooled, M): the places of the text stream at which the others are read."""
+
+
+@dataclass(frozen=True)
+class Fused:
+    """What was asked for of P fused pairs."""
+
+    pooled: Tensor
+    """(pooled, 2 D): the pooled first token of the text stream, then of the image stream."""
+    text: Tensor
+    """(P - pooled, M, D): the text stream at `Pairs.positions`."""
+
+
+class Trunk(nn.Module):
+    """Towers and fusion encoder: all but the heads."""
+
+    def __init__(self, config: ModelConfig, attention: AttentionFunction) -> None:
+        super().__init__()
+        width, layers, eps = config.width, config.fusion_layers, config.layer_norm_eps
+        self.vision_model = VisionModel(config, attention)
+        self.text_model = TextModel(config, attention)
+        self.cross_modal_text_transform = Linear(width, width)
+        self.cross_modal_image_transform = Linear(width, width)
+        self.token_type_embeddings = Embedding(2, width)
+        self.cross_modal_text_layernorm = nn.LayerNorm(width, eps=eps)
+        self.cross_modal_image_layernorm = nn.LayerNorm(width, eps=eps)
+        self.cross_modal_text_link_tower = nn.ModuleList(Bridge(config) for _ in range(layers - 1))
+        self.cross_modal_image_link_tower = nn.ModuleList(Bridge(config) for _ in range(layers - 1))
+        self.cross_modal_text_layers = nn.ModuleList(CrossLayer(config, attention) for _ in range(layers))
+        self.cross_modal_image_layers = nn.ModuleList(CrossLayer(config, attention) for _ in range(layers))
+        self.cross_modal_text_pooler = Pooler(width)
+        self.cross_modal_image_pooler = Pooler(width)
+
+        self.layers = layers
+
+    def encode_image(self, pixels_B3SS: Tensor) -> ImageStates:
+        """See BridgeTower.encode_image."""
+        visual = self.vision_model.visual
+        normed = [visual.ln_post(x_BND) for x_BND in visual(pixels_B3SS, self.layers)]
+        bridged = [self.cross_modal_image_transform(x_BND) + self._token_type(1, x_BND) for x_BND in normed]
+        return ImageStates(bridged, normed[-1][:, 0])
+
+    def encode_text(self, ids_BL: Tensor, mask_BL: Tensor) -> TextStates:
+        """See BridgeTower.encode_text."""
+        top = self.text_model(ids_BL, mask_BL, self.layers)
+        bridged = [self.cross_modal_text_transform(x_BLD) + self._token_type(0, x_BLD) for x_BLD in top]
+        return TextStates(bridged, top[-1][:, 0], attention_mask(mask_BL))
+
+    def fuse(self, image: ImageStates, text: TextStates, pairs: Pairs) -> Fused:
+        """See BridgeTower.fuse."""
+        # Up to the cross-attention of the first layer there is one row per text and per image, afterwards one per pair.
+        x, y = self.cross_modal_text_layernorm(text.bridged[0]), self.cross_modal_image_layernorm(image.bridged[0])
+        x_rows: Optional[Tensor] = pairs.text_rows
+        y_rows: Optional[Tensor] = pairs.image_rows
+        x_mask, mask = text.mask, take(text.mask, pairs.text_rows)
+        for k in range(self.layers - 1):
+            next_x = self.cross_modal_text_layers[k](x, y, x_mask, None, None, x_rows, y_rows)
+            next_y = self.cross_modal_image_layers[k](y, x, None, mask, None, y_rows, x_rows)
+            x = self.cross_modal_text_link_tower[k](take(text.bridged[k + 1], pairs.text_rows), next_x)
+            y = self.cross_modal_image_link_tower[k](take(image.bridged[k + 1], pairs.image_rows), next_y)
+            x_mask, x_rows, y_rows = mask, None, None
+        return self._last_layer(take(x, x_rows), take(y, y_rows), mask, pairs)
+
+    def _last_layer(self, x_PLD: Tensor, y_PND: Tensor, mask_P11L: Tensor, pairs: Pairs) -> Fused:
+        """The last fusion layer and the poolers, for the tokens that are read."""
+        parts = [pairs.pooled, len(x_PLD) - pairs.pooled]
+        (x_cls, x_text), (y_cls, y_text), (mask_cls, mask_text) = (t.split(parts) for t in (x_PLD, y_PND, mask_P11L))
+        text_layer, image_layer = self.cross_modal_text_layers[-1], self.cross_modal_image_layers[-1]
+        pooled, text = x_PLD.new_empty(0, 2 * x_PLD.shape[-1]), x_PLD.new_empty(0, 0, x_PLD.shape[-1])
+        if len(x_cls):
+            first_text = text_layer(x_cls, y_cls, mask_cls, None, x_cls[:, :1])[:, 0]
+            first_image = image_layer(y_cls, x_cls, None, mask_cls, y_cls[:, :1])[:, 0]
+            pooled = torch.cat([self.cross_modal_text_pooler(first_text), self.cross_modal_image_pooler(first_image)], -1)
+        if len(x_text):
+            assert pairs.positions is not None, "pairs beyond the pooled ones are read at positions"
+            queries = x_text.gather(1, pairs.positions[..., None].expand(-1, -1, x_text.shape[-1]))
+            text = text_layer(x_text, y_text, mask_text, None, queries)
+        return Fused(pooled, text)
+
+    def _token_type(self, kind: int, like: Tensor) -> Tensor:
+        """The embedding (1, D) of text (0) or image (1)."""
+        return self.token_type_embeddings(torch.full((1,), kind, device=like.device))  # type: ignore[no-any-return]
+
+
+class BridgeTower(nn.Module):
+    """The model: `bridgetower`, the trunk, and those heads that the objective reads."""
+
+    def __init__(self, config: ModelConfig, heads: Heads, attention: AttentionFunction = sdpa) -> None:
+        super().__init__()
+        self.config = config
+        self.bridgetower = Trunk(config, attention)
+        if heads.mlm:
+            self.mlm_score = MLMHead(config)
+        if heads.itm:
+            self.itm_score = LinearHead(2 * config.width, 2)
+        if heads.itc_dim:
+            self.itc_text_head = LinearHead(config.width, heads.itc_dim)
+            self.itc_image_head = LinearHead(config.width, heads.itc_dim)
+            if heads.itc_cross_modal:
+                self.itc_cross_modal_head = LinearHead(2 * config.width, heads.itc_dim)
+            self.logit_scale = nn.Parameter(torch.tensor(INITIAL_LOGIT_SCALE))
+
+    def freeze_pooling(self) -> None:
+        """Take out of training what only pooled pairs read, for objectives that have none.
+
+        A parameter that waits for a gradient in vain would stop DistributedDataParallel.
+        """
+        trunk = self.bridgetower
+        for unread in (trunk.cross_modal_image_layers[-1], trunk.cross_modal_text_pooler, trunk.cross_modal_image_pooler):
+            unread.requires_grad_(False)
+
+    def encode_image(self, pixels_B3SS: Tensor) -> ImageStates:
+        """The states of uint8 pictures (B, 3, S, S), once for all pairs that they are in."""
+        return self.bridgetower.encode_image(pixels_B3SS)
+
+    def encode_text(self, ids_BL: Tensor, mask_BL: Tensor) -> TextStates:
+        """The states of texts: int64 ids (B, L), padded on the right, and their bool mask, True where a token is real."""
+        return self.bridgetower.encode_text(ids_BL, mask_BL)
+
+    def fuse(self, image: ImageStates, text: TextStates, pairs: Pairs) -> Fused:
+        """Fuse P pairs of these images and texts in one batch, and compute only what `pairs` says is read."""
+        return self.bridgetower.fuse(image, text, pairs)

@@ -1,0 +1,68 @@
+"""The parts of the fusion encoder: cross layers, bridges and poolers (BridgeTower, Xu et al., 2022, section 3).
+
+Shapes: P pairs, Q queries, T tokens of the own stream, U tokens of the other, D width.
+"""
+
+from typing import Optional
+
+import torch
+from torch import Tensor, nn
+
+from bridgetower_train.config import ModelConfig
+from bridgetower_train.model.attention import AddNorm, Attention, AttentionFunction, Intermediate, Linear
+
+
+class CrossLayer(nn.Module):
+    """One stream's half of a fusion layer: attention to itself, to the other stream, then feed-forward."""
+
+    def __init__(self, config: ModelConfig, attention: AttentionFunction) -> None:
+        super().__init__()
+        self.attention = Attention(config.width, config.dropout, config.layer_norm_eps, attention)
+        self.crossattention = Attention(config.width, config.dropout, config.layer_norm_eps, attention)
+        self.intermediate = Intermediate(config.width)
+        self.output = AddNorm(4 * config.width, config.width, config.dropout, config.layer_norm_eps)
+
+    def forward(
+        self,
+        own_PTD: Tensor,
+        other_PUD: Tensor,
+        own_mask: Optional[Tensor] = None,
+        other_mask: Optional[Tensor] = None,
+        queries_PQD: Optional[Tensor] = None,
+        own_rows: Optional[Tensor] = None,
+        other_rows: Optional[Tensor] = None,
+    ) -> Tensor:
+        """The stream's next states: of all its tokens, or of `queries_PQD`, the tokens whose result is read.
+
+        With `own_rows` and `other_rows` the streams hold one row per text or image, and pair i is made of
+        own_PTD[own_rows[i]] and other_PUD[other_rows[i]]: what depends on one of them alone is computed once.
+        `other_mask` is that of the pairs.
+        """
+        queries_PQD = own_PTD if queries_PQD is None else queries_PQD
+        x_PQD = self.attention(queries_PQD, own_PTD, own_mask)
+        x_PQD = self.crossattention(x_PQD, other_PUD, other_mask, own_rows, other_rows)
+        out: Tensor = self.output(self.intermediate(x_PQD), x_PQD)
+        return out
+
+
+class Bridge(nn.Module):
+    """Adds a tower's state to the stream's: LayerNorm(state + stream)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.LayerNorm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
+
+    def forward(self, state: Tensor, stream: Tensor) -> Tensor:
+        out: Tensor = self.LayerNorm(state + stream)
+        return out
+
+
+class Pooler(nn.Module):
+    """tanh(dense(x))."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.dense = Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.dense(x))

@@ -1,0 +1,14 @@
+"""Where float32 is needed whatever the precision around it."""
+
+import torch
+from torch import Tensor
+
+
+def widen(x: Tensor) -> Tensor:
+    """`x` in float32, or in float64 where it is that."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def no_autocast(x: Tensor) -> torch.autocast:
+    """A context in which operations on the device of `x` keep the precision of their inputs."""
+    return torch.autocast(x.device.type, enabled=False)

@@ -1,0 +1,43 @@
+"""Tensors of all ranks, with exact gradients.
+
+Shapes: B local rows, G rows of all W ranks, in the order of the ranks.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    """Ranks of the run; 1 without a process group."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's place among them."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+class _AllGather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_B: Tensor) -> Tensor:
+        x_G = x_B.new_empty(world_size() * len(x_B), *x_B.shape[1:])
+        dist.all_gather_into_tensor(x_G, x_B.contiguous())
+        return x_G
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        # All-reduce and slice, since not every backend has reduce-scatter; embeddings are small.
+        grad_G = grads[0].contiguous()
+        dist.all_reduce(grad_G, op=dist.ReduceOp.SUM)
+        return grad_G.chunk(world_size())[rank()]
+
+
+def all_gather(x_B: Tensor) -> Tensor:
+    """(B, ...) of each rank -> (G, ...), the same everywhere. The gradient of each rank's rows is summed over the ranks' losses."""
+    if world_size() == 1:
+        return x_B
+    gathered: Tensor = _AllGather.apply(x_B)
+    return gathered

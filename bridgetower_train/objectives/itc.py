@@ -1,0 +1,96 @@
+"""Image-text contrast: which image belongs to which text, among the batch of all ranks.
+
+Shapes: B local pairs, G pairs of all ranks, E width of the embeddings.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bridgetower_train.model.bridgetower import BridgeTower, ImageStates
+from bridgetower_train.model.precision import no_autocast
+from bridgetower_train.objectives.gather import all_gather, rank
+
+_ONE_WAY = (("text", "image"), ("text", "cross"), ("image", "cross"))
+
+TERMS = {
+    "hf": _ONE_WAY,
+    "symmetric": (*_ONE_WAY, *((key, query) for query, key in _ONE_WAY)),
+    "ms": (("text", "image"), ("image", "text")),
+}
+"""Form -> its terms: the embedding that asks, and the one that it must find among those of all ranks."""
+
+LOGIT_SCALE_RANGE = (math.log(1 / 0.5), math.log(1 / 0.001))
+"""Bounds of the logarithm of the factor of the logits: temperatures from 0.5 down to 0.001."""
+
+EXCLUDED = -1e4
+"""Logit of a pair that is no negative: finite, and far below any other (at most 1000 in size)."""
+
+
+class _ClampFromInside(torch.autograd.Function):
+    """Clamp to LOGIT_SCALE_RANGE. Beyond a bound only those gradients pass that lead back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clamp(*LOGIT_SCALE_RANGE)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (x,), (grad,) = ctx.saved_tensors, grads
+        low, high = LOGIT_SCALE_RANGE
+        # A step goes against the gradient: a negative one moves up.
+        outward = ((x >= high) & (grad < 0)) | ((x <= low) & (grad > 0))
+        return grad.masked_fill(outward, 0.0)
+
+
+def contrast_factor(logit_scale: Tensor) -> Tensor:
+    """exp of the learned `logit_scale` clamped to LOGIT_SCALE_RANGE; the gradient lets it return from beyond."""
+    clamped: Tensor = _ClampFromInside.apply(logit_scale)
+    return clamped.exp()
+
+
+def embed_text(model: BridgeTower, cls_BD: Tensor) -> Tensor:
+    """`TextStates.cls` -> contrastive embeddings (B, E) of length 1."""
+    return F.normalize(model.itc_text_head(cls_BD), dim=-1)
+
+
+def embed_image(model: BridgeTower, image: ImageStates, form: str) -> Tensor:
+    """B images -> contrastive embeddings (B, E) of length 1; form `ms` reads the tower itself, the others its bridged state."""
+    return F.normalize(model.itc_image_head(image.cls if form == "ms" else image.bridged[-1][:, 0]), dim=-1)
+
+
+def embed_cross(model: BridgeTower, pooled_B2D: Tensor) -> Tensor:
+    """`Fused.pooled` of aligned pairs -> contrastive embeddings (B, E) of length 1."""
+    return F.normalize(model.itc_cross_modal_head(pooled_B2D), dim=-1)
+
+
+def itc_logits(queries_BE: Tensor, keys_GE: Tensor, logit_scale: Tensor) -> Tensor:
+    """Similarities (B, G) in the scale of the softmax."""
+    with no_autocast(queries_BE):
+        return contrast_factor(logit_scale) * (queries_BE @ keys_GE.T)
+
+
+def itc_loss(
+    embeddings: dict[str, Tensor], logit_scale: Tensor, image_id_B: Tensor, form: str
+) -> tuple[Tensor, Tensor]:
+    """(mean cross entropy of the form's terms, texts whose nearest image is right), each summed over the local pairs.
+
+    `embeddings` holds `text`, `image` and, but for form `ms`, `cross`, each (B, E) of length 1. Local rows are compared with
+    those of all ranks. Rows of the same image are no negatives, and a right answer where the nearest image is asked for.
+    """
+    keys = sorted({key for _, key in TERMS[form]})
+    gathered = dict(zip(keys, all_gather(torch.stack([embeddings[key] for key in keys], dim=1)).unbind(1), strict=True))
+    image_id_G = all_gather(image_id_B)
+    target_B = rank() * len(image_id_B) + torch.arange(len(image_id_B), device=image_id_B.device)
+    same_BG = image_id_B[:, None] == image_id_G
+    excluded_BG = same_BG & (target_B[:, None] != torch.arange(len(image_id_G), device=image_id_B.device))
+    losses = []
+    for query, key in TERMS[form]:
+        logits_BG = itc_logits(embeddings[query], gathered[key], logit_scale).masked_fill(excluded_BG, EXCLUDED)
+        losses.append(F.cross_entropy(logits_BG, target_B, reduction="sum"))
+    nearest_B1 = itc_logits(embeddings["text"], gathered["image"], logit_scale).detach().argmax(dim=-1, keepdim=True)
+    return torch.stack(losses).mean(), same_BG.gather(1, nearest_B1).sum()

@@ -1,0 +1,98 @@
+"""HTML that escapes by default: text goes in as `str`, and only `Markup` is taken as it stands."""
+
+import base64
+import hashlib
+import html
+import os
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import TypeAlias
+
+
+class Markup(str):
+    """HTML already: put into a page unescaped."""
+
+
+Child: TypeAlias = "str | Sequence[Child]"
+
+_EMPTY = ("img", "meta")
+"""Elements without content."""
+
+
+def element(name: str, /, *children: Child, **attributes: object) -> Markup:
+    """An element. Children are escaped unless they are Markup; `class_` means class, `data_x` data-x, None nothing."""
+    given = [(key.rstrip("_").replace("_", "-"), value) for key, value in attributes.items() if value is not None]
+    opening = "".join(f' {key}="{html.escape(str(value))}"' for key, value in given)
+    if name in _EMPTY:
+        return Markup(f"<{name}{opening}>")
+    return Markup(f"<{name}{opening}>{join(*children)}</{name}>")
+
+
+def join(*children: Child) -> Markup:
+    """The children, escaped where need be, one after the other."""
+    return Markup("".join(_text(child) if isinstance(child, str) else join(*child) for child in children))
+
+
+def _text(child: str) -> str:
+    return child if isinstance(child, Markup) else html.escape(child)
+
+
+def sections(parts: dict[str, Child]) -> Markup:
+    """The titled parts of a page, after a line of links to them."""
+    anchors = {title: title.lower().replace(" ", "-") for title in parts}
+    links = element("nav", *(element("a", title, href=f"#{anchor}") for title, anchor in anchors.items()))
+    return join(links, *(element("section", element("h2", t), part, id=anchors[t]) for t, part in parts.items()))
+
+
+def note(text: str) -> Markup:
+    """A sentence of explanation."""
+    return element("p", text, class_="note")
+
+
+def figures(values: dict[str, str]) -> Markup:
+    """Name and value pairs in a row of large figures."""
+    return element(
+        "dl", *(element("div", element("dt", k), element("dd", v)) for k, v in values.items()), class_="figures"
+    )
+
+
+def pairs(values: dict[str, str]) -> Markup:
+    """Name and value pairs in two columns."""
+    return element("dl", *((element("dt", k), element("dd", v)) for k, v in values.items()), class_="pairs")
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Child]]) -> Markup:
+    """A table; on a phone each row becomes a block of named values. Short text is not broken into lines."""
+    head = element("thead", element("tr", *(element("th", c) for c in columns)))
+    body = (element("tr", *(_cell(c, v) for c, v in zip(columns, row, strict=True))) for row in rows)
+    return element("table", head, element("tbody", *body))
+
+
+def _cell(column: str, value: Child) -> Markup:
+    return element("td", value, data_name=column, class_="short" if len(value) <= 24 else None)
+
+
+def page(title: str, *body: Child) -> str:
+    """A whole page that stands alone. Its policy lets it load nothing and run no script but our own."""
+    style, script = (files(__package__).joinpath(name).read_text("utf-8") for name in ("page.css", "page.js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", http_equiv="Content-Security-Policy", content=policy),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", name="color-scheme", content="light dark"),
+        element("title", title),
+        element("style", Markup(style)),
+    )
+    content = element("body", element("main", *body), element("script", Markup(script)))
+    return f"<!doctype html>\n{element('html', head, content, lang='en')}\n"
+
+
+def write_page(path: Path, text: str) -> None:
+    """Write `text` under a temporary name and rename it, so that a reader never meets half a page."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8", errors="replace")  # JSON can carry half a surrogate pair, UTF-8 cannot
+    os.replace(partial, path)

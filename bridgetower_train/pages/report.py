@@ -1,0 +1,281 @@
+"""The report of a run: what it was, how it went, what came out."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+import numpy as np
+
+from bridgetower_train.config import Duration
+from bridgetower_train.errors import ConfigError
+from bridgetower_train.pages.chart import FREE, Curve, Limits, chart
+from bridgetower_train.pages.html import Child, Markup, element, figures, join, note, page, pairs, sections, table
+from bridgetower_train.pages.numbers import duration, figure, size, tick
+from bridgetower_train.pages.pictures import thumbnail
+from bridgetower_train.pages.run_folder import Json, RunFolder
+
+SPELT = {
+    "i2t": "image to text",
+    "t2i": "text to image",
+    "r1": "R@1",
+    "r5": "R@5",
+    "r10": "R@10",
+    "acc": "accuracy",
+    "mlm": "masked token",
+    "itm": "matching",
+    "itc": "contrast",
+}
+"""Words of metric names."""
+
+BAD_SAMPLES_SHOWN = 25
+EXAMPLES_SHOWN = 24
+
+LOSSES = {"mlm": "Masked language modelling", "itm": "Image-text matching", "itc": "Image-text contrast"}
+"""Names of the losses; each is also the name of its colour in the style sheet."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A metric in a panel."""
+
+    metric: str
+    label: str
+    colour: str = "plain"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A chart of the report; `factor` turns the logged unit into the one that the title names."""
+
+    title: str
+    lines: tuple[Line, ...]
+    factor: float = 1.0
+    limits: Limits = FREE
+    log: bool = False
+    smooth: bool = True
+
+
+def _loss(title: str, metric: str, colour: str) -> Panel:
+    return Panel(title, (Line(metric, "training", colour), Line(f"val_{metric}", "validation", colour)))
+
+
+def _accuracies(prefix: str) -> tuple[Line, ...]:
+    return (
+        Line(f"{prefix}acc_mlm", "masked token", "mlm"),
+        Line(f"{prefix}acc_itm", "matching", "itm"),
+        Line(f"{prefix}recall_itc", "contrast R@1", "itc"),
+    )
+
+
+LEARNING = (
+    _loss("Loss", "loss", "plain"),
+    *(_loss(f"{name}, loss", f"loss_{key}", key) for key, name in LOSSES.items()),
+    Panel("Accuracy in training", _accuracies(""), limits=(0, 1)),
+    Panel("Accuracy in validation", _accuracies("val_"), limits=(0, 1)),
+    Panel(
+        "Retrieval in validation, R@1",
+        (Line("val_i2t_r1", "image to text", "mlm"), Line("val_t2i_r1", "text to image", "itm")),
+        limits=(0, 1),
+    ),
+)
+RUNNING = (
+    Panel("Throughput, samples/s", (Line("samples_per_s", "samples/s"),), limits=(0, None)),
+    Panel("Data wait, % of the step", (Line("data_wait", "data wait"),), factor=100, limits=(0, None)),
+    Panel("Learning rate", (Line("lr", "learning rate"),), limits=(0, None), smooth=False),
+    Panel("Gradient norm", (Line("grad_norm", "gradient norm"),), log=True),
+    Panel("Logit scale", (Line("logit_scale", "logit scale"),), smooth=False),
+    Panel("Model FLOPs utilisation, %", (Line("mfu", "MFU"),), factor=100, limits=(0, None)),
+    Panel("Memory, GB", (Line("memory_gb", "memory"),), limits=(0, None), smooth=False),
+)
+
+
+def report(run: RunFolder) -> str:
+    """The page."""
+    parts: dict[str, Child] = {
+        "Learning": _panels(run, LEARNING),
+        "Running": _panels(run, RUNNING),
+        "Evaluation": _evaluation(run),
+        "Retrieval examples": _examples(run),
+        "Checkpoints": _checkpoints(run),
+        "Bad samples": _bad_samples(run),
+        "Configuration": _groups(run.config),
+        "Environment": _environment(run),
+    }
+    return page(f"{run.path.name} · BridgeTower", _header(run), sections({k: v for k, v in parts.items() if v}))
+
+
+def planned_steps(run: RunFolder) -> int | None:
+    """Length of the run in steps, where configuration and metrics tell it."""
+    try:
+        planned = Duration.parse("steps", str(run.config.get("steps")))
+        batch = int(run.config.get("global_batch", 0))
+    except (ConfigError, TypeError, ValueError):
+        return None
+    if planned.unit == "step":
+        return int(planned.amount)
+    return planned.steps(batch, 0) if planned.unit == "sample" and batch else None
+
+
+def _header(run: RunFolder) -> Markup:
+    step = max(int(_span(run)[1]), run.checkpoints[-1].step if run.checkpoints else 0)
+    planned = planned_steps(run)
+    finished = planned is not None and step >= planned
+    progress = f"step {step:,}" + (f" of {planned:,}" if planned else "")
+    state = element("span", "finished" if finished else progress, class_="state done" if finished else "state")
+    written = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    return element(
+        "header",
+        element("p", "BridgeTower pretraining", class_="kicker"),
+        element("h1", run.path.name, " ", state),
+        note(f"Written {written} from {run.path}"),
+        figures(dict(_key_figures(run, step, planned))),
+        element("ul", *(element("li", remark) for remark in run.remarks), class_="remarks") if run.remarks else "",
+    )
+
+
+def _key_figures(run: RunFolder, step: int, planned: int | None) -> Iterator[tuple[str, str]]:
+    yield "steps", f"{step:,}" + (f" of {planned:,}" if planned and step < planned else "")
+    if (position := run.last("position")) is not None:
+        yield "samples seen", figure(position)
+    if (epoch := run.last("epoch")) is not None:
+        yield "epoch", tick(epoch)
+    if "step_s" in run.metrics:
+        steps, seconds = run.metrics["step_s"]
+        yield "time in training", duration(float(np.nansum(np.diff(steps, prepend=0.0) * seconds)))
+    if "loss" in run.metrics:
+        yield "loss at the end", figure(float(run.metrics["loss"][1][-20:].mean()))
+    for metric, name, factor, unit in (("samples_per_s", "samples/s", 1, ""), ("data_wait", "data wait", 100, " %")):
+        if metric in run.metrics:
+            yield f"{name}, median", f"{float(np.median(run.metrics[metric][1])) * factor:.3g}{unit}"
+    yield "bad samples", figure(run.last("bad_samples") or len(run.bad_samples))
+    if run.last("skipped"):
+        yield "skipped updates", figure(run.last("skipped"))
+
+
+def _span(run: RunFolder) -> tuple[float, float]:
+    """The first and the last step that were logged, so that all charts have the same axis."""
+    logged = [steps for steps, _ in run.metrics.values()]
+    return float(min((s[0] for s in logged), default=0)), float(max((s[-1] for s in logged), default=0))
+
+
+def _panels(run: RunFolder, panels: tuple[Panel, ...]) -> Markup:
+    drawn = [chart(p.title, _curves(run, p), _span(run), p.limits, p.log) for p in panels]
+    if not any(drawn):
+        return element("p", "Nothing has been logged yet.", class_="empty")
+    return element("div", *drawn, class_="charts")
+
+
+def _curves(run: RunFolder, panel: Panel) -> list[Curve]:
+    return [
+        Curve(
+            line.label,
+            line.colour,
+            run.metrics[line.metric][0],
+            run.metrics[line.metric][1] * panel.factor,
+            smooth=panel.smooth and not line.metric.startswith("val_"),
+            dashed=line.metric.startswith("val_") and any(not other.metric.startswith("val_") for other in panel.lines),
+        )
+        for line in panel.lines
+        if line.metric in run.metrics
+    ]
+
+
+def _evaluation(run: RunFolder) -> Markup:
+    values = run.evaluation.get("figures")
+    named = {_spelt(str(k)): figure(v) for k, v in values.items()} if isinstance(values, dict) else {}
+    return figures(named) if named else Markup("")
+
+
+def _spelt(name: str) -> str:
+    """The name of a figure in words: i2t_r1 is image to text R@1."""
+    return " ".join(SPELT.get(word, word) for word in name.split("_"))
+
+
+def _examples(run: RunFolder) -> Markup:
+    cards = [_example(run, example) for example in _objects(run.evaluation.get("examples"))[:EXAMPLES_SHOWN]]
+    if not cards:
+        return Markup("")
+    text = (
+        "What the model ranks first for a held-out picture or caption, with its score; a tick marks what belongs to it."
+    )
+    return join(note(text), element("div", *cards, class_="examples"))
+
+
+def _objects(value: Any) -> list[Json]:
+    """The JSON objects of a list; none where `value` is no list."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _example(run: RunFolder, example: Json) -> Markup:
+    to_text = example.get("query_kind") == "image"
+    query = _picture(run, example) if to_text else element("blockquote", str(example.get("text", "")))
+    listed = [_result(run, result, to_text) for result in _objects(example.get("results"))]
+    answer = element("ol", *listed, class_="texts" if to_text else "pictures")
+    return element("article", query, answer, class_="example to-text" if to_text else "example")
+
+
+def _result(run: RunFolder, result: Json, to_text: bool) -> Markup:
+    right = bool(result.get("right"))
+    score = element("span", "✓ " if right else "", figure(result.get("score")), class_="score")
+    content = element("span", str(result.get("text", ""))) if to_text else _picture(run, result)
+    return element("li", content, score, class_="right" if right else None)
+
+
+def _picture(run: RunFolder, holder: Json) -> Markup:
+    uri = thumbnail(str(holder.get("image", "")), run.path)
+    if uri is None:
+        return element("span", "picture missing", class_="missing")
+    return element("img", src=uri, alt=str(holder.get("text") or "held-out picture"))
+
+
+def _checkpoints(run: RunFolder) -> Markup:
+    if not run.checkpoints:
+        return element("p", "None has been written yet.", class_="empty")
+    rows = [(f"{c.step:,}", size(c.bytes), c.fault or "whole", c.name) for c in reversed(run.checkpoints)]
+    return table(("step", "size", "state", "folder"), rows)
+
+
+def _bad_samples(run: RunFolder) -> Markup:
+    total = len(run.bad_samples)
+    if not total:
+        return element("p", "None: every record could be read.", class_="empty")
+    columns = ("corpus", "shard", "key", "reason", "position")
+    rows = [[_text(sample.get(c)) for c in columns] for sample in run.bad_samples[:BAD_SAMPLES_SHOWN]]
+    reasons = Counter(_text(sample.get("reason")) for sample in run.bad_samples).most_common(10)
+    shown = f" The first {len(rows)} are listed below; bad_samples.jsonl has all." if len(rows) < total else ""
+    text = f"{total:,} could not be used and {'was' if total == 1 else 'were'} replaced by the next of the lane.{shown}"
+    counts = table(("records", "reason"), [(f"{count:,}", reason) for reason, count in reasons])
+    return join(note(text), counts if total > 5 else "", table(columns, rows))
+
+
+def _environment(run: RunFolder) -> Markup:
+    state = _groups({k: v for k, v in run.state.items() if k != "config"})
+    return join(note("As the newest checkpoint recorded it."), state) if state else Markup("")
+
+
+def _groups(tree: Json) -> Markup:
+    """A tree of settings: a list for each of its branches, after one of what hangs on the trunk."""
+    branches = {k: dict(_leaves(v)) for k, v in tree.items() if isinstance(v, dict) and v}
+    trunk = {k: _text(v) for k, v in tree.items() if k not in branches}
+    lists = {"run": trunk, **branches} if trunk else branches
+    blocks = [element("div", element("h3", name), pairs(values)) for name, values in lists.items()]
+    return element("div", *blocks, class_="groups") if blocks else Markup("")
+
+
+def _leaves(tree: Json, prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", _text(value)
+
+
+def _text(value: Any) -> str:
+    """A setting as YAML would write it, but for what is empty."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, dict)):
+        return ", ".join(map(_text, value)) or "none"
+    return "none" if value is None else str(value)

@@ -1,0 +1,182 @@
+"""Checkpoints: written whole or not at all, verified when read, the newest whole one first."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from bridgetower_train.config import CheckpointConfig
+from bridgetower_train.distributed import Ranks
+from bridgetower_train.engines import Engine
+from bridgetower_train.errors import CheckpointError
+
+Say = Callable[[str], None]
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace `path` by `text` in one step."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def verify(folder: Path) -> str | None:
+    """None where every file of a checkpoint is as its manifest says, otherwise what is wrong."""
+    manifest = folder / "manifest.json"
+    try:
+        files: dict[str, dict[str, Any]] = json.loads(manifest.read_text())["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "manifest.json is missing or damaged"
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != expected["bytes"]:
+            return f"{name} holds {path.stat().st_size} bytes instead of {expected['bytes']}"
+        if _sha256(path) != expected["sha256"]:
+            return f"the contents of {name} have changed"
+    return None
+
+
+def newest(run_dir: Path, say: Say) -> Path | None:
+    """The newest checkpoint of a run that is whole; says which it skipped, and why. None where there is none."""
+    for folder in reversed(step_folders(run_dir)):
+        wrong = verify(folder)
+        if wrong is None:
+            return folder
+        say(f"skipping {folder}: {wrong}")
+    return None
+
+
+def step_folders(run_dir: Path) -> list[Path]:
+    """The folders of finished checkpoints, oldest first."""
+    return sorted((run_dir / "checkpoints").glob("step-" + "[0-9]" * 8))
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The `state.json` of a checkpoint."""
+    state: dict[str, Any] = json.loads((folder / "state.json").read_text())
+    return state
+
+
+class Checkpoints:
+    """The checkpoints of one run. Rank 0 writes; all ranks take part."""
+
+    def __init__(self, run_dir: Path, config: CheckpointConfig, ranks: Ranks, say: Say) -> None:
+        self.run_dir, self.config, self.ranks, self.say = run_dir, config, ranks, say
+        self.folder = run_dir / "checkpoints"
+
+    def load(self, engine: Engine, expected: dict[str, Any]) -> dict[str, Any] | None:
+        """Load the newest whole checkpoint into `engine` and return its state; None where the run has not been saved yet.
+
+        Raises CheckpointError where the state differs from `expected`, the values on which the order of data depends.
+        """
+        found = newest(self.run_dir, self.say) if self.ranks.is_main else None
+        folder: Path | None = self.ranks.gather_objects(found)[0]
+        if folder is None:
+            if step_folders(self.run_dir):
+                raise CheckpointError(f"no checkpoint in {self.folder} is whole; move the folder away to start anew")
+            return None
+        state = read_state(folder)
+        changed = [f"{k} was {state['identity'].get(k)!r}, is {v!r}" for k, v in expected.items() if state["identity"].get(k) != v]
+        if changed:
+            raise CheckpointError(
+                f"{folder} belongs to another run: {'; '.join(changed)}. Change the keys back, or choose another run_dir"
+            )
+        engine.load(folder)
+        return state
+
+    def save(self, engine: Engine, state: dict[str, Any]) -> None:
+        """Write the checkpoint of `state["step"]`, point `latest` at it, and remove what is no longer kept."""
+        final = self.folder / f"step-{state['step']:08d}"
+        temporary = final.with_suffix(".tmp")
+        failed: str | None = None
+        try:
+            if self.ranks.is_main:
+                for left_over in self.folder.glob("*.tmp"):
+                    shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
+                temporary.mkdir(parents=True)
+            self.ranks.barrier()
+            engine.save(temporary)
+            if self.ranks.is_main:
+                (temporary / "state.json").write_text(json.dumps(state, indent=1))
+                _seal(temporary)
+                if final.exists():  # damaged: it was skipped when the run resumed
+                    shutil.rmtree(final)
+                temporary.rename(final)
+                _sync(self.folder)
+                write_atomically(self.folder / "latest", final.name)
+                self._remove_old()
+        except (OSError, SafetensorError) as error:
+            free = shutil.disk_usage(self.run_dir).free
+            shutil.rmtree(temporary, ignore_errors=True)
+            kept = step_folders(self.run_dir)
+            failed = (
+                f"cannot write {final}: {error}. It needs {engine.checkpoint_bytes / 1e9:.3f} GB, {free / 1e9:.3f} GB were free; "
+                + (f"{kept[-1].name} stays. " if kept else "")
+                + "Make room and start the same command again"
+            )
+        failures = [f for f in self.ranks.gather_objects(failed) if f]
+        if failures:
+            raise CheckpointError(failures[0])
+
+    def _remove_old(self) -> None:
+        every = self.config.keep_every
+        folders = step_folders(self.run_dir)
+        for folder in folders[: -self.config.keep_last]:
+            if not (every and int(folder.name[5:]) % every == 0):
+                shutil.rmtree(folder)
+
+
+def _seal(folder: Path) -> None:
+    """Sync every file to disk, and write the manifest of them last."""
+    files = {}
+    for path in _files(folder):
+        _sync(path)
+        files[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+    write_atomically(folder / "manifest.json", json.dumps({"files": files}, indent=1))
+    for path in (folder, *(p for p in folder.iterdir() if p.is_dir())):
+        _sync(path)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def identity(config: Any, prefixes: tuple[str, ...]) -> dict[str, Any]:
+    """The flattened keys of a configuration that start with one of `prefixes`."""
+    flat = dict(_flatten(dataclasses.asdict(config)))
+    return {key: value for key, value in flat.items() if key.startswith(prefixes)}
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

@@ -1,0 +1,154 @@
+"""The training loop."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from bridgetower_train import random
+from bridgetower_train.config import TrainConfig
+from bridgetower_train.data.batch import Batch
+from bridgetower_train.data.dataset import PairDataset
+from bridgetower_train.devices import Device
+from bridgetower_train.distributed import Flag, Ranks
+from bridgetower_train.engines import Engine
+from bridgetower_train.errors import UserError
+from bridgetower_train.evaluation.validation import Validation
+from bridgetower_train.training.checkpoint import Checkpoints
+from bridgetower_train.training.guards import NonFiniteGuard, check_bad_records
+from bridgetower_train.training.metrics import BadSamples, Console, Record, Sink, Stopwatch, to_host
+from bridgetower_train.training.optim import Schedule
+from bridgetower_train.training.preemption import Preemption
+
+
+@dataclass
+class Run:
+    """Everything that a run is made of, ready to go on from `start_step`."""
+
+    config: TrainConfig
+    device: Device
+    ranks: Ranks
+    engine: Engine
+    dataset: PairDataset
+    batches: Iterator[Batch]
+    accumulation: int
+    schedule: Schedule
+    checkpoints: Checkpoints
+    validation: Validation | None
+    guard: NonFiniteGuard
+    bad_samples: BadSamples
+    console: Console
+    sinks: list[Sink]
+    identity: Record
+    start_step: int
+    total_steps: int
+    flops_per_sample: float
+
+    def write(self, record: Record) -> None:
+        """Hand a record to every sink (rank 0 alone has any)."""
+        for sink in self.sinks:
+            sink.write({**record, "time": time.time()})
+
+
+def fit(run: Run) -> int:
+    """Train from `start_step` to `total_steps`. Returns the exit code: not 0 where a preemption asks for one."""
+    preemption, stop = Preemption(), Flag(run.ranks)
+    watch = Stopwatch()
+    for step in range(run.start_step + 1, run.total_steps + 1):
+        began = time.perf_counter()
+        batches = [next(run.batches) for _ in range(run.accumulation)]
+        watch.waited(time.perf_counter() - began)
+
+        metrics = train_step(run, step, batches)
+
+        stopping = stop.agree(preemption.requested)
+        run.console.advance()
+        if step % run.config.log_every == 0 or step == run.total_steps:
+            log(run, step, metrics, watch)
+        if run.validation and (step % run.config.validation.every == 0 or step == run.total_steps):
+            run.write({"step": step, **run.validation.run()})
+            watch.restart()
+        if step % run.config.checkpoint.every == 0 or step == run.total_steps or stopping:
+            save(run, step)
+            watch.restart()
+        if stopping and step < run.total_steps:
+            run.console.say(f"stopped by a signal after step {step}; the same command goes on from there")
+            return preemption.exit_code
+    preemption.close()
+    return 0
+
+
+def train_step(run: Run, step: int, batches: list[Batch]) -> dict[str, Tensor]:
+    """One optimizer step over this rank's micro-batches, nothing of which waits for the device."""
+    on_device = []
+    for batch in batches:
+        run.bad_samples.add(batch.bad)
+        on_device.append(batch.to(run.device.torch_device))
+    totals = torch.stack([run.engine.task.counts(batch) for batch in on_device]).sum(0)
+    if run.ranks.world_size > 1:
+        dist.all_reduce(totals)
+
+    metrics: dict[str, Tensor] = {}
+    for number, batch in enumerate(on_device):
+        run.device.seed(int(random.bits(run.config.seed, "step", step, number, run.ranks.rank)))
+        part = run.engine.forward_backward(batch, totals, last=number == len(on_device) - 1)
+        metrics = {name: metrics[name] + value for name, value in part.items()} if metrics else part
+    metrics |= run.engine.step(run.schedule.factor(step - 1))
+    run.guard.record(step, metrics.pop("skipped"))
+    return metrics
+
+
+def log(run: Run, step: int, metrics: dict[str, Tensor], watch: Stopwatch) -> None:
+    """Bring the figures of this step to the host, write them, and stop the run where a guard says so."""
+    figures = to_host(metrics, run.ranks)
+    step_s, data_wait = watch.span()
+    watch.restart()
+    samples_per_s = run.config.global_batch / step_s
+    peak = run.device.peak_flops
+    shards = run.bad_samples.flush(step)
+    run.write(
+        {
+            "step": step,
+            "position": step * run.config.global_batch,
+            "epoch": step * run.config.global_batch / run.dataset.order.epoch_samples,
+            **figures,
+            "lr": run.config.optim.lr * run.schedule.factor(step - 1),
+            "skipped": run.guard.total,
+            "bad_samples": run.bad_samples.count,
+            "samples_per_s": samples_per_s,
+            "step_s": step_s,
+            "data_wait": data_wait,
+            "mfu": peak and samples_per_s * run.flops_per_sample / (peak * run.ranks.world_size),
+            "memory_gb": run.device.memory_gb(),
+        }
+    )
+    check_bad_records(run.bad_samples.count, step * run.config.global_batch, run.config.data.max_bad_fraction, shards)
+    first = run.guard.streak()
+    if first is not None:
+        positions = range((first - 1) * run.config.global_batch, first * run.config.global_batch)
+        records = [run.dataset.describe(p) for p in positions[:8]]
+        named = ", ".join(f"{r['corpus']}/{r['shard']}:{r['key']}" for r in records)
+        raise UserError(
+            f"the loss or the gradient was not finite in {run.config.guards.max_skipped} updates in a row, from step {first} on "
+            f"(guards.max_skipped); its batch began with {named}. Lower optim.lr, set optim.clip_norm, or look at these records "
+            f"with `bridgetower view step={first - 1}`"
+        )
+
+
+def save(run: Run, step: int) -> None:
+    """Write a checkpoint from which the run goes on bit for bit."""
+    run.bad_samples.flush(step)
+    state = {
+        "step": step,
+        "position": step * run.config.global_batch,
+        "identity": run.identity,
+        "skipped": run.guard.total,
+        "bad_samples": run.bad_samples.count,
+        "device": run.device.description,
+        "world_size": run.ranks.world_size,
+        "versions": {"torch": torch.__version__},
+    }
+    run.checkpoints.save(run.engine, state)

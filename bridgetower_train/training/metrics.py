@@ -1,0 +1,213 @@
+"""One record per logged step, and the sinks that show it: JSON lines first, then TensorBoard, W&B and the console."""
+
+import dataclasses
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from tqdm import tqdm
+
+from bridgetower_train.config import TrainConfig
+from bridgetower_train.data.batch import BadRecord
+from bridgetower_train.distributed import Ranks
+
+Record = dict[str, Any]
+
+
+def to_host(metrics: dict[str, Tensor], ranks: Ranks) -> dict[str, float]:
+    """Device scalars averaged over ranks, brought to the host in one copy."""
+    values = torch.stack([value.float() for value in metrics.values()])
+    if ranks.world_size > 1:
+        dist.all_reduce(values)
+        values = values / ranks.world_size
+    return dict(zip(metrics, values.tolist(), strict=True))
+
+
+class Stopwatch:
+    """Where the time between two log lines went."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin a new span."""
+        self._began, self._waited, self._steps = time.perf_counter(), 0.0, 0
+
+    def waited(self, seconds: float) -> None:
+        """Count a step, of which `seconds` were spent waiting for data."""
+        self._waited += seconds
+        self._steps += 1
+
+    def span(self) -> tuple[float, float]:
+        """(seconds per step, share of them spent waiting for data) since the last restart."""
+        elapsed = time.perf_counter() - self._began
+        return elapsed / self._steps, self._waited / elapsed
+
+
+class Sink(Protocol):
+    """Takes the records of a run."""
+
+    def write(self, record: Record) -> None:
+        """Show or store one record."""
+
+    def close(self) -> None:
+        """Finish."""
+
+
+class JsonLines:
+    """`metrics.jsonl`: a line each, flushed at once. When a run resumes, lines beyond its checkpoint are dropped."""
+
+    def __init__(self, path: Path, resume_step: int) -> None:
+        keep_lines_until(path, resume_step)
+        self._file = path.open("a")
+
+    def write(self, record: Record) -> None:
+        """See Sink."""
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """See Sink."""
+        self._file.close()
+
+
+def keep_lines_until(path: Path, step: int) -> None:
+    """Drop the JSON lines beyond `step`, and a line that a kill cut short."""
+    kept = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except ValueError:
+            continue
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text("".join(f"{line}\n" for line in kept))
+    temporary.replace(path)
+
+
+class TensorBoard:
+    """Event files under `tensorboard/`."""
+
+    def __init__(self, folder: Path, resume_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder), purge_step=resume_step + 1)  # type: ignore[no-untyped-call]
+
+    def write(self, record: Record) -> None:
+        """See Sink."""
+        for key, value in record.items():
+            if isinstance(value, (int, float)) and key not in ("step", "time"):
+                self._writer.add_scalar(key, value, record["step"])  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        """See Sink."""
+        self._writer.close()  # type: ignore[no-untyped-call]
+
+
+class Wandb:
+    """Weights & Biases; offline without a key. `run_id` lets a resumed run go on as the same one."""
+
+    def __init__(self, config: TrainConfig, run_id: str) -> None:
+        import wandb
+
+        self._run = wandb.init(
+            project=config.wandb.project,
+            entity=config.wandb.entity,
+            id=run_id,
+            resume="allow",
+            dir=config.run_dir,
+            config=dataclasses.asdict(config),
+            mode="online" if os.environ.get("WANDB_API_KEY") else "offline",
+        )
+
+    def write(self, record: Record) -> None:
+        """See Sink."""
+        self._run.log({k: v for k, v in record.items() if k != "step"}, step=record["step"])
+
+    def close(self) -> None:
+        """See Sink."""
+        self._run.finish()
+
+
+class Console:
+    """A progress bar on a terminal, a plain line per record elsewhere; nothing on ranks other than the first."""
+
+    def __init__(self, start: int, total: int, quiet: bool) -> None:
+        self._total, self._quiet = total, quiet
+        show = sys.stderr.isatty() and not quiet
+        self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True) if show else None
+
+    def advance(self) -> None:
+        """One step was done."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def say(self, text: str) -> None:
+        """Print a line without tearing the bar."""
+        if self._bar is not None:
+            self._bar.write(text)
+        elif not self._quiet:
+            print(text, flush=True)
+
+    def write(self, record: Record) -> None:
+        """See Sink."""
+        if "loss" not in record:
+            figures = "  ".join(f"{k} {v:.3f}" for k, v in record.items() if k not in ("step", "time"))
+            self.say(f"step {record['step']}  {figures}")
+        elif self._bar is not None:
+            self._bar.set_postfix_str(
+                f"loss {record['loss']:.3f}, {record['samples_per_s']:.0f} samples/s, data wait {record['data_wait']:.0%}"
+            )
+        else:
+            left = (self._total - record["step"]) * record["step_s"]
+            parts = "  ".join(f"{k[5:]} {record[k]:.3f}" for k in ("loss_mlm", "loss_itm", "loss_itc") if k in record)
+            print(
+                f"step {record['step']}/{self._total}  loss {record['loss']:.4f}  {parts}  lr {record['lr']:.2e}  "
+                f"{record['samples_per_s']:.1f} samples/s  data wait {record['data_wait']:.0%}  left {clock(left)}",
+                flush=True,
+            )
+
+    def close(self) -> None:
+        """See Sink."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def clock(seconds: float) -> str:
+    """h:mm:ss."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"
+
+
+class BadSamples:
+    """`bad_samples.jsonl` and the count of what it lists."""
+
+    def __init__(self, path: Path, ranks: Ranks, resume_step: int, count: int) -> None:
+        self.path, self.ranks, self.count = path, ranks, count
+        self._new: list[BadRecord] = []
+        self._shards: list[str] = []
+        if ranks.is_main:
+            keep_lines_until(path, resume_step)
+
+    def add(self, records: list[BadRecord]) -> None:
+        """Take the replaced records of a batch of this rank."""
+        self._new += records
+
+    def flush(self, step: int) -> list[str]:
+        """Write what all ranks have met since the last call; returns the shards that were ever named."""
+        if self.ranks.total(len(self._new)):
+            met = [record for part in self.ranks.gather_objects(self._new) for record in part]
+            self.count += len(met)
+            self._shards += [s for s in dict.fromkeys(f"{r.corpus}/{r.shard}" for r in met) if s not in self._shards]
+            if self.ranks.is_main:
+                with self.path.open("a") as file:
+                    file.writelines(json.dumps({"step": step, **vars(record)}) + "\n" for record in met)
+        self._new = []
+        return self._shards

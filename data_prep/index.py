@@ -1,0 +1,229 @@
+"""Index and manifest for the tars of a folder: those of img2dataset, of open_clip, or our own."""
+
+import json
+import os
+import zlib
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import simplejpeg
+from tqdm import tqdm
+
+from bridgetower_train.data.cache import sha256_file
+from bridgetower_train.data.manifest import Manifest, ShardInfo
+from bridgetower_train.data.shards import (
+    CAPTIONS_TOO_LARGE,
+    IMAGE_TOO_LARGE,
+    INDEX_DTYPE,
+    MAX_CAPTION_BYTES,
+    MAX_CAPTIONS,
+    MAX_IMAGE_BYTES,
+    MAX_PIXELS,
+    BadRecordError,
+    member_key,
+    parse_caption_member,
+)
+from bridgetower_train.data.tar import Gap, Member, walk_tar
+from bridgetower_train.errors import ConfigError, DataError
+from data_prep.picture import TOO_MANY_PIXELS, open_picture
+from data_prep.writer import Rows, write_index
+
+PICTURES = ("jpg", "jpeg", "png", "webp")
+"""Suffixes of members that hold the picture; of several the first of these is taken."""
+CAPTIONS = ("json", "txt")
+"""Suffixes of members that hold captions; a corpus uses one of them throughout. All other members are left unread."""
+TRAINABLE = ("JPEG", "PNG", "WEBP")
+"""Formats of pictures that training decodes, whatever the suffix says."""
+
+_SHOWN = 5
+_VOTERS = 100
+
+
+@dataclass(frozen=True)
+class IndexConfig:
+    """`bridgetower prep index`: write index.npy and manifest.json for the tars in a folder."""
+
+    root: str = "???"
+    """Folder that holds the tars of one corpus."""
+
+
+class Dropped(NamedTuple):
+    """Something in a shard that cannot be used."""
+
+    shard: str
+    where: str
+    """Key of the record, or what else tells the place."""
+    reason: str
+
+
+@dataclass
+class _Scan:
+    """What one shard holds."""
+
+    info: ShardInfo | None = None
+    rows: Rows = field(default_factory=lambda: np.empty(0, INDEX_DTYPE))
+    dropped: list[Dropped] = field(default_factory=list)
+    unread: Counter[str] = field(default_factory=Counter)
+    edges: set[int] = field(default_factory=set)
+    """Shorter edges of its pictures."""
+
+
+def run(config: IndexConfig) -> None:
+    """Index `config.root` and say what is in it."""
+    if config.root == "???":
+        raise ConfigError("root=???: must be the folder that holds the tars of one corpus")
+    manifest = build_index(Path(config.root))
+    size = f"shorter edge {manifest.image_size}" if manifest.image_size else "various sizes"
+    print(
+        f"{config.root}: {manifest.images:,} pictures ({size}) with {manifest.captions:,} captions "
+        f"in {len(manifest.shards):,} shards"
+    )
+
+
+def build_index(folder: Path) -> Manifest:
+    """Write `index.npy`, `manifest.json` and, where something had to be left out, `dropped.jsonl`, which lists all of it.
+
+    DataError where no usable record is found.
+    """
+    paths = sorted(path for path in folder.glob("*.tar") if not path.name.startswith("."))
+    if not paths:
+        raise DataError(f"{folder}: {'holds no .tar' if folder.is_dir() else 'no such folder'}")
+    kind = _caption_member(paths)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pool.map(lambda path: _scan(path, kind), paths)
+        scans = list(tqdm(found, "index", len(paths), unit="shard", disable=None))
+    dropped = [line for scan in scans for line in scan.dropped]
+    _report(folder, dropped)
+    usable = [scan for scan in scans if scan.info is not None]
+    if not usable:
+        raise DataError(f"{folder}: no usable record in its {len(paths)} tars")
+    for number, scan in enumerate(usable):
+        scan.rows["shard"] = number
+    edges = set().union(*(scan.edges for scan in usable))
+    unread = sum((scan.unread for scan in scans), Counter[str]())
+    return write_index(
+        folder,
+        np.concatenate([scan.rows for scan in usable]),
+        corpus=folder.resolve().name,
+        image_size=edges.pop() if len(edges) == 1 else None,
+        caption_member=kind,
+        shards=[scan.info for scan in usable if scan.info is not None],
+        dropped=dict(Counter(line.reason for line in dropped)),
+        extra={"unread_members": dict(sorted(unread.items()))} if unread else {},
+    )
+
+
+def _report(folder: Path, dropped: list[Dropped]) -> None:
+    """Print each reason with its first cases, and list all in `dropped.jsonl`."""
+    listing = folder / "dropped.jsonl"
+    listing.unlink(missing_ok=True)
+    for reason, count in Counter(line.reason for line in dropped).items():
+        cases = [f"{line.shard} {line.where}".rstrip() for line in dropped if line.reason == reason][:_SHOWN]
+        print(f"{reason}: {count} ({', '.join(cases)}{', ...' if count > _SHOWN else ''})")
+    if dropped:
+        listing.write_text("".join(json.dumps(line._asdict()) + "\n" for line in dropped))
+        print(f"all that was left out: {listing}")
+
+
+def _caption_member(paths: list[Path]) -> str:
+    """The kind of member that gives captions to most of the first records: json, unless txt does so to more."""
+    votes: Counter[str] = Counter()
+    for path in paths:
+        with open(path, "rb") as file:
+            for parts in list(_Members(file, path.name).records.values())[:_VOTERS]:
+                votes.update(kind for kind in CAPTIONS if kind in parts and _gives_captions(file, parts[kind], kind))
+        if votes:
+            break
+    return "txt" if votes["txt"] > votes["json"] else "json"
+
+
+def _gives_captions(file: BinaryIO, member: Member, kind: str) -> bool:
+    try:
+        return bool(_captions(file, member, kind))
+    except BadRecordError:
+        return False
+
+
+class _Members:
+    """The members of a tar by record: {key: {suffix: member}}."""
+
+    def __init__(self, file: BinaryIO, shard: str) -> None:
+        self.records: dict[str, dict[str, Member]] = {}
+        self.unread: Counter[str] = Counter()
+        self.dropped: list[Dropped] = []
+        for found in walk_tar(file):
+            if isinstance(found, Gap):
+                self.dropped.append(Dropped(shard, f"bytes {found.offset}-{found.offset + found.size}", found.reason))
+                continue
+            key, suffix = member_key(found.name)
+            if suffix not in PICTURES and suffix not in CAPTIONS:
+                self.unread[suffix] += 1
+                continue
+            parts = self.records.setdefault(key, {})
+            if suffix in parts:
+                self.dropped.append(Dropped(shard, found.name, "duplicate member"))
+                if len(parts) == 1:  # the first one's companion is lost, and must not be taken from the second
+                    parts.clear()
+            parts.setdefault(suffix, found)
+
+
+def _scan(path: Path, kind: str) -> _Scan:
+    """Read a shard; whatever is wrong with it becomes a line in `dropped`."""
+    rows = []
+    try:
+        with open(path, "rb", buffering=0) as file:
+            size, sha256 = os.fstat(file.fileno()).st_size, sha256_file(path)
+            members = _Members(file, path.name)
+            scan = _Scan(dropped=members.dropped, unread=members.unread)
+            for key, parts in members.records.items():
+                try:
+                    row, edge = _row(file, parts, kind)
+                except BadRecordError as error:
+                    scan.dropped.append(Dropped(path.name, key, error.reason))
+                else:
+                    rows.append(row)
+                    scan.edges.add(edge)
+    except OSError as error:
+        return _Scan(dropped=[Dropped(path.name, "", f"cannot be read: {error.strerror}")])
+    if rows:
+        scan.rows = np.array(rows, INDEX_DTYPE)
+        captions = int(scan.rows["captions"].sum(dtype=np.int64))
+        scan.info = ShardInfo(path.name, size, len(rows), captions, sha256)
+    return scan
+
+
+def _row(file: BinaryIO, parts: dict[str, Member], kind: str) -> tuple[tuple[int, ...], int]:
+    """A record's row of the index, its shard left open, and the shorter edge of its picture, from its header."""
+    picture = next((parts[suffix] for suffix in PICTURES if suffix in parts), None)
+    member = parts.get(kind)
+    if picture is None or member is None:
+        raise BadRecordError("no picture" if picture is None else f"no {kind}")
+    if picture.size > MAX_IMAGE_BYTES:
+        raise BadRecordError(IMAGE_TOO_LARGE)
+    captions = _captions(file, member, kind)
+    if not 0 < len(captions) <= MAX_CAPTIONS:
+        raise BadRecordError(CAPTIONS_TOO_LARGE if captions else "no caption")
+    image = os.pread(file.fileno(), picture.size, picture.offset)
+    edge = min(_picture_size(image))
+    crc = zlib.crc32(os.pread(file.fileno(), member.size, member.offset), zlib.crc32(image))
+    return (0, picture.offset, picture.size, member.offset, member.size, len(captions), crc), edge
+
+
+def _captions(file: BinaryIO, member: Member, kind: str) -> list[str]:
+    if member.size > MAX_CAPTION_BYTES:
+        raise BadRecordError(CAPTIONS_TOO_LARGE)
+    return parse_caption_member(kind, os.pread(file.fileno(), member.size, member.offset))[0]
+
+
+def _picture_size(image: bytes) -> tuple[int, int]:
+    try:
+        height, width = simplejpeg.decode_jpeg_header(image)[:2]
+    except ValueError:
+        return open_picture(image, TRAINABLE).size
+    if height * width > MAX_PIXELS:
+        raise BadRecordError(TOO_MANY_PIXELS)
+    return width, height

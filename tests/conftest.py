@@ -1,0 +1,81 @@
+"""Fixtures for all tests."""
+
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_prep.writer import ShardWriter, prepare_jpeg
+
+IMAGE_SIZE = 64
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with photographs and tokenizer beside the checkout."""
+    folder = Path(__file__).resolve().parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}: photographs and tokenizer lie beside the checkout")
+    return folder
+
+
+def picture(number: int) -> Image.Image:
+    """A smooth picture with noise, different for each number, of shorter edge 64 and either orientation."""
+    rng = np.random.default_rng(number)
+    edges = (IMAGE_SIZE, IMAGE_SIZE + 8 * (number % 4))
+    height, width = edges if number % 2 else edges[::-1]
+    slope = np.linspace(0, 200, width)[None, :, None] * rng.random(3) + np.linspace(0, 50, height)[:, None, None]
+    return Image.fromarray((slope + rng.integers(0, 8, (height, width, 3))).astype(np.uint8))
+
+
+def write_corpus(root: Path, name: str = "small", records: int = 60, records_per_shard: int = 20) -> Path:
+    """A corpus of made-up pictures with 1 to 5 captions each; the folder that holds it."""
+    with ShardWriter(root, name, IMAGE_SIZE, records_per_shard) as writer:
+        for number in range(records):
+            captions = [f"caption {i} of picture {number}" for i in range(1 + number % 5)]
+            assert writer.add(
+                f"{number:06d}", prepare_jpeg(picture(number), IMAGE_SIZE), captions, {"image_id": number}
+            )
+    return root
+
+
+@pytest.fixture(scope="session")
+def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root that holds the corpus `small`: 60 pictures, edge 64, in 3 shards; 180 captions. Do not write to it."""
+    root = write_corpus(tmp_path_factory.mktemp("corpora"))
+    assert json.loads((root / "small" / "manifest.json").read_text())["captions"] == 180
+    return root
+
+
+@pytest.fixture
+def make_corpus() -> Callable[..., Path]:
+    """`write_corpus(root, name, records, records_per_shard)`, for a test that needs a corpus of its own."""
+    return write_corpus
+
+
+@pytest.fixture(scope="session")
+def jpeg() -> bytes:
+    """A JPEG of 64 x 72 pixels."""
+    return prepare_jpeg(picture(1), IMAGE_SIZE)
+
+
+@pytest.fixture(scope="session")
+def make_tar() -> Callable[..., Path]:
+    """`make_tar(path, {name: bytes} or [(name, bytes)], format)`: a tar as other tools write it."""
+
+    def make(path: Path, members: Any, tar_format: int = tarfile.GNU_FORMAT) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(path, "w", format=tar_format) as tar:
+            for name, data in members.items() if isinstance(members, dict) else members:
+                header = tarfile.TarInfo(name)
+                header.size = len(data)
+                tar.addfile(header, io.BytesIO(data))
+        return path
+
+    return make

@@ -1,0 +1,251 @@
+"""The order: every sample once, anywhere at once, the same for everybody."""
+
+import hashlib
+import tracemalloc
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bridgetower_train.data.order import Order
+from bridgetower_train.errors import ConfigError, DataError
+
+
+def made_up(shards, name="a"):
+    """A corpus as the order sees it: `shards` lists, for each shard, the captions of each of its records."""
+    counts = np.array([n for shard in shards for n in shard], dtype=np.uint16)
+    return SimpleNamespace(
+        name=name,
+        digest=name * 3,
+        manifest=SimpleNamespace(shards=[SimpleNamespace(captions=sum(shard)) for shard in shards]),
+        shard_rows=np.cumsum([0, *map(len, shards)]),
+        index={"captions": counts},
+    )
+
+
+def lane_positions(order, lane, first, last):
+    """Positions of the samples numbered `first` to `last` of a lane."""
+    numbers = range(first, last)
+    return [
+        n // order.lane_batch * order.global_batch + lane * order.lane_batch + n % order.lane_batch for n in numbers
+    ]
+
+
+def epoch_positions(order, epoch):
+    size = order.lane_samples
+    return [p for lane in range(order.lanes) for p in lane_positions(order, lane, epoch * size, (epoch + 1) * size)]
+
+
+SHARD = st.lists(st.integers(1, 5), min_size=1, max_size=12)
+CORPUS = st.lists(SHARD, min_size=1, max_size=6)
+
+
+@st.composite
+def orders(draw):
+    corpora = [made_up(shards, name=f"c{i}") for i, shards in enumerate(draw(st.lists(CORPUS, min_size=1, max_size=3)))]
+    weights = [draw(st.sampled_from([1.0, 0.5, 2.0, 1.5, 0.3])) for _ in corpora]
+    captions = draw(st.sampled_from(["all", "one"]))
+    try:
+        return Order(
+            corpora,
+            weights,
+            seed=draw(st.integers(0, 2**32 - 1)),
+            lanes=draw(st.integers(1, 7)),
+            lane_batch=draw(st.integers(1, 5)),
+            captions=captions,
+            window=draw(st.sampled_from([1, 2, 5, 16, 1000])),
+        )
+    except ConfigError:
+        return Order([made_up([[3] * 7, [1] * 5])], [1.5], seed=1, lanes=4, lane_batch=2, captions=captions, window=5)
+
+
+@settings(max_examples=150, derandomize=True, deadline=None)
+@given(orders(), st.integers(0, 5))
+def test_each_sample_is_passed_as_often_as_its_weight_says(order, epoch):
+    seen = order.take(epoch_positions(order, epoch))
+    assert len(seen) == order.epoch_samples
+    assert {s.epoch for s in seen} == {epoch}
+    due = missing = 0
+    for number, (corpus, weight) in enumerate(zip(order.corpora, order.weights, strict=True)):
+        captions = corpus.index["captions"]
+        if order.captions == "all":
+            units = [(row, c) for row, n in enumerate(captions) for c in range(n)]
+            times = Counter((s.row, s.caption) for s in seen if s.corpus == number)
+        else:
+            units = list(range(len(captions)))
+            times = Counter(s.row for s in seen if s.corpus == number)
+            assert all(s.caption < captions[s.row] for s in seen if s.corpus == number)
+        assert set(times) <= set(units)
+        assert all(n <= int(weight) + (weight % 1 > 0) for n in times.values())
+        due += int(weight) * len(units) + round(weight % 1 * len(units))
+        missing += sum(max(0, int(weight) - times[unit]) for unit in units)
+    remainder = due - order.epoch_samples
+    assert 0 <= remainder < order.lanes
+    assert missing <= remainder
+
+
+@settings(max_examples=60, derandomize=True, deadline=None)
+@given(orders(), st.data())
+def test_a_position_is_the_same_however_it_is_reached(order, data):
+    top = 4 * order.epoch_samples
+    positions = data.draw(st.lists(st.integers(0, top), min_size=1, max_size=30))
+    fresh = Order(order.corpora, order.weights, order.seed, order.lanes, order.lane_batch, order.captions, order.window)
+    assert order.take(positions) == [fresh.at(p) for p in positions]
+    assert [s.position for s in order.take(positions)] == positions
+
+
+@settings(max_examples=60, derandomize=True, deadline=None)
+@given(orders(), st.integers(0, 500))
+def test_following_walks_the_lane(order, position):
+    lane = position % order.global_batch // order.lane_batch
+    number = position // order.global_batch * order.lane_batch + position % order.lane_batch
+    following = order.following(position)
+    assert [next(following) for _ in range(20)] == lane_positions(order, lane, number + 1, number + 21)
+
+
+@settings(max_examples=60, derandomize=True, deadline=None)
+@given(orders(), st.integers(0, 3), st.data())
+def test_shards_ahead_are_those_of_this_window_and_the_next(order, epoch, data):
+    lane = data.draw(st.integers(0, order.lanes - 1))
+    number = epoch * order.lane_samples + data.draw(st.integers(0, order.lane_samples - 1))
+    offset = number % order.lane_samples
+    begin = number - offset % order.window
+    end = min(begin + order.window, number - offset + order.lane_samples)
+    size = min(order.window, order.lane_samples - end % order.lane_samples)
+    used = set()
+    for s in order.take(lane_positions(order, lane, begin, end + size)):
+        shard = int(np.searchsorted(order.corpora[s.corpus].shard_rows, s.row, side="right")) - 1
+        used.add((s.corpus, shard))
+    (position,) = lane_positions(order, lane, number, number + 1)
+    ahead = order.shards_ahead(order.window_of(position))
+    assert used <= set(ahead)
+    assert len(ahead) == len(set(ahead))
+    empty = {
+        (c, i) for c, corpus in enumerate(order.corpora) for i, n in enumerate(np.diff(corpus.shard_rows)) if n == 0
+    }
+    assert set(ahead) - used <= empty
+
+
+def one_shard_order(seed=0, window=100, weight=1.0, lanes=1, captions="one", records=1000):
+    return Order([made_up([[3] * records])], [weight], seed, lanes, 4, captions, window)
+
+
+def test_a_fraction_of_a_single_shard_is_another_part_each_epoch():
+    order = one_shard_order(weight=0.3)
+    parts = [{s.row for s in order.take(epoch_positions(order, epoch))} for epoch in range(8)]
+    assert {len(part) for part in parts} == {300}
+    assert len({frozenset(part) for part in parts}) == 8
+    assert len(set().union(*parts)) > 800
+    for part in parts:
+        gaps = np.diff(sorted(part))
+        assert (gaps > 1).sum() <= 1, "not one run of the ring"
+
+
+def test_windows_permute_within_themselves():
+    plain = one_shard_order(window=1)
+    mixed = one_shard_order(window=100)
+    before = [s.row for s in plain.take(epoch_positions(plain, 0))]
+    after = [s.row for s in mixed.take(epoch_positions(mixed, 0))]
+    assert before == list(range(1000))
+    for begin in range(0, 1000, 100):
+        window = after[begin : begin + 100]
+        assert sorted(window) == before[begin : begin + 100]
+        fixed = sum(a == b for a, b in zip(window, before[begin : begin + 100], strict=True))
+        assert fixed <= 8  # one on average
+
+
+def test_shards_are_permuted_anew_each_epoch():
+    order = Order([made_up([[1] * 2] * 20)], [1.0], 0, 1, 2, "all", 1)
+    epochs = [[s.row // 2 for s in order.take(epoch_positions(order, e))][::2] for e in range(3)]
+    assert all(sorted(shards) == list(range(20)) for shards in epochs)
+    assert len({tuple(shards) for shards in epochs}) == 3
+
+
+def test_the_remainder_is_another_one_each_epoch():
+    order = Order([made_up([[1]] * 23)], [1.0], 0, 4, 2, "all", 4)
+    left_out = [set(range(23)) - {s.row for s in order.take(epoch_positions(order, e))} for e in range(6)]
+    assert {len(rows) for rows in left_out} == {3}
+    assert len({frozenset(rows) for rows in left_out}) > 1
+
+
+def test_one_draws_all_captions_and_others_in_each_epoch():
+    order = one_shard_order(records=3000)
+    drawn = [{s.row: s.caption for s in order.take(epoch_positions(order, e))} for e in range(2)]
+    counts = np.bincount(list(drawn[0].values()), minlength=3)
+    assert np.all(np.abs(counts - 1000) < 5 * np.sqrt(3000 * 2 / 9))
+    same = sum(drawn[0][row] == drawn[1][row] for row in range(3000))
+    assert abs(same - 1000) < 5 * np.sqrt(3000 * 2 / 9)
+
+
+def test_the_order_hangs_on_its_seed_and_says_so():
+    orders = [one_shard_order(seed=seed) for seed in (0, 0, 1)]
+    rows = [[s.row for s in order.take(range(200))] for order in orders]
+    assert rows[0] == rows[1] != rows[2]
+    assert orders[0].digest == orders[1].digest != orders[2].digest
+    others = [
+        one_shard_order(window=99),
+        one_shard_order(weight=0.5),
+        one_shard_order(lanes=2),
+        one_shard_order(captions="all"),
+    ]
+    assert len({order.digest for order in [*orders, *others]}) == 6
+
+
+def test_the_order_is_frozen():
+    """A run that goes on under a later version must meet the same samples: if this fails, resumed runs change."""
+    corpora = [made_up([[1, 2, 3, 4, 5] * 4] * 9, "a"), made_up([[2] * 30] * 2, "b")]
+    text = ""
+    for captions in ("all", "one"):
+        order = Order(corpora, [1.0, 1.5], 1234, 4, 3, captions, 50)
+        text += repr([(s.epoch, s.corpus, s.row, s.caption) for s in order.take(range(2000))])
+    assert (
+        hashlib.sha256(text.encode()).hexdigest() == "21338c46b8e7a79bdb035a9df71cf09438b585a321924312d60048cf62137ef1"
+    )
+
+
+class Fives:
+    """The `captions` column of an index of any length: five for each record."""
+
+    def __getitem__(self, key):
+        if isinstance(key, str):
+            return self
+        return np.full(key.stop - key.start if isinstance(key, slice) else np.shape(key), 5, dtype=np.uint16)
+
+
+@pytest.mark.parametrize("captions", ["all", "one"])
+@pytest.mark.parametrize(("records", "megabytes"), [(14_000_000, 8), (1_000_000_000, 250)])
+def test_a_huge_corpus_opens_anywhere_in_little_memory(records, megabytes, captions):
+    shards = records // 1000
+    corpus = SimpleNamespace(
+        name="huge",
+        digest="huge",
+        manifest=SimpleNamespace(shards=[SimpleNamespace(captions=5000)] * shards),
+        shard_rows=np.arange(shards + 1) * 1000,
+        index=Fives(),
+    )
+    tracemalloc.start()
+    order = Order([corpus], [1.0], 3, 8, 4, captions, 4096)
+    for epoch in (0, 7, 1000):
+        samples = order.take(range(epoch * order.epoch_samples, epoch * order.epoch_samples + 64))
+        assert len({(s.row, s.caption) for s in samples}) == 64
+        assert all(0 <= s.row < records and 0 <= s.caption < 5 for s in samples)
+    assert tracemalloc.get_traced_memory()[1] < megabytes * 1e6
+    tracemalloc.stop()
+
+
+def test_too_few_samples_for_the_lanes_are_refused():
+    with pytest.raises(ConfigError, match=r"data\.lanes=9: .* only 8 samples; take at most 8"):
+        Order([made_up([[1] * 8])], [1.0], 0, 9, 1, "all", 4)
+    assert Order([made_up([[1] * 8])], [1.0], 0, 8, 1, "all", 4).epoch_samples == 8
+    with pytest.raises(ConfigError, match=r"data\.corpora\.a=0\.05: gives no sample"):
+        Order([made_up([[1] * 8])], [0.05], 0, 2, 1, "all", 4)
+
+
+def test_an_index_that_contradicts_its_manifest_is_refused():
+    corpus = made_up([[1, 2, 3]])
+    corpus.manifest.shards[0].captions = 7
+    with pytest.raises(DataError, match="a: shard 0 has 7 captions by the manifest but 6 by the index"):
+        Order([corpus], [1.0], 0, 1, 1, "all", 4).at(0)

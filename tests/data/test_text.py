@@ -1,0 +1,105 @@
+"""Captions to ids: RoBERTa's, cut and padded."""
+
+import json
+import multiprocessing
+import os
+import pickle
+
+import pytest
+from toy import SPECIAL, toy_text, toy_tokenizer
+
+from bridgetower_train.data.text import Text
+from bridgetower_train.errors import ConfigError, DataError
+
+
+@pytest.fixture(scope="module")
+def roberta(shared):
+    return Text.load(str(shared / "tokenizer" / "roberta-base"))
+
+
+def test_roberta_ids(roberta):
+    ids, mask = roberta.encode(["Hello world", "Hello world! cécé herlolip"], 12)
+    assert ids[0].tolist() == [0, 31414, 232, 2] + 8 * [1]
+    assert ids[1].tolist() == [0, 31414, 232, 328, 740, 1140, 12695, 69, 46078, 1588, 2, 1]
+    assert mask.sum(1).tolist() == [4, 11]
+    assert mask.equal(ids != 1)
+    assert roberta.vocab_size == 50265
+    assert len(roberta.ordinary) == 50260
+    assert roberta.decode(ids[1]) == "Hello world! cécé herlolip"
+    assert roberta.encode(["The capital of France is <mask>."], 9)[0].tolist() == [
+        [0, 133, 812, 9, 1470, 16, 50264, 4, 2]
+    ]
+
+
+def test_long_texts_keep_their_end_token(roberta):
+    text = "a very long caption that goes on " * 20
+    whole = roberta.encode([text], 200)[0][0]
+    ids, mask = roberta.encode([text, "short"], 10)
+    assert ids.shape == (2, 10)
+    assert ids[0].tolist() == [*whole[:9].tolist(), 2]
+    assert mask.sum(1).tolist() == [10, 3]
+
+
+def test_a_megabyte_of_caption_is_cut_as_any_other(roberta):
+    ids, _ = roberta.encode(["many words in a row " * 50_000], 50)
+    assert ids[0].tolist() == roberta.encode(["many words in a row " * 50], 50)[0][0].tolist()
+
+
+def test_buckets_hold_the_longest_text():
+    text = toy_text()
+    for words, length in ((3, 8), (6, 8), (7, 16), (14, 16), (15, 20), (40, 20)):
+        ids, mask = text.encode(["word1", " ".join(["word2"] * words)], 20, buckets=[8, 16])
+        assert ids.shape == mask.shape == (2, length)
+        assert mask.sum(1).tolist() == [3, min(words, 18) + 2]
+        assert ids.gather(1, mask.sum(1, keepdim=True) - 1).flatten().tolist() == [2, 2]
+
+
+def test_decode_leaves_the_mask():
+    text = toy_text()
+    ids, _ = text.encode(["word1 word2 word3"], 8)
+    ids[0, 2] = text.mask
+    assert text.decode(ids[0]) == "word1 <mask> word3"
+
+
+@pytest.mark.parametrize("missing", ["<s>", "<pad>", "</s>", "<mask>"])
+def test_missing_special_tokens_are_named(tmp_path, missing):
+    path = tmp_path / "tokenizer.json"
+    toy_tokenizer([token for token in SPECIAL if token != missing]).save(str(path))
+    with pytest.raises(DataError, match=f"{path}: has no {missing}"):
+        Text.load(str(path))
+
+
+def test_pad_must_be_one(tmp_path):
+    toy_tokenizer(["<pad>", "<s>", "</s>", "<unk>", "<mask>"]).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(DataError, match="<pad> has id 0; BridgeTower needs it at 1"):
+        Text.load(str(tmp_path))
+
+
+def test_what_is_no_tokenizer_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"tokenizer=.*: no such file"):
+        Text.load(str(tmp_path))
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"a": 1}))
+    with pytest.raises(DataError, match=r"tokenizer\.json: is no tokenizer"):
+        Text.load(str(tmp_path))
+
+
+def test_truncation_and_padding_of_the_file_are_ignored(tmp_path):
+    tokenizer = toy_tokenizer()
+    tokenizer.enable_truncation(2)
+    tokenizer.enable_padding(length=30)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    ids, mask = Text.load(str(tmp_path)).encode(["word1 word2 word3"], 8)
+    assert mask.sum() == 5
+    assert ids[0, 4:].tolist() == [2, 1, 1, 1]
+
+
+def test_it_may_be_pickled_and_forked_without_a_warning(tmp_path, capfd):
+    toy_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    text = Text.load(str(tmp_path))
+    expected = text.encode(["word1 word2"] * 8, 6)[0].tolist()
+    assert pickle.loads(pickle.dumps(text)).encode(["word1 word2"] * 8, 6)[0].tolist() == expected
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        ids, _ = pool.apply(text.encode, (["word1 word2"] * 8, 6))
+    assert ids.tolist() == expected
+    assert "TOKENIZERS_PARALLELISM" not in capfd.readouterr().err
+    assert os.environ["TOKENIZERS_PARALLELISM"] == "false"

@@ -1,0 +1,131 @@
+"""What tests of the model, the objectives and the engines share."""
+
+import multiprocessing
+import tempfile
+import traceback
+from collections.abc import Callable
+from dataclasses import fields, replace
+from multiprocessing.connection import Connection
+from multiprocessing.connection import wait as wait_for
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from bridgetower_train.config import ModelConfig
+from bridgetower_train.data.batch import IGNORE, Batch
+
+SMALL = ModelConfig(
+    image_size=32, patch_size=8, width=128, vision_layers=4, text_layers=4, fusion_layers=2, max_text_len=12,
+    text_positions=20, vocab_size=99, dropout=0.0,
+)  # fmt: skip
+"""A model that a test can train: 17 image tokens, two heads."""
+
+MASK = 4
+"""What stands for `<mask>` in the vocabulary of `SMALL`."""
+
+
+def random_batch(config: ModelConfig, size: int, seed: int = 0) -> Batch:
+    """`size` pairs of random pictures and padded texts; rows 2 and 3 show the same image where there are that many."""
+    assert config.vocab_size is not None
+    random = torch.Generator().manual_seed(seed)
+    length, places = config.max_text_len, 3
+    lengths = torch.randint(places + 2, length + 1, (size,), generator=random)
+    lengths[0] = length
+    mask = torch.arange(length) < lengths[:, None]
+    ids = torch.randint(MASK + 1, config.vocab_size, (size, length), generator=random)
+    ids = torch.where(mask, ids, 1)
+    ids[:, 0] = 0
+    ids[torch.arange(size), lengths - 1] = 2
+    positions = torch.stack([1 + torch.randperm(int(n) - 2, generator=random)[:places] for n in lengths])
+    labels = ids.gather(1, positions)
+    empty = torch.rand(size, places, generator=random) < 0.3
+    empty[:, 0] = False
+    positions, labels = positions.masked_fill(empty, 0), labels.masked_fill(empty, IGNORE)
+    masked = torch.where(empty, ids.gather(1, positions), MASK)
+    image_id = torch.arange(100, 100 + size)
+    image_id[3:4] = image_id[2:3]
+    own = torch.arange(size)
+    other = (own + 1) % size
+    other = torch.where(image_id[other] == image_id, (other + 1) % size, other)
+    return Batch(
+        pixel_values=torch.randint(0, 256, (size, 3, config.image_size, config.image_size), generator=random).byte(),
+        input_ids=ids,
+        masked_ids=ids.scatter(1, positions, masked),
+        text_mask=mask,
+        mlm_positions=positions,
+        mlm_labels=labels,
+        image_id=image_id,
+        itm_negative=torch.where(image_id[other] == image_id, own, other),
+    )
+
+
+def part(batch: Batch, rows: slice) -> Batch:
+    """Some rows of a batch; negatives must lie within them."""
+    parts = {f.name: getattr(batch, f.name)[rows] for f in fields(batch) if f.name != "bad"}
+    negative = batch.itm_negative[rows] - rows.start
+    assert ((negative >= 0) & (negative < rows.stop - rows.start)).all()
+    return replace(Batch(**parts), itm_negative=negative)
+
+
+def randomize(module: torch.nn.Module, seed: int = 0) -> None:
+    """Give every parameter a random value, biases and norms too, so that none can be left out unseen."""
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            noise = torch.randn(parameter.shape, generator=random, dtype=torch.float64) * 0.05
+            parameter.add_(noise.to(parameter.dtype))
+
+
+def gradients(module: torch.nn.Module) -> dict[str, Tensor]:
+    """Parameter name -> a copy of its gradient, for those that have one."""
+    return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+
+
+def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 120.0) -> list[Any]:
+    """Call `function(rank, *args)` on `world_size` gloo ranks, each a process of its own; the results in the order of the ranks.
+
+    `function` stands at the top of a test file. Raises what a rank raised, and TimeoutError after `timeout` seconds.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch"])
+    with tempfile.TemporaryDirectory() as folder:
+        store = f"file://{Path(folder) / 'store'}"
+        pipes, processes = [], []
+        for rank in range(world_size):
+            pipe, end = context.Pipe(duplex=False)
+            process = context.Process(target=_rank, args=(end, store, rank, world_size, function, args), daemon=True)
+            process.start()
+            end.close()
+            pipes.append(pipe)
+            processes.append(process)
+        try:
+            return [_receive(pipe, timeout) for pipe in pipes]
+        finally:
+            for process in processes:
+                process.terminate()
+                process.join()
+
+
+def _receive(pipe: Connection, timeout: float) -> Any:
+    if not wait_for([pipe], timeout):
+        raise TimeoutError(f"a rank gave nothing within {timeout:g} seconds")
+    ok, value = pipe.recv()
+    if not ok:
+        raise AssertionError(f"a rank failed:\n{value}")
+    return value
+
+
+def _rank(
+    pipe: Connection, store: str, rank: int, world_size: int, function: Callable[..., Any], args: tuple[Any, ...]
+) -> None:
+    torch.set_num_threads(1)
+    try:
+        dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world_size)
+        pipe.send((True, function(rank, *args)))
+        dist.barrier()
+        dist.destroy_process_group()
+    except BaseException:
+        pipe.send((False, traceback.format_exc()))

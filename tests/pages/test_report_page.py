@@ -1,0 +1,211 @@
+"""The report of a run, as people see it and from whatever a run has left."""
+
+import json
+import re
+import shutil
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from made_up_run import HOSTILE, metric_line
+
+from bridgetower_train.commands.report import ReportConfig, run
+from bridgetower_train.errors import UserError
+from bridgetower_train.pages.report import planned_steps
+from bridgetower_train.pages.run_folder import read_run
+
+FILES = (
+    "config.yaml", "metrics.jsonl", "bad_samples.jsonl", "eval.json",
+    "checkpoints/step-00003000/manifest.json", "checkpoints/step-00003000/state.json",
+)  # fmt: skip
+
+WORDS = (
+    "step", "steps", "global_batch", "loss", "val_loss", "grad_norm", "data_wait", "step_s", "epoch", "position",
+    "skipped", "reason", "key", "figures", "examples", "results", "query_kind", "image", "text", "score", "files",
+    "bytes", "versions",
+)  # fmt: skip
+
+
+def written(folder):
+    run(ReportConfig(run_dir=str(folder)))
+    return folder / "report.html"
+
+
+def figures_of(browser):
+    script = (
+        "return [...document.querySelectorAll('header .figures div')].map(d => [...d.children].map(c => c.innerText))"
+    )
+    return dict(browser.execute_script(script))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_page_is_whole_and_legible(run_folder, open_page, width, scheme):
+    browser = open_page(written(run_folder), width, scheme)
+    assert browser.title == "shapes tiny, seed 0 · BridgeTower"
+    assert len(browser.find_elements("css selector", ".chart")) == 13
+    assert len(browser.find_elements("css selector", "img")) == 2 + 5 + 3
+    assert len(browser.find_elements("css selector", ".missing")) == 1
+    red = browser.execute_script("return parseInt(getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0])")
+    assert (red > 128) == (scheme == "light")
+
+
+def test_page_says_how_the_run_went(run_folder, open_page, capsys):
+    browser = open_page(written(run_folder), 1280)
+    assert capsys.readouterr().out == f"report: {run_folder / 'report.html'}\n"
+    figures = figures_of(browser)
+    assert figures["steps"] == "3,000"
+    assert figures["samples seen"] == "192,000"
+    assert figures["time in training"] == "13 min 51 s"
+    assert figures["bad samples"] == "12"
+    body = browser.find_element("css selector", "body").text
+    for text in (
+        "finished",
+        "image to text R@1",
+        "0.7734",
+        "step-00003000",
+        "000011.tar",
+        "cut short",
+        "shapes_held_out",
+        "2.13.0",
+    ):
+        assert text in body
+    assert body.count(HOSTILE) == 2 + 1 + 1 + 4  # two lists of captions, a query, a reason's count, four bad samples
+
+
+def test_pointer_reads_the_curves(run_folder, open_page):
+    from selenium.webdriver import ActionChains
+
+    for width in (1280, 390):
+        browser = open_page(written(run_folder), width)
+        plot = browser.find_element("css selector", ".plot")
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", plot)
+        ActionChains(browser).move_to_element(plot).perform()
+        box = plot.find_element("css selector", ".cursor div")
+        step = int(re.match(r"step ([\d,]+)", box.text)[1].replace(",", ""))
+        assert abs(step - 1500) < 20
+        training, validation = (float(v) for v in re.findall(r"(?:training|validation) ([\d.]+)", box.text))
+        expected = read_run(run_folder).metrics["val_loss"]
+        assert validation == pytest.approx(expected[1][expected[0].tolist().index(1500)], rel=1e-3)
+        assert training == pytest.approx(2.2, abs=0.3)
+        assert 0 <= box.rect["x"] <= box.rect["x"] + box.rect["width"] <= width
+
+
+@pytest.mark.parametrize("gone", ["config.yaml", "metrics.jsonl", "bad_samples.jsonl", "checkpoints", "eval.json"])
+def test_each_part_may_be_missing(run_folder, open_page, gone):
+    path = run_folder / gone
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    body = open_page(written(run_folder), 1280).find_element("css selector", "body").text
+    said = {
+        "config.yaml": "config.yaml is missing.",
+        "metrics.jsonl": "metrics.jsonl is missing.",
+        "bad_samples.jsonl": "None: every record could be read.",
+        "checkpoints": "None has been written yet.",
+    }
+    assert said.get(gone, "Learning") in body
+    if gone == "eval.json":
+        assert "Retrieval examples" not in body
+
+
+def test_each_part_may_be_empty_or_damaged(run_folder):
+    for content in (
+        b"",
+        b"\xff\xfe[1, 2",
+        b"[1]",
+        b'{"step": "x", "figures": 1, "examples": [1, {"results": [2]}]}',
+        b"null\n3\n",
+    ):
+        for name in FILES:
+            (run_folder / name).write_bytes(content)
+        assert "shapes tiny" in written(run_folder).read_text()
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers(-(10**9), 10**9) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.dictionaries(st.sampled_from(WORDS), json_values, max_size=5), min_size=6, max_size=6))
+def test_any_json_gives_a_report(run_folder, contents):
+    for name, content in zip(FILES, contents, strict=True):
+        (run_folder / name).write_text(json.dumps(content))
+    assert "</html>" in written(run_folder).read_text()
+
+
+def test_torn_last_line_is_left_out_and_said(run_folder, open_page):
+    with (run_folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(metric_line(3010, 3000))[:50])
+    browser = open_page(written(run_folder), 390)
+    assert (
+        "metrics.jsonl: 1 line could not be read and left out." in browser.find_element("css selector", ".remarks").text
+    )
+    assert figures_of(browser)["steps"] == "3,000"
+
+
+def test_run_in_progress(run_folder, open_page):
+    lines = (run_folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run_folder / "metrics.jsonl").write_text(lines[0])
+    shutil.rmtree(run_folder / "checkpoints")
+    browser = open_page(written(run_folder), 390)
+    assert browser.find_element("css selector", ".state").text == "step 10 of 3,000"
+
+
+def test_later_line_of_a_step_counts(run_folder):
+    with (run_folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 20, "loss": 77.0}\n{"step": 15, "loss": 88.0, "mfu": null, "val_loss": NaN}\n')
+    steps, values = read_run(run_folder).metrics["loss"]
+    assert steps[:4].tolist() == [10, 15, 20, 30]
+    assert values[1:3].tolist() == [88, 77]
+    assert "mfu" not in read_run(run_folder).metrics
+
+
+def test_damaged_checkpoints_are_named(run_folder):
+    assert [c.fault for c in read_run(run_folder).checkpoints] == ["", ""]
+    older, newer = (run_folder / "checkpoints" / f"step-0000{n}000" for n in (2, 3))
+    (older / "manifest.json").unlink()
+    with (newer / "model.safetensors").open("ab") as file:
+        file.write(b"x")
+    (run_folder / "checkpoints" / "step-00004000.tmp").mkdir()
+    read = read_run(run_folder)
+    assert [(c.step, c.fault) for c in read.checkpoints] == [
+        (2000, "no manifest"),
+        (3000, "model.safetensors holds 300001 bytes instead of 300000"),
+    ]
+    (newer / "optimizer" / "0.safetensors").unlink()
+    (newer / "model.safetensors").unlink()
+    assert read_run(run_folder).checkpoints[1].fault == "model.safetensors is missing"
+
+
+def test_long_run_stays_small(tmp_path, open_page):
+    with (tmp_path / "metrics.jsonl").open("w") as file:
+        for step in range(1, 100_001):
+            file.write(json.dumps(metric_line(step, 100_000)) + "\n")
+    page = written(tmp_path)
+    assert page.stat().st_size < 700_000
+    open_page(page, 1280)
+
+
+def test_no_run_is_a_user_error(tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        run(ReportConfig(run_dir=str(tmp_path / "gone")))
+    with pytest.raises(UserError, match="holds no run"):
+        run(ReportConfig(run_dir=str(tmp_path)))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"), [("3000", 3000), ("64000 samples", 1000), ("3 epochs", None), ("soon", None), (None, None)]
+)
+def test_planned_steps(run_folder, steps, expected):
+    read = read_run(run_folder)
+    read.config["steps"] = steps
+    assert planned_steps(read) == expected
+
+
+def test_page_goes_where_it_is_told(run_folder, tmp_path):
+    run(ReportConfig(run_dir=str(run_folder), out=str(tmp_path / "a.html")))
+    assert (tmp_path / "a.html").exists()
+    assert not (run_folder / "report.html").exists()

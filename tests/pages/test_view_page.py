@@ -1,0 +1,189 @@
+"""The page of a batch: what the model sees, and nothing else."""
+
+import base64
+import io
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from made_up_run import HOSTILE, drawn
+from PIL import Image
+
+from bridgetower_train.cli import main
+from bridgetower_train.commands.view import ViewConfig, read_batch, run
+from bridgetower_train.config import DataConfig, ModelConfig, ObjectiveConfig
+from bridgetower_train.data.batch import IGNORE, Batch
+from bridgetower_train.data.dataset import open_data
+from bridgetower_train.data.text import Text
+from bridgetower_train.errors import ConfigError
+from bridgetower_train.pages.batch import Token, batch_page, read_tokens
+from data_prep.tokenizer import train_tokenizer
+from data_prep.writer import ShardWriter, prepare_jpeg
+
+CAPTIONS = [
+    "a small red circle left of a blue square",
+    "two green triangles, one of them tiny",
+    HOSTILE,
+    "naïve 猫 caption",
+]
+TINY = ModelConfig(
+    image_size=64, patch_size=8, width=64, vision_layers=1, text_layers=1, fusion_layers=1, max_text_len=60
+)
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory):
+    """A corpus of 40 drawn pictures with hostile captions and keys, and its tokenizer."""
+    root = tmp_path_factory.mktemp("view")
+    with ShardWriter(root, "coco", 64, 10) as writer:
+        for i in range(40):
+            assert writer.add(f"{i:06d}", prepare_jpeg(drawn(i), 64), [f"{CAPTIONS[i % 4]} {i}"], {"image_id": i})
+    train_tokenizer(CAPTIONS, 600).save(str(root / "tokenizer.json"))
+    return root
+
+
+def config(root, **keys):
+    data = DataConfig(root=str(root), corpora={"coco": 1.0}, lanes=2)
+    given = {
+        "global_batch": 16,
+        "data": data,
+        "model": TINY,
+        "tokenizer": str(root / "tokenizer.json"),
+        "steps": "1",
+        **keys,
+    }
+    return ViewConfig(out=str(root / "view.html"), **given)
+
+
+def view_of(config):
+    text = Text.load(config.tokenizer)
+    return read_batch(config, open_data(config, text), text)
+
+
+def pictures(page):
+    """The pixels (H, W, 3) of every picture, in order."""
+    uris = re.findall(r'src="data:image/png;base64,([^"]*)"', page)
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(uri)))) for uri in uris]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_page_is_whole_and_legible(root, open_page, capsys, width, scheme):
+    run(config(root, n=12))
+    assert capsys.readouterr().out == f"view: {root / 'view.html'}\n"
+    browser = open_page(root / "view.html", width, scheme)
+    assert browser.title == "Batch of step 0 · BridgeTower"
+    assert len(browser.find_elements("css selector", ".sample")) == 12
+    captions = [c.text for c in browser.find_elements("css selector", ".caption")]
+    assert captions == [s["caption"] for s in view_of(config(root, n=12)).samples]
+    assert any(HOSTILE in caption for caption in captions)
+
+
+def test_pictures_are_the_batch_to_the_pixel(root):
+    view = view_of(config(root, n=10, step=1))
+    shown = pictures(batch_page(view))
+    pixels = view.batch.pixel_values.permute(0, 2, 3, 1).numpy()
+    negatives = view.batch.itm_negative.tolist()
+    assert len(pixels) == 16  # whole lanes, so that negatives are those of training
+    assert len(shown) == 20
+    for row in range(10):
+        assert np.array_equal(shown[2 * row], pixels[row])
+        assert np.array_equal(shown[2 * row + 1], pixels[negatives[row]])
+    whole = open_data(config(root), view.text).__getitems__(range(16, 32))
+    assert torch.equal(whole.itm_negative, view.batch.itm_negative)
+
+
+def test_samples_are_named(root):
+    view = view_of(config(root, n=3, step=2))
+    page = batch_page(view)
+    for row, sample in enumerate(view.samples):
+        assert sample["position"] == 32 + row
+        assert f"coco / {sample['shard']}" in page
+        assert f"<dd>{sample['key']}</dd>" in page
+
+
+def handmade():
+    """A text of which each kind of token occurs once, and another of the same image."""
+    text = Text(train_tokenizer(["red circle blue square"] * 9, 400))
+    ids, mask = text.encode(["red circle blue square"] * 2, 9)
+    masked = ids.clone()
+    masked[0, 1] = text.mask
+    masked[0, 2] = ids[0, 4]
+    places = torch.tensor([[1, 2, 3, 0], [0, 0, 0, 0]])
+    labels = torch.where(torch.tensor([[1, 1, 1, 0], [0, 0, 0, 0]]).bool(), ids.gather(1, places), IGNORE)
+    pixels = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    return text, Batch(pixels, ids, masked, mask, places, labels, torch.zeros(2, dtype=torch.int64), torch.arange(2))
+
+
+def test_tokens_say_what_masking_did():
+    text, batch = handmade()
+    assert read_tokens(batch, 0, text) == [
+        Token("<s>", "", "special"),
+        Token("<mask>", "red", "masked"),
+        Token(" square", " circle", "random"),
+        Token(" blue", " blue", "kept"),
+        Token(" square", "", "plain"),
+        Token("</s>", "", "special"),
+    ]
+    assert {token.kind for token in read_tokens(batch, 1, text)} == {"special", "plain"}
+
+
+def test_tokens_are_shown_as_they_are(root, open_page):
+    text, batch = handmade()
+    view = view_of(config(root, n=2))
+    (root / "hand.html").write_text(batch_page(type(view)("t", {}, [], [], batch, view.samples, text)))
+    browser = open_page(root / "hand.html", 390)
+    first = browser.find_element("css selector", ".tokens")
+    assert first.text == "<s> <mask> → red square → circle blue → blue square </s>"
+    colours = {
+        k: first.find_element("css selector", f".{k} .seen").value_of_css_property("color")
+        for k in ("masked", "random", "kept")
+    }
+    assert len(set(colours.values())) == 3
+    body = browser.find_element("css selector", "body").text
+    for kind in (
+        "<mask>: 1 of 3",
+        "random token: 1 of 3",
+        "as it was: 1 of 3",
+        "6, and 3 of padding",
+        "none among its lane",
+    ):
+        assert kind in body
+
+
+def test_replaced_records_are_listed(root, tmp_path, open_page):
+    copy = shutil.copytree(root, tmp_path / "copy")
+    with (copy / "coco" / "000002.tar").open("r+b") as file:
+        for row in np.load(copy / "coco" / "index.npy")[20:30]:
+            file.seek(int(row["jpg_offset"]) + 100)
+            file.write(b"damaged")
+    bad = [b for step in range(2) for b in view_of(config(copy, step=step)).batch.bad]
+    assert bad
+    assert {b.shard for b in bad} == {"000002.tar"}
+    for step in {b.position // 16 for b in bad}:
+        run(config(copy, step=step))
+        rows = open_page(copy / "view.html", 1280).find_elements("css selector", "tr")
+        listed = [b for b in bad if b.position // 16 == step]
+        assert [r.text for r in rows[3:]] == [f"coco {b.shard} {b.key} {b.reason} {b.position}" for b in listed]
+
+
+def test_hard_negatives_are_not_claimed_to_be_shown(root):
+    assert "draws hard ones" in batch_page(view_of(config(root, n=1, objective=ObjectiveConfig(itm_negatives="hard"))))
+    assert "draws hard ones" not in batch_page(view_of(config(root, n=1)))
+
+
+def test_command_line(root, tmp_path, capsys):
+    out = tmp_path / "page.html"
+    keys = ["data=coco", f"data.root={root}", f"tokenizer={root}", "data.lanes=2", "global_batch=16"]
+    assert main(["view", *keys, f"out={out}", "n=3"]) == 0
+    assert str(out) in capsys.readouterr().out
+    assert len(pictures(out.read_text())) == 6
+
+
+def test_impossible_numbers_are_refused(root):
+    with pytest.raises(ConfigError, match="n=0"):
+        config(root, n=0)
+    with pytest.raises(ConfigError, match="step=-1"):
+        config(root, step=-1)
