@@ -1,7 +1,6 @@
 """COCO captions: one record per picture of the official annotations, with all its captions."""
 
 import json
-import sys
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
@@ -14,7 +13,7 @@ from bridgetower_train.config import at_least
 from bridgetower_train.data.shards import BadRecordError, clean_captions
 from bridgetower_train.errors import DataError
 from data_prep.parallel import cores, ordered_map
-from data_prep.summary import summary
+from data_prep.summary import LeftOut, list_left_out, summary
 from data_prep.writer import ShardWriter, prepare_jpeg
 
 
@@ -70,6 +69,9 @@ def read_annotations(path: str) -> list[Source]:
     except ValueError as error:
         raise DataError(f"annotations={path}: is no JSON ({error})") from None
     try:
+        for image in content["images"]:
+            if not isinstance(image["id"], int) or not isinstance(image["file_name"], str):
+                raise TypeError(image)
         captions: dict[int, list[str]] = {image["id"]: [] for image in content["images"]}
         for annotation in content["annotations"]:
             captions[annotation["image_id"]].append(annotation["caption"])
@@ -105,7 +107,7 @@ def prepare(images: str, size: int, source: Source) -> Prepared:
 
 
 def run(config: CocoConfig) -> None:
-    """Write the corpus; every picture that is left out is named with its reason, and counted in the manifest.
+    """Write the corpus; what is left out is listed in `dropped.jsonl` with its reason, and counted in the manifest.
 
     DataError where the annotations cannot be read or the folder of pictures has none of them.
     """
@@ -118,11 +120,13 @@ def run(config: CocoConfig) -> None:
     make = partial(prepare, config.images, config.size)
     rows = tqdm(ordered_map(make, sources, config.workers), config.name, len(sources), unit=" pictures", disable=None)
     with ShardWriter(Path(config.out), config.name, config.size) as writer:
+        left_out = []
         for source, row in zip(sources, rows, strict=True):
+            meta = {"image_id": source.image_id, **source.meta, "sha256": row.sha256}
             if row.reason:
                 writer.drop(row.reason)
-                tqdm.write(f"{config.name}: {source.file_name} is left out: {row.reason}", file=sys.stderr)
-            else:
-                meta = {"image_id": source.image_id, **source.meta, "sha256": row.sha256}
-                writer.add(f"{source.image_id:012d}", row.jpeg, source.captions, meta)
+                left_out.append(LeftOut(source.file_name, row.reason))
+            elif not writer.add(f"{source.image_id:012d}", row.jpeg, source.captions, meta):
+                left_out.append(LeftOut(source.file_name, "refused by the writer"))
+        list_left_out(writer.folder, left_out)
     print(summary(writer.folder))

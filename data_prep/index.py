@@ -85,7 +85,7 @@ def run(config: IndexConfig) -> None:
 
 
 def build_index(folder: Path) -> Manifest:
-    """Write `index.npy`, `manifest.json` and, where something had to be left out, `dropped.jsonl`, which lists all of it.
+    """Write `index.npy`, `manifest.json` and, where something had to be left out, `dropped.jsonl` with all of that.
 
     DataError where no usable record is found.
     """
@@ -189,6 +189,8 @@ def _scan(path: Path, kind: str) -> _Scan:
                     scan.edges.add(edge)
     except OSError as error:
         return _Scan(dropped=[Dropped(path.name, "", f"cannot be read: {error.strerror}")])
+    if not members.records and not scan.dropped:
+        scan.dropped.append(Dropped(path.name, "", "no record in it"))
     if rows:
         scan.rows = np.array(rows, INDEX_DTYPE)
         captions = int(scan.rows["captions"].sum(dtype=np.int64))

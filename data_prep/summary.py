@@ -1,19 +1,43 @@
-"""What was written, in a sentence."""
+"""What was written and what was left out."""
 
+import json
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from bridgetower_train.data.manifest import Manifest
 
+_SHOWN = 3
+
+
+class LeftOut(NamedTuple):
+    """A picture of the source that is not in the corpus."""
+
+    file: str
+    reason: str
+
+
+def list_left_out(folder: Path, left_out: Sequence[LeftOut]) -> None:
+    """Print each reason with its first pictures, and list all of them in `dropped.jsonl`."""
+    listing = folder / "dropped.jsonl"
+    listing.unlink(missing_ok=True)
+    for reason, count in Counter(picture.reason for picture in left_out).items():
+        first = [picture.file for picture in left_out if picture.reason == reason][:_SHOWN]
+        print(f"left out, {reason}: {count:,} ({', '.join(first)}{', ...' if count > _SHOWN else ''})")
+    if left_out:
+        listing.write_text("".join(json.dumps(picture._asdict()) + "\n" for picture in left_out))
+        print(f"all that was left out: {listing}")
+
 
 def summary(folder: Path) -> str:
-    """Counts of a corpus and what was left out of it, from its manifest."""
+    """Counts of a corpus, from its manifest."""
     path = folder / "manifest.json"
     manifest = Manifest.from_json(path.read_bytes(), str(path))
     edge = "" if manifest.image_size is None else f" with a shorter edge of {manifest.image_size} px"
     megabytes = sum(shard.bytes for shard in manifest.shards) / 1e6
-    dropped = "".join(f", {number:,} left out ({reason})" for reason, number in sorted(manifest.dropped.items()))
     shards = "shard" if len(manifest.shards) == 1 else "shards"
     return (
         f"{manifest.corpus}: {manifest.images:,} pictures{edge} and {manifest.captions:,} captions in "
-        f"{len(manifest.shards):,} {shards}, {megabytes:,.1f} MB{dropped}: {folder}"
+        f"{len(manifest.shards):,} {shards}, {megabytes:,.1f} MB: {folder}"
     )

@@ -114,7 +114,7 @@ class ShardWriter:
             raise DataError(f"{self.folder}: already holds a corpus; remove the folder, or choose another `out`")
         if tars and not marker.exists():
             raise DataError(
-                f"{self.folder}: holds {tars[0].name} without a manifest; choose another `out`, or index what is there: "
+                f"{self.folder}: holds {tars[0].name} without a manifest; choose another `out`, or index it: "
                 f"bridgetower prep index root={self.folder}"
             )
         marker.touch()

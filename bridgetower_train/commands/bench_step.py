@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from bridgetower_train import compose
 from bridgetower_train.commands.hugging_face import HuggingFaceHeads
-from bridgetower_train.config import DeviceConfig, ModelConfig, ObjectiveConfig, TrainConfig, at_least
+from bridgetower_train.config import DeviceConfig, ModelConfig, ObjectiveConfig, OptimConfig, at_least
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.devices import Device, make_device
 from bridgetower_train.engines.activation import checkpoint_blocks
+from bridgetower_train.errors import ConfigError
 from bridgetower_train.model.flops import TRAINING, forward_flops_per_sample, separate_flops_per_sample
 from bridgetower_train.objectives.joint import JointTask
 from bridgetower_train.training.optim import parameter_groups
@@ -30,8 +30,6 @@ ONE_ITM_PAIR = ("mlm", "itm aligned", "itc")
 class BenchStepConfig:
     """What is timed."""
 
-    model: str = "base"
-    """`tiny`, `base` or `large`."""
     batch: int = 2
     """Pairs per step."""
     repeats: int = 5
@@ -40,27 +38,30 @@ class BenchStepConfig:
     """Time Hugging Face's classes too."""
     activation_checkpointing: bool = False
     """Recompute the blocks of the joint step in its backward pass (Hugging Face's classes cannot)."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
     device: DeviceConfig = field(default_factory=DeviceConfig)
 
     def __post_init__(self) -> None:
         at_least("batch", self.batch, 2)
         at_least("repeats", self.repeats, 1)
+        if self.compare and not (self.objective.mlm == self.objective.itm == self.objective.itc == 1):
+            raise ConfigError("compare=true: Hugging Face's classes give all three losses, weight 1; set compare=false")
 
 
 def run(config: BenchStepConfig) -> int:
     """Time the passes in turns and print what they come to."""
     device, why = make_device(config.device)
-    train = compose.compose(TrainConfig, "train", [f"model={config.model}", "run_dir=none", "steps=1", "tokenizer=none"])
-    model = replace(train.model, vocab_size=train.model.vocab_size or 1000)
-    objective = ObjectiveConfig()
+    model = replace(config.model, vocab_size=config.model.vocab_size or 1000)
     print(f"device    {device.name} ({device.description}): {why}; {config.device.precision}, torch {torch.__version__}")
-    print(f"step      {config.model}, {model.image_size} px, {config.batch} pairs, texts of {model.max_text_len} tokens")
-
     torch.manual_seed(0)
-    task = JointTask(model, objective, device.attention).to(device.torch_device)
-    batch = made_up_batch(model, objective, config.batch).to(device.torch_device)
-    optimizer = device.adamw(parameter_groups(task.model.named_parameters(), train.optim), train.optim)
-    heads = HuggingFaceHeads(task.model, objective) if config.compare else None
+    task = JointTask(model, config.objective, device.attention).to(device.torch_device)
+    millions = sum(p.numel() for p in task.parameters()) / 1e6
+    print(f"step      {millions:.2f} M parameters, {model.image_size} px, {config.batch} pairs, {model.max_text_len} tokens")
+    batch = made_up_batch(model, config.objective, config.batch).to(device.torch_device)
+    optimizer = device.adamw(parameter_groups(task.model.named_parameters(), config.optim), config.optim)
+    heads = HuggingFaceHeads(task.model, config.objective) if config.compare else None
     if config.activation_checkpointing:
         checkpoint_blocks(task)
 
@@ -68,9 +69,11 @@ def run(config: BenchStepConfig) -> int:
         optimizer.step()
         optimizer.zero_grad()
 
-    passes = {name: _forward_backward(loss, device) for name, loss in losses(task, heads, batch, device).items()}
-    seconds = time_in_turns({"joint": passes.pop("joint"), "update": update, **passes, "second update": update}, device, config.repeats)
-    report(config, model, objective, device, seconds)
+    steps = {name: _forward_backward(loss, device) for name, loss in losses(task, heads, batch, device).items()}
+    steps = {"joint": steps.pop("joint"), "update": update, **steps}
+    if heads:
+        steps["second update"] = update
+    report(config, model, device, time_in_turns(steps, device, config.repeats))
     return 0
 
 
@@ -112,15 +115,13 @@ def time_in_turns(steps: dict[str, Callable[[], None]], device: Device, repeats:
     return {name: statistics.median(values[1:]) for name, values in seconds.items()}
 
 
-def report(
-    config: BenchStepConfig, model: ModelConfig, objective: ObjectiveConfig, device: Device, seconds: dict[str, float]
-) -> None:
+def report(config: BenchStepConfig, model: ModelConfig, device: Device, seconds: dict[str, float]) -> None:
     """Print times, work, rates and ratios."""
     print(f"\n{'':44}{'s':>9}{'pairs/s':>9}{'GFLOP/pair':>12}{'TFLOP/s':>9}")
     joint = seconds["joint"] + seconds["update"]
-    _print_line("joint step", joint, config.batch, TRAINING * forward_flops_per_sample(model, objective), device)
+    _print_line("joint step", joint, config.batch, TRAINING * forward_flops_per_sample(model, config.objective), device)
     if config.compare:
-        flops = separate_flops_per_sample(model, objective)
+        flops = separate_flops_per_sample(model, config.objective)
         for title, passes in (("same losses", SAME_LOSSES), ("one ITM pair per text", ONE_ITM_PAIR)):
             separate = sum(seconds[name] for name in passes) + seconds["update"]
             work = TRAINING * sum(flops[name.split()[0]] for name in passes)

@@ -146,7 +146,7 @@ def introduce(
     else:
         print(f"work      {(total - start) * batch * flops / 1e12:.1f} TFLOP to go; the time left shows after the first steps")
     if start:
-        print(f"resume    from step {start:,}")
+        print(f"resume    from step {start:,}" + (": nothing left to do" if start >= total else ""))
 
 
 def _sinks(config: TrainConfig, run_dir: Path, start: int, console: Console) -> list[Sink]:

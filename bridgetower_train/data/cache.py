@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fsspec.core import url_to_fs
 
@@ -17,6 +17,8 @@ from bridgetower_train.errors import DataError
 
 RETRY_DELAYS = (1.0, 4.0, 16.0)
 """Seconds to wait before each new try of a request that failed."""
+STALL_SECONDS = 60.0
+"""Seconds without a byte after which an HTTP request counts as failed."""
 
 _STALE_SECONDS = 3600.0  # a partial file that has not grown for so long belongs to a process that was killed
 _LOCKS = 64
@@ -44,7 +46,7 @@ def read_url(url: str) -> bytes:
     """The contents of a small remote file. DataError where it cannot be had."""
 
     def read() -> bytes:
-        fs, path = url_to_fs(url)  # anew for each use: fsspec's file systems must not cross a fork
+        fs, path = _file_system(url)
         return bytes(fs.cat_file(path))
 
     return _retried(url, read)
@@ -109,7 +111,7 @@ class ShardCache:
         def download() -> None:
             self._make_room(partial, size)
             try:
-                fs, remote = url_to_fs(url)
+                fs, remote = _file_system(url)
                 fs.get_file(remote, str(partial))
                 if sha256_file(partial) != sha256:
                     raise ValueError("its SHA-256 is not that of the manifest; has it changed since it was indexed?")
@@ -143,6 +145,18 @@ class ShardCache:
                 yield
             finally:
                 fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough where a fork has copied the descriptor
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    """fsspec's file system for `url`, and the path in it: anew for each use, since one must not cross a fork."""
+    options: dict[str, Any] = {}
+    if url.startswith(("http://", "https://")):
+        from aiohttp import ClientTimeout  # slow to import, and needed for HTTP only
+
+        timeout = ClientTimeout(total=None, sock_connect=STALL_SECONDS, sock_read=STALL_SECONDS)
+        options["client_kwargs"] = {"timeout": timeout}
+    fs, path = url_to_fs(url, **options)
+    return fs, path
 
 
 def _room(entry: "os.DirEntry[str]") -> int:

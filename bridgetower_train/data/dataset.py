@@ -113,10 +113,9 @@ class PairDataset(Dataset[Batch]):
         following, sample = self.order.following(wanted.position), wanted
         shards: dict[str, str] = {}
         for _ in range(MAX_BAD_RUN):
-            key = f"row {sample.row}"
+            record = None
             try:
                 record = self.corpora[sample.corpus].read(sample.row)
-                key = record.key
                 decode_crop(record.image, self._size, out)
                 if sample.caption >= len(record.captions):
                     raise BadRecordError("fewer captions than indexed")
@@ -125,6 +124,7 @@ class PairDataset(Dataset[Batch]):
                 corpus, shard = self.corpora[sample.corpus].name, self._shard(sample)
                 shards[f"{corpus}/{shard}"] = error.reason
                 if sample is wanted:
+                    key = record.key if record else f"row {sample.row}"
                     bad.append(BadRecord(corpus, shard, key, error.reason, wanted.position))
                 sample = self.order.at(next(following))
         names = "; ".join(f"{name}: {reason}" for name, reason in shards.items())
@@ -149,7 +149,7 @@ def _empty_pixels(count: int, size: int) -> Tensor:
     """uint8 (count, size, size, 3); in a loader worker it is shared memory, which the queue hands on without a copy."""
     shape = (count, size, size, 3)
     if get_worker_info() is None:
-        return torch.empty(shape, dtype=torch.uint8)
+        return torch.from_numpy(np.empty(shape, dtype=np.uint8))  # numpy asks for huge pages, torch does not
     storage = torch.UntypedStorage._new_shared(count * size * size * 3)  # type: ignore[no-untyped-call]
     shared: Tensor = torch.empty(0, dtype=torch.uint8).set_(storage)
     return shared.view(shape)

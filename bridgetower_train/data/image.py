@@ -20,24 +20,21 @@ def decode_crop(data: bytes | memoryview, size: int, out: Pixels) -> None:
     """Decode a picture and write its centre, uint8 (size, size, 3) RGB, into `out`.
 
     Where the shorter edge is not `size` the picture is first resized to it (bicubic, antialiased), as torchvision's
-    Resize and CenterCrop do. BadRecordError where it cannot be decoded, is cut short or has more than MAX_PIXELS pixels.
+    Resize and CenterCrop do. BadRecordError where it cannot be decoded, is cut short or has more than MAX_PIXELS.
     """
     try:
-        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
-        height = width = 0
-        colorspace = "unknown"
-    if colorspace not in ("YCbCr", "RGB", "Gray"):
-        pixels = _decode_any(data)
+        pixels = _decode_other(data)
     else:
         check_pixels(height, width)
+        in_place = height == width == size and out.flags.c_contiguous
         try:
-            if height == width == size and out.flags.c_contiguous:
-                simplejpeg.decode_jpeg(data, buffer=out)
-                return
-            pixels = simplejpeg.decode_jpeg(data)
+            pixels = simplejpeg.decode_jpeg(data, buffer=out if in_place else None)
         except ValueError as error:
             raise BadRecordError(f"JPEG cannot be decoded: {error}") from None
+        if in_place:
+            return
     if min(pixels.shape[:2]) != size:
         pixels = resize_shorter(pixels, size)
     height, width = pixels.shape[:2]
@@ -67,8 +64,8 @@ def check_pixels(height: int, width: int) -> None:
         raise BadRecordError(f"{width} x {height} pixels: more than {MAX_PIXELS / 1e6:g} million")
 
 
-def _decode_any(data: bytes | memoryview) -> Pixels:
-    """What libjpeg-turbo does not turn into RGB: CMYK, PNG, WebP. Transparency is laid on white."""
+def _decode_other(data: bytes | memoryview) -> Pixels:
+    """A picture that is no JPEG, or none that libjpeg-turbo knows. Transparency is laid on white."""
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             check_pixels(image.height, image.width)

@@ -38,7 +38,7 @@ def mask_tokens(
     length = ids_BL.shape[1]
     count_B = np.floor(probability * maskable_BL.sum(1) + random.uniform(seed, "mask.count", position)).astype(np.int64)
     lottery_BL = random.bits(seed, "mask.place", position_B1, np.arange(length))
-    pass
+    lottery_BL[~maskable_BL] = np.iinfo(np.uint64).max
     drawn = np.argsort(lottery_BL, axis=1)[:, :places]
     place_BM = np.full((len(ids_BL), places), length)
     place_BM[:, : drawn.shape[1]] = np.where(np.arange(drawn.shape[1]) < count_B[:, None], drawn, length)

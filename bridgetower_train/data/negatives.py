@@ -15,21 +15,16 @@ def itm_negatives(image_id: IntArray, position: IntArray, lane_batch: int, seed:
     gives `lane_batch` consecutive positions to a step, so the choice depends neither on ranks nor on micro-batches.
     """
     group = position // lane_batch
-    order = np.lexsort((position, image_id, group))  # a group lies together in it, and in a group each image
-    group_begin, group_size = _runs(group[order])
-    image_begin, image_size = _runs(group[order], image_id[order])
-    others = group_size - image_size
-    drawn = random.below(seed, "itm.negative", others, position[order])
-    place = group_begin + drawn
+    key = group - group.min() << 31 | image_id
+    order = np.argsort(key, kind="stable")  # a group lies together in it, and in a group each image
+    key = key[order]
+    image_begin, image_end = key.searchsorted(key, "left"), key.searchsorted(key, "right")
+    group = key >> 31
+    group_begin, group_end = group.searchsorted(group, "left"), group.searchsorted(group, "right")
+    image_size = image_end - image_begin
+    others = group_end - group_begin - image_size
+    place = group_begin + random.below(seed, "itm.negative", others, position[order])
     place += np.where(place >= image_begin, image_size, 0)
     negative = np.empty_like(order)
-    negative[order] = np.where(others > 0, order[np.minimum(place, len(order) - 1)], order)
+    negative[order] = order[np.where(others > 0, place, np.arange(len(order)))]
     return negative
-
-
-def _runs(*keys: IntArray) -> tuple[IntArray, IntArray]:
-    """Where the run of equal keys around each element begins, and how long it is."""
-    changed = np.any([np.diff(key, prepend=key[0] - 1) != 0 for key in keys], axis=0)
-    begin = np.flatnonzero(changed)
-    number = np.cumsum(changed) - 1
-    return begin[number], np.diff(begin, append=len(changed))[number]

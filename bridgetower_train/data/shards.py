@@ -145,6 +145,17 @@ class _OpenFile:
         os.close(self.fd)
 
 
+def _open_shard(folder: str, shards: list[ShardInfo], cache: ShardCache | None, shard: int) -> _OpenFile:
+    info = shards[shard]
+    path = f"{folder}/{info.name}"
+    if cache is not None:
+        return _OpenFile(cache.open(path, info.bytes, info.sha256))
+    try:
+        return _OpenFile(os.open(path, os.O_RDONLY))
+    except OSError as error:
+        raise BadRecordError(f"shard cannot be opened: {error.strerror}") from None
+
+
 class Corpus:
     """The records of one corpus, by row. Open one with `open_corpus`. It may be forked and pickled."""
 
@@ -161,7 +172,8 @@ class Corpus:
         self._index_path, self.index = self._open_index()
         """INDEX_DTYPE (images,), memory-mapped."""
         self._rows = self.index.view(np.uint8).data
-        self._file = functools.lru_cache(maxsize=_OPEN_SHARDS)(self._open)
+        open_shard = functools.partial(_open_shard, folder, manifest.shards, cache)
+        self._file = functools.lru_cache(maxsize=_OPEN_SHARDS)(open_shard)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Corpus, (self.folder, self.name, self.manifest, self._cache)
@@ -224,16 +236,6 @@ class Corpus:
         except OSError as error:
             return f"{info.name} ({error.strerror})"
         return None if size == info.bytes else f"{info.name} ({size:,} bytes, not {info.bytes:,})"
-
-    def _open(self, shard: int) -> _OpenFile:
-        info = self.manifest.shards[shard]
-        path = f"{self.folder}/{info.name}"
-        if self._cache is not None:
-            return _OpenFile(self._cache.open(path, info.bytes, info.sha256))
-        try:
-            return _OpenFile(os.open(path, os.O_RDONLY))
-        except OSError as error:
-            raise BadRecordError(f"shard cannot be opened: {error.strerror}") from None
 
     def _open_index(self) -> tuple[str, Index]:
         path = f"{self.folder}/index.npy"

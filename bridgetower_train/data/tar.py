@@ -49,32 +49,35 @@ def walk_tar(file: BinaryIO) -> Iterator[Member | Gap]:
     """The members and the gaps of an open tar, in order; contents are not read. Knows ustar, GNU and pax names."""
     fd = file.fileno()
     end = os.fstat(fd).st_size
-    position, zeros_from = 0, -1
-    name, size = "", -1
+    position, zeros_from = 0, None
+    name, size = "", None  # what a GNU or pax header says of the member after it
     while position < end:
         block = os.pread(fd, BLOCK, position)
         if block == _ZEROS:
-            zeros_from = position if zeros_from < 0 else zeros_from
+            zeros_from = position if zeros_from is None else zeros_from
             position += BLOCK
             continue
         header = parse_header(block)
+        length = 0 if header is None else header.size if size is None else size
         contents = position + BLOCK
-        length = 0 if header is None else size if size >= 0 else header.size
+        start = position if zeros_from is None else zeros_from
         if header is None or contents + length > end:
-            following = _next_header(fd, position + 1, end)
-            yield Gap(position, following - position, _reason(header, position, following == end))
-            position, zeros_from, name, size = following, -1, "", -1
+            position = _next_header(fd, position + 1, end)
+            yield Gap(start, position - start, _reason(header, start, position == end))
+            if position == end:
+                return
+            zeros_from, name, size = None, "", None
             continue
-        if zeros_from >= 0:
-            yield Gap(zeros_from, position - zeros_from, "end mark in the middle of the tar")
-            zeros_from = -1
+        if zeros_from is not None:
+            yield Gap(start, position - start, "end mark in the middle of the tar")
+            zeros_from = None
         if header.kind in _EXTENDED and length <= _MAX_NAME_BYTES:
             name, size = _extended(header.kind, os.pread(fd, length, contents))
         elif header.kind in _REGULAR:
             yield Member(name or header.name, contents, length)
-            name, size = "", -1
+            name, size = "", None
         position = contents + (0 if header.kind in _WITHOUT_CONTENTS else -(-length // BLOCK) * BLOCK)
-    if zeros_from < 0:
+    if zeros_from is None:
         yield Gap(end, 0, "tar without an end mark, perhaps cut short" if end else "zero-byte shard")
 
 
@@ -108,11 +111,11 @@ def parse_header(block: bytes) -> _Header | None:
     return _Header(raw.decode("utf-8", "backslashreplace"), size, block[156:157])
 
 
-def _extended(kind: bytes, payload: bytes) -> tuple[str, int]:
-    """(name, size) that a GNU long-name or a pax header gives to the member after it; "" and -1 where it gives none."""
+def _extended(kind: bytes, payload: bytes) -> tuple[str, int | None]:
+    """(name, size) that a GNU long name or a pax header gives to the member after it; "" and None for none."""
     if kind == b"L":
-        return payload.rstrip(b"\0").decode("utf-8", "backslashreplace"), -1
-    name, size = "", -1
+        return payload.rstrip(b"\0").decode("utf-8", "backslashreplace"), None
+    name, size = "", None
     while payload:
         length, _, _ = payload.partition(b" ")
         if not length.isdigit() or not 0 < int(length) <= len(payload):

@@ -55,9 +55,8 @@ class Text:
 
         ConfigError where there is none, DataError where it cannot be used.
         """
-        os.environ.setdefault(
-            "TOKENIZERS_PARALLELISM", "false"
-        )  # its threads do not survive the fork of a loader worker
+        # its threads do not survive the fork of a loader worker
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         file = Path(path, "tokenizer.json") if os.path.isdir(path) else Path(path)
         if not file.is_file():
             raise ConfigError(f"tokenizer={path}: no such file; give a tokenizer.json or the folder that holds it")

@@ -105,6 +105,7 @@ def png_of(width, height):
     return b"\x89PNG\r\n\x1a\n" + data + struct.pack(">I", 1 << 20) + b"IDAT" + bytes(100)
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_bombs_are_refused_from_their_header():
     jpeg = bytearray(encode(photo(64, 64)))
     size = jpeg.index(b"\xff\xc0") + 5

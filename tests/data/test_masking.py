@@ -70,6 +70,7 @@ def test_shares_over_100k_tokens():
     random = shown[(shown != TEXT.mask) & (shown != original)].numpy()
     assert close(len(random), 0.1 * (1 - same), count)
     assert set(random) <= set(TEXT.ordinary)
+    assert {random.min(), random.max()} == {TEXT.ordinary[0], TEXT.ordinary[-1]}
     observed = np.bincount(random, minlength=TEXT.vocab_size)[TEXT.ordinary]
     chi2 = ((observed - len(random) * same) ** 2 / (len(random) * same)).sum()
     degrees = len(TEXT.ordinary) - 1

@@ -1,0 +1,246 @@
+"""Damaged and hostile shards at indexing: everything that is whole is kept, everything else is named and counted."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from bridgetower_train.data.shards import open_corpus
+from bridgetower_train.data.tar import BLOCK, Gap, walk_tar
+from bridgetower_train.errors import DataError
+from data_prep.index import build_index
+
+
+def members(jpeg: bytes, count: int = 6) -> list[tuple[str, bytes]]:
+    """Of `count` records with the keys 0, 1, 2..."""
+    parts = [
+        [(f"{i}.jpg", jpeg), (f"{i}.json", json.dumps({"captions": [f"text {i}"]}).encode())] for i in range(count)
+    ]
+    return [member for pair in parts for member in pair]
+
+
+def header_at(tar: Path, name: str) -> int:
+    with tarfile.open(tar) as opened:
+        return opened.getmember(name).offset
+
+
+def listed(folder: Path) -> list[tuple[str, str, str]]:
+    """What `dropped.jsonl` says."""
+    return [tuple(json.loads(line).values()) for line in (folder / "dropped.jsonl").read_text().splitlines()]
+
+
+def keys(folder: Path) -> list[str]:
+    """Keys of the corpus; each record is read, and its caption belongs to it."""
+    corpus = open_corpus(str(folder.parent), folder.name)
+    corpus.check_shards()
+    records = [corpus.read(row) for row in range(corpus.manifest.images)]
+    assert all(record.captions == [f"text {record.key}"] for record in records)
+    return [record.key for record in records]
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return tmp_path / "c"
+
+
+@pytest.fixture
+def tar(folder, make_tar, jpeg) -> Path:
+    return make_tar(folder / "0.tar", members(jpeg))
+
+
+def test_a_truncated_tar_keeps_the_records_before(folder, tar):
+    start = header_at(tar, "4.jpg")
+    cut = start + 700
+    tar.write_bytes(tar.read_bytes()[:cut])
+    manifest = build_index(folder)
+    assert keys(folder) == ["0", "1", "2", "3"]
+    assert manifest.dropped == {"tar cut short": 1}
+    assert listed(folder)[0] == ("0.tar", f"bytes {start}-{cut}", "tar cut short")
+
+
+def test_a_tar_cut_between_members_is_named(folder, tar):
+    tar.write_bytes(tar.read_bytes()[: header_at(tar, "4.json")])
+    manifest = build_index(folder)
+    assert keys(folder) == ["0", "1", "2", "3"]
+    assert manifest.dropped == {"tar without an end mark, perhaps cut short": 1, "no json": 1}
+
+
+@pytest.mark.parametrize(("broken", "lost"), [("2.jpg", "no picture"), ("2.json", "no json"), ("0.jpg", "no picture")])
+@pytest.mark.parametrize("how", ["checksum", "zeros", "noise", "size", "negative size"])
+def test_a_broken_header_costs_its_record_only(folder, tar, broken, lost, how):
+    at = header_at(tar, broken)
+    data = bytearray(tar.read_bytes())
+    if how == "checksum":
+        data[at + 3] ^= 1
+    elif how == "zeros":
+        data[at : at + BLOCK] = bytes(BLOCK)
+    elif how == "noise":
+        data[at : at + BLOCK] = bytes(i * 7 % 256 for i in range(BLOCK))
+    else:
+        data[at + 124 : at + 136] = b"77777777777\0" if how == "size" else b"-0000010000\0"
+        data[at + 148 : at + 156] = b" " * 8
+        data[at + 148 : at + 156] = b"%06o\0 " % sum(data[at : at + BLOCK])
+    tar.write_bytes(data)
+    manifest = build_index(folder)
+    key = broken[0]
+    assert keys(folder) == [str(i) for i in range(6) if str(i) != key]
+    assert manifest.dropped == {"broken tar header": 1, lost: 1}
+    assert ("0.tar", key, lost) in listed(folder)
+    assert listed(folder)[0][1].startswith(f"bytes {at}-")
+
+
+def test_lost_bytes_in_the_middle(folder, tar):
+    """A download that was resumed at the wrong place: all headers behind it are off their blocks."""
+    data, at = tar.read_bytes(), header_at(tar, "2.jpg") + 600
+    tar.write_bytes(data[:at] + data[at + 77 :])
+    build_index(folder)
+    assert keys(folder) == ["0", "1", "3", "4", "5"]
+
+
+def test_two_tars_in_one_file(folder, tar, make_tar, jpeg):
+    other = make_tar(folder / "other", members(jpeg, 9)[12:])
+    tar.write_bytes(tar.read_bytes() + other.read_bytes())
+    manifest = build_index(folder)
+    assert keys(folder) == list("012345678")
+    assert manifest.dropped == {"end mark in the middle of the tar": 1}
+
+
+def test_files_that_are_no_tars_are_left_out_and_named(folder, tar, capsys):
+    (folder / "html.tar").write_bytes(b"<!DOCTYPE html><html><body>404 Not Found</body></html>" * 40)
+    (folder / "short.tar").write_bytes(b"<html>")
+    (folder / "zero.tar").touch()
+    (folder / "ends.tar").write_bytes(bytes(10240))
+    (folder / "folder.tar").mkdir()
+    (folder / "gone.tar").symlink_to("nowhere")
+    manifest = build_index(folder)
+    assert [info.name for info in manifest.shards] == ["0.tar"]
+    assert keys(folder) == list("012345")
+    assert manifest.dropped["not a tar"] == 2
+    assert manifest.dropped["zero-byte shard"] == 1
+    assert manifest.dropped["no record in it"] == 1
+    assert manifest.dropped["cannot be read: Is a directory"] == 1
+    assert manifest.dropped["cannot be read: No such file or directory"] == 1
+    shards = {line[0] for line in listed(folder)}
+    assert shards == {"html.tar", "short.tar", "zero.tar", "ends.tar", "folder.tar", "gone.tar"}
+    said = capsys.readouterr().out
+    assert all(shard in said for shard in shards)
+
+
+def test_nothing_usable_is_an_error(folder):
+    folder.mkdir()
+    (folder / "html.tar").write_bytes(b"<!DOCTYPE html>")
+    (folder / "zero.tar").touch()
+    with pytest.raises(DataError, match="no usable record in its 2 tars"):
+        build_index(folder)
+    assert not (folder / "manifest.json").exists()
+
+
+def png(size: tuple[int, int]) -> bytes:
+    out = io.BytesIO()
+    Image.new("1", size).save(out, "PNG")
+    return out.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_records_that_cannot_be_used_are_named(folder, make_tar, jpeg):
+    caption = b'{"captions": ["text"]}'
+    bad = {
+        "no json": {"jpg": jpeg},
+        "no picture": {"json": caption},
+        "no caption": {"jpg": jpeg, "json": b'{"captions": ["", " \\n\\t"], "caption": "text"}'},
+        "json cannot be read": {"jpg": jpeg, "json": b'{"captions": ["te'},
+        "caption member over 1 MiB": {"jpg": jpeg, "json": b'{"captions": ["' + b"x" * (20 << 20) + b'"]}'},
+        "picture over 64 MiB": {"jpg": bytes((64 << 20) + 1), "json": caption},
+        "not a picture": {"jpg": b"<html>404</html>", "json": caption},
+        "more than 100 megapixels": {"png": png((10_001, 10_001)), "json": caption},
+    }
+    more = {
+        "json cannot be read": [b"[]", b"\xff\xfe", b"[" * 100_000, b"", b"9" * 10_000],
+        "no caption": [
+            b"{}",
+            b'{"caption": null}',
+            b'{"captions": {"a": 1}}',
+            b'{"captions": [1, ["a"]]}',
+            b'{"caption": " "}',
+        ],
+    }
+    records = members(jpeg, 3)
+    for i, parts in enumerate(bad.values()):
+        records += [(f"bad{i}.{suffix}", data) for suffix, data in parts.items()]
+    for reason, captions in more.items():
+        for i, data in enumerate(captions):
+            records += [(f"{reason[:2]}{i}.jpg", jpeg), (f"{reason[:2]}{i}.json", data)]
+    make_tar(folder / "0.tar", records + members(jpeg, 6)[6:])
+    manifest = build_index(folder)
+    assert keys(folder) == list("012345")
+    assert manifest.dropped == {reason: 1 + len(more.get(reason, [])) for reason in bad}
+    named = {key: reason for _, key, reason in listed(folder)}
+    assert {f"bad{i}": reason for i, reason in enumerate(bad)}.items() <= named.items()
+
+
+def test_a_png_named_jpg_is_kept(folder, make_tar):
+    make_tar(folder / "0.tar", {"0.jpg": png((70, 64)), "0.json": b'{"caption": "text 0"}'})
+    assert build_index(folder).image_size == 64
+    assert keys(folder) == ["0"]
+
+
+def test_a_repeated_key_counts_once(folder, make_tar, jpeg):
+    again = [("2.jpg", jpeg + b"again"), ("2.json", b'{"captions": ["another text"]}')]
+    make_tar(folder / "0.tar", members(jpeg, 4) + again)
+    manifest = build_index(folder)
+    assert keys(folder) == list("0123")
+    assert manifest.dropped == {"duplicate member": 2}
+    assert listed(folder) == [("0.tar", "2.jpg", "duplicate member"), ("0.tar", "2.json", "duplicate member")]
+
+
+def test_a_repeated_key_does_not_lend_its_caption(folder, make_tar, jpeg):
+    again = [("2.jpg", jpeg + b"again"), ("2.json", b'{"captions": ["text 2"]}')]
+    first = [member for member in members(jpeg, 4) if member[0] != "2.json"]
+    make_tar(folder / "0.tar", first + again)
+    build_index(folder)
+    assert keys(folder) == list("0123")
+    assert open_corpus(str(folder.parent), "c").read(2).image == jpeg + b"again"
+
+
+def test_keys_may_repeat_in_another_shard(folder, make_tar, jpeg):
+    for shard in range(2):
+        make_tar(folder / f"{shard}.tar", members(jpeg, 2))
+    assert build_index(folder).dropped == {}
+    assert keys(folder) == ["0", "1", "0", "1"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_any_damage_leaves_only_true_records(tmp_path_factory, make_tar, jpeg, data):
+    """Cut, flip, delete and insert at random: no error, no hang, no record that was not there before."""
+    path = make_tar(tmp_path_factory.mktemp("t") / "0.tar", members(jpeg, 4))
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(content) - 1))
+        how = data.draw(st.sampled_from(["cut", "flip", "delete", "insert", "zero"]))
+        length = data.draw(st.sampled_from([1, 7, 512, 3000]))
+        if how == "cut":
+            del content[max(at, 600) :]
+        elif how == "flip":
+            content[at] ^= 0xFF
+        elif how == "delete":
+            del content[at : at + length]
+        else:
+            content[at : at + (length if how == "zero" else 0)] = bytes(length)
+        if not content:
+            break
+    path.write_bytes(content)
+    with open(path, "rb") as file:
+        found = list(walk_tar(file))
+    names = {name for name, _ in members(jpeg, 4)}
+    position = 0
+    for item in found:
+        assert item.offset >= position, "the walk goes forward"
+        position = item.offset + item.size
+        assert position <= len(content)
+        assert isinstance(item, Gap) or item.name in names

@@ -1,0 +1,296 @@
+"""Remote roots: a real HTTP server on the loopback, and memory://."""
+
+import functools
+import http.server
+import multiprocessing
+import os
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from bridgetower_train.data import cache as cache_module
+from bridgetower_train.data.cache import ShardCache, sha256_file
+from bridgetower_train.data.shards import Corpus, open_corpus
+from bridgetower_train.errors import ConfigError, DataError
+
+ROOMY = 1 << 30
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves a folder, counts what is asked for, and misbehaves on request."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.asked: Counter[str] = Counter()
+        self.misdeeds: list[str] = []
+        """What the next requests meet: `500`; half of the file and the end (`drop`), a long pause (`stall`) or success
+        (`cut`)."""
+        self.delay = 0.0
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        self.server.asked[self.path.rpartition("/")[2]] += 1
+        time.sleep(self.server.delay)
+        if not self.server.misdeeds:
+            return super().do_GET()
+        misdeed = self.server.misdeeds.pop(0)
+        if misdeed == "500":
+            return self.send_error(500)
+        content = Path(self.translate_path(self.path)).read_bytes()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content) // (2 if misdeed == "cut" else 1)))
+        self.end_headers()
+        self.wfile.write(content[: len(content) // 2])
+        self.wfile.flush()
+        time.sleep(2 if misdeed == "stall" else 0)
+        return None
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(small_corpus):
+    with Server(small_corpus) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def _without_waiting(monkeypatch):
+    monkeypatch.setattr(cache_module, "RETRY_DELAYS", (0.01, 0.02, 0.03))
+    monkeypatch.setattr(cache_module, "STALL_SECONDS", 0.3)
+
+
+@pytest.fixture
+def cache(tmp_path) -> ShardCache:
+    return ShardCache(str(tmp_path / "cache"), ROOMY)
+
+
+def contents(corpus: Corpus) -> list[tuple[str, bytes, list[str]]]:
+    records = [corpus.read(row) for row in range(corpus.manifest.images)]
+    return [(record.key, bytes(record.image), record.captions) for record in records]
+
+
+@pytest.fixture
+def expected(small_corpus) -> list[tuple[str, bytes, list[str]]]:
+    return contents(open_corpus(str(small_corpus), "small"))
+
+
+def kept(cache: ShardCache) -> set[str]:
+    """Names of what lies in the cache, without their prefixes."""
+    return {path.name.partition("-")[2] for path in cache.folder.iterdir() if path.is_file()}
+
+
+def test_http_root_reads_as_the_local_one(server, cache, expected):
+    corpus = open_corpus(server.url, "small", cache)
+    assert set(server.asked) == {"manifest.json", "index.npy"}, "no shard is fetched before it is touched"
+    assert corpus.read(0).key == "000000"
+    assert kept(cache) == {"index.npy", "000000.tar"}
+    assert contents(corpus) == expected
+    assert contents(open_corpus(server.url + "/", "small", cache)) == expected
+    assert {name: count for name, count in server.asked.items() if name != "manifest.json"} == {
+        "index.npy": 1,
+        "000000.tar": 1,
+        "000001.tar": 1,
+        "000002.tar": 1,
+    }
+
+
+def test_memory_root_reads_as_the_local_one(small_corpus, cache, expected):
+    memory = fsspec.filesystem("memory")
+    memory.put(str(small_corpus / "small"), "/root/small", recursive=True)
+    try:
+        corpus = open_corpus("memory://root", "small", cache)
+        assert contents(corpus) == expected
+        corpus.check_shards()
+    finally:
+        memory.rm("/root", recursive=True)
+
+
+def test_a_remote_root_needs_a_cache(server):
+    with pytest.raises(ConfigError, match=r"data\.cache_dir"):
+        open_corpus(server.url, "small")
+
+
+@pytest.mark.parametrize("misdeeds", [["500"], ["drop"], ["stall"], ["cut"], ["500", "drop", "cut"]])
+def test_hiccups_are_survived(server, cache, expected, misdeeds):
+    corpus = open_corpus(server.url, "small", cache)
+    server.misdeeds = misdeeds
+    assert contents(corpus) == expected
+    assert server.misdeeds == []
+    assert kept(cache) == {"index.npy", "000000.tar", "000001.tar", "000002.tar"}
+
+
+@pytest.mark.parametrize("misdeed", ["500", "drop", "cut"])
+def test_a_lasting_failure_names_the_url(server, cache, misdeed):
+    corpus = open_corpus(server.url, "small", cache)
+    server.misdeeds = [misdeed] * 4
+    with pytest.raises(DataError, match=rf"{server.url}/small/000000.tar: cannot be fetched, 4 tries: \S"):
+        corpus.read(0)
+    assert server.misdeeds == []
+    assert kept(cache) == {"index.npy"}, "nothing half is left"
+    server.misdeeds = ["500"] * 4
+    with pytest.raises(DataError, match=rf"{server.url}/small/manifest.json: cannot be fetched"):
+        open_corpus(server.url, "small", cache)
+
+
+def test_what_does_not_exist_is_not_tried_again(server, cache):
+    with pytest.raises(DataError, match=r"/smal/manifest.json: does not exist"):
+        open_corpus(server.url, "smal", cache)
+    assert server.asked == {"manifest.json": 1}
+
+
+def test_nobody_there(cache):
+    with pytest.raises(DataError, match=r"http://127.0.0.1:9/small/manifest.json: cannot be fetched, 4 tries: \S"):
+        open_corpus("http://127.0.0.1:9", "small", cache)
+
+
+def test_a_remote_shard_that_changed_is_refused(tmp_path, make_corpus, cache):
+    root = make_corpus(tmp_path / "root")
+    with Server(root) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        corpus = open_corpus(server.url, "small", cache)
+        data = bytearray((root / "small" / "000000.tar").read_bytes())
+        data[-1] ^= 1
+        (root / "small" / "000000.tar").write_bytes(data)
+        with pytest.raises(DataError, match=r"000000.tar: .*SHA-256"):
+            corpus.read(0)
+        assert corpus.read(20).key == "000020"
+        server.shutdown()
+
+
+def test_a_corpus_written_anew_is_fetched_anew(tmp_path, make_corpus, cache):
+    memory = fsspec.filesystem("memory")
+    for records in (30, 50):
+        root = make_corpus(tmp_path / str(records), records=records)
+        memory.rm("/anew", recursive=True) if memory.exists("/anew") else None
+        memory.put(str(root / "small"), "/anew/small", recursive=True)
+        corpus = open_corpus("memory://anew", "small", cache)
+        assert contents(corpus) == contents(open_corpus(str(root), "small"))
+    memory.rm("/anew", recursive=True)
+
+
+def test_the_least_recently_used_goes_first(server, tmp_path):
+    sizes = {
+        info.name: info.bytes
+        for info in open_corpus(server.url, "small", ShardCache(str(tmp_path), ROOMY)).manifest.shards
+    }
+    room = 2 * max(sizes.values()) + 10_000
+    cache = ShardCache(str(tmp_path / "small"), room)
+    corpus = open_corpus(server.url, "small", cache)
+    corpus.read(0)
+    corpus.read(20)
+    for path in cache.folder.glob("*00000?.tar"):
+        os.utime(path, (1, 1) if path.name.endswith("1.tar") else (2, 2))
+    open_corpus(server.url, "small", cache).read(0)  # uses shard 0 again: 1 is now the oldest
+    corpus.read(40)
+    assert kept(cache) == {"index.npy", "000000.tar", "000002.tar"}
+    assert sum(path.stat().st_size for path in cache.folder.iterdir() if path.is_file()) <= room
+    assert corpus.read(21).key == "000021", "an evicted shard that is open stays readable"
+    assert server.asked["000001.tar"] == 1
+
+
+def test_a_cache_smaller_than_a_shard_is_named(server, tmp_path):
+    corpus = open_corpus(server.url, "small", ShardCache(str(tmp_path), 10_000))
+    with pytest.raises(DataError, match=r"000000.tar: its .* GB do not fit data.cache_gb"):
+        corpus.read(0)
+
+
+def test_a_partial_file_of_a_killed_process_goes_when_room_is_needed(server, tmp_path):
+    cache = ShardCache(str(tmp_path), 100_000)
+    stale, fresh = tmp_path / "0123-a.tar.90000.part", tmp_path / "4567-b.tar.100.part"
+    stale.write_bytes(b"half")
+    fresh.write_bytes(b"half")
+    os.utime(stale, (1, 1))
+    open_corpus(server.url, "small", cache).read(0)
+    assert not stale.exists()
+    assert fresh.exists()
+
+
+def read_all(url: str, folder: str, start, result) -> None:
+    start.wait()
+    result.put(contents(open_corpus(url, "small", ShardCache(folder, ROOMY))))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_processes_of_a_host_fetch_each_file_once(server, cache, expected, method):
+    context = multiprocessing.get_context(method)
+    start, result = context.Event(), context.Queue()
+    server.delay = 0.05
+    open_corpus(
+        server.url, "small", ShardCache(str(cache.folder / "other"), ROOMY)
+    )  # so that the fork inherits a session
+    server.asked.clear()
+    processes = [
+        context.Process(target=read_all, args=(server.url, str(cache.folder), start, result), daemon=True)
+        for _ in range(3)
+    ]
+    for process in processes:
+        process.start()
+    start.set()
+    assert all(result.get(timeout=60) == expected for _ in processes)
+    for process in processes:
+        process.join(timeout=60)
+        assert process.exitcode == 0
+    assert {name: count for name, count in server.asked.items() if name != "manifest.json"} == {
+        "index.npy": 1,
+        "000000.tar": 1,
+        "000001.tar": 1,
+        "000002.tar": 1,
+    }
+
+
+def test_a_corpus_crosses_a_fork(server, cache, expected):
+    corpus = open_corpus(server.url, "small", cache)
+    corpus.prefetch([0])
+    corpus.read(0)
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        for found in pool.map(contents, [corpus, corpus]):
+            assert found == expected
+
+
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_prefetch_fetches_ahead(server, cache):
+    corpus = open_corpus(server.url, "small", cache)
+    corpus.prefetch([2, 1])
+    wait_for(lambda: {"000001.tar", "000002.tar"} <= kept(cache))
+    fetched = [name for name in server.asked if name.endswith(".tar")]
+    assert fetched == ["000002.tar", "000001.tar"]
+    corpus.read(20)
+    assert server.asked["000001.tar"] == 1
+
+
+def test_prefetch_leaves_errors_to_the_reader(server, cache):
+    corpus = open_corpus(server.url, "small", cache)
+    server.misdeeds = ["500"] * 4
+    corpus.prefetch([0, 1])
+    wait_for(lambda: "000001.tar" in kept(cache))
+    assert "000000.tar" not in kept(cache)
+    assert corpus.read(0).key == "000000"
+
+
+def test_a_local_corpus_has_nothing_to_prefetch(small_corpus):
+    threads = threading.active_count()
+    open_corpus(str(small_corpus), "small").prefetch([0, 1, 2])
+    assert threading.active_count() == threads
+
+
+def test_sha256_of_a_file(tmp_path):
+    (tmp_path / "x").write_bytes(b"abc")
+    assert sha256_file(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -1,0 +1,67 @@
+"""The formulas for FLOPs against PyTorch's own counter."""
+
+import pytest
+import torch
+from helpers import SMALL, random_batch
+from torch._subclasses import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from bridgetower_train.config import ModelConfig, ObjectiveConfig
+from bridgetower_train.data.batch import Batch
+from bridgetower_train.model.flops import forward_flops_per_sample, separate_flops_per_sample, step_flops_per_sample
+from bridgetower_train.objectives.joint import JointTask
+
+PAIRS = 2
+OBJECTIVES = {
+    "hf": ObjectiveConfig(itc_dim=16),
+    "ms": ObjectiveConfig(itc_dim=16, itc_form="ms"),
+    "mlm_itm": ObjectiveConfig(itc=0),
+    "mlm": ObjectiveConfig(itm=0, itc=0),
+    "itc": ObjectiveConfig(mlm=0, itm=0),
+}
+
+
+def plain_attention(q, k, v, mask, dropout_p):
+    """In products that the counter knows on every device."""
+    return (q @ k.transpose(-2, -1)).softmax(-1) @ v
+
+
+def made(config: ModelConfig, objective: ObjectiveConfig) -> Batch:
+    """A batch with as many masked places as the loader makes."""
+    places = int(-(-objective.mlm_probability * (config.max_text_len - 2) // 1))
+    batch = random_batch(config, PAIRS)
+    fields = vars(batch) | {name: getattr(batch, name)[:, :1].repeat(1, places) for name in ("mlm_positions", "mlm_labels")}
+    return Batch(**fields)
+
+
+def counted(config: ModelConfig, objective: ObjectiveConfig) -> tuple[int, int]:
+    """(forward, forward and backward) FLOPs of a step, without computing anything."""
+    batch = made(config, objective)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        task = JointTask(config, objective, plain_attention)
+        with FlopCounterMode(display=False) as forward:
+            loss, _ = task(batch, torch.ones(3))
+        with FlopCounterMode(display=False) as backward:
+            loss.backward()
+    return forward.get_total_flops(), forward.get_total_flops() + backward.get_total_flops()
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_small(name: str):
+    forward, _ = counted(SMALL, OBJECTIVES[name])
+    assert forward / PAIRS == pytest.approx(forward_flops_per_sample(SMALL, OBJECTIVES[name]), rel=0.02)
+
+
+def test_base():
+    config = ModelConfig(vocab_size=50265)
+    forward, step = counted(config, ObjectiveConfig())
+    assert forward / PAIRS == pytest.approx(forward_flops_per_sample(config, ObjectiveConfig()), rel=0.005)
+    # The first products of the towers have no gradient to hand on.
+    assert step / PAIRS == pytest.approx(step_flops_per_sample(config, ObjectiveConfig()), rel=0.02)
+
+
+def test_published_figures():
+    large = ModelConfig(294, 14, 1024, 24, 24, 6, vocab_size=50265)
+    gflops = {name: value / 1e9 for name, value in separate_flops_per_sample(large, ObjectiveConfig()).items()}
+    assert gflops["itm"] == pytest.approx(428.3, abs=0.1)
+    assert gflops["mlm"] == pytest.approx(428.3 + 5.25, abs=0.1)

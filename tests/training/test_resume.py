@@ -1,0 +1,146 @@
+"""Runs that are killed, stopped or damaged go on as if nothing had happened."""
+
+import os
+import random
+import shutil
+import signal
+import time
+
+import psutil
+import pytest
+
+from bridgetower_train.training.checkpoint import newest, step_folders
+from tests.training.runs import final_weights, metric_lines
+
+SAVING = ["steps=60", "checkpoint.every=4", "validation.every=20", "validation.samples=16"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("workers", [0, 3])
+def test_killed_at_ten_random_moments_equals_uninterrupted(tmp_path, start, train, ranks, workers):
+    options = [*SAVING, f"data.workers={workers}"]
+    train(tmp_path / "whole", *options, ranks=ranks)
+
+    killed = tmp_path / "killed"
+    dice = random.Random(ranks * 10 + workers)
+    kills = while_saving = 0
+    while kills < 10:
+        job = start(killed, *options, ranks=ranks)
+        done = len(step_folders(killed))
+        began = job.wait_for(lambda: any((killed / "checkpoints").glob("*.tmp")))
+        if not began:
+            break
+        if kills % 2:
+            time.sleep(dice.uniform(0, 0.3))
+        else:
+            time.sleep(dice.uniform(0, 0.01))
+        while_saving += any((killed / "checkpoints").glob("*.tmp"))
+        job.kill()
+        kills += 1
+        if len(step_folders(killed)) == done:
+            continue
+    assert kills >= 5, "the run was over before it could be killed often enough"
+    assert while_saving, "no kill hit a checkpoint while it was being written"
+    output = train(killed, *options, ranks=ranks)
+    assert "resume    from step" in output
+
+    assert metric_lines(killed) == metric_lines(tmp_path / "whole")
+    assert final_weights(killed) == final_weights(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("signum", "kubernetes", "code"), [(signal.SIGTERM, False, 0), (signal.SIGINT, False, 0), (signal.SIGTERM, True, 143)])
+def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, start, train, signum, kubernetes, code):
+    options = ["steps=80", "checkpoint.every=1000"]
+    env = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"} if kubernetes else {}
+    job = start(tmp_path / "stopped", *options, env=env)
+    assert job.wait_for_step(5)
+    job.process.send_signal(signum)
+    output = job.wait()
+    assert job.process.returncode == code, output
+    assert "stopped by a signal after step" in output
+    (folder,) = step_folders(tmp_path / "stopped")
+    assert 5 <= int(folder.name[5:]) < 80
+
+    train(tmp_path / "stopped", *options)
+    train(tmp_path / "whole", *options)
+    assert metric_lines(tmp_path / "stopped") == metric_lines(tmp_path / "whole")
+    assert final_weights(tmp_path / "stopped") == final_weights(tmp_path / "whole")
+
+
+def test_a_signal_to_one_rank_stops_all_after_the_same_step(tmp_path, start):
+    job = start(tmp_path, "steps=4000", "checkpoint.every=1000000", ranks=2)
+    assert job.wait_for_step(5)
+    ranks = [p for p in psutil.Process(job.process.pid).children() if "bridgetower_train" in p.cmdline()]
+    assert len(ranks) == 2
+    os.kill(max(ranks, key=lambda p: p.environ()["RANK"]).pid, signal.SIGTERM)
+    output = job.wait()
+    assert job.process.returncode == 0, output
+    assert "stopped by a signal after step" in output
+    assert len(step_folders(tmp_path)) == 1
+
+
+def test_every_kind_of_damage_falls_back_to_the_checkpoint_before(tmp_path, train):
+    run_dir = tmp_path / "run"
+    train(run_dir, "steps=8", "checkpoint.every=4")
+    before, last = step_folders(run_dir)
+    intact = tmp_path / "intact"
+    shutil.copytree(last, intact)
+    for name in sorted(str(p.relative_to(last)) for p in last.rglob("*") if p.is_file()):
+        content = (last / name).read_bytes()
+        flipped = content[: len(content) // 2] + bytes([content[len(content) // 2] ^ 1]) + content[len(content) // 2 + 1 :]
+        for damage in (content[:-1], b"", flipped, None):
+            (last / name).unlink()
+            if damage is not None:
+                (last / name).write_bytes(damage)
+            said = []
+            assert newest(run_dir, said.append) == before, f"{name} damaged, and yet loaded"
+            assert len(said) == 1
+            assert str(last) in said[0]
+            shutil.rmtree(last)
+            shutil.copytree(intact, last)
+    assert newest(run_dir, said.append) == last
+
+    (last / "model.safetensors").write_bytes(b"torn")
+    output = train(run_dir, "steps=8", "checkpoint.every=4")
+    assert f"skipping {last}" in output
+    assert "resume    from step 4" in output
+    assert final_weights(run_dir) == (intact / "model.safetensors").read_bytes()
+
+
+def test_no_whole_checkpoint_is_an_error_and_not_a_new_beginning(tmp_path, train):
+    train(tmp_path, "steps=2")
+    for folder in step_folders(tmp_path):
+        (folder / "manifest.json").unlink()
+    assert "is whole" in train(tmp_path, "steps=2", code=1)
+
+
+def test_a_run_folder_keeps_to_its_run(tmp_path, train):
+    train(tmp_path, "steps=2")
+    output = train(tmp_path, "steps=4", "data.lanes=2", "seed=1", code=1)
+    assert "data.lanes was 4, is 2" in output
+    assert "seed was 0, is 1" in output
+    assert "Traceback" not in output
+    assert "nothing" in train(tmp_path, "steps=2")
+
+
+def test_old_checkpoints_go_and_milestones_stay(tmp_path, train):
+    train(tmp_path, "steps=12", "checkpoint.every=2", "checkpoint.keep_every=6")
+    assert [int(f.name[5:]) for f in step_folders(tmp_path)] == [6, 10, 12]
+
+
+def test_a_full_disk_leaves_the_old_checkpoint_and_says_what_was_needed(tmp_path, train):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.system(f"mount -t tmpfs -o size=3m tmpfs {disk} 2>/dev/null"):
+        pytest.skip("mounting a small file system needs root")
+    try:
+        output = train(disk / "run", "steps=20", "checkpoint.every=2", "checkpoint.keep_last=9", code=1)
+        assert "It needs" in output
+        assert "were free" in output
+        assert "stays" in output
+        assert "Traceback" not in output
+        assert not list((disk / "run" / "checkpoints").glob("*.tmp"))
+        assert newest(disk / "run", print) is not None
+    finally:
+        os.system(f"umount {disk}")
