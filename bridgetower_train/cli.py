@@ -19,11 +19,15 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "train": Command("bridgetower_train.commands.train", "TrainConfig", "train", "train a model; the same command resumes"),
+    "train": Command(
+        "bridgetower_train.commands.train", "TrainConfig", "train", "train a model; the same command resumes"
+    ),
     "eval": Command("bridgetower_train.commands.eval", "EvalConfig", None, "evaluate a run on its held-out corpus"),
     "report": Command("bridgetower_train.commands.report", "ReportConfig", None, "write a run's report.html"),
     "view": Command("bridgetower_train.commands.view", "ViewConfig", "train", "write a page of a training batch"),
-    "bench step": Command("bridgetower_train.commands.bench_step", "BenchStepConfig", None, "time the joint training step"),
+    "bench step": Command(
+        "bridgetower_train.commands.bench_step", "BenchStepConfig", None, "time the joint training step"
+    ),
     "bench data": Command("bridgetower_train.commands.bench_data", "BenchDataConfig", None, "time the loader"),
     "prep shapes": Command("data_prep.shapes", "ShapesConfig", None, "draw the shapes corpus"),
     "prep coco": Command("data_prep.coco", "CocoConfig", None, "write COCO captions as shards"),
@@ -92,7 +96,7 @@ def _run(name: str, overrides: list[str], show_help: bool, show_config: bool) ->
     if show_help:
         print(_help(name, schema))
     elif show_config:
-        print(compose.OmegaConf.to_yaml(compose.compose_node(schema, command.base, overrides)), end="")
+        print(compose.composed_yaml(schema, command.base, overrides), end="")
     else:
         return module.run(compose.compose(schema, command.base, overrides)) or 0
     return 0

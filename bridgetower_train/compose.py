@@ -59,6 +59,11 @@ def compose_node(schema: type[Any], base: str | None, overrides: list[str]) -> D
             raise ConfigError(_explain(error, schema, base)) from error
 
 
+def composed_yaml(schema: type[Any], base: str | None, overrides: list[str]) -> str:
+    """The composed configuration as YAML, before the checks and with values that are still required."""
+    return OmegaConf.to_yaml(compose_node(schema, base, overrides))
+
+
 def to_yaml(config: Any) -> str:
     """The resolved configuration as YAML, as `config.yaml` in the run folder holds it."""
     return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
@@ -78,7 +83,9 @@ def sweep(overrides: list[str]) -> list[list[str]]:
     except HydraException as error:
         raise ConfigError(_first_line(error)) from error
     choices = [
-        [f"{o.get_key_element()}={v}" for v in o.sweep_string_iterator()] if o.is_sweep_override() else [o.input_line or ""]
+        [f"{o.get_key_element()}={v}" for v in o.sweep_string_iterator()]
+        if o.is_sweep_override()
+        else [o.input_line or ""]
         for o in parsed
     ]
     return [list(job) for job in itertools.product(*choices)]
@@ -100,7 +107,9 @@ def field_docs(schema: type[Any], prefix: str = "") -> list[tuple[str, str, str]
         if dataclasses.is_dataclass(value):
             rows += field_docs(type(value), f"{prefix}{field.name}.")
         else:
-            rows.append((prefix + field.name, "required" if value == "???" else str(value), documents.get(field.name, "")))
+            rows.append(
+                (prefix + field.name, "required" if value == "???" else str(value), documents.get(field.name, ""))
+            )
     return rows
 
 

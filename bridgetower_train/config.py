@@ -6,7 +6,6 @@ needs more than the configuration (the index, the tokenizer, the number of ranks
 
 import re
 from dataclasses import dataclass, field
-from typing import Optional
 
 from bridgetower_train.errors import ConfigError, nearest
 
@@ -74,7 +73,7 @@ class ModelConfig:
     """Tokens per text with `<s>` and `</s>`; longer texts are cut, shorter ones padded."""
     text_positions: int = 514
     """Rows of RoBERTa's position table; two more than the longest text."""
-    vocab_size: Optional[int] = None
+    vocab_size: int | None = None
     """Rows of the word table; null takes the tokenizer's size."""
     dropout: float = 0.1
     """Dropout of hidden states and attention in the text tower and the fusion encoder (the image tower has none)."""
@@ -125,12 +124,13 @@ class DataConfig:
     """Folder or fsspec URL that holds one folder per corpus."""
     corpora: dict[str, float] = field(default_factory=dict)
     """Corpus folder -> how often it is passed per epoch (1 whole pass; 0.5 half of it, another half each epoch)."""
-    validation: Optional[str] = None
+    validation: str | None = None
     """Corpus folder that training never shows, for validation and `bridgetower eval`; null: none."""
     captions: str = "all"
     """`all`: an epoch is every (image, caption) pair once; `one`: every image once with one of its captions."""
     lanes: int = 8
-    """Parts into which each epoch is cut; each step takes global_batch / lanes samples of every lane. A multiple of the ranks."""
+    """Parts into which each epoch is cut; each step takes global_batch / lanes samples of every lane. A
+    multiple of the ranks."""
     shuffle_window: int = 4096
     """Samples of a lane that are permuted together, after the shards have been."""
     workers: int = 0
@@ -141,7 +141,7 @@ class DataConfig:
     """Text lengths, ascending: a micro-batch is padded to the smallest that holds its longest text; empty: max_text_len."""
     max_bad_fraction: float = 0.01
     """Share of records that may be unreadable before the run stops."""
-    cache_dir: Optional[str] = None
+    cache_dir: str | None = None
     """Where shards of a remote root are kept; needed for one."""
     cache_gb: float = 100.0
     """Size of that cache, 10^9 bytes; the least recently used shard goes first."""
@@ -154,7 +154,9 @@ class DataConfig:
         at_least("data.prefetch", self.prefetch, 1)
         for name, weight in self.corpora.items():
             if weight <= 0:
-                raise ConfigError(f"data.corpora.{name}={weight}: a weight must be above 0; leave the corpus out instead")
+                raise ConfigError(
+                    f"data.corpora.{name}={weight}: a weight must be above 0; leave the corpus out instead"
+                )
         if sorted(set(self.text_buckets)) != list(self.text_buckets):
             raise ConfigError(f"data.text_buckets={self.text_buckets}: must ascend")
         if not 0 <= self.max_bad_fraction <= 1:
@@ -187,7 +189,9 @@ class ObjectiveConfig:
         if self.mlm + self.itm + self.itc == 0:
             raise ConfigError("objective: at least one of mlm, itm and itc must be above 0")
         if self.itc_form == "ms" and not self.mlm and not self.itm:
-            raise ConfigError("objective.itc_form=ms: alone it trains no fusion encoder; set objective.mlm or itm above 0")
+            raise ConfigError(
+                "objective.itc_form=ms: alone it trains no fusion encoder; set objective.mlm or itm above 0"
+            )
         one_of("objective.itm_negatives", self.itm_negatives, ("random", "hard"))
         one_of("objective.itc_form", self.itc_form, ("hf", "symmetric", "ms"))
         at_least("objective.itc_dim", self.itc_dim, 1)
@@ -239,7 +243,8 @@ class EngineConfig:
     name: str = "native"
     """`native`: one process, or DistributedDataParallel under torchrun."""
     activation_checkpointing: bool = False
-    """Compute each block again in the backward pass instead of keeping what is inside it: less memory, about a third more work."""
+    """Compute each block again in the backward pass instead of keeping what is inside it: less memory, about a
+    third more work."""
 
 
 @dataclass(frozen=True)
@@ -303,9 +308,9 @@ class GuardsConfig:
 class WandbConfig:
     """Weights & Biases; offline where no WANDB_API_KEY is set."""
 
-    project: Optional[str] = None
+    project: str | None = None
     """Project to report to; null: W&B is not used."""
-    entity: Optional[str] = None
+    entity: str | None = None
     """Team or user that owns the project; null: the key's own."""
 
 
@@ -329,7 +334,7 @@ class TrainConfig:
     """Length of the run: optimizer steps (1000), '2e6 samples' or '10 epochs'."""
     global_batch: int = 64
     """Pairs per optimizer step, over all ranks."""
-    micro_batch: Optional[int] = None
+    micro_batch: int | None = None
     """Pairs per forward pass and rank; gradients accumulate up to the global batch. null: all of a rank's pairs at once."""
     log_every: int = 10
     """Steps between two lines of metrics."""
@@ -396,5 +401,7 @@ class TrainConfig:
         per_rank = self.global_batch // world_size
         micro = self.micro_batch or per_rank
         if per_rank % micro:
-            raise ConfigError(f"micro_batch={micro}: must divide the {per_rank} samples that each of {world_size} ranks has per step")
+            raise ConfigError(
+                f"micro_batch={micro}: must divide the {per_rank} samples that each of {world_size} ranks has per step"
+            )
         return micro, per_rank // micro

@@ -40,7 +40,8 @@ def uniform(seed: int, stream: str, *counters: npt.ArrayLike) -> npt.NDArray[np.
 
 def below(seed: int, stream: str, limit: npt.ArrayLike, *counters: npt.ArrayLike) -> npt.NDArray[np.int64]:
     """Uniform integers in [0, limit)."""
-    return (uniform(seed, stream, *counters) * np.asarray(limit)).astype(np.int64)
+    scaled: npt.NDArray[np.int64] = (uniform(seed, stream, *counters) * np.asarray(limit)).astype(np.int64)
+    return scaled
 
 
 def permutation(seed: int, stream: str, size: int, *counters: int) -> npt.NDArray[np.int64]:

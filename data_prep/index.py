@@ -1,13 +1,13 @@
 """Index and manifest for the tars of a folder: those of img2dataset, of open_clip, or our own."""
 
-import json
+import contextlib
 import os
 import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 import simplejpeg
@@ -24,12 +24,12 @@ from bridgetower_train.data.shards import (
     MAX_IMAGE_BYTES,
     MAX_PIXELS,
     BadRecordError,
-    member_key,
     parse_caption_member,
 )
-from bridgetower_train.data.tar import Gap, Member, walk_tar
-from bridgetower_train.errors import ConfigError, DataError
+from bridgetower_train.data.tar import Gap, Member, member_key, walk_tar
+from bridgetower_train.errors import DataError
 from data_prep.picture import TOO_MANY_PIXELS, open_picture
+from data_prep.summary import LeftOut, list_left_out, summary
 from data_prep.writer import Rows, write_index
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
@@ -39,7 +39,6 @@ CAPTIONS = ("json", "txt")
 TRAINABLE = ("JPEG", "PNG", "WEBP")
 """Formats of pictures that training decodes, whatever the suffix says."""
 
-_SHOWN = 5
 _VOTERS = 100
 
 
@@ -51,37 +50,23 @@ class IndexConfig:
     """Folder that holds the tars of one corpus."""
 
 
-class Dropped(NamedTuple):
-    """Something in a shard that cannot be used."""
-
-    shard: str
-    where: str
-    """Key of the record, or what else tells the place."""
-    reason: str
-
-
 @dataclass
 class _Scan:
     """What one shard holds."""
 
     info: ShardInfo | None = None
     rows: Rows = field(default_factory=lambda: np.empty(0, INDEX_DTYPE))
-    dropped: list[Dropped] = field(default_factory=list)
+    dropped: list[LeftOut] = field(default_factory=list)
     unread: Counter[str] = field(default_factory=Counter)
     edges: set[int] = field(default_factory=set)
     """Shorter edges of its pictures."""
 
 
 def run(config: IndexConfig) -> None:
-    """Index `config.root` and say what is in it."""
-    if config.root == "???":
-        raise ConfigError("root=???: must be the folder that holds the tars of one corpus")
-    manifest = build_index(Path(config.root))
-    size = f"shorter edge {manifest.image_size}" if manifest.image_size else "various sizes"
-    print(
-        f"{config.root}: {manifest.images:,} pictures ({size}) with {manifest.captions:,} captions "
-        f"in {len(manifest.shards):,} shards"
-    )
+    """Index `config.root` and say what is in it. DataError where it holds no usable record."""
+    folder = Path(config.root)
+    build_index(folder)
+    print(summary(folder))
 
 
 def build_index(folder: Path) -> Manifest:
@@ -97,7 +82,7 @@ def build_index(folder: Path) -> Manifest:
         found = pool.map(lambda path: _scan(path, kind), paths)
         scans = list(tqdm(found, "index", len(paths), unit="shard", disable=None))
     dropped = [line for scan in scans for line in scan.dropped]
-    _report(folder, dropped)
+    list_left_out(folder, dropped)
     usable = [scan for scan in scans if scan.info is not None]
     if not usable:
         raise DataError(f"{folder}: no usable record in its {len(paths)} tars")
@@ -117,23 +102,11 @@ def build_index(folder: Path) -> Manifest:
     )
 
 
-def _report(folder: Path, dropped: list[Dropped]) -> None:
-    """Print each reason with its first cases, and list all in `dropped.jsonl`."""
-    listing = folder / "dropped.jsonl"
-    listing.unlink(missing_ok=True)
-    for reason, count in Counter(line.reason for line in dropped).items():
-        cases = [f"{line.shard} {line.where}".rstrip() for line in dropped if line.reason == reason][:_SHOWN]
-        print(f"{reason}: {count} ({', '.join(cases)}{', ...' if count > _SHOWN else ''})")
-    if dropped:
-        listing.write_text("".join(json.dumps(line._asdict()) + "\n" for line in dropped))
-        print(f"all that was left out: {listing}")
-
-
 def _caption_member(paths: list[Path]) -> str:
     """The kind of member that gives captions to most of the first records: json, unless txt does so to more."""
     votes: Counter[str] = Counter()
     for path in paths:
-        with open(path, "rb") as file:
+        with contextlib.suppress(OSError), open(path, "rb") as file:
             for parts in list(_Members(file, path.name).records.values())[:_VOTERS]:
                 votes.update(kind for kind in CAPTIONS if kind in parts and _gives_captions(file, parts[kind], kind))
         if votes:
@@ -154,10 +127,10 @@ class _Members:
     def __init__(self, file: BinaryIO, shard: str) -> None:
         self.records: dict[str, dict[str, Member]] = {}
         self.unread: Counter[str] = Counter()
-        self.dropped: list[Dropped] = []
+        self.dropped: list[LeftOut] = []
         for found in walk_tar(file):
             if isinstance(found, Gap):
-                self.dropped.append(Dropped(shard, f"bytes {found.offset}-{found.offset + found.size}", found.reason))
+                self.dropped.append(LeftOut(f"{shard} bytes {found.offset}-{found.offset + found.size}", found.reason))
                 continue
             key, suffix = member_key(found.name)
             if suffix not in PICTURES and suffix not in CAPTIONS:
@@ -165,7 +138,7 @@ class _Members:
                 continue
             parts = self.records.setdefault(key, {})
             if suffix in parts:
-                self.dropped.append(Dropped(shard, found.name, "duplicate member"))
+                self.dropped.append(LeftOut(f"{shard} {found.name}", "duplicate member"))
                 if len(parts) == 1:  # the first one's companion is lost, and must not be taken from the second
                     parts.clear()
             parts.setdefault(suffix, found)
@@ -183,14 +156,14 @@ def _scan(path: Path, kind: str) -> _Scan:
                 try:
                     row, edge = _row(file, parts, kind)
                 except BadRecordError as error:
-                    scan.dropped.append(Dropped(path.name, key, error.reason))
+                    scan.dropped.append(LeftOut(f"{path.name} {key}", error.reason))
                 else:
                     rows.append(row)
                     scan.edges.add(edge)
     except OSError as error:
-        return _Scan(dropped=[Dropped(path.name, "", f"cannot be read: {error.strerror}")])
+        return _Scan(dropped=[LeftOut(path.name, f"cannot be read: {error.strerror}")])
     if not members.records and not scan.dropped:
-        scan.dropped.append(Dropped(path.name, "", "no record in it"))
+        scan.dropped.append(LeftOut(path.name, "no record in it"))
     if rows:
         scan.rows = np.array(rows, INDEX_DTYPE)
         captions = int(scan.rows["captions"].sum(dtype=np.int64))

@@ -1,6 +1,7 @@
 """What tests of the model, the objectives and the engines share."""
 
 import multiprocessing
+import pickle
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -112,7 +113,7 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout
 def _receive(pipe: Connection, timeout: float) -> Any:
     if not wait_for([pipe], timeout):
         raise TimeoutError(f"a rank gave nothing within {timeout:g} seconds")
-    ok, value = pipe.recv()
+    ok, value = pickle.loads(pipe.recv_bytes())
     if not ok:
         raise AssertionError(f"a rank failed:\n{value}")
     return value
@@ -124,8 +125,9 @@ def _rank(
     torch.set_num_threads(1)
     try:
         dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world_size)
-        pipe.send((True, function(rank, *args)))
+        # Plain pickling: multiprocessing's own would share the tensors' memory, which ends with this process.
+        pipe.send_bytes(pickle.dumps((True, function(rank, *args))))
         dist.barrier()
         dist.destroy_process_group()
     except BaseException:
-        pipe.send((False, traceback.format_exc()))
+        pipe.send_bytes(pickle.dumps((False, traceback.format_exc())))

@@ -101,7 +101,8 @@ def test_ranks_must_divide_the_lanes():
 
 
 @pytest.mark.parametrize(
-    ("text", "steps"), [("100", 100), ("100 steps", 100), ("1000 samples", 16), ("2 epochs", 20), ("10%", 50), ("1e3samples", 16)]
+    ("text", "steps"),
+    [("100", 100), ("100 steps", 100), ("1000 samples", 16), ("2 epochs", 20), ("10%", 50), ("1e3samples", 16)],
 )
 def test_durations(text, steps):
     assert Duration.parse("steps", text).steps(global_batch=64, epoch_samples=640, run_steps=500) == steps

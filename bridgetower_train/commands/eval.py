@@ -5,7 +5,7 @@ import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from PIL import Image
 from safetensors.torch import load_file
@@ -32,7 +32,7 @@ class EvalConfig:
 
     run_dir: str = "???"
     """Folder of the run; its newest whole checkpoint is evaluated."""
-    corpus: Optional[str] = None
+    corpus: str | None = None
     """Corpus folder below the run's `data.root`; null: its `data.validation`."""
     samples: int = 1024
     """Pictures to take, evenly spread over the corpus."""
@@ -71,7 +71,9 @@ def run(config: EvalConfig) -> int:
     return 0
 
 
-def evaluate(predictor: Predictor, held_out: HeldOut, words: list[str]) -> tuple[dict[str, float], list[dict[str, Any]]]:
+def evaluate(
+    predictor: Predictor, held_out: HeldOut, words: list[str]
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """(figures by name, retrieval examples for the report) of whatever the model was trained for."""
     objective = predictor.task.objective
     figures: dict[str, float] = {}
@@ -101,7 +103,11 @@ def retrieval_examples(similarity: Tensor, held_out: HeldOut, count: int = 6, sh
             own = {"image": _thumbnail(held_out.pixels[query]), "text": held_out.captions[query][0]}
             results = [
                 {
-                    **({"text": held_out.captions[i][0]} if kind == "image" else {"image": _thumbnail(held_out.pixels[i])}),
+                    **(
+                        {"text": held_out.captions[i][0]}
+                        if kind == "image"
+                        else {"image": _thumbnail(held_out.pixels[i])}
+                    ),
                     "score": float(scores[i]),
                     "right": i == query,
                 }

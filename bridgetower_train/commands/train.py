@@ -25,7 +25,16 @@ from bridgetower_train.training.loop import Run, fit
 from bridgetower_train.training.metrics import BadSamples, Console, JsonLines, Sink, TensorBoard, Wandb, clock
 from bridgetower_train.training.optim import Schedule
 
-ORDER_KEYS = ("seed", "global_batch", "model.", "objective.", "data.corpora", "data.captions", "data.lanes", "data.shuffle_window")
+ORDER_KEYS = (
+    "seed",
+    "global_batch",
+    "model.",
+    "objective.",
+    "data.corpora",
+    "data.captions",
+    "data.lanes",
+    "data.shuffle_window",
+)
 """Keys that a run keeps for life: they decide what its weights are and what it sees when."""
 
 
@@ -111,7 +120,9 @@ def build(config: TrainConfig, device: Device, why: str, ranks: Ranks) -> Run:
 def sized_vocabulary(model: ModelConfig, tokens: int) -> ModelConfig:
     """`model` with as many word rows as the tokenizer has tokens; ConfigError where it was given fewer."""
     if model.vocab_size is not None and model.vocab_size < tokens:
-        raise ConfigError(f"model.vocab_size={model.vocab_size}: the tokenizer has {tokens} tokens; raise it, or change tokenizer")
+        raise ConfigError(
+            f"model.vocab_size={model.vocab_size}: the tokenizer has {tokens} tokens; raise it, or change tokenizer"
+        )
     return dataclasses.replace(model, vocab_size=model.vocab_size or tokens)
 
 
@@ -131,20 +142,28 @@ def introduce(
     batch, epoch = config.global_batch, dataset.order.epoch_samples
     parameters = sum(p.numel() for p in engine.task.parameters())
     lanes = f"{config.data.lanes} lanes of {config.lane_batch}"
-    print(f"device    {device.name} ({device.description}): {why}; {config.device.precision}, torch {torch.__version__}")
-    print(f"model     {parameters / 1e6:.2f} M parameters, {config.model.image_size} px, {flops / 1e9:.2f} GFLOP per pair and step")
+    print(
+        f"device    {device.name} ({device.description}): {why}; {config.device.precision}, torch {torch.__version__}"
+    )
+    print(
+        f"model     {parameters / 1e6:.2f} M parameters, {config.model.image_size} px, {flops / 1e9:.2f} GFLOP per pair and step"
+    )
     for corpus in dataset.corpora:
         print(f"data      {corpus.name}: {corpus.manifest.images:,} pictures, {corpus.manifest.captions:,} captions")
     print(
         f"batch     {batch} = {ranks.world_size} ranks x {batch // ranks.world_size // accumulation} pairs x {accumulation} "
         f"micro-batches; {lanes}"
     )
-    print(f"run       {total:,} steps = {total * batch:,} pairs = {total * batch / epoch:.2f} epochs of {epoch:,}; {config.run_dir}")
+    print(
+        f"run       {total:,} steps = {total * batch:,} pairs = {total * batch / epoch:.2f} epochs of {epoch:,}; {config.run_dir}"
+    )
     if device.peak_flops:
         seconds = (total - start) * batch * flops / (0.4 * device.peak_flops * ranks.world_size)
         print(f"time      about {clock(seconds)} at 40% of peak")
     else:
-        print(f"work      {(total - start) * batch * flops / 1e12:.1f} TFLOP to go; the time left shows after the first steps")
+        print(
+            f"work      {(total - start) * batch * flops / 1e12:.1f} TFLOP to go; the time left shows after the first steps"
+        )
     if start:
         print(f"resume    from step {start:,}" + (": nothing left to do" if start >= total else ""))
 

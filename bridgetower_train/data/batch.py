@@ -2,7 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -53,6 +56,15 @@ class Batch:
         """A copy in page-locked memory (called by DataLoader)."""
         return self._map(lambda t: t.pin_memory())
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Only the pictures travel from a loader worker in shared memory; each tensor there costs an open file."""
+        small = {f.name: getattr(self, f.name).numpy() for f in fields(self) if f.name not in ("pixel_values", "bad")}
+        return _unpickle, (self.pixel_values, small, self.bad)
+
     def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
         moved = {f.name: function(getattr(self, f.name)) for f in fields(self) if f.name != "bad"}
         return Batch(**moved, bad=self.bad)
+
+
+def _unpickle(pixel_values: Tensor, small: dict[str, npt.NDArray[np.generic]], bad: list[BadRecord]) -> Batch:
+    return Batch(pixel_values, **{name: torch.from_numpy(array) for name, array in small.items()}, bad=bad)

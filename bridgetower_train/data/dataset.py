@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +30,14 @@ log = logging.getLogger(__name__)
 
 MAX_BAD_RUN = 1000
 """So many unreadable records in a row of one lane end the run."""
+
+
+class _Pair(NamedTuple):
+    """A sample as read from its shard."""
+
+    sample: Sample
+    record: Record
+    caption: str
 
 
 class PairDataset(Dataset[Batch]):
@@ -66,15 +74,11 @@ class PairDataset(Dataset[Batch]):
         if self._remote:
             self._prefetch(positions)
         pixels_BSSC = _empty_pixels(len(positions), self._size)
-        bad: list[BadRecord] = []
-        samples, captions = [], []
-        for wanted, out in zip(self.order.take(positions), pixels_BSSC.numpy(), strict=True):
-            sample, _, caption = self._readable(wanted, out, bad)
-            samples.append(sample)
-            captions.append(caption)
+        pairs, bad = self._fill(self.order.take(positions), pixels_BSSC.numpy())
         position = np.asarray(positions, dtype=np.int64)
-        image_id = self._first_id[[s.corpus for s in samples]] + [s.row for s in samples]
+        image_id = self._first_id[[p.sample.corpus for p in pairs]] + [p.sample.row for p in pairs]
         negative = itm_negatives(image_id, position, self.order.lane_batch, self.config.seed)
+        captions = [pair.caption for pair in pairs]
         ids, mask = self.text.encode(captions, self.config.model.max_text_len, self.config.data.text_buckets)
         probability = self.config.objective.mlm_probability
         masked, places, labels = mask_tokens(self.text, ids, position, self.config.seed, probability, self._places)
@@ -93,7 +97,7 @@ class PairDataset(Dataset[Batch]):
     def describe(self, position: int) -> dict[str, Any]:
         """What stands at `position`: epoch, corpus, shard, row, key, caption and the source's own data (`meta`)."""
         out = np.empty((self._size, self._size, 3), dtype=np.uint8)
-        sample, record, caption = self._readable(self.order.at(position), out, [])
+        sample, record, caption = self._first_usable(self.order.at(position), out, [])
         return {
             "position": position,
             "epoch": sample.epoch,
@@ -105,30 +109,57 @@ class PairDataset(Dataset[Batch]):
             "meta": record.meta,
         }
 
-    def _readable(self, wanted: Sample, out: Pixels, bad: list[BadRecord]) -> tuple[Sample, Record, str]:
-        """The first sample from `wanted` on in its lane that can be used, its record and its caption.
+    def _fill(self, samples: Sequence[Sample], pixels_BSSC: Pixels) -> tuple[list[_Pair], list[BadRecord]]:
+        """Decode the pictures of `samples`, or of what replaces them; the pairs, and what was bad.
 
-        Its picture is in `out`. Only `wanted` is added to `bad`: those after it are listed at their own places.
+        All are read before the first is decoded: decoding empties the processor's caches, and Python is slow from cold.
+        """
+        read: list[_Pair | None] = []
+        for sample in samples:
+            try:
+                read.append(self._read(sample))
+            except BadRecordError:
+                read.append(None)
+        pairs: list[_Pair] = []
+        bad: list[BadRecord] = []
+        for sample, pair, out in zip(samples, read, pixels_BSSC, strict=True):
+            try:
+                if pair is not None:
+                    decode_crop(pair.record.image, self._size, out)
+            except BadRecordError:
+                pair = None
+            pairs.append(pair or self._first_usable(sample, out, bad))
+        return pairs, bad
+
+    def _first_usable(self, wanted: Sample, out: Pixels, bad: list[BadRecord]) -> _Pair:
+        """The first pair from `wanted` on in its lane that can be used; its picture is in `out`.
+
+        Only `wanted` is added to `bad`: those after it are listed at their own places.
         """
         following, sample = self.order.following(wanted.position), wanted
         shards: dict[str, str] = {}
         for _ in range(MAX_BAD_RUN):
-            record = None
+            key = f"row {sample.row}"
             try:
-                record = self.corpora[sample.corpus].read(sample.row)
-                decode_crop(record.image, self._size, out)
-                if sample.caption >= len(record.captions):
-                    raise BadRecordError("fewer captions than indexed")
-                return sample, record, record.captions[sample.caption]
+                pair = self._read(sample)
+                key = pair.record.key
+                decode_crop(pair.record.image, self._size, out)
+                return pair
             except BadRecordError as error:
                 corpus, shard = self.corpora[sample.corpus].name, self._shard(sample)
                 shards[f"{corpus}/{shard}"] = error.reason
                 if sample is wanted:
-                    key = record.key if record else f"row {sample.row}"
                     bad.append(BadRecord(corpus, shard, key, error.reason, wanted.position))
                 sample = self.order.at(next(following))
         names = "; ".join(f"{name}: {reason}" for name, reason in shards.items())
         raise DataError(f"{MAX_BAD_RUN} records in a row cannot be used ({names})")
+
+    def _read(self, sample: Sample) -> _Pair:
+        record = self.corpora[sample.corpus].read(sample.row)
+        captions = record.captions
+        if sample.caption >= len(captions):
+            raise BadRecordError("fewer captions than indexed")
+        return _Pair(sample, record, captions[sample.caption])
 
     def _shard(self, sample: Sample) -> str:
         corpus = self.corpora[sample.corpus]

@@ -29,8 +29,8 @@ def mask_tokens(
     """(masked ids (B, L), masked places (B, M), labels (B, M)), all int64, of the texts `ids` (B, L).
 
     `position` (B,) says where in the run each text stands. Of a text's n tokens, specials aside,
-    floor(probability * n + u) are chosen (u uniform in [0, 1)), so that their share is `probability` whatever the length.
-    Empty places hold 0 and the label IGNORE.
+    floor(probability * n + u) are chosen (u uniform in [0, 1)), so that their share is `probability` at any length. Empty
+    places hold 0 and the label IGNORE.
     """
     ids_BL = ids.numpy()
     position_B1 = position[:, None]

@@ -5,6 +5,7 @@ permuted. Nothing is stored but a table of the epoch's shards and the windows in
 once and 10^9 samples cost no more memory than 10^6.
 """
 
+import bisect
 import hashlib
 import itertools
 import json
@@ -139,7 +140,7 @@ class Order:
         """Samples per epoch: all but the remainder, fewer than `lanes`, which sits out."""
         self._epochs: Recent[int, _Epoch] = Recent(2)
         self._windows: Recent[Window, npt.NDArray[Any]] = Recent(lanes + 8)
-        self._captions: Recent[tuple[int, int], npt.NDArray[np.int32]] = Recent(1024)
+        self._captions: Recent[tuple[int, int], memoryview] = Recent(1024)
 
     @property
     def digest(self) -> str:
@@ -252,22 +253,22 @@ class Order:
         self, position: IntArray, corpus: IntArray, shard: IntArray, within: IntArray
     ) -> tuple[IntArray, IntArray]:
         """Row and caption of the samples numbered `within` in their shards."""
-        row, caption = np.empty_like(within), np.empty_like(within)
+        record, caption = within, np.empty_like(within)
         if self.captions == "all":
-            for i, (c, s, w) in enumerate(zip(corpus.tolist(), shard.tolist(), within.tolist(), strict=True)):
-                begin = self._captions.get((c, s), self._caption_begin)
-                record = int(begin.searchsorted(w, side="right")) - 1
-                row[i] = self.corpora[c].shard_rows[s] + record
-                caption[i] = w - begin[record]
-            return row, caption
+            places = zip(corpus.tolist(), shard.tolist(), within.tolist(), strict=True)
+            begins = [(self._captions.get((c, s), self._caption_begin), w) for c, s, w in places]
+            record = np.array([bisect.bisect_right(begin, w) - 1 for begin, w in begins])
+            caption = within - [begin[r] for (begin, _), r in zip(begins, record.tolist(), strict=True)]
+        row = np.empty_like(within)
         for c in np.unique(corpus).tolist():
             here = corpus == c
-            row[here] = self.corpora[c].shard_rows[shard[here]] + within[here]
-            captions = self.corpora[c].index["captions"][row[here]]
-            caption[here] = random.below(self.seed, "order.caption", captions, position[here])
+            row[here] = self.corpora[c].shard_rows[shard[here]] + record[here]
+            if self.captions == "one":
+                counts = self.corpora[c].index["captions"][row[here]]
+                caption[here] = random.below(self.seed, "order.caption", counts, position[here])
         return row, caption
 
-    def _caption_begin(self, key: tuple[int, int]) -> npt.NDArray[np.int32]:
+    def _caption_begin(self, key: tuple[int, int]) -> memoryview:
         """Number of each record's first caption within its shard, and the total."""
         corpus, shard = key
         source = self.corpora[corpus]
@@ -278,4 +279,4 @@ class Order:
                 f"{source.name}: shard {shard} has {self._counts[corpus][shard]} captions by the manifest but "
                 f"{begin[-1]} by the index; write both anew with `bridgetower prep index`"
             )
-        return begin
+        return begin.data  # bisect is faster on it than numpy is for one number

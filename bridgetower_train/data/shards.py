@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from bridgetower_train.data.cache import ShardCache, is_remote, read_url, sha256_file
 from bridgetower_train.data.manifest import Manifest, ShardInfo, mend
-from bridgetower_train.data.tar import BLOCK, parse_header
+from bridgetower_train.data.tar import BLOCK, member_key, parse_header
 from bridgetower_train.errors import ConfigError, DataError, nearest
 
 INDEX_DTYPE = np.dtype(
@@ -126,13 +126,6 @@ class Record:
         return self._parsed
 
 
-def member_key(name: str) -> tuple[str, str]:
-    """(key, suffix in lower case) of a tar member: by webdataset's rule its base name is cut at the first dot."""
-    folder, slash, base = name.rpartition("/")
-    stem, _, suffix = base.partition(".")
-    return folder + slash + stem, suffix.lower()
-
-
 class _OpenFile:
     """A descriptor that closes when the last reader lets go of it: a thread may still read what another has evicted."""
 
@@ -146,6 +139,8 @@ class _OpenFile:
 
 
 def _open_shard(folder: str, shards: list[ShardInfo], cache: ShardCache | None, shard: int) -> _OpenFile:
+    if shard >= len(shards):
+        raise BadRecordError("index names a shard that the manifest does not")
     info = shards[shard]
     path = f"{folder}/{info.name}"
     if cache is not None:
@@ -200,8 +195,8 @@ class Corpus:
                 start = image_at - BLOCK
                 data = memoryview(os.pread(file.fd, BLOCK + image_size, start))
                 member = memoryview(os.pread(file.fd, caption_size, caption_at))
-        except OSError as error:
-            raise BadRecordError(f"shard cannot be read: {error.strerror}") from None
+        except (OSError, OverflowError) as error:
+            raise BadRecordError(f"shard cannot be read: {error}") from None
         image = data[image_at - start : image_at - start + image_size]
         if len(image) + len(member) != image_size + caption_size:
             raise BadRecordError("shard ends before the record")

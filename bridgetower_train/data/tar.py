@@ -81,6 +81,13 @@ def walk_tar(file: BinaryIO) -> Iterator[Member | Gap]:
         yield Gap(end, 0, "tar without an end mark, perhaps cut short" if end else "zero-byte shard")
 
 
+def member_key(name: str) -> tuple[str, str]:
+    """(key, suffix in lower case) of a tar member: by webdataset's rule its base name is cut at the first dot."""
+    folder, slash, base = name.rpartition("/")
+    stem, _, suffix = base.partition(".")
+    return folder + slash + stem, suffix.lower()
+
+
 def _reason(header: _Header | None, position: int, to_the_end: bool) -> str:
     if header is None:
         return "not a tar" if position == 0 and to_the_end else "broken tar header"
@@ -88,26 +95,24 @@ def _reason(header: _Header | None, position: int, to_the_end: bool) -> str:
 
 
 def parse_header(block: bytes) -> _Header | None:
-    """Name, size and kind from a header block; None where its checksum or a number in it is wrong."""
+    """Name, size and kind from a header block; None where its checksum, a number or the name in it is wrong."""
     if len(block) < BLOCK:
         return None
     stated = block[148:156]
     try:
         checksum = int(stated.rstrip(b"\0 "), 8)
-        size = (
-            int.from_bytes(block[125:136], "big")
-            if block[124] == 0x80
-            else int(block[124:136].rstrip(b"\0 ") or b"0", 8)
-        )
+        size = int.from_bytes(block[125:136], "big") if block[124] == 0x80 else int(block[124:136].rstrip(b"\0 "), 8)
     except ValueError:
         return None
     # The checksum is the sum of all bytes with its own field as spaces; Adler-32's lower half is a sum of bytes, in C.
     expected = (checksum - 8 * 32 + sum(stated) + 1) % _ADLER_PRIME
     if zlib.adler32(block) & 0xFFFF != expected or size < 0:
         return None
-    raw = block[:100].rstrip(b"\0")
+    raw = block[:100].partition(b"\0")[0]
+    if not raw:
+        return None
     if block[257:263] == b"ustar\0" and block[345]:
-        raw = block[345:500].rstrip(b"\0") + b"/" + raw
+        raw = block[345:500].partition(b"\0")[0] + b"/" + raw
     return _Header(raw.decode("utf-8", "backslashreplace"), size, block[156:157])
 
 

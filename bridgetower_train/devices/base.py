@@ -56,10 +56,10 @@ class Device(ABC):
         """Seed what draws numbers on this device (dropout, hard negatives)."""
         torch.manual_seed(seed)
 
-    def mark_step(self) -> None:
+    def mark_step(self) -> None:  # noqa: B027  nothing to do where work is not recorded
         """End of a piece of work: backward, update, forward of an evaluation. Lazy devices run what they recorded."""
 
-    def synchronize(self) -> None:
+    def synchronize(self) -> None:  # noqa: B027  nothing to do where work is done at once
         """Wait until the device has done what it was given."""
 
     def adamw(self, groups: list[dict[str, object]], config: OptimConfig) -> torch.optim.Optimizer:

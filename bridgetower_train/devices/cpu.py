@@ -26,7 +26,9 @@ class CpuDevice(Device):
         """Model name of the processor and the threads that torch uses."""
         info = Path("/proc/cpuinfo")
         lines = info.read_text().splitlines() if info.exists() else []
-        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+        model = next(
+            (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine()
+        )
         return f"{model}, {torch.get_num_threads()} threads"
 
     def memory_gb(self) -> float:

@@ -23,7 +23,7 @@ class NativeEngine(Engine):
     def __init__(self, task: JointTask, device: Device, ranks: Ranks, config: OptimConfig) -> None:
         self.task, self.device, self.ranks, self.config = task, device, ranks, config
         self.optimizer = device.adamw(parameter_groups(task.model.named_parameters(), config), config)
-        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.parameters: list[nn.Parameter] = [p for group in self.optimizer.param_groups for p in group["params"]]
         module: nn.Module = task
         if ranks.world_size > 1:
             module = DistributedDataParallel(task, broadcast_buffers=False, gradient_as_bucket_view=True)
@@ -32,6 +32,8 @@ class NativeEngine(Engine):
     def forward_backward(self, batch: Batch, totals: Tensor, last: bool) -> Metrics:
         """See Engine."""
         with self._reduce_gradients(last):
+            loss: Tensor
+            metrics: Metrics
             with self.device.autocast():
                 loss, metrics = self.module(batch, totals)
             # A non-finite loss poisons its own gradients, and through their sum every rank's: the gradient norm alone then
@@ -80,4 +82,6 @@ class NativeEngine(Engine):
         assert not state, f"optimizer state of parameters that the model lacks: {sorted(state)[:3]}"
 
     def _named(self) -> list[tuple[str, nn.Parameter]]:
-        return [pair for group in self.optimizer.param_groups for pair in zip(group["names"], group["params"], strict=True)]
+        return [
+            pair for group in self.optimizer.param_groups for pair in zip(group["names"], group["params"], strict=True)
+        ]

@@ -41,7 +41,9 @@ def probe_words(text: Text, held_out: HeldOut, words: list[str], max_len: int) -
     return Probes(masked, mask[picture], position, answer, picture)
 
 
-def probe_accuracy(predictor: Predictor, held_out: HeldOut, probes: Probes, blank: bool = False, batch: int = 64) -> float:
+def probe_accuracy(
+    predictor: Predictor, held_out: HeldOut, probes: Probes, blank: bool = False, batch: int = 64
+) -> float:
     """Share of masked words that the model gets right out of its whole vocabulary; `blank` shows a grey picture instead."""
     right = 0
     for start in range(0, len(probes.answer), batch):

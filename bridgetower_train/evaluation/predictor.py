@@ -37,14 +37,15 @@ class Predictor:
     def match(self, pixels_B3SS: Tensor, texts: list[str]) -> Tensor:
         """Probability (B,) that each text describes its picture."""
         with evaluating(self.task, self.device):
-            pooled = self._fuse(pixels_B3SS, *self.encode(texts), None).pooled
-            return self.model.itm_score(pooled).float().softmax(-1)[:, 1].cpu()
+            logits_B2: Tensor = self.model.itm_score(self._fuse(pixels_B3SS, *self.encode(texts), None).pooled)
+            return logits_B2.float().softmax(-1)[:, 1].cpu()
 
     def fill(self, pixels_B3SS: Tensor, ids_BL: Tensor, mask_BL: Tensor, position_B: Tensor) -> Tensor:
         """Logits (B, V) of the token under the mask at `position_B` of each text."""
         with evaluating(self.task, self.device):
             ids, mask, position = (self._to_device(t) for t in (ids_BL, mask_BL, position_B[:, None]))
-            return self.model.mlm_score(self._fuse(pixels_B3SS, ids, mask, position).text)[:, 0].float().cpu()
+            logits_B1V: Tensor = self.model.mlm_score(self._fuse(pixels_B3SS, ids, mask, position).text)
+            return logits_B1V[:, 0].float().cpu()
 
     def encode(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """Token ids and mask (B, L) of texts, on the device."""

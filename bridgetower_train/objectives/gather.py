@@ -24,7 +24,7 @@ class _AllGather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_B: Tensor) -> Tensor:
         x_G = x_B.new_empty(world_size() * len(x_B), *x_B.shape[1:])
-        dist.all_gather_into_tensor(x_G, x_B.contiguous())
+        dist.all_gather(list(x_G.chunk(world_size())), x_B.contiguous())
         return x_G
 
     @staticmethod

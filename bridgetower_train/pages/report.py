@@ -16,19 +16,6 @@ from bridgetower_train.pages.numbers import duration, figure, size, tick
 from bridgetower_train.pages.pictures import thumbnail
 from bridgetower_train.pages.run_folder import Json, RunFolder
 
-SPELT = {
-    "i2t": "image to text",
-    "t2i": "text to image",
-    "r1": "R@1",
-    "r5": "R@5",
-    "r10": "R@10",
-    "acc": "accuracy",
-    "mlm": "masked token",
-    "itm": "matching",
-    "itc": "contrast",
-}
-"""Words of metric names."""
-
 BAD_SAMPLES_SHOWN = 25
 EXAMPLES_SHOWN = 24
 
@@ -113,9 +100,10 @@ def planned_steps(run: RunFolder) -> int | None:
         batch = int(run.config.get("global_batch", 0))
     except (ConfigError, TypeError, ValueError):
         return None
-    if planned.unit == "step":
-        return int(planned.amount)
-    return planned.steps(batch, 0) if planned.unit == "sample" and batch else None
+    position, epoch = run.last("position"), run.last("epoch")
+    epoch_samples = round(position / epoch) if position and epoch else 0
+    known = {"step": True, "sample": batch > 0, "epoch": batch > 0 and epoch_samples > 0}
+    return planned.steps(batch, epoch_samples) if known.get(planned.unit) else None
 
 
 def _header(run: RunFolder) -> Markup:
@@ -184,13 +172,10 @@ def _curves(run: RunFolder, panel: Panel) -> list[Curve]:
 
 def _evaluation(run: RunFolder) -> Markup:
     values = run.evaluation.get("figures")
-    named = {_spelt(str(k)): figure(v) for k, v in values.items()} if isinstance(values, dict) else {}
-    return figures(named) if named else Markup("")
-
-
-def _spelt(name: str) -> str:
-    """The name of a figure in words: i2t_r1 is image to text R@1."""
-    return " ".join(SPELT.get(word, word) for word in name.split("_"))
+    if not isinstance(values, dict) or not values:
+        return Markup("")
+    about = [f"{what} {figure(run.evaluation[what])}" for what in ("corpus", "step") if what in run.evaluation]
+    return join(note(", ".join(about)), figures({str(k): figure(v) for k, v in values.items()}))
 
 
 def _examples(run: RunFolder) -> Markup:

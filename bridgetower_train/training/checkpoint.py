@@ -87,7 +87,11 @@ class Checkpoints:
                 raise CheckpointError(f"no checkpoint in {self.folder} is whole; move the folder away to start anew")
             return None
         state = read_state(folder)
-        changed = [f"{k} was {state['identity'].get(k)!r}, is {v!r}" for k, v in expected.items() if state["identity"].get(k) != v]
+        changed = [
+            f"{k} was {state['identity'].get(k)!r}, is {v!r}"
+            for k, v in expected.items()
+            if state["identity"].get(k) != v
+        ]
         if changed:
             raise CheckpointError(
                 f"{folder} belongs to another run: {'; '.join(changed)}. Change the keys back, or choose another run_dir"

@@ -14,7 +14,9 @@ FUSION = "bridgetower.cross_modal_"
 """Prefix of what trains at `optim.lr_fusion`; the rest, type embeddings and temperature included, trains at `optim.lr`."""
 
 
-def parameter_groups(named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimConfig) -> list[dict[str, object]]:
+def parameter_groups(
+    named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimConfig
+) -> list[dict[str, object]]:
     """Groups for AdamW by learning rate (tower, fusion, head) and weight decay; `names` keeps each parameter's name.
 
     Vectors and scalars (biases, norms, class token, temperature) and position tables are not decayed. Microsoft's list of
@@ -31,7 +33,13 @@ def parameter_groups(named_parameters: Iterable[tuple[str, nn.Parameter]], confi
         group["params"].append(parameter)
         group["names"].append(name)
     return [
-        {**group, "part": part, "peak_lr": rates[part], "lr": rates[part], "weight_decay": config.weight_decay * decayed}
+        {
+            **group,
+            "part": part,
+            "peak_lr": rates[part],
+            "lr": rates[part],
+            "weight_decay": config.weight_decay * decayed,
+        }
         for (part, decayed), group in groups.items()
     ]
 

@@ -221,6 +221,9 @@ def rewrite_index(root: Path, column: str, row: int, value: int) -> Corpus:
         ("jpg_size", (64 << 20) + 1, "picture over 64 MiB"),
         ("jpg_offset", 1 << 40, "shard ends before the record"),
         ("json_offset", 1 << 62, "shard ends before the record"),
+        ("json_offset", (1 << 64) - 1, "shard cannot be read: Python int too large to convert to C long"),
+        ("jpg_offset", 0, "shard cannot be read: [Errno 22] Invalid argument"),
+        ("shard", 3, "index names a shard that the manifest does not"),
         ("crc", 1, "changed since it was indexed"),
     ],
 )

@@ -95,8 +95,9 @@ def evaluation(folder: Path) -> dict[str, Any]:
     to_text = [{"text": c, "score": 0.97 - 0.21 * i, "right": i == 0} for i, c in enumerate(captions)]
     to_image = [{"image": f"pictures/{i}.jpg", "score": 0.93 - 0.17 * i, "right": i == 1} for i in range(5)]
     figures = {
-        "i2t_r1": 0.7734, "t2i_r1": 0.7421, "i2t_r5": 0.9687, "acc_itm": 0.9713,
-        "acc_mlm_colour": 0.9961, "acc_mlm_colour_blanked": 0.1212, "pictures": 1024,
+        "image-text matching accuracy": 0.9713, "masked word accuracy": 0.9961,
+        "masked word accuracy, picture blanked": 0.1212, "image to text R@1 among 128": 0.7734,
+        "text to image R@1 among 128": 0.7421,
     }  # fmt: skip
     examples = [
         {"query_kind": "image", "image": uri, "text": captions[0], "results": to_text},
@@ -108,7 +109,7 @@ def evaluation(folder: Path) -> dict[str, Any]:
             "results": [{"image": "pictures/gone.jpg", "score": 0.2}, *to_image[:3]],
         },
     ]
-    return {"figures": figures, "examples": examples}
+    return {"step": 3000, "corpus": "shapes_heldout", "figures": figures, "examples": examples}
 
 
 def write_run(folder: Path, steps: int = 3000) -> Path:
@@ -116,7 +117,7 @@ def write_run(folder: Path, steps: int = 3000) -> Path:
     folder.mkdir()
     config = TrainConfig(
         run_dir=str(folder), steps=str(steps), tokenizer="data/shapes/tokenizer.json",
-        data=DataConfig(root="data", corpora={"shapes": 1.0}, validation="shapes_held_out"),
+        data=DataConfig(root="data", corpora={"shapes": 1.0}, validation="shapes_heldout"),
     )  # fmt: skip
     (folder / "config.yaml").write_text(to_yaml(config))
     with (folder / "metrics.jsonl").open("w") as file:

@@ -74,6 +74,11 @@ def test_step_axis_ends_at_the_last_step(a, b):
 
 def test_the_path_goes_through_the_values():
     text = chart("t", [curve([0, 1, 4], smooth=False)], (0, 3))
+    ticks = re.findall(r'class="([xy])" style="\w+:([\d.]+)%">([\d.]+)<', text)
+    assert [(float(at), label) for kind, at, label in ticks if kind == "y"] == [
+        (100, "0"), (75, "1"), (50, "2"), (25, "3"), (0, "4")
+    ]  # fmt: skip
+    assert [(float(at), label) for kind, at, label in ticks if kind == "x"][::3] == [(0, "0"), (100, "3")]
     assert points(paths(text, "line")[0]) == pytest.approx(np.array([[333.3, 1000], [666.7, 750], [1000, 0]]), abs=0.1)
 
 

@@ -61,16 +61,23 @@ def test_page_says_how_the_run_went(run_folder, open_page, capsys):
     body = browser.find_element("css selector", "body").text
     for text in (
         "finished",
-        "image to text R@1",
+        "image to text R@1 among 128",
         "0.7734",
         "step-00003000",
         "000011.tar",
         "cut short",
-        "shapes_held_out",
+        "shapes_heldout",
         "2.13.0",
     ):
         assert text in body
     assert body.count(HOSTILE) == 2 + 1 + 1 + 4  # two lists of captions, a query, a reason's count, four bad samples
+
+
+def test_shares_are_drawn_in_per_cent(run_folder):
+    text = written(run_folder).read_text()
+    shown = re.search(r"<b>Data wait, % of the step</b><span[^>]*><span><em>([\d.]+)", text)
+    waited = read_run(run_folder).metrics["data_wait"][1]
+    assert float(shown[1]) == pytest.approx(100 * waited[-5:].mean(), rel=0.01)
 
 
 def test_pointer_reads_the_curves(run_folder, open_page):
@@ -88,7 +95,10 @@ def test_pointer_reads_the_curves(run_folder, open_page):
         expected = read_run(run_folder).metrics["val_loss"]
         assert validation == pytest.approx(expected[1][expected[0].tolist().index(1500)], rel=1e-3)
         assert training == pytest.approx(2.2, abs=0.3)
-        assert 0 <= box.rect["x"] <= box.rect["x"] + box.rect["width"] <= width
+        for across in (-0.49, 0.49):
+            aside = int(across * plot.rect["width"])
+            ActionChains(browser).move_to_element_with_offset(plot, aside, 0).perform()
+            assert 0 <= box.rect["x"] <= box.rect["x"] + box.rect["width"] <= width
 
 
 @pytest.mark.parametrize("gone", ["config.yaml", "metrics.jsonl", "bad_samples.jsonl", "checkpoints", "eval.json"])
@@ -197,12 +207,15 @@ def test_no_run_is_a_user_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("steps", "expected"), [("3000", 3000), ("64000 samples", 1000), ("3 epochs", None), ("soon", None), (None, None)]
+    ("steps", "expected"),
+    [("3000", 3000), ("64000 samples", 1000), ("3 epochs", 938), ("1e6 parsecs", None), ("soon", None), (None, None)],
 )
 def test_planned_steps(run_folder, steps, expected):
     read = read_run(run_folder)
     read.config["steps"] = steps
     assert planned_steps(read) == expected
+    read.metrics.clear()
+    assert planned_steps(read) == (None if "epoch" in str(steps) else expected)
 
 
 def test_page_goes_where_it_is_told(run_folder, tmp_path):

@@ -21,7 +21,9 @@ def start(corpus):
     """Starts a run; what still runs at the end of the test is killed."""
     jobs = []
 
-    def start(run_dir: Path, *overrides: str, ranks: int = 1, env: dict[str, str] | None = None, root: Path = corpus) -> Job:
+    def start(
+        run_dir: Path, *overrides: str, ranks: int = 1, env: dict[str, str] | None = None, root: Path = corpus
+    ) -> Job:
         jobs.append(Job(root, run_dir, list(overrides), ranks, env or {}))
         return jobs[-1]
 

@@ -49,7 +49,10 @@ def test_killed_at_ten_random_moments_equals_uninterrupted(tmp_path, start, trai
     assert final_weights(killed) == final_weights(tmp_path / "whole")
 
 
-@pytest.mark.parametrize(("signum", "kubernetes", "code"), [(signal.SIGTERM, False, 0), (signal.SIGINT, False, 0), (signal.SIGTERM, True, 143)])
+@pytest.mark.parametrize(
+    ("signum", "kubernetes", "code"),
+    [(signal.SIGTERM, False, 0), (signal.SIGINT, False, 0), (signal.SIGTERM, True, 143)],
+)
 def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, start, train, signum, kubernetes, code):
     options = ["steps=80", "checkpoint.every=1000"]
     env = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"} if kubernetes else {}
@@ -88,7 +91,9 @@ def test_every_kind_of_damage_falls_back_to_the_checkpoint_before(tmp_path, trai
     shutil.copytree(last, intact)
     for name in sorted(str(p.relative_to(last)) for p in last.rglob("*") if p.is_file()):
         content = (last / name).read_bytes()
-        flipped = content[: len(content) // 2] + bytes([content[len(content) // 2] ^ 1]) + content[len(content) // 2 + 1 :]
+        flipped = (
+            content[: len(content) // 2] + bytes([content[len(content) // 2] ^ 1]) + content[len(content) // 2 + 1 :]
+        )
         for damage in (content[:-1], b"", flipped, None):
             (last / name).unlink()
             if damage is not None:

@@ -21,7 +21,8 @@ def test_golden_losses(tmp_path, train):
     train(tmp_path, "steps=10")
     expected = [json.loads(line) for line in GOLDEN.read_text().splitlines()]
     assert [{name: line[name] for name in ("step", *LOSSES)} for line in metric_lines(tmp_path)] == [
-        {name: value if name == "step" else pytest.approx(value, abs=1e-4) for name, value in line.items()} for line in expected
+        {name: value if name == "step" else pytest.approx(value, abs=1e-4) for name, value in line.items()}
+        for line in expected
     ]
 
 
@@ -77,14 +78,25 @@ def test_compiled_is_near_eager(tmp_path, train):
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "eager"), abs=1e-3)
 
 
-@pytest.mark.parametrize("objective", [["objective=mlm_itm"], ["objective.itm_negatives=hard"], ["objective.itc_form=symmetric"], ["objective.itc_form=ms", "objective.itc_dim=256"], ["objective.mlm=0"]])
+@pytest.mark.parametrize(
+    "objective",
+    [
+        ["objective=mlm_itm"],
+        ["objective.itm_negatives=hard"],
+        ["objective.itc_form=symmetric"],
+        ["objective.itc_form=ms", "objective.itc_dim=256"],
+        ["objective.mlm=0"],
+    ],
+)
 def test_other_objectives_train(tmp_path, train, objective):
     train(tmp_path, "steps=3", *objective)
     assert all(math.isfinite(value) for value in losses(tmp_path))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_records(tmp_path, train):
-    output = train(tmp_path, "steps=30", "optim.lr=1e30", "optim.lr_fusion=1e30", "optim.warmup=0", "guards.max_skipped=4", code=1)
+    output = train(
+        tmp_path, "steps=30", "optim.lr=1e30", "optim.lr_fusion=1e30", "optim.warmup=0", "guards.max_skipped=4", code=1
+    )
     assert "was not finite in 4 updates in a row, from step 2 on" in output
     assert "shapes/000000.tar:shapes-0" in output
     assert "guards.max_skipped" in output
@@ -109,7 +121,13 @@ def test_the_run_folder_holds_its_configuration(tmp_path, train):
     config = compose.from_yaml(TrainConfig, tmp_path / "config.yaml")
     assert config.model.width == 64
     assert config.model.vocab_size
-    for said in ("device    cpu", "model     ", "data      shapes: 96 pictures", "batch     8 = 1 ranks x 8 pairs", "run       2 steps"):
+    for said in (
+        "device    cpu",
+        "model     ",
+        "data      shapes: 96 pictures",
+        "batch     8 = 1 ranks x 8 pairs",
+        "run       2 steps",
+    ):
         assert said in output
 
 

@@ -1,0 +1,251 @@
+"""`bridgetower bench data`: the loader against bare JPEG decoding and against stock webdataset, on the same shards."""
+
+import dataclasses
+import io
+import itertools
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+import torch
+import webdataset
+from PIL import Image
+from torch import Tensor
+
+from bridgetower_train.config import DataConfig, ModelConfig, TrainConfig, at_least
+from bridgetower_train.data.cache import sha256_file
+from bridgetower_train.data.dataset import PairDataset, make_loader, open_data
+from bridgetower_train.data.shards import INDEX_DTYPE, Corpus
+from bridgetower_train.data.text import Text
+from data_prep.tokenizer import train_tokenizer
+from data_prep.writer import ShardWriter
+
+BARE_TARGET, WEBDATASET_TARGET, OPEN_TARGET = 0.85, 2.0, 5.0
+"""What is aimed at: share of the bare decoding rate; multiple of webdataset's rate; seconds."""
+
+HUGE_RECORDS = 14_000_000
+"""Records of the made-up index that is opened: as many as the published run had pictures."""
+
+_NOUNS = "dog cat man woman child train plane table bench street field beach kitchen horse bicycle umbrella".split()
+_WORDS = "a the small large red blue old young sitting standing riding on near beside under behind with and".split()
+
+
+@dataclass(frozen=True)
+class BenchDataConfig:
+    """What is timed."""
+
+    corpus: Optional[str] = None
+    """Folder of a corpus, such as data/coco; null makes one up, of pictures as heavy as photographs."""
+    tokenizer: Optional[str] = None
+    """A `tokenizer.json` or its folder; null trains a small one."""
+    image_size: int = 294
+    """Edge of the pictures that the model reads, pixels."""
+    batch: int = 32
+    """Pairs per batch."""
+    records: int = 20_000
+    """Records over which a worker's memory is watched."""
+    rounds: int = 9
+    """Turns of each contender; medians are reported."""
+    huge_records: int = HUGE_RECORDS
+    """Records of the index whose opening is timed."""
+
+    def __post_init__(self) -> None:
+        at_least("batch", self.batch, 4)
+        at_least("records", self.records, 10 * self.batch)
+        at_least("rounds", self.rounds, 1)
+
+
+def run(config: BenchDataConfig) -> int:
+    """Measure and print."""
+    figures = bench_data(config)
+    print(f"records per second of one core, median of {config.rounds} turns; batches of {config.batch}")
+    print(f"  bare libjpeg-turbo   {figures['bare']:7.0f}   {figures['jpeg_kb']:.0f} kB a picture")
+    print(f"  this loader          {figures['ours']:7.0f}")
+    print(f"  webdataset, Pillow   {figures['webdataset']:7.0f}")
+    print(f"share of bare decoding      {figures['of_bare']:.3f}   target {BARE_TARGET}")
+    print(f"times webdataset            {figures['of_webdataset']:.2f}    target {WEBDATASET_TARGET}")
+    growth = figures["worker_mb_end"] - figures["worker_mb_start"]
+    print(
+        f"memory of a worker          {figures['worker_mb_end']:.0f} MB, {growth:+.1f} MB over {config.records} records"
+    )
+    print(
+        f"opening {config.huge_records} records    {figures['open_s']:.2f} s to the first batch   target {OPEN_TARGET:g} s"
+    )
+    return 0
+
+
+def bench_data(config: BenchDataConfig) -> dict[str, float]:
+    """All figures: rates in records per CPU-second, their ratios, memory in 10^6 bytes, seconds."""
+    torch.set_num_threads(1)
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = Path(config.corpus) if config.corpus else make_corpus(scratch, config.image_size)
+        text = (
+            Text.load(config.tokenizer)
+            if config.tokenizer
+            else Text(train_tokenizer(map(made_up_caption, range(2000)), 1000))
+        )
+        dataset = open_data(_train_config(config, folder), text)
+        return {
+            **_rates(config, dataset, text),
+            **_worker_memory(config, dataset),
+            "open_s": _open_huge(config, dataset.corpora[0], text, scratch),
+        }
+
+
+def _train_config(config: BenchDataConfig, folder: Path) -> TrainConfig:
+    return TrainConfig(
+        run_dir="",
+        global_batch=config.batch,
+        model=ModelConfig(image_size=config.image_size, patch_size=config.image_size),
+        data=DataConfig(root=str(folder.parent), corpora={folder.name: 1.0}, lanes=max(1, config.batch // 4)),
+    )
+
+
+def _rates(config: BenchDataConfig, dataset: PairDataset, text: Text) -> dict[str, float]:
+    """The three contenders in turns, so that a change in the machine's pace meets all of them."""
+    corpus = dataset.corpora[0]
+    rows = np.linspace(0, corpus.manifest.images, 16 * config.batch, endpoint=False).astype(int)
+    jpegs = [bytes(corpus.read(row).image) for row in rows.tolist()]
+    decoded = itertools.cycle(jpegs)
+    positions = itertools.count(step=config.batch)
+    stock = _stock_webdataset(corpus, text, config.image_size, config.batch)
+
+    def bare() -> None:
+        for jpeg in itertools.islice(decoded, config.batch):
+            simplejpeg.decode_jpeg(jpeg)
+
+    def ours() -> None:
+        first = next(positions)
+        dataset.__getitems__(range(first, first + config.batch))
+
+    turns: dict[str, Callable[[], Any]] = {"bare": bare, "ours": ours, "webdataset": lambda: next(stock)}
+    rates: dict[str, list[float]] = {name: [] for name in turns}
+    for _ in range(config.rounds + 1):
+        for name, batch in turns.items():
+            start = time.process_time()
+            for _ in range(len(jpegs) // config.batch):
+                batch()
+            rates[name].append(len(jpegs) / (time.process_time() - start))
+    bare_rate, our_rate, stock_rate = (rates[name][1:] for name in turns)  # the first turn warms up
+    return {
+        **{name: statistics.median(values[1:]) for name, values in rates.items()},
+        "of_bare": statistics.median(a / b for a, b in zip(our_rate, bare_rate, strict=True)),
+        "of_webdataset": statistics.median(a / b for a, b in zip(our_rate, stock_rate, strict=True)),
+        "jpeg_kb": statistics.mean(map(len, jpegs)) / 1e3,
+    }
+
+
+def _stock_webdataset(corpus: Corpus, text: Text, size: int, batch: int) -> Iterator[Any]:
+    """Batches as one gets them from webdataset and Pillow: decoded, resized, cropped, tokenized."""
+
+    def crop(image: Image.Image) -> Tensor:
+        scale = size / min(image.size)
+        if scale != 1:
+            width, height = (max(size, int(edge * scale)) for edge in image.size)
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
+        left, top = ((edge - size) // 2 for edge in image.size)
+        return torch.from_numpy(np.array(image.crop((left, top, left + size, top + size)))).permute(2, 0, 1)
+
+    def tokens(meta: dict[str, Any]) -> Tensor:
+        return text.encode(meta["captions"][:1], ModelConfig.max_text_len)[0][0]
+
+    shards = [f"{corpus.folder}/{shard.name}" for shard in corpus.manifest.shards]
+    pipeline = webdataset.WebDataset(shards, shardshuffle=False).decode("pil").to_tuple("jpg", "json")
+    return iter(pipeline.map_tuple(crop, tokens).repeat().batched(batch))
+
+
+def _worker_memory(config: BenchDataConfig, dataset: PairDataset) -> dict[str, float]:
+    """Resident memory of a loader worker after a tenth of the records and at the end."""
+    batches = iter(make_loader(dataset, 0, 1, config.batch, 1, 0, 1, 2, "fork", False))
+    count = config.records // config.batch
+    for _ in itertools.islice(batches, count // 10):
+        pass
+    (worker,) = multiprocessing.active_children()
+    start = _resident_mb(worker.pid)
+    for _ in itertools.islice(batches, count - count // 10):
+        pass
+    return {"worker_mb_start": start, "worker_mb_end": _resident_mb(worker.pid)}
+
+
+def _resident_mb(pid: int | None) -> float:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def _open_huge(config: BenchDataConfig, corpus: Corpus, text: Text, scratch: Path) -> float:
+    """Seconds from nothing to the first batch, shards checked, of a corpus that repeats one shard over and over."""
+    folder = scratch / "huge"
+    folder.mkdir()
+    rows = corpus.index[: corpus.shard_rows[1]]
+    shards = max(1, config.huge_records // len(rows))
+    index = np.lib.format.open_memmap(folder / "index.npy", "w+", INDEX_DTYPE, (shards * len(rows),))
+    for shard in range(shards):
+        (folder / f"{shard:06d}.tar").symlink_to(Path(corpus.folder, corpus.manifest.shards[0].name).resolve())
+        part = index[shard * len(rows) : (shard + 1) * len(rows)]
+        part[:] = rows
+        part["shard"] = shard
+    index.flush()
+    first = corpus.manifest.shards[0]
+    manifest = dataclasses.replace(
+        corpus.manifest,
+        corpus="huge",
+        shards=[dataclasses.replace(first, name=f"{shard:06d}.tar") for shard in range(shards)],
+        images=len(index),
+        captions=shards * first.captions,
+        index_sha256=sha256_file(folder / "index.npy"),
+    )
+    (folder / "manifest.json").write_text(manifest.to_json())
+    start = time.perf_counter()
+    dataset = open_data(_train_config(config, folder), text)
+    dataset.corpora[0].check_shards()
+    next(iter(make_loader(dataset, 0, 1, config.batch, 1, 0, 0, 1, "fork", False)))
+    return time.perf_counter() - start
+
+
+def make_corpus(root: Path, size: int, pictures: int = 200, records: int = 2000) -> Path:
+    """Write `records` records of `pictures` different pictures, shorter edge `size`; the folder."""
+    jpegs = [photograph_like(number, size) for number in range(pictures)]
+    with ShardWriter(root, "made_up", size) as writer:
+        for number in range(records):
+            captions = [made_up_caption(5 * number + i) for i in range(5)]
+            writer.add(
+                f"{number:08d}", jpegs[number % pictures], captions, {"url": f"https://example.com/{number}.jpg"}
+            )
+    return root / "made_up"
+
+
+def photograph_like(number: int, size: int) -> bytes:
+    """A JPEG of 4:3 made of noise of many scales: it decodes as a photograph does, and at 294 pixels weighs 38 to 55 kB."""
+    dice = np.random.default_rng(number)
+    width, height = (size * 4 // 3, size) if number % 4 else (size, size * 4 // 3)
+    fall = dice.uniform(0.5, 0.75)  # of the amplitude from one octave to the next, as a power of 2
+    octaves = [2.0 ** (-fall * octave) * _noise(dice, 2**octave, width, height) for octave in range(2, 9)]
+    pixels = np.sum(octaves, axis=0)
+    pixels = 120 + 55 * (pixels - pixels.mean()) / pixels.std()
+    out = io.BytesIO()
+    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(out, "JPEG", quality=95)
+    return out.getvalue()
+
+
+def _noise(dice: np.random.Generator, cells: int, width: int, height: int) -> npt.NDArray[np.float32]:
+    """float32 (height, width, 3): smooth noise of `cells` cells across, most of it common to the three colours."""
+    grid = dice.normal(size=(cells + 2, cells + 2, 1)) * 1.5 + dice.normal(size=(cells + 2, cells + 2, 3)) * 0.5
+    bands = [Image.fromarray(band.astype(np.float32)) for band in np.moveaxis(grid, -1, 0)]
+    return np.stack([np.asarray(band.resize((width, height), Image.Resampling.BICUBIC)) for band in bands], axis=-1)
+
+
+def made_up_caption(number: int) -> str:
+    """Words in a row, as long as a caption of COCO."""
+    dice = np.random.default_rng(number)
+    return " ".join(dice.choice(_NOUNS if i % 3 == 2 else _WORDS) for i in range(dice.integers(8, 14)))

@@ -1,0 +1,52 @@
+"""A whole step without data: a host sync, or a shape that depends on data, raises under FakeTensorMode."""
+
+import pytest
+import torch
+from helpers import SMALL, random_batch
+from torch._subclasses import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+
+from bridgetower_train.config import ObjectiveConfig
+from bridgetower_train.data.batch import Batch
+from bridgetower_train.model.bridgetower import BridgeTower
+from bridgetower_train.objectives.joint import JointTask
+
+
+def step(objective: ObjectiveConfig) -> None:
+    """Counts, forward, backward, update."""
+    mode = FakeTensorMode()
+    real = random_batch(SMALL, 4)
+    with mode:
+        batch = Batch(**{name: mode.from_tensor(value) for name, value in vars(real).items() if name != "bad"})
+        task = JointTask(SMALL, objective)
+        optimizer = torch.optim.AdamW(task.parameters(), foreach=False)
+        loss, _ = task(batch, task.counts(batch))
+        loss.backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("negatives", ["random", "hard"])
+@pytest.mark.parametrize("form", ["hf", "symmetric", "ms"])
+def test_step_needs_no_data(form: str, negatives: str):
+    step(ObjectiveConfig(itc_form=form, itm_negatives=negatives, itc_dim=16))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error"),
+    [
+        (lambda loss, text: loss * loss.item(), DataDependentOutputException),
+        (lambda loss, text: loss + text.cls[text.cls > 0].sum(), DynamicOutputShapeException),
+    ],
+    ids=["host sync", "dynamic shape"],
+)
+def test_a_planted_fault_is_found(monkeypatch: pytest.MonkeyPatch, spoil, error: type[Exception]):
+    encode_text = BridgeTower.encode_text
+
+    def spoilt(self, ids, mask):
+        text = encode_text(self, ids, mask)
+        spoil(text.cls.sum(), text)
+        return text
+
+    monkeypatch.setattr(BridgeTower, "encode_text", spoilt)
+    with pytest.raises(error):
+        step(ObjectiveConfig(itc_dim=16))

@@ -1,0 +1,98 @@
+"""The command line as a user meets it."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bridgetower_train.cli import COMMANDS, main
+
+ROOT = Path(__file__).parents[1]
+
+
+def bridgetower(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bridgetower_train", *arguments],
+        capture_output=True, text=True, cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=120,
+    )  # fmt: skip
+
+
+def test_help_lists_every_command(capsys):
+    assert main([]) == main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_documents_its_keys(name, capsys):
+    assert main([*name.split(), "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    keys = lines[lines.index("keys") + 1 :]
+    assert len(keys) >= 2
+    assert all(len(text.strip()) > 8 for text in keys[1::2]), "a key without documentation"
+
+
+def test_cfg_job_prints_the_composed_configuration(capsys):
+    assert main(["train", "--cfg", "job", "model=large", "seed=7"]) == 0
+    printed = capsys.readouterr().out
+    assert "seed: 7" in printed
+    assert "patch_size: 14" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["trian"], ["trian", "did you mean 'train'"]),
+        (["prep"], ["prep"]),
+        (["train", "--halp"], ["--halp"]),
+        (["train", "optim.lrr=1"], ["optim.lr"]),
+        (["train", "tokenizer=/nowhere/tokenizer.json"], ["tokenizer=/nowhere/tokenizer.json"]),
+        (["train", "device.name=tpu"], ["device.name=tpu", "cpu"]),
+        (["prep", "coco", "out=x"], ["annotations is required"]),
+        (["eval", "run_dir=/nowhere"], ["run_dir=/nowhere"]),
+    ],
+)
+def test_a_wrong_configuration_exits_2_with_one_message(arguments, parts, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
+    assert all(part in message for part in parts), message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_data_root_exits_2(capsys, tmp_path, monkeypatch, shared):
+    monkeypatch.chdir(tmp_path)
+    tokenizer = shared / "tokenizer" / "roberta-base"
+    assert main(["train", "data=coco", "data.root=/nowhere", f"tokenizer={tokenizer}"]) == 2
+    assert "data.root=/nowhere" in capsys.readouterr().err
+
+
+def test_as_a_process_without_traceback(tmp_path):
+    result = bridgetower("train", "model.width=100", cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr == "error: model.width=100: must be a multiple of 64\n"
+
+
+def test_multirun_gives_each_job_its_own_folder(tmp_path):
+    result = bridgetower("prep", "shapes", f"out={tmp_path}", "records=32", "heldout=16", "size=32", "workers=1")
+    assert result.returncode == 0, result.stderr
+    result = bridgetower(
+        "train", "--multirun", "seed=0,1", f"data.root={tmp_path}", f"run_dir={tmp_path}/runs", "steps=1", "global_batch=8",
+        "data.lanes=4", "model.width=64", "model.image_size=32", "model.patch_size=16", "tensorboard=false",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["seed=0", "seed=1"]
+    assert all((tmp_path / "runs" / job / "metrics.jsonl").exists() for job in ("seed=0", "seed=1"))
+
+
+def test_only_devices_name_a_platform():
+    names = re.compile(r"torch\.(cuda|hpu)\b|habana_frameworks|['\"](cuda|hpu)['\"]")
+    product = [p for folder in ("bridgetower_train", "data_prep") for p in (ROOT / folder).rglob("*.py")]
+    assert len(product) > 30
+    offenders = [str(p) for p in product if "devices" not in p.parts and names.search(p.read_text())]
+    assert offenders == []

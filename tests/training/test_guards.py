@@ -1,0 +1,66 @@
+"""What stops a run, and what an update that is skipped leaves behind."""
+
+import math
+
+import pytest
+import torch
+
+from bridgetower_train.config import DeviceConfig, OptimConfig
+from bridgetower_train.devices.cpu import CpuDevice
+from bridgetower_train.errors import UserError
+from bridgetower_train.training.guards import NonFiniteGuard, check_bad_records
+from bridgetower_train.training.preemption import Preemption
+
+
+def test_a_streak_is_named_by_its_first_step():
+    guard = NonFiniteGuard(3, torch.device("cpu"))
+    for step, skipped in enumerate((1, 0, 1, 1), start=1):
+        guard.record(step, torch.tensor(float(skipped)))
+    assert guard.streak() is None
+    guard.record(5, torch.tensor(1.0))
+    assert guard.streak() == 3
+    assert guard.total == 4
+
+
+def test_bad_records_stop_the_run_beyond_the_fraction():
+    check_bad_records(10, 64, 0.01, [])
+    check_bad_records(100, 10_000, 0.01, [])
+    with pytest.raises(UserError, match=r"101 of 10000 records.*data\.max_bad_fraction=0\.01.*coco/000003\.tar"):
+        check_bad_records(101, 10_000, 0.01, ["coco/000003.tar"])
+
+
+def test_a_skipped_update_changes_neither_weights_nor_moments():
+    parameter = torch.nn.Parameter(torch.ones(3))
+    device = CpuDevice(DeviceConfig(), 0)
+    optimizer = device.adamw([{"params": [parameter], "lr": 0.1, "weight_decay": 0.1}], OptimConfig())
+    parameter.grad = torch.ones(3)
+    device.update(optimizer, torch.tensor(0.0))
+    before = [parameter.detach().clone(), *(value.clone() for value in optimizer.state[parameter].values())]
+    parameter.grad = torch.full((3,), math.nan)
+    device.update(optimizer, torch.tensor(1.0))
+    after = [parameter.detach(), *optimizer.state[parameter].values()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    parameter.grad = torch.ones(3)
+    device.update(optimizer, torch.tensor(0.0))
+    assert not torch.equal(before[0], parameter.detach())
+
+
+def test_clipping():
+    parameter = torch.nn.Parameter(torch.zeros(4))
+    device = CpuDevice(DeviceConfig(), 0)
+    parameter.grad = torch.full((4,), 3.0)
+    assert float(device.clip([parameter], 0.0)) == 6.0
+    assert parameter.grad.tolist() == [3.0] * 4
+    assert float(device.clip([parameter], 1.0)) == 6.0
+    assert float(parameter.grad.norm()) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_exit_codes(monkeypatch):
+    preemption = Preemption()
+    try:
+        preemption.signum = 2
+        assert preemption.exit_code == 0
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+        assert preemption.exit_code == 130
+    finally:
+        preemption.close()
