@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_prep import shapes
 from data_prep.writer import ShardWriter, prepare_jpeg
 
 IMAGE_SIZE = 64
@@ -79,3 +80,11 @@ def make_tar() -> Callable[..., Path]:
         return path
 
     return make
+
+
+@pytest.fixture(scope="session")
+def shapes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with `shapes` (96 pictures of 32 px), its tokenizer, and `shapes_heldout` (32). Do not write to it."""
+    root = tmp_path_factory.mktemp("shapes")
+    shapes.run(shapes.ShapesConfig(out=str(root), records=96, heldout=32, size=32, workers=1))
+    return root

@@ -18,6 +18,7 @@ _EXTENDED = (b"L", b"x")  # GNU long name, pax: they describe the member that fo
 _WITHOUT_CONTENTS = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, folders
 _ADLER_PRIME = 65521
 _MAX_NAME_BYTES = 1 << 16
+_MAX_END_BYTES = 1 << 16  # tar writes 1 KiB of zeros and fills up its last record, of 10 KiB by default
 _SCAN_BYTES = 1 << 20
 
 
@@ -53,7 +54,7 @@ def walk_tar(file: BinaryIO) -> Iterator[Member | Gap]:
     name, size = "", None  # what a GNU or pax header says of the member after it
     while position < end:
         block = os.pread(fd, BLOCK, position)
-        if block == _ZEROS:
+        if _ZEROS.startswith(block):
             zeros_from = position if zeros_from is None else zeros_from
             position += BLOCK
             continue
@@ -79,6 +80,8 @@ def walk_tar(file: BinaryIO) -> Iterator[Member | Gap]:
         position = contents + (0 if header.kind in _WITHOUT_CONTENTS else -(-length // BLOCK) * BLOCK)
     if zeros_from is None:
         yield Gap(end, 0, "tar without an end mark, perhaps cut short" if end else "zero-byte shard")
+    elif end - zeros_from > _MAX_END_BYTES:
+        yield Gap(zeros_from, end - zeros_from, "tar that ends in zeros, perhaps not fetched whole")
 
 
 def member_key(name: str) -> tuple[str, str]:

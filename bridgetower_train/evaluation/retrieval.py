@@ -19,7 +19,7 @@ def similarities(predictor: Predictor, held_out: HeldOut, batch: int = 64) -> Te
 def recall(similarity_BB: Tensor, group: int = 128, k: int = 1) -> tuple[float, float]:
     """(image to text, text to image) recall at `k`, each among `group` candidates, averaged over the whole groups of B.
 
-    Fewer than `group` rows form one group.
+    Fewer than `group` rows form one group. An equal score counts against: a model that cannot tell finds nothing.
     """
     count = len(similarity_BB)
     group = min(group, count)
@@ -27,6 +27,6 @@ def recall(similarity_BB: Tensor, group: int = 128, k: int = 1) -> tuple[float, 
     for start in range(0, count - group + 1, group):
         part = similarity_BB[start : start + group, start : start + group]
         truth = part.diagonal()
-        hits += torch.stack([((part > truth[:, None]).sum(1) < k).sum(), ((part > truth).sum(0) < k).sum()])
+        hits += torch.stack([((part >= truth[:, None]).sum(1) <= k).sum(), ((part >= truth).sum(0) <= k).sum()])
     image_to_text, text_to_image = (hits / (count // group * group)).tolist()
     return image_to_text, text_to_image

@@ -121,14 +121,15 @@ def chart(
 ) -> Markup:
     """A figure of `curves` over the steps of `span`; empty where none holds a finite value (positive, on a log axis).
 
-    `limits` fixes the lower or upper end of the value axis; None lets it follow the data.
+    `limits` fixes the lower or upper end of the value axis; None lets it follow the data. `log` makes it logarithmic where
+    the values differ tenfold.
     """
     curves = [c for c in (_finite(curve, log) for curve in curves) if len(c.steps)]
     if not curves:
         return Markup("")
     low = min(float(c.values.min()) for c in curves) if limits[0] is None else limits[0]
     high = max(float(c.values.max()) for c in curves) if limits[1] is None else limits[1]
-    steps, values = step_axis(*span), value_axis(low, high, log)
+    steps, values = step_axis(*span), value_axis(low, high, log and high > 10 * low)
     drawn, read = zip(*(_draw(c, steps, values) for c in curves), strict=True)
     grid = "".join(f"M0 {_down(values, t):.1f}H1000" for t in values.ticks)
     lines = element(

@@ -10,7 +10,7 @@ import numpy as np
 
 from bridgetower_train.config import Duration
 from bridgetower_train.errors import ConfigError
-from bridgetower_train.pages.chart import FREE, Curve, Limits, chart
+from bridgetower_train.pages.chart import FREE, Curve, Limits, chart, running_mean
 from bridgetower_train.pages.html import Child, Markup, element, figures, join, note, page, pairs, sections, table
 from bridgetower_train.pages.numbers import duration, figure, size, tick
 from bridgetower_train.pages.pictures import thumbnail
@@ -133,7 +133,7 @@ def _key_figures(run: RunFolder, step: int, planned: int | None) -> Iterator[tup
         steps, seconds = run.metrics["step_s"]
         yield "time in training", duration(float(np.nansum(np.diff(steps, prepend=0.0) * seconds)))
     if "loss" in run.metrics:
-        yield "loss at the end", figure(float(run.metrics["loss"][1][-20:].mean()))
+        yield "loss at the end", figure(float(running_mean(run.metrics["loss"][1])[-1]))
     for metric, name, factor, unit in (("samples_per_s", "samples/s", 1, ""), ("data_wait", "data wait", 100, " %")):
         if metric in run.metrics:
             yield f"{name}, median", f"{float(np.median(run.metrics[metric][1])) * factor:.3g}{unit}"
@@ -236,8 +236,14 @@ def _bad_samples(run: RunFolder) -> Markup:
 
 
 def _environment(run: RunFolder) -> Markup:
-    state = _groups({k: v for k, v in run.state.items() if k != "config"})
-    return join(note("As the newest checkpoint recorded it."), state) if state else Markup("")
+    """The state of the newest checkpoint, less what the configuration says already."""
+    settings = dict(_leaves(run.config))
+    state = {k: v for k, v in run.state.items() if k not in ("identity", "config")}
+    identity = run.state.get("identity")
+    if isinstance(identity, dict):
+        state["identity"] = {k: v for k, v in identity.items() if settings.get(k) != _text(v)}
+    shown = _groups(state)
+    return join(note("As the newest checkpoint recorded it."), shown) if shown else Markup("")
 
 
 def _groups(tree: Json) -> Markup:

@@ -99,6 +99,11 @@ def test_a_log_chart_is_not_lifted_by_a_spike():
     assert line[:, 1].min() > 900  # of four powers of ten, less than 0.4
 
 
+def test_a_log_chart_of_like_values_is_linear():
+    line = points(paths(chart("t", [curve([2, 4, 6], smooth=False)], (1, 3), log=True), "line")[0])
+    assert np.diff(line[:, 1], n=2) == pytest.approx(0, abs=0.2)
+
+
 def test_values_that_cannot_be_drawn_leave_gaps():
     text = chart("t", [curve([1, np.nan, np.inf, 2, 3], smooth=False)], (0, 5))
     assert len(points(paths(text, "line")[0])) == 3

@@ -73,6 +73,15 @@ def test_page_says_how_the_run_went(run_folder, open_page, capsys):
     assert body.count(HOSTILE) == 2 + 1 + 1 + 4  # two lists of captions, a query, a reason's count, four bad samples
 
 
+def test_environment_is_what_the_configuration_does_not_say(run_folder, open_page):
+    browser = open_page(written(run_folder), 390)
+    text = browser.find_element("css selector", "#environment").text
+    assert "2.13.0" in text
+    assert "CPU, 2 cores" in text
+    assert "order" in text
+    assert "data.lanes" not in text
+
+
 def test_shares_are_drawn_in_per_cent(run_folder):
     text = written(run_folder).read_text()
     shown = re.search(r"<b>Data wait, % of the step</b><span[^>]*><span><em>([\d.]+)", text)

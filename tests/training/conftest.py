@@ -4,25 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import shapes
 from tests.training.runs import Job
 
 
-@pytest.fixture(scope="session")
-def corpus(tmp_path_factory) -> Path:
-    """A root with `shapes` (96 pictures of 32 px) and `shapes_heldout` (32)."""
-    root = tmp_path_factory.mktemp("shapes")
-    shapes.run(shapes.ShapesConfig(out=str(root), records=96, heldout=32, size=32, workers=1))
-    return root
-
-
 @pytest.fixture
-def start(corpus):
+def start(shapes_root):
     """Starts a run; what still runs at the end of the test is killed."""
     jobs = []
 
     def start(
-        run_dir: Path, *overrides: str, ranks: int = 1, env: dict[str, str] | None = None, root: Path = corpus
+        run_dir: Path, *overrides: str, ranks: int = 1, env: dict[str, str] | None = None, root: Path = shapes_root
     ) -> Job:
         jobs.append(Job(root, run_dir, list(overrides), ranks, env or {}))
         return jobs[-1]

@@ -1,0 +1,92 @@
+"""The measures, on cases whose result is known."""
+
+import pytest
+import torch
+
+from bridgetower_train.data.text import Text
+from bridgetower_train.evaluation.heldout import HeldOut
+from bridgetower_train.evaluation.masked_lm import probe_accuracy, probe_words
+from bridgetower_train.evaluation.matching import matching_accuracy
+from bridgetower_train.evaluation.retrieval import recall, similarities
+from data_prep.tokenizer import train_tokenizer
+
+COLOURS = ["red", "green", "blue"]
+CAPTIONS = [["a red square", "red"], ["a green square left of a red square"], ["nothing"], ["the blue square"]]
+
+
+def held_out(captions=CAPTIONS) -> HeldOut:
+    """Picture i is one colour: i + 1."""
+    pixels = torch.stack([torch.full((3, 4, 4), i + 1, dtype=torch.uint8) for i in range(len(captions))])
+    return HeldOut(pixels, captions, [str(i) for i in range(len(captions))])
+
+
+@pytest.fixture(scope="module")
+def text() -> Text:
+    return Text(train_tokenizer([c for captions in CAPTIONS for c in captions] * 9, 400))
+
+
+def test_recall_counts_rows_and_columns():
+    similarity = torch.tensor([[0.9, 0.1, 0.0, 0.0], [0.2, 0.1, 0.8, 0.0], [0.0, 0.0, 0.7, 0.0], [0.0, 0.5, 0.0, 0.6]])
+    assert recall(similarity) == (0.75, 0.5)
+    assert recall(similarity, k=2) == (0.75, 0.75)
+    assert recall(similarity, group=2) == (0.75, 1.0)
+
+
+def test_recall_of_chance():
+    torch.manual_seed(0)
+    image_to_text, text_to_image = recall(torch.randn(1280, 1280))
+    assert image_to_text == pytest.approx(1 / 128, abs=0.01)
+    assert text_to_image == pytest.approx(1 / 128, abs=0.01)
+
+
+def test_a_model_that_cannot_tell_finds_nothing():
+    assert recall(torch.ones(4, 4)) == (0.0, 0.0)
+
+
+def test_probes_mask_each_word_once(text):
+    probes = probe_words(text, held_out(), COLOURS, 16)
+    assert probes.picture.tolist() == [0, 1, 1, 3]
+    assert [text.decode([token]) for token in probes.answer] == ["red", "green", "red", "blue"]
+    assert [int((ids == text.mask).sum()) for ids in probes.ids] == [1] * 4
+    rows = torch.arange(4)
+    assert (probes.ids[rows, probes.position] == text.mask).all()
+    assert probes.mask.sum(1).tolist() == (probes.ids != 1).sum(1).tolist()
+
+
+class Knowing:
+    """Reads the picture's colour value: knows picture 0's caption to be of picture 0, and so on."""
+
+    def __init__(self, text: Text) -> None:
+        self.text = text
+
+    def embed_images(self, pixels):
+        return torch.eye(8)[pixels[:, 0, 0, 0].long() - 1]
+
+    def embed_texts(self, texts):
+        own = [captions[0] for captions in CAPTIONS]
+        return torch.eye(8)[[own.index(t) for t in texts]]
+
+    def match(self, pixels, texts):
+        own = [captions[0] for captions in CAPTIONS]
+        return torch.tensor([float(int(p[0, 0, 0]) - 1 == own.index(t)) for p, t in zip(pixels, texts, strict=True)])
+
+    def fill(self, pixels, ids, mask, position):
+        red = self.text.tokenizer.token_to_id("Ġred")
+        answers = {1: red, 2: self.text.tokenizer.token_to_id("Ġgreen"), 4: self.text.tokenizer.token_to_id("Ġblue")}
+        return torch.nn.functional.one_hot(torch.tensor([answers.get(int(p[0, 0, 0]), 0) for p in pixels]), 400).float()
+
+
+def test_a_model_that_knows_scores_full(text):
+    model, data = Knowing(text), held_out()
+    assert recall(similarities(model, data)) == (1.0, 1.0)
+    assert matching_accuracy(model, data, batch=3) == 1.0
+    probes = probe_words(text, data, COLOURS, 16)
+    assert probe_accuracy(model, data, probes, batch=3) == 0.75
+    assert probe_accuracy(model, data, probes, blank=True) == 0.0
+
+
+def test_equal_captions_are_no_negatives(text):
+    same = held_out([["a red square"], ["a red square"]])
+    model = Knowing(text)
+    model.match = lambda pixels, texts: torch.ones(len(texts))
+    assert matching_accuracy(model, same) == 1.0
