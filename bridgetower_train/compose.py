@@ -114,8 +114,10 @@ def field_docs(schema: type[Any], prefix: str = "") -> list[tuple[str, str, str]
 
 
 def _unlocked(node: DictConfig) -> DictConfig:
-    """OmegaConf makes frozen dataclasses read-only; while a configuration is being composed it must not be."""
+    """OmegaConf makes frozen dataclasses read-only and Hydra lets no dict grow; while one composes, both must give way."""
     OmegaConf.set_readonly(node, None)
+    if OmegaConf.get_type(node) is dict:
+        OmegaConf.set_struct(node, False)
     for key in node:
         child = node._get_node(key)
         if isinstance(child, DictConfig) and not child._is_missing() and not child._is_none():

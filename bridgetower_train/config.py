@@ -123,7 +123,7 @@ class DataConfig:
     root: str = "???"
     """Folder or fsspec URL that holds one folder per corpus."""
     corpora: dict[str, float] = field(default_factory=dict)
-    """Corpus folder -> how often it is passed per epoch (1 whole pass; 0.5 half of it, another half each epoch)."""
+    """Corpus folder -> how often it is passed per epoch (1 whole pass; 0.5 half of it, another half each epoch; 0 not at all)."""
     validation: str | None = None
     """Corpus folder that training never shows, for validation and `bridgetower eval`; null: none."""
     captions: str = "all"
@@ -153,10 +153,7 @@ class DataConfig:
         at_least("data.workers", self.workers, 0)
         at_least("data.prefetch", self.prefetch, 1)
         for name, weight in self.corpora.items():
-            if weight <= 0:
-                raise ConfigError(
-                    f"data.corpora.{name}={weight}: a weight must be above 0; leave the corpus out instead"
-                )
+            at_least(f"data.corpora.{name}", weight, 0)
         if sorted(set(self.text_buckets)) != list(self.text_buckets):
             raise ConfigError(f"data.text_buckets={self.text_buckets}: must ascend")
         if not 0 <= self.max_bad_fraction <= 1:

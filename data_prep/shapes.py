@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from bridgetower_train.config import at_least
 from bridgetower_train.data.manifest import Manifest
+from bridgetower_train.files import write_whole
 from data_prep.parallel import cores, ordered_map
 from data_prep.shapes_draw import draw
 from data_prep.shapes_scene import COLOURS, Dice, make_scene
@@ -91,9 +92,7 @@ def _write_tokenizer(path: Path, config: ShapesConfig) -> None:
     for record in range(min(config.records, _TOKENIZER_RECORDS)):
         dice = Dice(config.seed, "shapes", record)
         texts += captions(make_scene(dice, held=False), dice)
-    partial_path = path.with_name("tokenizer.json.part")
-    train_tokenizer(texts, _VOCABULARY).save(str(partial_path))
-    partial_path.replace(path)
+    write_whole(path, train_tokenizer(texts, _VOCABULARY).to_str(pretty=True))
 
 
 def _write_corpus(out: Path, corpus: str, records: int, config: ShapesConfig) -> bool:

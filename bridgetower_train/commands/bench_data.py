@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,17 +36,17 @@ BARE_TARGET, WEBDATASET_TARGET, OPEN_TARGET = 0.85, 2.0, 5.0
 HUGE_RECORDS = 14_000_000
 """Records of the made-up index that is opened: as many as the published run had pictures."""
 
-_NOUNS = "dog cat man woman child train plane table bench street field beach kitchen horse bicycle umbrella".split()
-_WORDS = "a the small large red blue old young sitting standing riding on near beside under behind with and".split()
+_NOUNS = ["dog", "cat", "man", "woman", "child", "train", "plane", "table", "bench", "street", "field", "beach", "kitchen", "horse", "bicycle", "umbrella"]
+_WORDS = ["a", "the", "small", "large", "red", "blue", "old", "young", "sitting", "standing", "riding", "on", "near", "beside", "under", "behind", "with", "and"]
 
 
 @dataclass(frozen=True)
 class BenchDataConfig:
     """What is timed."""
 
-    corpus: Optional[str] = None
+    corpus: str | None = None
     """Folder of a corpus, such as data/coco; null makes one up, of pictures as heavy as photographs."""
-    tokenizer: Optional[str] = None
+    tokenizer: str | None = None
     """A `tokenizer.json` or its folder; null trains a small one."""
     image_size: int = 294
     """Edge of the pictures that the model reads, pixels."""

@@ -54,11 +54,15 @@ def run(config: BenchStepConfig) -> int:
     """Time the passes in turns and print what they come to."""
     device, why = make_device(config.device)
     model = replace(config.model, vocab_size=config.model.vocab_size or 1000)
-    print(f"device    {device.name} ({device.description}): {why}; {config.device.precision}, torch {torch.__version__}")
+    print(
+        f"device    {device.name} ({device.description}): {why}; {config.device.precision}, torch {torch.__version__}"
+    )
     torch.manual_seed(0)
     task = JointTask(model, config.objective, device.attention).to(device.torch_device)
     millions = sum(p.numel() for p in task.parameters()) / 1e6
-    print(f"step      {millions:.2f} M parameters, {model.image_size} px, {config.batch} pairs, {model.max_text_len} tokens")
+    print(
+        f"step      {millions:.2f} M parameters, {model.image_size} px, {config.batch} pairs, {model.max_text_len} tokens"
+    )
     batch = made_up_batch(model, config.objective, config.batch).to(device.torch_device)
     optimizer = device.adamw(parameter_groups(task.model.named_parameters(), config.optim), config.optim)
     heads = HuggingFaceHeads(task.model, config.objective) if config.compare else None
@@ -77,7 +81,9 @@ def run(config: BenchStepConfig) -> int:
     return 0
 
 
-def losses(task: JointTask, heads: HuggingFaceHeads | None, batch: Batch, device: Device) -> dict[str, Callable[[], Tensor]]:
+def losses(
+    task: JointTask, heads: HuggingFaceHeads | None, batch: Batch, device: Device
+) -> dict[str, Callable[[], Tensor]]:
     """Name -> the loss of the joint step, or of one pass of Hugging Face's classes."""
     totals, module = task.counts(batch), device.capture(task)
     joint: dict[str, Callable[[], Tensor]] = {"joint": lambda: module(batch, totals)[0]}
@@ -96,7 +102,7 @@ def _forward_backward(loss: Callable[[], Tensor], device: Device) -> Callable[[]
     def step() -> None:
         with device.autocast():
             value = loss()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         device.mark_step()
 
     return step
@@ -125,8 +131,18 @@ def report(config: BenchStepConfig, model: ModelConfig, device: Device, seconds:
         for title, passes in (("same losses", SAME_LOSSES), ("one ITM pair per text", ONE_ITM_PAIR)):
             separate = sum(seconds[name] for name in passes) + seconds["update"]
             work = TRAINING * sum(flops[name.split()[0]] for name in passes)
-            _print_line(f"Hugging Face, {title}", separate, config.batch, work, device, f"  joint is {separate / joint:.2f}x faster")
-    print("\nof which  " + ", ".join(f"{name} {value:.3f} s" for name, value in seconds.items() if name != "second update"))
+            _print_line(
+                f"Hugging Face, {title}",
+                separate,
+                config.batch,
+                work,
+                device,
+                f"  joint is {separate / joint:.2f}x faster",
+            )
+    print(
+        "\nof which  "
+        + ", ".join(f"{name} {value:.3f} s" for name, value in seconds.items() if name != "second update")
+    )
     print(f"memory    {device.memory_gb():.1f} GB at most")
 
 

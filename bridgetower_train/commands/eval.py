@@ -22,8 +22,9 @@ from bridgetower_train.evaluation.masked_lm import probe_accuracy, probe_words
 from bridgetower_train.evaluation.matching import matching_accuracy
 from bridgetower_train.evaluation.predictor import Predictor
 from bridgetower_train.evaluation.retrieval import recall, similarities
+from bridgetower_train.files import write_whole
 from bridgetower_train.objectives.joint import JointTask
-from bridgetower_train.training.checkpoint import newest, read_state, write_atomically
+from bridgetower_train.training.checkpoint import newest, read_state
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def run(config: EvalConfig) -> int:
     figures, examples = evaluate(Predictor(task, text, device), held_out, corpus.manifest.extra.get("probe_words", []))
     for name, value in figures.items():
         print(f"  {name:44} {value:.3f}")
-    write_atomically(
+    write_whole(
         run_dir / "eval.json",
         json.dumps({"step": step, "corpus": corpus_name, "figures": figures, "examples": examples}, indent=1),
     )

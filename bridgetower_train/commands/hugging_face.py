@@ -3,6 +3,7 @@
 Each computes one loss, with a whole pass of its own.
 """
 
+import importlib
 from typing import Any
 
 import torch
@@ -23,10 +24,7 @@ class HuggingFaceHeads(nn.Module):
 
     def __init__(self, model: BridgeTower, objective: ObjectiveConfig) -> None:
         super().__init__()
-        try:
-            from transformers.models.bridgetower import modeling_bridgetower as hf
-        except ImportError as error:
-            raise UserError("this needs transformers: pip install 'bridgetower-train[test]'") from error
+        hf = _transformers("modeling_bridgetower")
         config = hugging_face_config(model.config, objective.itc_dim)
         self.mlm = hf.BridgeTowerForMaskedLM(config)
         self.itm = hf.BridgeTowerForImageAndTextRetrieval(config)
@@ -56,13 +54,13 @@ class HuggingFaceHeads(nn.Module):
 
     def _run(self, head: nn.Module, ids: Tensor, batch: Batch, pixels: Tensor, **kwargs: Any) -> Any:
         dtype = next(head.parameters()).dtype
-        return head(input_ids=ids, attention_mask=batch.text_mask.long(), pixel_values=normalize(pixels, dtype), **kwargs)
+        return head(
+            input_ids=ids, attention_mask=batch.text_mask.long(), pixel_values=normalize(pixels, dtype), **kwargs
+        )
 
 
 def hugging_face_config(model: ModelConfig, itc_dim: int) -> Any:
     """A transformers.BridgeTowerConfig of the same architecture."""
-    from transformers.models.bridgetower.configuration_bridgetower import BridgeTowerConfig
-
     shared = {"hidden_size": model.width, "layer_norm_eps": model.layer_norm_eps}
     text = {
         "vocab_size": model.vocab_size,
@@ -78,7 +76,7 @@ def hugging_face_config(model: ModelConfig, itc_dim: int) -> Any:
         "patch_size": model.patch_size,
         "image_size": model.image_size,
     }
-    return BridgeTowerConfig(
+    return _transformers("configuration_bridgetower").BridgeTowerConfig(
         **shared,
         num_attention_heads=model.heads,
         num_hidden_layers=model.fusion_layers,
@@ -87,3 +85,11 @@ def hugging_face_config(model: ModelConfig, itc_dim: int) -> Any:
         text_config={**shared, **text},
         vision_config={**shared, **vision},
     )
+
+
+def _transformers(module: str) -> Any:
+    """A module of transformers' BridgeTower, without its annotations, which differ between its versions."""
+    try:
+        return importlib.import_module(f"transformers.models.bridgetower.{module}")
+    except ImportError as error:
+        raise UserError("this needs transformers: pip install 'bridgetower-train[test]'") from error

@@ -17,9 +17,10 @@ from bridgetower_train.engines import ENGINES, Engine
 from bridgetower_train.engines.activation import checkpoint_blocks
 from bridgetower_train.errors import ConfigError, nearest
 from bridgetower_train.evaluation.validation import Validation
+from bridgetower_train.files import write_whole
 from bridgetower_train.model.flops import step_flops_per_sample
 from bridgetower_train.objectives.joint import JointTask
-from bridgetower_train.training.checkpoint import Checkpoints, identity, write_atomically
+from bridgetower_train.training.checkpoint import Checkpoints, identity
 from bridgetower_train.training.guards import NonFiniteGuard
 from bridgetower_train.training.loop import Run, fit
 from bridgetower_train.training.metrics import BadSamples, Console, JsonLines, Sink, TensorBoard, Wandb, clock
@@ -89,7 +90,7 @@ def build(config: TrainConfig, device: Device, why: str, ranks: Ranks) -> Run:
     flops = step_flops_per_sample(config.model, config.objective)
     if ranks.is_main:
         introduce(config, device, why, ranks, dataset, engine, (start, total_steps), flops, accumulation)
-        write_atomically(run_dir / "config.yaml", compose.to_yaml(config))
+        write_whole(run_dir / "config.yaml", compose.to_yaml(config))
     loader = make_loader(
         dataset, ranks.rank, ranks.world_size, micro_batch, accumulation, start, config.data.workers, config.data.prefetch,
         device.worker_context, device.pin_memory,
@@ -181,7 +182,7 @@ def _wandb_id(run_dir: Path) -> str:
     """The id under which W&B knows this run, from its first start on."""
     path = run_dir / "wandb_id"
     if not path.exists():
-        write_atomically(path, secrets.token_hex(4))
+        write_whole(path, secrets.token_hex(4))
     return path.read_text()
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from bridgetower_train.config import TrainConfig, at_least
 from bridgetower_train.data.dataset import PairDataset, open_data
 from bridgetower_train.data.text import Text
+from bridgetower_train.files import write_whole
 from bridgetower_train.pages.batch import BatchView, batch_page
-from bridgetower_train.pages.html import write_page
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class ViewConfig(TrainConfig):
 def run(config: ViewConfig) -> None:
     """Write the page."""
     text = Text.load(config.tokenizer)
-    write_page(Path(config.out), batch_page(read_batch(config, open_data(config, text), text)))
+    write_whole(Path(config.out), batch_page(read_batch(config, open_data(config, text), text)))
     print(f"view: {Path(config.out).resolve()}")
 
 
@@ -42,7 +42,7 @@ def read_batch(config: ViewConfig, data: PairDataset, text: Text) -> BatchView:
     batch = data.__getitems__(range(first, first + lanes * config.lane_batch))
     facts = {
         "samples per step": f"{config.global_batch:,}",
-        "of them from each lane": f"{config.lane_batch:,}",
+        "from each lane": f"{config.lane_batch:,}",
         "lanes": f"{config.data.lanes:,}",
         "samples per epoch": f"{len(data):,}",
         "steps per epoch": f"{len(data) / config.global_batch:,.1f}",

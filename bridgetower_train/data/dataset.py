@@ -270,7 +270,7 @@ def _start_worker(worker: int) -> None:
 
 def _obey_parent() -> None:
     parent = multiprocessing.parent_process()
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != (parent.pid if parent else os.getppid()):
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid:
         pass
     os._exit(0)
 

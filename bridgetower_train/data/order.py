@@ -69,10 +69,13 @@ class Sample:
 
 @dataclass
 class Recent(Generic[K, V]):
-    """The `capacity` values used last."""
+    """The `capacity` values used last. Pickled without them."""
 
     capacity: int
     values: OrderedDict[K, V] = field(default_factory=OrderedDict)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Recent, (self.capacity,)
 
     def get(self, key: K, make: Callable[[K], V]) -> V:
         """The value of `key`, made where it is not at hand."""
@@ -140,7 +143,7 @@ class Order:
         """Samples per epoch: all but the remainder, fewer than `lanes`, which sits out."""
         self._epochs: Recent[int, _Epoch] = Recent(2)
         self._windows: Recent[Window, npt.NDArray[Any]] = Recent(lanes + 8)
-        self._captions: Recent[tuple[int, int], memoryview] = Recent(1024)
+        self._begins: Recent[tuple[int, int], memoryview] = Recent(1024)
 
     @property
     def digest(self) -> str:
@@ -256,7 +259,7 @@ class Order:
         record, caption = within, np.empty_like(within)
         if self.captions == "all":
             places = zip(corpus.tolist(), shard.tolist(), within.tolist(), strict=True)
-            begins = [(self._captions.get((c, s), self._caption_begin), w) for c, s, w in places]
+            begins = [(self._begins.get((c, s), self._caption_begin), w) for c, s, w in places]
             record = np.array([bisect.bisect_right(begin, w) - 1 for begin, w in begins])
             caption = within - [begin[r] for (begin, _), r in zip(begins, record.tolist(), strict=True)]
         row = np.empty_like(within)

@@ -4,26 +4,26 @@ Shapes: B rows, Q queries, T keys, D width, H heads, E width of a head.
 """
 
 from collections.abc import Callable
-from typing import Optional
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bridgetower_train.config import HEAD_WIDTH
 
-AttentionFunction = Callable[[Tensor, Tensor, Tensor, Optional[Tensor], float], Tensor]
+AttentionFunction = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]
 """(q_BHQE, k_BHTE, v_BHTE, mask, dropout probability) -> x_BHQE. The mask is bool, broadcasts to BHQT, and is True where a
 key is seen; None sees all. Never causal."""
 
 
-def sdpa(q_BHQE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor, mask: Optional[Tensor], dropout_p: float) -> Tensor:
+def sdpa(q_BHQE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor, mask: Tensor | None, dropout_p: float) -> Tensor:
     """PyTorch's own attention, which picks the best kernel of the device."""
     return F.scaled_dot_product_attention(q_BHQE, k_BHTE, v_BHTE, attn_mask=mask, dropout_p=dropout_p)
 
 
 def split_heads(x_BTD: Tensor) -> Tensor:
     """(B, T, D) -> (B, H, T, E)."""
-    return x_BTD.unflatten(-1, (-1, HEAD_WIDTH)).transpose(1, 2)
+    x_BTHE: Tensor = x_BTD.unflatten(-1, (-1, HEAD_WIDTH))
+    return x_BTHE.transpose(1, 2)
 
 
 def merge_heads(x_BHTE: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ def merge_heads(x_BHTE: Tensor) -> Tensor:
     return x_BHTE.transpose(1, 2).flatten(2)
 
 
-def take(x: Tensor, rows: Optional[Tensor]) -> Tensor:
+def take(x: Tensor, rows: Tensor | None) -> Tensor:
     """`x[rows]` along the batch; `x` itself where `rows` is None."""
     return x if rows is None else x.index_select(0, rows)
 
@@ -62,7 +62,7 @@ class Linear(nn.Linear):
 class Embedding(nn.Embedding):
     """A table that starts from normal(0, std), its padding row at zero."""
 
-    def __init__(self, rows: int, width: int, padding_idx: Optional[int] = None, std: float = 0.02) -> None:
+    def __init__(self, rows: int, width: int, padding_idx: int | None = None, std: float = 0.02) -> None:
         self.std = std
         super().__init__(rows, width, padding_idx)
 
@@ -120,9 +120,9 @@ class Attention(nn.Module):
         self,
         queries_BQD: Tensor,
         keys_BTD: Tensor,
-        mask: Optional[Tensor] = None,
-        query_rows: Optional[Tensor] = None,
-        key_rows: Optional[Tensor] = None,
+        mask: Tensor | None = None,
+        query_rows: Tensor | None = None,
+        key_rows: Tensor | None = None,
     ) -> Tensor:
         """Attend from `queries_BQD` to `keys_BTD`; the result has the shape of the queries.
 

@@ -7,7 +7,6 @@ Shapes: B images or texts, P pairs, N image tokens, L text tokens, M read places
 
 import math
 from dataclasses import dataclass
-from typing import Optional
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +54,7 @@ class Pairs:
     """int64 (P,): its text, a row of TextStates."""
     pooled: int
     """How many pairs, the first ones, are read at the first token of both streams."""
-    positions: Optional[Tensor] = None
+    positions: Tensor | None = None
     """int64 (P - pooled, M): the places of the text stream at which the others are read."""
 
 
@@ -108,8 +107,8 @@ class Trunk(nn.Module):
         """See BridgeTower.fuse."""
         # Up to the cross-attention of the first layer there is one row per text and per image, afterwards one per pair.
         x, y = self.cross_modal_text_layernorm(text.bridged[0]), self.cross_modal_image_layernorm(image.bridged[0])
-        x_rows: Optional[Tensor] = pairs.text_rows
-        y_rows: Optional[Tensor] = pairs.image_rows
+        x_rows: Tensor | None = pairs.text_rows
+        y_rows: Tensor | None = pairs.image_rows
         x_mask, mask = text.mask, take(text.mask, pairs.text_rows)
         for k in range(self.layers - 1):
             next_x = self.cross_modal_text_layers[k](x, y, x_mask, None, None, x_rows, y_rows)
@@ -128,7 +127,9 @@ class Trunk(nn.Module):
         if len(x_cls):
             first_text = text_layer(x_cls, y_cls, mask_cls, None, x_cls[:, :1])[:, 0]
             first_image = image_layer(y_cls, x_cls, None, mask_cls, y_cls[:, :1])[:, 0]
-            pooled = torch.cat([self.cross_modal_text_pooler(first_text), self.cross_modal_image_pooler(first_image)], -1)
+            pooled = torch.cat(
+                [self.cross_modal_text_pooler(first_text), self.cross_modal_image_pooler(first_image)], -1
+            )
         if len(x_text):
             assert pairs.positions is not None, "pairs beyond the pooled ones are read at positions"
             queries = x_text.gather(1, pairs.positions[..., None].expand(-1, -1, x_text.shape[-1]))
@@ -164,7 +165,11 @@ class BridgeTower(nn.Module):
         A parameter that waits for a gradient in vain would stop DistributedDataParallel.
         """
         trunk = self.bridgetower
-        for unread in (trunk.cross_modal_image_layers[-1], trunk.cross_modal_text_pooler, trunk.cross_modal_image_pooler):
+        for unread in (
+            trunk.cross_modal_image_layers[-1],
+            trunk.cross_modal_text_pooler,
+            trunk.cross_modal_image_pooler,
+        ):
             unread.requires_grad_(False)
 
     def encode_image(self, pixels_B3SS: Tensor) -> ImageStates:

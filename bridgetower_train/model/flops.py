@@ -40,9 +40,9 @@ def forward_flops_per_sample(model: ModelConfig, objective: ObjectiveConfig) -> 
 
 
 def separate_flops_per_sample(model: ModelConfig, objective: ObjectiveConfig) -> dict[str, float]:
-    """Forward FLOPs per (image, text) pair of one whole pass for each loss (`mlm`, `itm`, `itc`), as Hugging Face's classes do it.
+    """Forward FLOPs per pair of one whole pass for each loss (`mlm`, `itm`, `itc`), as Hugging Face's classes do it.
 
-    ITM's is for one pair: the same loss as ours takes two, the aligned and the mismatched one.
+    ITM's is for one pair; the same loss as ours takes two, the aligned and the mismatched one.
     """
     N, L, D = model.image_tokens, model.max_text_len, model.width
     trunk = _image_tower(model) + _text_tower(model) + 2 * 2 * D**2

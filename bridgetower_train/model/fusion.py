@@ -3,8 +3,6 @@
 Shapes: P pairs, Q queries, T tokens of the own stream, U tokens of the other, D width.
 """
 
-from typing import Optional
-
 import torch
 from torch import Tensor, nn
 
@@ -26,11 +24,11 @@ class CrossLayer(nn.Module):
         self,
         own_PTD: Tensor,
         other_PUD: Tensor,
-        own_mask: Optional[Tensor] = None,
-        other_mask: Optional[Tensor] = None,
-        queries_PQD: Optional[Tensor] = None,
-        own_rows: Optional[Tensor] = None,
-        other_rows: Optional[Tensor] = None,
+        own_mask: Tensor | None = None,
+        other_mask: Tensor | None = None,
+        queries_PQD: Tensor | None = None,
+        own_rows: Tensor | None = None,
+        other_rows: Tensor | None = None,
     ) -> Tensor:
         """The stream's next states: of all its tokens, or of `queries_PQD`, the tokens whose result is read.
 

@@ -29,7 +29,8 @@ def normalize(pixels_B3SS: Tensor, dtype: torch.dtype) -> Tensor:
     exact = pixels_B3SS.to(torch.promote_types(dtype, torch.float32))
     # Scalars, not tensors: a tensor of constants would be copied from the host in every step.
     channels = [
-        exact[:, c].mul(1 / (255 * std)).sub(mean / std) for c, (mean, std) in enumerate(zip(CLIP_MEAN, CLIP_STD, strict=True))
+        exact[:, c].mul(1 / (255 * std)).sub(mean / std)
+        for c, (mean, std) in enumerate(zip(CLIP_MEAN, CLIP_STD, strict=True))
     ]
     return torch.stack(channels, dim=1).to(dtype)
 

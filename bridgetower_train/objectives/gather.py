@@ -36,8 +36,8 @@ class _AllGather(torch.autograd.Function):
 
 
 def all_gather(x_B: Tensor) -> Tensor:
-    """(B, ...) of each rank -> (G, ...), the same everywhere. The gradient of each rank's rows is summed over the ranks' losses."""
+    """(B, ...) of each rank -> (G, ...), the same everywhere; the gradient of the own rows is summed over all ranks' losses."""
     if world_size() == 1:
         return x_B
-    gathered: Tensor = _AllGather.apply(x_B)
+    gathered: Tensor = _AllGather.apply(x_B)  # type: ignore[no-untyped-call]
     return gathered

@@ -27,7 +27,7 @@ LOGIT_SCALE_RANGE = (math.log(1 / 0.5), math.log(1 / 0.001))
 """Bounds of the logarithm of the factor of the logits: temperatures from 0.5 down to 0.001."""
 
 EXCLUDED = -1e4
-"""Logit of a pair that is no negative: finite, and far below any other (at most 1000 in size)."""
+"""Logit of what is no negative: finite, and far below any other (at most 1000 in size)."""
 
 
 class _ClampFromInside(torch.autograd.Function):
@@ -49,7 +49,7 @@ class _ClampFromInside(torch.autograd.Function):
 
 def contrast_factor(logit_scale: Tensor) -> Tensor:
     """exp of the learned `logit_scale` clamped to LOGIT_SCALE_RANGE; the gradient lets it return from beyond."""
-    clamped: Tensor = _ClampFromInside.apply(logit_scale)
+    clamped: Tensor = _ClampFromInside.apply(logit_scale)  # type: ignore[no-untyped-call]
     return clamped.exp()
 
 
@@ -88,9 +88,10 @@ def itc_loss(
     target_B = rank() * len(image_id_B) + torch.arange(len(image_id_B), device=image_id_B.device)
     same_BG = image_id_B[:, None] == image_id_G
     excluded_BG = same_BG & (target_B[:, None] != torch.arange(len(image_id_G), device=image_id_B.device))
-    losses = []
-    for query, key in TERMS[form]:
-        logits_BG = itc_logits(embeddings[query], gathered[key], logit_scale).masked_fill(excluded_BG, EXCLUDED)
-        losses.append(F.cross_entropy(logits_BG, target_B, reduction="sum"))
-    nearest_B1 = itc_logits(embeddings["text"], gathered["image"], logit_scale).detach().argmax(dim=-1, keepdim=True)
+    logits = {(query, key): itc_logits(embeddings[query], gathered[key], logit_scale) for query, key in TERMS[form]}
+    losses = [
+        F.cross_entropy(logits_BG.masked_fill(excluded_BG, EXCLUDED), target_B, reduction="sum")
+        for logits_BG in logits.values()
+    ]
+    nearest_B1 = logits["text", "image"].argmax(dim=-1, keepdim=True)
     return torch.stack(losses).mean(), same_BG.gather(1, nearest_B1).sum()

@@ -82,7 +82,7 @@ class JointTask(nn.Module):
             negative = hard_negatives(similarity.detach(), batch.image_id)
         fused = model.fuse(image, text, joint_pairs(needs, negative, batch.mlm_positions))
 
-        # Losses: weight and what the loss gives, summed over this micro-batch; then what to divide by.
+        # Losses: sums over this micro-batch, divided by the step's totals.
         pairs, masked_tokens, itm_pairs = (totals.clamp(min=1) / world_size()).unbind()
         metrics: Metrics = {}
         loss = torch.zeros_like(totals[0])
@@ -91,7 +91,7 @@ class JointTask(nn.Module):
             metrics |= {"loss_mlm": loss_mlm / masked_tokens, "acc_mlm": right / masked_tokens}
             loss = loss + objective.mlm * metrics["loss_mlm"]
         if objective.itm:
-            loss_itm, right = itm_loss(*model.itm_score(fused.pooled).chunk(2), negative)
+            loss_itm, right = itm_loss(model.itm_score(fused.pooled), negative)
             metrics |= {"loss_itm": loss_itm / itm_pairs, "acc_itm": right / itm_pairs}
             loss = loss + objective.itm * metrics["loss_itm"]
         if objective.itc:

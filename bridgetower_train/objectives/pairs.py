@@ -4,7 +4,6 @@ Shapes: B images, as many texts per view, P pairs.
 """
 
 from dataclasses import dataclass
-from typing import Optional
 
 import torch
 from torch import Tensor
@@ -58,5 +57,5 @@ def joint_pairs(needs: Needs, negative_B: Tensor, positions_BM: Tensor) -> Pairs
     if needs.masked:
         rows.append((own_B, own_B + B * needs.clean))
     images, texts = zip(*rows, strict=True)
-    positions: Optional[Tensor] = positions_BM if needs.masked else None
+    positions: Tensor | None = positions_BM if needs.masked else None
     return Pairs(torch.cat(images), torch.cat(texts), B * needs.pooled, positions)

@@ -80,7 +80,7 @@ def batch_page(view: BatchView) -> str:
         element("h1", view.title),
         *(note(remark) for remark in view.remarks),
         figures(view.facts),
-        table(("corpus", "images", "captions", "passes an epoch"), view.corpora),
+        table(("corpus", "images", "captions", "passes"), view.corpora),
         _replaced(view.batch),
         element("p", *key, class_="key"),
     )

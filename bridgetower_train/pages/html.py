@@ -3,10 +3,8 @@
 import base64
 import hashlib
 import html
-import os
 from collections.abc import Sequence
 from importlib.resources import files
-from pathlib import Path
 from typing import TypeAlias
 
 
@@ -89,10 +87,3 @@ def page(title: str, *body: Child) -> str:
     )
     content = element("body", element("main", *body), element("script", Markup(script)))
     return f"<!doctype html>\n{element('html', head, content, lang='en')}\n"
-
-
-def write_page(path: Path, text: str) -> None:
-    """Write `text` under a temporary name and rename it, so that a reader never meets half a page."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8", errors="replace")  # JSON can carry half a surrogate pair, UTF-8 cannot
-    os.replace(partial, path)

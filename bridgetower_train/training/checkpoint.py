@@ -15,18 +15,9 @@ from bridgetower_train.config import CheckpointConfig
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.engines import Engine
 from bridgetower_train.errors import CheckpointError
+from bridgetower_train.files import write_whole
 
 Say = Callable[[str], None]
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace `path` by `text` in one step."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def verify(folder: Path) -> str | None:
@@ -118,7 +109,7 @@ class Checkpoints:
                     shutil.rmtree(final)
                 temporary.rename(final)
                 _sync(self.folder)
-                write_atomically(self.folder / "latest", final.name)
+                write_whole(self.folder / "latest", final.name)
                 self._remove_old()
         except (OSError, SafetensorError) as error:
             free = shutil.disk_usage(self.run_dir).free
@@ -147,7 +138,7 @@ def _seal(folder: Path) -> None:
     for path in _files(folder):
         _sync(path)
         files[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-    write_atomically(folder / "manifest.json", json.dumps({"files": files}, indent=1))
+    write_whole(folder / "manifest.json", json.dumps({"files": files}, indent=1))
     for path in (folder, *(p for p in folder.iterdir() if p.is_dir())):
         _sync(path)
 

@@ -1,5 +1,6 @@
 """The training loop."""
 
+import platform
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from bridgetower_train.training.guards import NonFiniteGuard, check_bad_records
 from bridgetower_train.training.metrics import BadSamples, Console, Record, Sink, Stopwatch, to_host
 from bridgetower_train.training.optim import Schedule
 from bridgetower_train.training.preemption import Preemption
+from bridgetower_train.versions import versions
 
 
 @dataclass
@@ -149,6 +151,7 @@ def save(run: Run, step: int) -> None:
         "bad_samples": run.bad_samples.count,
         "device": run.device.description,
         "world_size": run.ranks.world_size,
-        "versions": {"torch": torch.__version__},
+        "host": platform.node(),
+        "versions": versions(),
     }
     run.checkpoints.save(run.engine, state)

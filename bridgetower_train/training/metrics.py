@@ -16,6 +16,7 @@ from tqdm import tqdm
 from bridgetower_train.config import TrainConfig
 from bridgetower_train.data.batch import BadRecord
 from bridgetower_train.distributed import Ranks
+from bridgetower_train.files import write_whole
 
 Record = dict[str, Any]
 
@@ -86,9 +87,7 @@ def keep_lines_until(path: Path, step: int) -> None:
                 kept.append(line)
         except ValueError:
             continue
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text("".join(f"{line}\n" for line in kept))
-    temporary.replace(path)
+    write_whole(path, "".join(f"{line}\n" for line in kept))
 
 
 class TensorBoard:

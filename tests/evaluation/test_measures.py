@@ -29,7 +29,7 @@ def test_recall_counts_rows_and_columns():
     similarity = torch.tensor([[0.9, 0.1, 0.0, 0.0], [0.2, 0.1, 0.8, 0.0], [0.0, 0.0, 0.7, 0.0], [0.0, 0.5, 0.0, 0.6]])
     assert recall(similarity) == (0.75, 0.5)
     assert recall(similarity, k=2) == (0.75, 0.75)
-    assert recall(similarity, group=2) == (0.75, 1.0)
+    assert recall(similarity, group=2) == (0.75, 0.75)
 
 
 def test_recall_of_chance():

@@ -81,7 +81,9 @@ def test_normalize():
 def test_channels_last_pictures_encode_the_same():
     model, pixels = BridgeTower(SMALL, Heads()), random_batch(SMALL, 2).pixel_values
     expected = model.encode_image(pixels).bridged[-1]
-    assert torch.allclose(model.encode_image(pixels.contiguous(memory_format=torch.channels_last)).bridged[-1], expected, atol=1e-5)
+    assert torch.allclose(
+        model.encode_image(pixels.contiguous(memory_format=torch.channels_last)).bridged[-1], expected, atol=1e-5
+    )
 
 
 def test_padding_changes_nothing():

@@ -30,7 +30,9 @@ def made(config: ModelConfig, objective: ObjectiveConfig) -> Batch:
     """A batch with as many masked places as the loader makes."""
     places = int(-(-objective.mlm_probability * (config.max_text_len - 2) // 1))
     batch = random_batch(config, PAIRS)
-    fields = vars(batch) | {name: getattr(batch, name)[:, :1].repeat(1, places) for name in ("mlm_positions", "mlm_labels")}
+    fields = vars(batch) | {
+        name: getattr(batch, name)[:, :1].repeat(1, places) for name in ("mlm_positions", "mlm_labels")
+    }
     return Batch(**fields)
 
 

@@ -48,7 +48,7 @@ def test_similarities_that_are_not_finite_still_give_rows(value: float):
 def test_sums_over_the_valid_pairs():
     aligned, mismatched = torch.randn(2, 3, 2, dtype=torch.float64)
     negative = torch.tensor([1, 1, 0])  # the second text has no other image
-    loss, right = itm_loss(aligned, mismatched, negative)
+    loss, right = itm_loss(torch.cat([aligned, mismatched]), negative)
     positive = -aligned.log_softmax(-1)[:, 1].sum()
     expected = positive - mismatched.log_softmax(-1)[[0, 2], 0].sum()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-12)

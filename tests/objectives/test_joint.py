@@ -18,7 +18,11 @@ from bridgetower_train.objectives.joint import JointTask
 FORMS = ("hf", "symmetric", "ms")
 
 OBJECTIVES = {
-    **{f"{form} {kind}": ObjectiveConfig(itc_form=form, itm_negatives=kind, itc_dim=16) for form in FORMS for kind in ("random", "hard")},
+    **{
+        f"{form} {negatives}": ObjectiveConfig(itc_form=form, itm_negatives=negatives, itc_dim=16)
+        for form in FORMS
+        for negatives in ("random", "hard")
+    },
     "mlm+itm": ObjectiveConfig(itc=0),
     "mlm+itc": ObjectiveConfig(itm=0, itc_dim=16),
     "mlm+itc ms": ObjectiveConfig(itm=0, itc_dim=16, itc_form="ms"),
@@ -67,7 +71,9 @@ def test_three_naive_passes_of_hugging_face():
     task.zero_grad()
     heads = HuggingFaceHeads(task.model, task.objective)
     mlm, itc = heads.mlm_loss(batch), heads.itc_loss(batch)
-    itm = (heads.itm_loss(batch, batch.pixel_values, 1) + heads.itm_loss(batch, batch.pixel_values[batch.itm_negative], 0)) / 2
+    itm = (
+        heads.itm_loss(batch, batch.pixel_values, 1) + heads.itm_loss(batch, batch.pixel_values[batch.itm_negative], 0)
+    ) / 2
     (mlm + itm + itc).backward()
     assert metrics["loss_mlm"] == pytest.approx(mlm.item(), abs=1e-10)
     assert metrics["loss_itm"] == pytest.approx(itm.item(), abs=1e-10)
@@ -82,7 +88,9 @@ def test_three_tasks_of_one_loss_each(form: str):
     metrics, joint = run(make_task(ObjectiveConfig(**weights, itc_form=form, itc_dim=16)), batch)
     total, summed = 0.0, {name: torch.zeros_like(gradient) for name, gradient in joint.items()}
     for name, weight in weights.items():
-        alone, part_of_it = run(make_task(ObjectiveConfig(**(dict.fromkeys(weights, 0.0) | {name: 1.0}), itc_form=form, itc_dim=16)), batch)
+        alone, part_of_it = run(
+            make_task(ObjectiveConfig(**(dict.fromkeys(weights, 0.0) | {name: 1.0}), itc_form=form, itc_dim=16)), batch
+        )
         assert alone[f"loss_{name}"] == pytest.approx(metrics[f"loss_{name}"], abs=1e-10)
         total += weight * alone["loss"]
         for key, gradient in part_of_it.items():
@@ -193,7 +201,9 @@ def test_dropout_drops():
     zeros: list[float] = []
     for module in task.modules():
         if isinstance(module, nn.Dropout):
-            module.register_forward_hook(lambda _module, _inputs, output: zeros.append((output == 0).float().mean().item()))
+            module.register_forward_hook(
+                lambda _module, _inputs, output: zeros.append((output == 0).float().mean().item())
+            )
     noted.clear()
     first, second = task(batch, totals)[0], task(batch, totals)[0]
     assert first.item() != second.item()

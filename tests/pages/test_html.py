@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from bridgetower_train.pages.html import Markup, element, join, page, sections, table, write_page
+from bridgetower_train.pages.html import Markup, element, join, page, sections, table
 from bridgetower_train.pages.numbers import duration, figure, size, tick
 
 EVIL = "<b onclick='x'>&\"</b>"
@@ -26,21 +26,6 @@ def test_a_page_loads_nothing():
     assert EVIL not in text
     assert "default-src &#x27;none&#x27;" in text
     assert not re.search(r"https?://|url\(|@import", text)
-
-
-def test_a_page_is_written_under_another_name_first(tmp_path, monkeypatch):
-    page = tmp_path / "page.html"
-    write_page(page, "old")
-    monkeypatch.setattr("os.replace", lambda *names: pytest.fail(f"{sorted(p.name for p in tmp_path.iterdir())}"))
-    with pytest.raises(pytest.fail.Exception, match=re.escape("['page.html', 'page.html.partial']")):
-        write_page(page, "new")
-    assert page.read_text() == "old"
-
-
-def test_half_a_surrogate_pair_can_be_written(tmp_path):
-    write_page(tmp_path / "page.html", "a\ud800b 猫")
-    assert [p.name for p in tmp_path.iterdir()] == ["page.html"]
-    assert (tmp_path / "page.html").read_text("utf-8") == "a?b 猫"
 
 
 @pytest.mark.parametrize(

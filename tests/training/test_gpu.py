@@ -1,0 +1,59 @@
+"""The same runs on a GPU."""
+
+import pytest
+import torch
+
+from tests.training.runs import metric_lines
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+LOSSES = ("loss", "loss_mlm", "loss_itm", "loss_itc")
+
+
+def losses(run_dir):
+    return [line[name] for line in metric_lines(run_dir) for name in LOSSES]
+
+
+def test_a_gpu_computes_what_the_cpu_computes(tmp_path, train):
+    options = ["steps=5", "model.dropout=0"]
+    train(tmp_path / "cpu", *options)
+    train(tmp_path / "gpu", *options, "device=cuda", "device.precision=fp32", "data.workers=2")
+    assert losses(tmp_path / "gpu") == pytest.approx(losses(tmp_path / "cpu"), rel=5e-3)
+
+
+@pytest.mark.parametrize("compiled", ["false", "true"])
+def test_bf16_trains(tmp_path, train, compiled):
+    output = train(tmp_path, "steps=20", "device=cuda", f"device.compile={compiled}", "data.workers=2")
+    assert "device    cuda" in output
+    first, *_, last = (line["loss"] for line in metric_lines(tmp_path))
+    assert last < first
+
+
+def test_a_step_never_waits_for_the_device(shapes_root):
+    """set_sync_debug_mode raises at the first operation that would."""
+    from bridgetower_train import compose
+    from bridgetower_train.commands.train import sized_vocabulary
+    from bridgetower_train.config import DeviceConfig, TrainConfig
+    from bridgetower_train.data.dataset import open_data
+    from bridgetower_train.data.text import Text
+    from bridgetower_train.devices import make_device
+    from bridgetower_train.distributed import Ranks
+    from bridgetower_train.engines import NativeEngine
+    from bridgetower_train.objectives.joint import JointTask
+    from tests.training.runs import TINY
+
+    config = compose.compose(TrainConfig, "train", [*TINY, f"data.root={shapes_root}", "run_dir=x", "optim.clip_norm=1"])
+    text = Text.load(config.tokenizer)
+    device, _ = make_device(DeviceConfig(name="cuda", precision="bf16"))
+    task = JointTask(sized_vocabulary(config.model, text.vocab_size), config.objective).to(device.torch_device)
+    engine = NativeEngine(task, device, Ranks(0, 1, 0, None), config.optim)
+    batch = open_data(config, text).__getitems__(list(range(8)))
+    batch = batch.to(device.torch_device)
+    for _ in range(2):  # the first step may still set things up
+        engine.forward_backward(batch, task.counts(batch), last=True)
+        engine.step(1.0)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        engine.forward_backward(batch, task.counts(batch), last=True)
+        engine.step(1.0)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -1,0 +1,72 @@
+"""Runs on damaged shards: named, counted, replaced or refused, and never a hang."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from tests.training.runs import metric_lines
+
+
+@pytest.fixture
+def damaged(shapes_root, tmp_path):
+    """A copy of the corpora, and a function that flips a byte in the pictures of some rows of `shapes`."""
+    root = tmp_path / "data"
+    shutil.copytree(shapes_root, root)
+
+    def damage(rows):
+        index = np.load(root / "shapes" / "index.npy")
+        path = root / "shapes" / "000000.tar"
+        content = bytearray(path.read_bytes())
+        for row in rows:
+            content[int(index["jpg_offset"][row]) + 50] ^= 1
+        path.write_bytes(content)
+        return root
+
+    return damage
+
+
+def test_bad_records_are_replaced_counted_and_listed(tmp_path, train, damaged):
+    root = damaged([3, 40])
+    options = ["steps=60", "data.max_bad_fraction=0.5"]
+    train(tmp_path / "run", *options, root=root)
+    listed = [json.loads(line) for line in (tmp_path / "run" / "bad_samples.jsonl").read_text().splitlines()]
+    assert {(bad["corpus"], bad["shard"], bad["key"]) for bad in listed} == {
+        ("shapes", "000000.tar", "shapes-000000003"),
+        ("shapes", "000000.tar", "shapes-000000040"),
+    }
+    assert metric_lines(tmp_path / "run")[-1]["bad_samples"] == len(listed) == 10, "five captions each, in one epoch"
+    assert all(bad["reason"] for bad in listed)
+
+    train(tmp_path / "two", *options, "data.workers=2", root=root, ranks=2)
+    again = [json.loads(line) for line in (tmp_path / "two" / "bad_samples.jsonl").read_text().splitlines()]
+    assert sorted(bad["position"] for bad in again) == sorted(bad["position"] for bad in listed)
+
+
+def test_too_many_bad_records_stop_the_run(tmp_path, train, damaged):
+    output = train(tmp_path / "run", "steps=60", root=damaged(range(0, 96, 4)), code=1)
+    assert "data.max_bad_fraction=0.01" in output
+    assert "shapes/000000.tar" in output
+    assert "Traceback" not in output
+
+
+def test_a_shard_of_another_size_is_refused_before_training(tmp_path, train, damaged):
+    root = damaged([])
+    shard = root / "shapes" / "000000.tar"
+    shard.write_bytes(shard.read_bytes()[:-1024])
+    output = train(tmp_path / "run", "steps=2", root=root, code=1)
+    assert "000000.tar" in output
+    assert "prep index" in output
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_corpus_that_changed_since_the_checkpoint_is_refused(tmp_path, train, damaged):
+    from data_prep import index
+
+    root = damaged([])
+    train(tmp_path / "run", "steps=2", root=root)
+    damaged([5])
+    index.run(index.IndexConfig(root=str(root / "shapes")))
+    output = train(tmp_path / "run", "steps=4", root=root, code=1)
+    assert "belongs to another run" in output
