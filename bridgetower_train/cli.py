@@ -1,5 +1,6 @@
 """`bridgetower <command> [overrides]`: one table, one line a command."""
 
+import errno
 import importlib
 import os
 import subprocess
@@ -57,6 +58,11 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `bridgetower ... | head`
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        print(f"error: {error}; make room, or choose another folder", file=sys.stderr)
+        return 1
 
 
 def _main(argv: list[str]) -> int:

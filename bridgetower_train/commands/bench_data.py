@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import itertools
+import math
 import multiprocessing
 import os
 import statistics
@@ -22,7 +23,7 @@ import webdataset
 from PIL import Image
 from torch import Tensor
 
-from bridgetower_train.config import DataConfig, ModelConfig, TrainConfig, at_least
+from bridgetower_train.config import DataConfig, ModelConfig, ObjectiveConfig, TrainConfig, at_least
 from bridgetower_train.data.cache import sha256_file
 from bridgetower_train.data.dataset import PairDataset, make_loader, open_data
 from bridgetower_train.data.shards import INDEX_DTYPE, Corpus
@@ -36,8 +37,8 @@ BARE_TARGET, WEBDATASET_TARGET, OPEN_TARGET = 0.85, 2.0, 5.0
 HUGE_RECORDS = 14_000_000
 """Records of the made-up index that is opened: as many as the published run had pictures."""
 
-_NOUNS = ["dog", "cat", "man", "woman", "child", "train", "plane", "table", "bench", "street", "field", "beach", "kitchen", "horse", "bicycle", "umbrella"]
-_WORDS = ["a", "the", "small", "large", "red", "blue", "old", "young", "sitting", "standing", "riding", "on", "near", "beside", "under", "behind", "with", "and"]
+_NOUNS = ("dog", "cat", "man", "woman", "child", "train", "bench", "street", "beach", "kitchen", "horse", "umbrella")
+_WORDS = ("a", "the", "small", "large", "red", "old", "young", "sitting", "riding", "on", "near", "behind", "with")
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,12 @@ class BenchDataConfig:
     """A `tokenizer.json` or its folder; null trains a small one."""
     image_size: int = 294
     """Edge of the pictures that the model reads, pixels."""
-    batch: int = 32
+    batch: int = 64
     """Pairs per batch."""
     records: int = 20_000
     """Records over which a worker's memory is watched."""
-    rounds: int = 9
-    """Turns of each contender; medians are reported."""
+    rounds: int = 25
+    """Turns of each contender, of 512 records or a batch; medians are reported."""
     huge_records: int = HUGE_RECORDS
     """Records of the index whose opening is timed."""
 
@@ -75,12 +76,8 @@ def run(config: BenchDataConfig) -> int:
     print(f"share of bare decoding      {figures['of_bare']:.3f}   target {BARE_TARGET}")
     print(f"times webdataset            {figures['of_webdataset']:.2f}    target {WEBDATASET_TARGET}")
     growth = figures["worker_mb_end"] - figures["worker_mb_start"]
-    print(
-        f"memory of a worker          {figures['worker_mb_end']:.0f} MB, {growth:+.1f} MB over {config.records} records"
-    )
-    print(
-        f"opening {config.huge_records} records    {figures['open_s']:.2f} s to the first batch   target {OPEN_TARGET:g} s"
-    )
+    print(f"memory of a worker          {figures['worker_mb_end']:.0f} MB, {growth:+.1f} over {config.records} records")
+    print(f"first batch of {config.huge_records} records {figures['open_s']:.2f} s   target below {OPEN_TARGET:g}")
     return 0
 
 
@@ -90,11 +87,7 @@ def bench_data(config: BenchDataConfig) -> dict[str, float]:
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder = Path(config.corpus) if config.corpus else make_corpus(scratch, config.image_size)
-        text = (
-            Text.load(config.tokenizer)
-            if config.tokenizer
-            else Text(train_tokenizer(map(made_up_caption, range(2000)), 1000))
-        )
+        text = Text.load(config.tokenizer) if config.tokenizer else _small_text()
         dataset = open_data(_train_config(config, folder), text)
         return {
             **_rates(config, dataset, text),
@@ -103,19 +96,24 @@ def bench_data(config: BenchDataConfig) -> dict[str, float]:
         }
 
 
+def _small_text() -> Text:
+    return Text(train_tokenizer(map(made_up_caption, range(2000)), 1000))
+
+
 def _train_config(config: BenchDataConfig, folder: Path) -> TrainConfig:
     return TrainConfig(
         run_dir="",
         global_batch=config.batch,
         model=ModelConfig(image_size=config.image_size, patch_size=config.image_size),
-        data=DataConfig(root=str(folder.parent), corpora={folder.name: 1.0}, lanes=max(1, config.batch // 4)),
+        data=DataConfig(root=str(folder.parent), corpora={folder.name: 1.0}, lanes=math.gcd(config.batch, 16)),
+        objective=ObjectiveConfig(itm=0),  # else a lane would have to give two samples to a batch
     )
 
 
 def _rates(config: BenchDataConfig, dataset: PairDataset, text: Text) -> dict[str, float]:
     """The three contenders in turns, so that a change in the machine's pace meets all of them."""
     corpus = dataset.corpora[0]
-    rows = np.linspace(0, corpus.manifest.images, 16 * config.batch, endpoint=False).astype(int)
+    rows = np.linspace(0, corpus.manifest.images, max(512, config.batch), endpoint=False).astype(int)
     jpegs = [bytes(corpus.read(row).image) for row in rows.tolist()]
     decoded = itertools.cycle(jpegs)
     positions = itertools.count(step=config.batch)
@@ -131,12 +129,13 @@ def _rates(config: BenchDataConfig, dataset: PairDataset, text: Text) -> dict[st
 
     turns: dict[str, Callable[[], Any]] = {"bare": bare, "ours": ours, "webdataset": lambda: next(stock)}
     rates: dict[str, list[float]] = {name: [] for name in turns}
+    batches = len(jpegs) // config.batch
     for _ in range(config.rounds + 1):
         for name, batch in turns.items():
             start = time.process_time()
-            for _ in range(len(jpegs) // config.batch):
+            for _ in range(batches):
                 batch()
-            rates[name].append(len(jpegs) / (time.process_time() - start))
+            rates[name].append(batches * config.batch / (time.process_time() - start))
     bare_rate, our_rate, stock_rate = (rates[name][1:] for name in turns)  # the first turn warms up
     return {
         **{name: statistics.median(values[1:]) for name, values in rates.items()},

@@ -46,8 +46,9 @@ class BenchStepConfig:
     def __post_init__(self) -> None:
         at_least("batch", self.batch, 2)
         at_least("repeats", self.repeats, 1)
-        if self.compare and not (self.objective.mlm == self.objective.itm == self.objective.itc == 1):
-            raise ConfigError("compare=true: Hugging Face's classes give all three losses, weight 1; set compare=false")
+        weights, form = (self.objective.mlm, self.objective.itm, self.objective.itc), self.objective.itc_form
+        if self.compare and (weights != (1, 1, 1) or form != "hf"):
+            raise ConfigError("objective: Hugging Face's classes give all three losses, form hf; set compare=false")
 
 
 def run(config: BenchStepConfig) -> int:

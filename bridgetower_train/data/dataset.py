@@ -181,7 +181,7 @@ def _empty_pixels(count: int, size: int) -> Tensor:
     shape = (count, size, size, 3)
     if get_worker_info() is None:
         return torch.from_numpy(np.empty(shape, dtype=np.uint8))  # numpy asks for huge pages, torch does not
-    storage = torch.UntypedStorage._new_shared(count * size * size * 3)  # type: ignore[no-untyped-call]
+    storage = torch.UntypedStorage._new_shared(count * size * size * 3)
     shared: Tensor = torch.empty(0, dtype=torch.uint8).set_(storage)
     return shared.view(shape)
 
@@ -270,7 +270,7 @@ def _start_worker(worker: int) -> None:
 
 def _obey_parent() -> None:
     parent = multiprocessing.parent_process()
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != (parent.pid if parent else os.getppid()):
         pass
     os._exit(0)
 

@@ -106,7 +106,7 @@ class Record:
 
     @property
     def key(self) -> str:
-        """Name of the picture in the tar up to its first dot, as in webdataset."""
+        """Name of the picture in the tar up to its first dot, as in webdataset; one over 100 bytes may be cut short."""
         header = parse_header(bytes(self._header))
         return "?" if header is None else member_key(header.name)[0]
 

@@ -74,6 +74,7 @@ class Trunk(nn.Module):
     def __init__(self, config: ModelConfig, attention: AttentionFunction) -> None:
         super().__init__()
         width, layers, eps = config.width, config.fusion_layers, config.layer_norm_eps
+        self.layers = layers
         self.vision_model = VisionModel(config, attention)
         self.text_model = TextModel(config, attention)
         self.cross_modal_text_transform = Linear(width, width)
@@ -87,8 +88,6 @@ class Trunk(nn.Module):
         self.cross_modal_image_layers = nn.ModuleList(CrossLayer(config, attention) for _ in range(layers))
         self.cross_modal_text_pooler = Pooler(width)
         self.cross_modal_image_pooler = Pooler(width)
-
-        self.layers = layers
 
     def encode_image(self, pixels_B3SS: Tensor) -> ImageStates:
         """See BridgeTower.encode_image."""
@@ -105,14 +104,15 @@ class Trunk(nn.Module):
 
     def fuse(self, image: ImageStates, text: TextStates, pairs: Pairs) -> Fused:
         """See BridgeTower.fuse."""
-        # Up to the cross-attention of the first layer there is one row per text and per image, afterwards one per pair.
+        # x is the text stream, y the image stream. Up to the cross-attention of the first layer they have one row per text
+        # and per image, of which the pairs take theirs there; from then on they have one row per pair.
         x, y = self.cross_modal_text_layernorm(text.bridged[0]), self.cross_modal_image_layernorm(image.bridged[0])
         x_rows: Tensor | None = pairs.text_rows
         y_rows: Tensor | None = pairs.image_rows
         x_mask, mask = text.mask, take(text.mask, pairs.text_rows)
         for k in range(self.layers - 1):
-            next_x = self.cross_modal_text_layers[k](x, y, x_mask, None, None, x_rows, y_rows)
-            next_y = self.cross_modal_image_layers[k](y, x, None, mask, None, y_rows, x_rows)
+            next_x = self.cross_modal_text_layers[k](x, y, own_mask=x_mask, own_rows=x_rows, other_rows=y_rows)
+            next_y = self.cross_modal_image_layers[k](y, x, other_mask=mask, own_rows=y_rows, other_rows=x_rows)
             x = self.cross_modal_text_link_tower[k](take(text.bridged[k + 1], pairs.text_rows), next_x)
             y = self.cross_modal_image_link_tower[k](take(image.bridged[k + 1], pairs.image_rows), next_y)
             x_mask, x_rows, y_rows = mask, None, None
@@ -125,20 +125,19 @@ class Trunk(nn.Module):
         text_layer, image_layer = self.cross_modal_text_layers[-1], self.cross_modal_image_layers[-1]
         pooled, text = x_PLD.new_empty(0, 2 * x_PLD.shape[-1]), x_PLD.new_empty(0, 0, x_PLD.shape[-1])
         if len(x_cls):
-            first_text = text_layer(x_cls, y_cls, mask_cls, None, x_cls[:, :1])[:, 0]
-            first_image = image_layer(y_cls, x_cls, None, mask_cls, y_cls[:, :1])[:, 0]
-            pooled = torch.cat(
-                [self.cross_modal_text_pooler(first_text), self.cross_modal_image_pooler(first_image)], -1
-            )
+            text_cls = text_layer(x_cls, y_cls, own_mask=mask_cls, queries=x_cls[:, :1])[:, 0]
+            image_cls = image_layer(y_cls, x_cls, other_mask=mask_cls, queries=y_cls[:, :1])[:, 0]
+            pooled = torch.cat([self.cross_modal_text_pooler(text_cls), self.cross_modal_image_pooler(image_cls)], -1)
         if len(x_text):
             assert pairs.positions is not None, "pairs beyond the pooled ones are read at positions"
             queries = x_text.gather(1, pairs.positions[..., None].expand(-1, -1, x_text.shape[-1]))
-            text = text_layer(x_text, y_text, mask_text, None, queries)
+            text = text_layer(x_text, y_text, own_mask=mask_text, queries=queries)
         return Fused(pooled, text)
 
     def _token_type(self, kind: int, like: Tensor) -> Tensor:
         """The embedding (1, D) of text (0) or image (1)."""
-        return self.token_type_embeddings(torch.full((1,), kind, device=like.device))  # type: ignore[no-any-return]
+        embedding: Tensor = self.token_type_embeddings(torch.full((1,), kind, device=like.device))
+        return embedding
 
 
 class BridgeTower(nn.Module):

@@ -26,18 +26,17 @@ class CrossLayer(nn.Module):
         other_PUD: Tensor,
         own_mask: Tensor | None = None,
         other_mask: Tensor | None = None,
-        queries_PQD: Tensor | None = None,
+        queries: Tensor | None = None,
         own_rows: Tensor | None = None,
         other_rows: Tensor | None = None,
     ) -> Tensor:
-        """The stream's next states: of all its tokens, or of `queries_PQD`, the tokens whose result is read.
+        """The stream's next states: of all its tokens, or of `queries` (P, Q, D), those of its tokens that are read.
 
         With `own_rows` and `other_rows` the streams hold one row per text or image, and pair i is made of
         own_PTD[own_rows[i]] and other_PUD[other_rows[i]]: what depends on one of them alone is computed once.
         `other_mask` is that of the pairs.
         """
-        queries_PQD = own_PTD if queries_PQD is None else queries_PQD
-        x_PQD = self.attention(queries_PQD, own_PTD, own_mask)
+        x_PQD = self.attention(own_PTD if queries is None else queries, own_PTD, own_mask)
         x_PQD = self.crossattention(x_PQD, other_PUD, other_mask, own_rows, other_rows)
         out: Tensor = self.output(self.intermediate(x_PQD), x_PQD)
         return out

@@ -22,18 +22,20 @@ Say = Callable[[str], None]
 
 def verify(folder: Path) -> str | None:
     """None where every file of a checkpoint is as its manifest says, otherwise what is wrong."""
-    manifest = folder / "manifest.json"
     try:
-        files: dict[str, dict[str, Any]] = json.loads(manifest.read_text())["files"]
-    except (OSError, ValueError, KeyError, TypeError):
+        files = {
+            name: (int(entry["bytes"]), str(entry["sha256"]))
+            for name, entry in json.loads((folder / "manifest.json").read_text())["files"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return "manifest.json is missing or damaged"
-    for name, expected in files.items():
+    for name, (size, digest) in files.items():
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
-        if path.stat().st_size != expected["bytes"]:
-            return f"{name} holds {path.stat().st_size} bytes instead of {expected['bytes']}"
-        if _sha256(path) != expected["sha256"]:
+        if path.stat().st_size != size:
+            return f"{name} holds {path.stat().st_size} bytes instead of {size}"
+        if _sha256(path) != digest:
             return f"the contents of {name} have changed"
     return None
 

@@ -161,12 +161,6 @@ def test_a_loader_opens_at_any_step(dataset, workers):
         assert all(same(one, other) for one, other in zip(batches, whole[start:], strict=False))
 
 
-def test_pictures_come_from_workers_in_shared_memory(dataset):
-    (batch,) = islice(loader(dataset, workers=1), 1)
-    assert batch.pixel_values.is_shared()
-    assert not next(iter(loader(dataset))).pixel_values.is_shared()
-
-
 @pytest.fixture
 def damaged(tmp_path, small_corpus):
     """The small corpus with damage: {row: reason}, and its folder."""
@@ -339,16 +333,20 @@ def test_a_killed_worker_is_an_error_and_no_hang(small_corpus):
     assert "RuntimeError: DataLoader worker" in done.stderr
 
 
-def test_one_thread_per_worker(dataset):
-    count = multiprocessing.get_context("fork").Value("i", 0)
+def test_workers_use_one_thread_and_write_into_shared_memory(dataset):
+    seen = multiprocessing.get_context("fork").Array("i", 2)
 
     class Watched(PairDataset):
         def __getitems__(self, positions):
-            count.value = torch.get_num_threads()
-            return super().__getitems__(positions)
+            batch = super().__getitems__(positions)
+            seen[0], seen[1] = torch.get_num_threads(), batch.pixel_values.is_shared()
+            return batch
 
-    next(iter(loader(Watched(dataset.order, dataset.corpora, TEXT, dataset.config), workers=1)))
-    assert count.value == 1
+    watched = Watched(dataset.order, dataset.corpora, TEXT, dataset.config)
+    next(iter(loader(watched, workers=1)))
+    assert list(seen) == [1, True]
+    next(iter(loader(watched)))
+    assert not seen[1]
 
 
 def test_other_sizes_are_resized_and_their_cost_is_said_once(small_corpus, caplog):

@@ -71,7 +71,7 @@ def test_a_tar_cut_between_members_is_named(folder, tar):
 
 
 @pytest.mark.parametrize(("broken", "lost"), [("2.jpg", "no picture"), ("2.json", "no json"), ("0.jpg", "no picture")])
-@pytest.mark.parametrize("how", ["checksum", "zeros", "noise", "size", "negative size"])
+@pytest.mark.parametrize("how", ["checksum", "zeros", "noise", "size", "negative size", "no name"])
 def test_a_broken_header_costs_its_record_only(folder, tar, broken, lost, how):
     at = header_at(tar, broken)
     data = bytearray(tar.read_bytes())
@@ -82,7 +82,12 @@ def test_a_broken_header_costs_its_record_only(folder, tar, broken, lost, how):
     elif how == "noise":
         data[at : at + BLOCK] = bytes(i * 7 % 256 for i in range(BLOCK))
     else:
-        data[at + 124 : at + 136] = b"77777777777\0" if how == "size" else b"-0000010000\0"
+        start, value = {
+            "size": (124, b"77777777777"),
+            "negative size": (124, b"-0000010000"),
+            "no name": (0, bytes(100)),
+        }[how]
+        data[at + start : at + start + len(value)] = value
         data[at + 148 : at + 156] = b" " * 8
         data[at + 148 : at + 156] = b"%06o\0 " % sum(data[at : at + BLOCK])
     tar.write_bytes(data)
@@ -92,6 +97,16 @@ def test_a_broken_header_costs_its_record_only(folder, tar, broken, lost, how):
     assert manifest.dropped == {"broken tar header": 1, lost: 1}
     assert (f"0.tar {key}", lost) in listed(folder)
     assert listed(folder)[0][0].startswith(f"0.tar bytes {at}-")
+
+
+def test_a_broken_header_of_a_large_member(folder, make_tar, jpeg):
+    path = make_tar(folder / "0.tar", [*members(jpeg, 1), ("x.bin", bytes(5 << 20)), *members(jpeg, 3)[2:]])
+    data = bytearray(path.read_bytes())
+    data[header_at(path, "x.bin")] ^= 1
+    path.write_bytes(data)
+    manifest = build_index(folder)
+    assert keys(folder) == ["0", "1", "2"]
+    assert manifest.dropped == {"broken tar header": 1}
 
 
 def test_lost_bytes_in_the_middle(folder, tar):

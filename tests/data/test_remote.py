@@ -191,7 +191,7 @@ def test_the_least_recently_used_goes_first(server, tmp_path):
     corpus.read(0)
     corpus.read(20)
     for path in cache.folder.glob("*00000?.tar"):
-        os.utime(path, (1, 1) if path.name.endswith("1.tar") else (2, 2))
+        os.utime(path, (1, 1) if path.name.endswith("0.tar") else (2, 2))
     open_corpus(server.url, "small", cache).read(0)  # uses shard 0 again: 1 is now the oldest
     corpus.read(40)
     assert kept(cache) == {"index.npy", "000000.tar", "000002.tar"}
@@ -208,7 +208,7 @@ def test_a_cache_smaller_than_a_shard_is_named(server, tmp_path):
 
 def test_a_partial_file_of_a_killed_process_goes_when_room_is_needed(server, tmp_path):
     cache = ShardCache(str(tmp_path), 100_000)
-    stale, fresh = tmp_path / "0123-a.tar.90000.part", tmp_path / "4567-b.tar.100.part"
+    stale, fresh = tmp_path / "0123-a.tar.90000.part", tmp_path / "4567-b.tar.90000.part"
     stale.write_bytes(b"half")
     fresh.write_bytes(b"half")
     os.utime(stale, (1, 1))

@@ -6,7 +6,7 @@ from helpers import SMALL, random_batch
 
 from bridgetower_train.config import ModelConfig
 from bridgetower_train.model.bridgetower import INITIAL_LOGIT_SCALE, BridgeTower
-from bridgetower_train.model.heads import Heads
+from bridgetower_train.model.heads import Heads, LinearHead
 from bridgetower_train.model.vision import CLIP_MEAN, CLIP_STD, normalize
 
 ALL_HEADS = Heads(mlm=True, itm=True, itc_dim=16, itc_cross_modal=True)
@@ -84,6 +84,14 @@ def test_channels_last_pictures_encode_the_same():
     assert torch.allclose(
         model.encode_image(pixels.contiguous(memory_format=torch.channels_last)).bridged[-1], expected, atol=1e-5
     )
+
+
+def test_small_heads_are_exact_under_autocast():
+    head, x = LinearHead(128, 2), torch.randn(4, 128)
+    expected = head(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(head(x), expected)
+        assert head(x.bfloat16()).dtype == torch.float32
 
 
 def test_padding_changes_nothing():

@@ -1,5 +1,7 @@
 """A whole step without data: a host sync, or a shape that depends on data, raises under FakeTensorMode."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from helpers import SMALL, random_batch
@@ -50,3 +52,17 @@ def test_a_planted_fault_is_found(monkeypatch: pytest.MonkeyPatch, spoil, error:
     monkeypatch.setattr(BridgeTower, "encode_text", spoilt)
     with pytest.raises(error):
         step(ObjectiveConfig(itc_dim=16))
+
+
+def test_step_is_one_graph_for_the_compiler():
+    shallow = replace(SMALL, vision_layers=2, text_layers=2)
+    task, batch = JointTask(shallow, ObjectiveConfig(itm_negatives="hard", itc_dim=16)), random_batch(shallow, 4)
+    totals = task.counts(batch)
+    torch.manual_seed(0)
+    expected, _ = task(batch, totals)
+    compiled = torch.compile(task, backend="aot_eager", fullgraph=True, dynamic=False)
+    torch.manual_seed(0)
+    loss, _ = compiled(batch, totals)
+    loss.backward()
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
+    assert task.model.logit_scale.grad is not None

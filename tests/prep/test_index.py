@@ -91,6 +91,23 @@ def test_every_kind_of_tar(tmp_path, make_tar, tar_format):
     manifest = build_index(tmp_path / "c")
     assert (manifest.images, manifest.dropped) == (len(names), {})
     assert len(read_all(tmp_path / "c")) == len(names)
+    if tar_format == tarfile.USTAR_FORMAT:
+        assert list(read_all(tmp_path / "c")) == names
+
+
+def test_sizes_that_pax_gives(tmp_path, make_tar):
+    """Members of 8 GiB and more say their size in a pax header only."""
+    path = make_tar(tmp_path / "c" / "0.tar", [("a.bin", bytes(5000)), ("b.jpg", encoded("JPEG")), ("b.txt", b"t")])
+    data = bytearray(path.read_bytes())
+    pax = tarfile.TarInfo("pax")
+    record = b"13 size=5000\n"
+    pax.type, pax.size = tarfile.XHDTYPE, len(record)
+    data[124:136] = b"00000000000\0"
+    data[148:156] = b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data[:512])
+    path.write_bytes(pax.tobuf(tarfile.USTAR_FORMAT) + record.ljust(512, b"\0") + data)
+    assert build_index(tmp_path / "c").dropped == {}
+    assert read_all(tmp_path / "c") == {"b": ["t"]}
 
 
 def test_folders_and_links_in_a_tar_are_passed_over(tmp_path):
@@ -99,7 +116,7 @@ def test_folders_and_links_in_a_tar_are_passed_over(tmp_path):
     with tarfile.open(path, "w") as tar:
         for name, kind in (("folder", tarfile.DIRTYPE), ("a.txt", tarfile.SYMTYPE), ("a.jpg", tarfile.LNKTYPE)):
             header = tarfile.TarInfo(name)
-            header.type, header.linkname = kind, "/etc/passwd"
+            header.type, header.linkname, header.size = kind, "/etc/passwd", 4096  # a size, but no contents
             tar.addfile(header)
         for name, data in (("b.jpg", encoded("JPEG")), ("b.txt", b"t")):
             header = tarfile.TarInfo(name)
