@@ -17,7 +17,6 @@ class Ranks:
 
     rank: int
     world_size: int
-    local_rank: int
     control: dist.ProcessGroup | None
     """A gloo group for host-side agreements; None for one process."""
 
@@ -72,15 +71,19 @@ class Flag:
         return outcome
 
 
+def local_rank() -> int:
+    """This process's place on its host, by torchrun's variable; 0 for one process."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
 def init_ranks(backend: str, config: DistributedConfig) -> Ranks:
     """Join the process group that torchrun's variables describe; one process needs none."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    rank, local_rank = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
     if world_size == 1:
-        return Ranks(0, 1, local_rank, None)
+        return Ranks(0, 1, None)
     timeout = timedelta(seconds=config.timeout)
     dist.init_process_group(backend, timeout=timeout)
-    return Ranks(rank, world_size, local_rank, dist.new_group(backend="gloo", timeout=timeout))
+    return Ranks(dist.get_rank(), world_size, dist.new_group(backend="gloo", timeout=timeout))
 
 
 def shut_down(ranks: Ranks) -> None:

@@ -28,6 +28,7 @@ from bridgetower_train.data.cache import sha256_file
 from bridgetower_train.data.dataset import PairDataset, make_loader, open_data
 from bridgetower_train.data.shards import INDEX_DTYPE, Corpus
 from bridgetower_train.data.text import Text
+from bridgetower_train.model.vision import CLIP_MEAN, CLIP_STD
 from data_prep.tokenizer import train_tokenizer
 from data_prep.writer import ShardWriter
 
@@ -72,9 +73,11 @@ def run(config: BenchDataConfig) -> int:
     print(f"records per second of one core, median of {config.rounds} turns; batches of {config.batch}")
     print(f"  bare libjpeg-turbo   {figures['bare']:7.0f}   {figures['jpeg_kb']:.0f} kB a picture")
     print(f"  this loader          {figures['ours']:7.0f}")
-    print(f"  webdataset, Pillow   {figures['webdataset']:7.0f}")
+    print(f"  webdataset, Pillow   {figures['webdataset']:7.0f}   normalised float32")
+    print(f"                       {figures['webdataset_uint8']:7.0f}   uint8")
     print(f"share of bare decoding      {figures['of_bare']:.3f}   target {BARE_TARGET}")
     print(f"times webdataset            {figures['of_webdataset']:.2f}    target {WEBDATASET_TARGET}")
+    print(f"times webdataset, uint8     {figures['of_webdataset_uint8']:.2f}")
     growth = figures["worker_mb_end"] - figures["worker_mb_start"]
     print(f"memory of a worker          {figures['worker_mb_end']:.0f} MB, {growth:+.1f} over {config.records} records")
     print(f"first batch of {config.huge_records} records {figures['open_s']:.2f} s   target below {OPEN_TARGET:g}")
@@ -117,7 +120,8 @@ def _rates(config: BenchDataConfig, dataset: PairDataset, text: Text) -> dict[st
     jpegs = [bytes(corpus.read(row).image) for row in rows.tolist()]
     decoded = itertools.cycle(jpegs)
     positions = itertools.count(step=config.batch)
-    stock = _stock_webdataset(corpus, text, config.image_size, config.batch)
+    stock = _stock_webdataset(corpus, text, config.image_size, config.batch, normalise=True)
+    stock_uint8 = _stock_webdataset(corpus, text, config.image_size, config.batch, normalise=False)
 
     def bare() -> None:
         for jpeg in itertools.islice(decoded, config.batch):
@@ -127,7 +131,12 @@ def _rates(config: BenchDataConfig, dataset: PairDataset, text: Text) -> dict[st
         first = next(positions)
         dataset.__getitems__(range(first, first + config.batch))
 
-    turns: dict[str, Callable[[], Any]] = {"bare": bare, "ours": ours, "webdataset": lambda: next(stock)}
+    turns: dict[str, Callable[[], Any]] = {
+        "bare": bare,
+        "ours": ours,
+        "webdataset": lambda: next(stock),
+        "webdataset_uint8": lambda: next(stock_uint8),
+    }
     rates: dict[str, list[float]] = {name: [] for name in turns}
     batches = len(jpegs) // config.batch
     for _ in range(config.rounds + 1):
@@ -136,17 +145,19 @@ def _rates(config: BenchDataConfig, dataset: PairDataset, text: Text) -> dict[st
             for _ in range(batches):
                 batch()
             rates[name].append(batches * config.batch / (time.process_time() - start))
-    bare_rate, our_rate, stock_rate = (rates[name][1:] for name in turns)  # the first turn warms up
-    return {
-        **{name: statistics.median(values[1:]) for name, values in rates.items()},
-        "of_bare": statistics.median(a / b for a, b in zip(our_rate, bare_rate, strict=True)),
-        "of_webdataset": statistics.median(a / b for a, b in zip(our_rate, stock_rate, strict=True)),
-        "jpeg_kb": statistics.mean(map(len, jpegs)) / 1e3,
-    }
+    figures = {"jpeg_kb": statistics.mean(map(len, jpegs)) / 1e3}
+    for name, values in rates.items():
+        figures[name] = statistics.median(values[1:])  # the first turn warms up
+        figures[f"of_{name}"] = statistics.median(a / b for a, b in zip(rates["ours"][1:], values[1:], strict=True))
+    return figures
 
 
-def _stock_webdataset(corpus: Corpus, text: Text, size: int, batch: int) -> Iterator[Any]:
-    """Batches as one gets them from webdataset and Pillow: decoded, resized, cropped, tokenized."""
+def _stock_webdataset(corpus: Corpus, text: Text, size: int, batch: int, normalise: bool) -> Iterator[Any]:
+    """Batches as one gets them from webdataset and Pillow: decoded, resized, cropped, tokenized.
+
+    The usual transform ends with normalised float32; without `normalise` it stays at uint8, as this loader does.
+    """
+    mean, deviation = torch.tensor(CLIP_MEAN).view(3, 1, 1), torch.tensor(CLIP_STD).view(3, 1, 1)
 
     def crop(image: Image.Image) -> Tensor:
         scale = size / min(image.size)
@@ -154,7 +165,8 @@ def _stock_webdataset(corpus: Corpus, text: Text, size: int, batch: int) -> Iter
             width, height = (max(size, int(edge * scale)) for edge in image.size)
             image = image.resize((width, height), Image.Resampling.BICUBIC)
         left, top = ((edge - size) // 2 for edge in image.size)
-        return torch.from_numpy(np.array(image.crop((left, top, left + size, top + size)))).permute(2, 0, 1)
+        pixels = torch.from_numpy(np.array(image.crop((left, top, left + size, top + size)))).permute(2, 0, 1)
+        return (pixels.contiguous().float() / 255 - mean) / deviation if normalise else pixels
 
     def tokens(meta: dict[str, Any]) -> Tensor:
         return text.encode(meta["captions"][:1], ModelConfig.max_text_len)[0][0]

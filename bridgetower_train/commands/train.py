@@ -12,7 +12,7 @@ from bridgetower_train.config import Duration, ModelConfig, TrainConfig
 from bridgetower_train.data.dataset import PairDataset, make_loader, open_data
 from bridgetower_train.data.text import Text
 from bridgetower_train.devices import Device, make_device
-from bridgetower_train.distributed import Ranks, init_ranks, shut_down
+from bridgetower_train.distributed import Ranks, init_ranks, local_rank, shut_down
 from bridgetower_train.engines import ENGINES, Engine
 from bridgetower_train.engines.activation import checkpoint_blocks
 from bridgetower_train.errors import ConfigError, nearest
@@ -41,7 +41,7 @@ ORDER_KEYS = (
 
 def run(config: TrainConfig) -> int:
     """Train as `config` says; resumes where the run folder holds a checkpoint. Returns the exit code."""
-    device, why = make_device(config.device)
+    device, why = make_device(config.device, local_rank())
     ranks = init_ranks(device.backend, config.distributed)
     try:
         job = build(config, device, why, ranks)

@@ -12,7 +12,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -56,8 +56,7 @@ class IndexedCorpus(Protocol):
     def index(self) -> npt.NDArray[Any]: ...
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """What stands at a position: caption number `caption` of the record in row `row` of corpus number `corpus`."""
 
     position: int

@@ -29,6 +29,8 @@ class Text:
             raise DataError(f"{path}: has no {', '.join(missing)}; BridgeTower needs RoBERTa's special tokens")
         if vocabulary[PAD] != PAD_ID:
             raise DataError(f"{path}: <pad> has id {vocabulary[PAD]}; BridgeTower needs it at {PAD_ID}, as in RoBERTa")
+        # its threads do not survive the fork of a loader worker
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self.tokenizer = tokenizer
@@ -55,8 +57,6 @@ class Text:
 
         ConfigError where there is none, DataError where it cannot be used.
         """
-        # its threads do not survive the fork of a loader worker
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         file = Path(path, "tokenizer.json") if os.path.isdir(path) else Path(path)
         if not file.is_file():
             raise ConfigError(f"tokenizer={path}: no such file; give a tokenizer.json or the folder that holds it")

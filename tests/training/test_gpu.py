@@ -45,7 +45,7 @@ def test_a_step_never_waits_for_the_device(shapes_root):
     text = Text.load(config.tokenizer)
     device, _ = make_device(DeviceConfig(name="cuda", precision="bf16"))
     task = JointTask(sized_vocabulary(config.model, text.vocab_size), config.objective).to(device.torch_device)
-    engine = NativeEngine(task, device, Ranks(0, 1, 0, None), config.optim)
+    engine = NativeEngine(task, device, Ranks(0, 1, None), config.optim)
     batch = open_data(config, text).__getitems__(list(range(8)))
     batch = batch.to(device.torch_device)
     for _ in range(2):  # the first step may still set things up

@@ -6,7 +6,7 @@ from bridgetower_train.data.batch import BadRecord
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.training.metrics import BadSamples, JsonLines, keep_lines_until
 
-ALONE = Ranks(0, 1, 0, None)
+ALONE = Ranks(0, 1, None)
 
 
 def test_resuming_drops_later_lines_and_a_torn_one(tmp_path):
