@@ -27,7 +27,7 @@ COMMANDS = {
     "report": Command("bridgetower_train.commands.report", "ReportConfig", None, "write a run's report.html"),
     "view": Command("bridgetower_train.commands.view", "ViewConfig", "train", "write a page of a training batch"),
     "bench step": Command(
-        "bridgetower_train.commands.bench_step", "BenchStepConfig", None, "time the joint training step"
+        "bridgetower_train.commands.bench_step", "BenchStepConfig", "bench_step", "time the joint training step"
     ),
     "bench data": Command("bridgetower_train.commands.bench_data", "BenchDataConfig", None, "time the loader"),
     "prep shapes": Command("data_prep.shapes", "ShapesConfig", None, "draw the shapes corpus"),

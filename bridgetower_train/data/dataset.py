@@ -2,18 +2,13 @@
 
 import itertools
 import logging
-import multiprocessing
-import os
-import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bridgetower_train.config import TrainConfig
 from bridgetower_train.data.batch import BadRecord, Batch
@@ -24,6 +19,7 @@ from bridgetower_train.data.negatives import itm_negatives
 from bridgetower_train.data.order import Order, Recent, Sample, Window
 from bridgetower_train.data.shards import BadRecordError, Corpus, Record, open_corpus
 from bridgetower_train.data.text import Text
+from bridgetower_train.data.worker import empty_pixels, start_worker
 from bridgetower_train.errors import ConfigError, DataError, UserError
 
 log = logging.getLogger(__name__)
@@ -73,7 +69,7 @@ class PairDataset(Dataset[Batch]):
         """
         if self._remote:
             self._prefetch(positions)
-        pixels_BSSC = _empty_pixels(len(positions), self._size)
+        pixels_BSSC = empty_pixels(len(positions), self._size)
         pairs, bad = self._fill(self.order.take(positions), pixels_BSSC.numpy())
         position = np.asarray(positions, dtype=np.int64)
         image_id = self._first_id[[p.sample.corpus for p in pairs]] + [p.sample.row for p in pairs]
@@ -139,16 +135,15 @@ class PairDataset(Dataset[Batch]):
         following, sample = self.order.following(wanted.position), wanted
         shards: dict[str, str] = {}
         for _ in range(MAX_BAD_RUN):
-            key = f"row {sample.row}"
             try:
                 pair = self._read(sample)
-                key = pair.record.key
                 decode_crop(pair.record.image, self._size, out)
                 return pair
             except BadRecordError as error:
                 corpus, shard = self.corpora[sample.corpus].name, self._shard(sample)
                 shards[f"{corpus}/{shard}"] = error.reason
                 if sample is wanted:
+                    key = self.corpora[sample.corpus].key(sample.row)
                     bad.append(BadRecord(corpus, shard, key, error.reason, wanted.position))
                 sample = self.order.at(next(following))
         names = "; ".join(f"{name}: {reason}" for name, reason in shards.items())
@@ -174,16 +169,6 @@ class PairDataset(Dataset[Batch]):
         ahead = self.order.shards_ahead(window)
         for corpus, shards in itertools.groupby(ahead, key=lambda pair: pair[0]):
             self.corpora[corpus].prefetch(shard for _, shard in shards)
-
-
-def _empty_pixels(count: int, size: int) -> Tensor:
-    """uint8 (count, size, size, 3); in a loader worker it is shared memory, which the queue hands on without a copy."""
-    shape = (count, size, size, 3)
-    if get_worker_info() is None:
-        return torch.from_numpy(np.empty(shape, dtype=np.uint8))  # numpy asks for huge pages, torch does not
-    storage = torch.UntypedStorage._new_shared(count * size * size * 3)
-    shared: Tensor = torch.empty(0, dtype=torch.uint8).set_(storage)
-    return shared.view(shape)
 
 
 class RankPositions(Sampler[list[int]]):
@@ -249,30 +234,13 @@ def make_loader(
         num_workers=workers,
         prefetch_factor=prefetch if workers else None,
         multiprocessing_context=mp_context if workers else None,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
         pin_memory=pin_memory,
     )
 
 
 def _identity(batch: Batch) -> Batch:
     return batch
-
-
-def _start_worker(worker: int) -> None:
-    """Leave signals to the main process: launchers send them to the whole group, while it still needs batches.
-
-    Only the main process's own SIGTERM, by which torch ends a worker that does not answer, is obeyed.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_obey_parent, daemon=True).start()
-
-
-def _obey_parent() -> None:
-    parent = multiprocessing.parent_process()
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != (parent.pid if parent else os.getppid()):
-        pass
-    os._exit(0)
 
 
 def open_data(config: TrainConfig, text: Text, validation: bool = False) -> PairDataset:
@@ -282,7 +250,8 @@ def open_data(config: TrainConfig, text: Text, validation: bool = False) -> Pair
     `Corpus.check_shards` does, and one rank of a run is enough.
     """
     data = config.data
-    corpora = {data.validation: 1.0} if validation and data.validation else data.corpora
+    held_out = validation and data.validation
+    corpora = {data.validation: 1.0} if held_out else {name: weight for name, weight in data.corpora.items() if weight}
     if not corpora:
         raise ConfigError("data.corpora: is empty; name at least one corpus, as in data.corpora={coco: 1.0}")
     cache = ShardCache(data.cache_dir, int(data.cache_gb * 1e9)) if data.cache_dir else None

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from bridgetower_train.data.cache import ShardCache, is_remote, read_url, sha256_file
 from bridgetower_train.data.manifest import Manifest, ShardInfo, mend
 from bridgetower_train.data.tar import BLOCK, member_key, parse_header
-from bridgetower_train.errors import ConfigError, DataError, nearest
+from bridgetower_train.errors import ConfigError, DataError, UserError, nearest
 
 INDEX_DTYPE = np.dtype(
     [
@@ -204,6 +204,15 @@ class Corpus:
             raise BadRecordError("changed since it was indexed")
         return Record(self.manifest.caption_member, data[image_at - start - BLOCK : image_at - start], image, member)
 
+    def key(self, row: int) -> str:
+        """The key of a record by its tar header alone, though the rest be damaged; `row N` where that is lost too."""
+        shard, image_at, *_ = _ROW.unpack_from(self._rows, row * _ROW.size)
+        try:
+            header = parse_header(os.pread(self._file(shard).fd, BLOCK, image_at - BLOCK))
+        except (OSError, OverflowError, BadRecordError):
+            header = None
+        return f"row {row}" if header is None else member_key(header.name)[0]
+
     def prefetch(self, shards: Iterable[int]) -> None:
         """Fetch shards of a remote root in the background, in this order; nothing to do for a local one."""
         if self._cache is not None:
@@ -251,8 +260,8 @@ class Corpus:
 def open_corpus(root: str, name: str, cache: ShardCache | None = None) -> Corpus:
     """The corpus `name` under `root`, a folder or an fsspec URL; the latter needs `cache`.
 
-    Takes time in proportion to the shards, not to the records. DataError where folder, manifest or index are missing or
-    do not fit each other; ConfigError for a remote root without cache.
+    Takes time in proportion to the shards, not to the records. ConfigError where there is no such folder, or no cache
+    for a remote one; DataError where manifest and index are missing or do not fit each other.
     """
     root = root.removeprefix("file://").rstrip("/")
     folder, path = f"{root}/{name}", f"{root}/{name}/manifest.json"
@@ -268,14 +277,14 @@ def open_corpus(root: str, name: str, cache: ShardCache | None = None) -> Corpus
     return Corpus(folder, name, manifest, None)
 
 
-def _missing(root: str, name: str, error: OSError) -> DataError:
+def _missing(root: str, name: str, error: OSError) -> UserError:
     """Why there is no manifest to read."""
     folder = f"{root}/{name}"
     if not os.path.isdir(root):
-        return DataError(f"data.root={root}: no such folder")
+        return ConfigError(f"data.root={root}: no such folder")
     if not os.path.isdir(folder):
         corpora = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
-        return DataError(
+        return ConfigError(
             f"{folder}: no such folder; data.root holds {', '.join(corpora) or 'none'}{nearest(name, corpora)}"
         )
     return DataError(f"{folder}/manifest.json: {error.strerror}; {mend(folder)}")

@@ -203,7 +203,7 @@ def test_bad_records_are_replaced_and_listed_once_an_epoch(damaged):
             listed[row] = listed.get(row, 0) + 1
             assert (bad.corpus, bad.reason) == ("small", reasons[row])
             assert bad.shard == f"{row // 20:06d}.tar"
-            assert bad.key == f"row {row}"
+            assert bad.key == f"{row:06d}"
     captions = dataset.corpora[0].index["captions"]
     left_out = BATCH * 2
     assert set(listed) == set(reasons)
@@ -330,7 +330,8 @@ def test_a_killed_worker_is_an_error_and_no_hang(small_corpus):
     command = [sys.executable, "-c", KILL, os.path.dirname(__file__), str(small_corpus)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 1
-    assert "RuntimeError: DataLoader worker" in done.stderr
+    # torch notices by its signal handler, or by the queue that the worker held open, whichever comes first
+    assert "RuntimeError: DataLoader worker" in done.stderr or "ConnectionResetError" in done.stderr
 
 
 def test_workers_use_one_thread_and_write_into_shared_memory(dataset):

@@ -206,6 +206,14 @@ def test_records_that_cannot_be_used_are_named(folder, make_tar, jpeg):
     assert {f"0.tar bad{i}": reason for i, reason in enumerate(bad)}.items() <= named.items()
 
 
+def test_a_jpeg_that_claims_a_huge_size_is_refused_from_its_header(folder, make_tar, jpeg):
+    at = jpeg.index(b"\xff\xc0") + 5
+    bomb = jpeg[:at] + (60_000).to_bytes(2, "big") * 2 + jpeg[at + 4 :]
+    make_tar(folder / "0.tar", [*members(jpeg, 2), ("bomb.jpg", bomb), ("bomb.json", b'{"captions": ["text"]}')])
+    assert build_index(folder).dropped == {"more than 100 megapixels": 1}
+    assert keys(folder) == ["0", "1"]
+
+
 def test_a_png_named_jpg_is_kept(folder, make_tar):
     make_tar(folder / "0.tar", {"0.jpg": png((70, 64)), "0.json": b'{"caption": "text 0"}'})
     assert build_index(folder).image_size == 64

@@ -270,9 +270,9 @@ def test_a_broken_manifest_is_refused(root, content):
 
 
 def test_what_is_not_there_is_named(root):
-    with pytest.raises(DataError, match=r"data.root=.*/nowhere: no such folder"):
+    with pytest.raises(ConfigError, match=r"data.root=.*/nowhere: no such folder"):
         open_corpus(str(root / "nowhere"), "small")
-    with pytest.raises(DataError, match=r"smal: no such folder; data.root holds small; did you mean 'small'\?"):
+    with pytest.raises(ConfigError, match=r"smal: no such folder; data.root holds small; did you mean 'small'\?"):
         open_corpus(str(root), "smal")
     (root / "small" / "manifest.json").unlink()
     with pytest.raises(DataError, match=r"manifest.json: No such file.*bridgetower prep index root=.*/small"):

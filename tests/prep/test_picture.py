@@ -87,8 +87,9 @@ def test_no_metadata_stay():
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-def test_broken_exif_does_not_cost_the_picture():
-    data = encoded(RED, "JPEG", exif=b"Exif\0\0II*\0" + b"\xff" * 40)
+@pytest.mark.parametrize("exif", [b"\xc5", b"MM\0*", b"II*\0" + b"\xff" * 40])
+def test_broken_exif_does_not_cost_the_picture(exif):
+    data = encoded(RED, "JPEG", exif=b"Exif\0\0" + exif)
     assert opened(prepare_jpeg(data, 40)).shape == (40, 60, 3)
 
 

@@ -52,6 +52,15 @@ def test_stock_webdataset_reads_it(small_corpus):
     assert samples[7]["json"]["source"] == "small"
 
 
+def test_every_shard_has_an_end_mark(tmp_path):
+    for blocks in range(20):
+        with ShardWriter(tmp_path, str(blocks), None) as writer:
+            writer.add("a", b"\xff" * 512 * blocks, ["a"], {})
+        data = (tmp_path / str(blocks) / "000000.tar").read_bytes()
+        assert len(data) % 10240 == 0
+        assert data.endswith(bytes(1024))
+
+
 def test_manifest_and_index_say_what_is_there(small_corpus):
     corpus = open_corpus(str(small_corpus), "small")
     manifest = corpus.manifest

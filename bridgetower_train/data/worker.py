@@ -1,0 +1,41 @@
+"""What a loader process does differently: its signals, its memory."""
+
+import gc
+import multiprocessing
+import os
+import signal
+import threading
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+
+def empty_pixels(count: int, size: int) -> Tensor:
+    """uint8 (count, size, size, 3); in a loader worker it is shared memory, which the queue hands on without a copy."""
+    shape = (count, size, size, 3)
+    if get_worker_info() is None:
+        return torch.from_numpy(np.empty(shape, dtype=np.uint8))  # numpy asks for huge pages, torch does not
+    storage = torch.UntypedStorage._new_shared(count * size * size * 3)
+    shared: Tensor = torch.empty(0, dtype=torch.uint8).set_(storage)
+    return shared.view(shape)
+
+
+def start_worker(worker: int) -> None:
+    """Leave signals to the main process: launchers send them to the whole group, while it still needs batches.
+
+    Only the main process's own SIGTERM, by which torch ends a worker that does not answer, is obeyed.
+    """
+    gc.freeze()  # else the first collection would copy all that the worker still shares with the main process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_obey_parent, daemon=True).start()
+
+
+def _obey_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
+        pass
+    os._exit(0)
