@@ -203,7 +203,7 @@ def test_bad_records_are_replaced_and_listed_once_an_epoch(damaged):
             listed[row] = listed.get(row, 0) + 1
             assert (bad.corpus, bad.reason) == ("small", reasons[row])
             assert bad.shard == f"{row // 20:06d}.tar"
-            assert bad.key == f"{row:06d}"
+            assert bad.key == (f"row {row}" if 36 < row < 40 else f"{row:06d}"), "cut off with its header"
     captions = dataset.corpora[0].index["captions"]
     left_out = BATCH * 2
     assert set(listed) == set(reasons)
@@ -375,7 +375,7 @@ def test_validation_reads_each_held_out_picture_once(tmp_path, make_corpus):
 def test_wrong_configurations_are_named(small_corpus):
     with pytest.raises(ConfigError, match=r"data\.corpora: is empty"):
         open_data(configure(small_corpus, []), TEXT)
-    with pytest.raises(DataError, match="smal: no such folder"):
+    with pytest.raises(ConfigError, match="smal: no such folder"):
         open_data(configure(small_corpus, ["smal"]), TEXT)
     data = DataConfig(root=str(small_corpus), corpora={"small": 1.0}, lanes=512)
     config = TrainConfig(global_batch=512, data=data, objective=ObjectiveConfig(itm=0))
