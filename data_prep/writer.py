@@ -28,6 +28,7 @@ from bridgetower_train.data.shards import (
 )
 from bridgetower_train.data.tar import BLOCK
 from bridgetower_train.errors import DataError
+from bridgetower_train.files import write_whole
 from data_prep.picture import prepare_jpeg
 
 __all__ = ["ShardWriter", "prepare_jpeg", "write_index"]
@@ -215,9 +216,7 @@ def write_index(
         dropped=dropped,
         extra=extra,
     )
-    with open(_partial(folder / "manifest.json"), "wb") as file:
-        file.write(manifest.to_json().encode())
-        _commit(file, folder / "manifest.json")
+    write_whole(folder / "manifest.json", manifest.to_json())
     (folder / _UNFINISHED).unlink(missing_ok=True)
     return manifest
 

@@ -24,4 +24,5 @@ def make_device(config: DeviceConfig, local_rank: int = 0) -> tuple[Device, str]
         raise ConfigError(f"device.name={config.name}: none is available here; take device=auto")
     return DEVICES[config.name](config, local_rank), "as configured"
 
+
 __all__ = ["DEVICES", "Device", "make_device"]

@@ -41,7 +41,9 @@ def test_a_step_never_waits_for_the_device(shapes_root):
     from bridgetower_train.objectives.joint import JointTask
     from tests.training.runs import TINY
 
-    config = compose.compose(TrainConfig, "train", [*TINY, f"data.root={shapes_root}", "run_dir=x", "optim.clip_norm=1"])
+    config = compose.compose(
+        TrainConfig, "train", [*TINY, f"data.root={shapes_root}", "run_dir=x", "optim.clip_norm=1"]
+    )
     text = Text.load(config.tokenizer)
     device, _ = make_device(DeviceConfig(name="cuda", precision="bf16"))
     task = JointTask(sized_vocabulary(config.model, text.vocab_size), config.objective).to(device.torch_device)
