@@ -147,7 +147,7 @@ def introduce(
         f"device    {device.name} ({device.description}): {why}; {config.device.precision}, torch {torch.__version__}"
     )
     print(
-        f"model     {parameters / 1e6:.2f} M parameters, {config.model.image_size} px, {flops / 1e9:.2f} GFLOP per pair and step"
+        f"model     {parameters / 1e6:.2f} M parameters, {config.model.image_size} px, {flops * batch / 1e12:.3g} TFLOP per step"
     )
     for corpus in dataset.corpora:
         print(f"data      {corpus.name}: {corpus.manifest.images:,} pictures, {corpus.manifest.captions:,} captions")

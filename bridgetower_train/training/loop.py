@@ -110,7 +110,7 @@ def log(run: Run, step: int, metrics: dict[str, Tensor], watch: Stopwatch) -> No
     watch.restart()
     samples_per_s = run.config.global_batch / step_s
     peak = run.device.peak_flops
-    shards = run.bad_samples.flush(step)
+    report_bad_samples(run, step)
     run.write(
         {
             "step": step,
@@ -127,7 +127,8 @@ def log(run: Run, step: int, metrics: dict[str, Tensor], watch: Stopwatch) -> No
             "memory_gb": run.device.memory_gb(),
         }
     )
-    check_bad_records(run.bad_samples.count, step * run.config.global_batch, run.config.data.max_bad_fraction, shards)
+    seen, shards = step * run.config.global_batch, run.bad_samples.shards
+    check_bad_records(run.bad_samples.count, seen, run.config.data.max_bad_fraction, shards)
     first = run.guard.streak()
     if first is not None:
         positions = range((first - 1) * run.config.global_batch, first * run.config.global_batch)
@@ -140,9 +141,17 @@ def log(run: Run, step: int, metrics: dict[str, Tensor], watch: Stopwatch) -> No
         )
 
 
+def report_bad_samples(run: Run, step: int) -> None:
+    """List the records that had to be replaced since the last call, and name the first of them on the console."""
+    met = run.bad_samples.flush(step)
+    if met:
+        named = "; ".join(f"{r.corpus}/{r.shard}:{r.key} ({r.reason})" for r in met[:3])
+        run.console.say(f"replaced {len(met)} records that could not be used: {named}{'; ...' if met[3:] else ''}")
+
+
 def save(run: Run, step: int) -> None:
     """Write a checkpoint from which the run goes on bit for bit."""
-    run.bad_samples.flush(step)
+    report_bad_samples(run, step)
     state = {
         "step": step,
         "position": step * run.config.global_batch,

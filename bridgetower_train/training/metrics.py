@@ -190,8 +190,9 @@ class BadSamples:
 
     def __init__(self, path: Path, ranks: Ranks, resume_step: int, count: int) -> None:
         self.path, self.ranks, self.count = path, ranks, count
+        self.shards: list[str] = []
+        """Shards that held one since this process started."""
         self._new: list[BadRecord] = []
-        self._shards: list[str] = []
         if ranks.is_main:
             keep_lines_until(path, resume_step)
 
@@ -199,14 +200,15 @@ class BadSamples:
         """Take the replaced records of a batch of this rank."""
         self._new += records
 
-    def flush(self, step: int) -> list[str]:
-        """Write what all ranks have met since the last call; returns the shards that were ever named."""
+    def flush(self, step: int) -> list[BadRecord]:
+        """Write, and return, what all ranks have met since the last call."""
+        met: list[BadRecord] = []
         if self.ranks.total(len(self._new)):
             met = [record for part in self.ranks.gather_objects(self._new) for record in part]
             self.count += len(met)
-            self._shards += [s for s in dict.fromkeys(f"{r.corpus}/{r.shard}" for r in met) if s not in self._shards]
+            self.shards = list(dict.fromkeys([*self.shards, *(f"{r.corpus}/{r.shard}" for r in met)]))
             if self.ranks.is_main:
                 with self.path.open("a") as file:
                     file.writelines(json.dumps({"step": step, **vars(record)}) + "\n" for record in met)
         self._new = []
-        return self._shards
+        return met

@@ -24,9 +24,11 @@ def test_bad_samples_are_listed_and_counted(tmp_path):
     path = tmp_path / "bad_samples.jsonl"
     bad = BadSamples(path, ALONE, 0, 0)
     bad.add([BadRecord("coco", "000001.tar", "a", "changed", 7)])
-    assert bad.flush(10) == ["coco/000001.tar"]
+    assert [record.key for record in bad.flush(10)] == ["a"]
+    assert bad.flush(15) == []
     bad.add([BadRecord("coco", "000001.tar", "b", "changed", 9)])
-    assert bad.flush(20) == ["coco/000001.tar"]
+    bad.flush(20)
+    assert bad.shards == ["coco/000001.tar"]
     assert bad.count == 2
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(line["step"], line["key"]) for line in lines] == [(10, "a"), (20, "b")]

@@ -21,7 +21,7 @@ def test_golden_losses(tmp_path, train):
     train(tmp_path, "steps=10")
     expected = [json.loads(line) for line in GOLDEN.read_text().splitlines()]
     assert [{name: line[name] for name in ("step", *LOSSES)} for line in metric_lines(tmp_path)] == [
-        {name: value if name == "step" else pytest.approx(value, abs=1e-4) for name, value in line.items()}
+        {name: value if name == "step" else pytest.approx(value, abs=5e-4) for name, value in line.items()}
         for line in expected
     ]
 
