@@ -2,14 +2,13 @@
 
 import dataclasses
 import secrets
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from bridgetower_train import compose
 from bridgetower_train.config import Duration, ModelConfig, TrainConfig
-from bridgetower_train.data.dataset import PairDataset, make_loader, open_data
+from bridgetower_train.data.dataset import make_loader, open_data
 from bridgetower_train.data.text import Text
 from bridgetower_train.devices import Device, make_device
 from bridgetower_train.distributed import Ranks, init_ranks, local_rank, shut_down
@@ -44,7 +43,9 @@ def run(config: TrainConfig) -> int:
     device, why = make_device(config.device, local_rank())
     ranks = init_ranks(device.backend, config.distributed)
     try:
-        job = build(config, device, why, ranks)
+        job = build(config, device, ranks)
+        if ranks.is_main:
+            introduce(job, why)
         try:
             return fit(job)
         finally:
@@ -54,43 +55,28 @@ def run(config: TrainConfig) -> int:
         shut_down(ranks)
 
 
-def build(config: TrainConfig, device: Device, why: str, ranks: Ranks) -> Run:
+def build(config: TrainConfig, device: Device, ranks: Ranks) -> Run:
     """Everything that `fit` needs, loaded from the newest checkpoint where there is one."""
     micro_batch, accumulation = config.rank_batch(ranks.world_size)
-    if config.engine.name not in ENGINES:
-        raise ConfigError(
-            f"engine.name={config.engine.name}: must be one of {', '.join(ENGINES)}{nearest(config.engine.name, ENGINES)}"
-        )
     text = Text.load(config.tokenizer)
     config = dataclasses.replace(config, model=sized_vocabulary(config.model, text.vocab_size))
     dataset = open_data(config, text)
     if ranks.is_main:
         for corpus in dataset.corpora:
             corpus.check_shards()
-
-    torch.manual_seed(config.seed)
-    task = JointTask(config.model, config.objective, attention=device.attention).to(device.torch_device)
-    if config.engine.activation_checkpointing:
-        checkpoint_blocks(task.model)
-    engine = ENGINES[config.engine.name](task, device, ranks, config.optim)
-
-    epoch = dataset.order.epoch_samples
-    total_steps = Duration.parse("steps", config.steps).steps(config.global_batch, epoch)
-    warmup = Duration.parse("optim.warmup", config.optim.warmup).steps(config.global_batch, epoch, total_steps)
+    engine = build_engine(config, device, ranks)
 
     run_dir = Path(config.run_dir)
-    say: Callable[[str], None] = print if ranks.is_main else _silent
     if ranks.is_main:
         run_dir.mkdir(parents=True, exist_ok=True)
     fixed = identity(config, ORDER_KEYS) | {"tokenizer": text.digest, "order": dataset.order.digest}
-    checkpoints = Checkpoints(run_dir, config.checkpoint, ranks, say)
+    checkpoints = Checkpoints(run_dir, config.checkpoint, ranks, print if ranks.is_main else _silent)
     state = checkpoints.load(engine, fixed) or {"step": 0, "skipped": 0, "bad_samples": 0}
     start = state["step"]
-
-    flops = step_flops_per_sample(config.model, config.objective)
     if ranks.is_main:
-        introduce(config, device, why, ranks, dataset, engine, (start, total_steps), flops, accumulation)
         write_whole(run_dir / "config.yaml", compose.to_yaml(config))
+
+    total_steps, schedule = plan_steps(config, dataset.order.epoch_samples)
     loader = make_loader(
         dataset, ranks.rank, ranks.world_size, micro_batch, accumulation, start, config.data.workers, config.data.prefetch,
         device.worker_context, device.pin_memory,
@@ -104,9 +90,9 @@ def build(config: TrainConfig, device: Device, why: str, ranks: Ranks) -> Run:
         dataset=dataset,
         batches=iter(loader),
         accumulation=accumulation,
-        schedule=Schedule(config.optim.schedule, warmup, total_steps),
+        schedule=schedule,
         checkpoints=checkpoints,
-        validation=Validation(config, text, device, ranks, task) if config.validation.every else None,
+        validation=Validation(config, text, device, ranks, engine.task) if config.validation.every else None,
         guard=NonFiniteGuard(config.guards.max_skipped, device.torch_device, state["skipped"]),
         bad_samples=BadSamples(run_dir / "bad_samples.jsonl", ranks, start, state["bad_samples"]),
         console=console,
@@ -114,8 +100,28 @@ def build(config: TrainConfig, device: Device, why: str, ranks: Ranks) -> Run:
         identity=fixed,
         start_step=start,
         total_steps=total_steps,
-        flops_per_sample=flops,
+        flops_per_sample=step_flops_per_sample(config.model, config.objective),
     )
+
+
+def build_engine(config: TrainConfig, device: Device, ranks: Ranks) -> Engine:
+    """Model, losses and optimizer in the configured engine; the weights depend on the seed alone."""
+    if config.engine.name not in ENGINES:
+        raise ConfigError(
+            f"engine.name={config.engine.name}: must be one of {', '.join(ENGINES)}{nearest(config.engine.name, ENGINES)}"
+        )
+    torch.manual_seed(config.seed)
+    task = JointTask(config.model, config.objective, attention=device.attention).to(device.torch_device)
+    if config.engine.activation_checkpointing:
+        checkpoint_blocks(task.model)
+    return ENGINES[config.engine.name](task, device, ranks, config.optim)
+
+
+def plan_steps(config: TrainConfig, epoch_samples: int) -> tuple[int, Schedule]:
+    """(optimizer steps of the run, learning-rate schedule)."""
+    total = Duration.parse("steps", config.steps).steps(config.global_batch, epoch_samples)
+    warmup = Duration.parse("optim.warmup", config.optim.warmup).steps(config.global_batch, epoch_samples, total)
+    return total, Schedule(config.optim.schedule, warmup, total)
 
 
 def sized_vocabulary(model: ModelConfig, tokens: int) -> ModelConfig:
@@ -127,46 +133,30 @@ def sized_vocabulary(model: ModelConfig, tokens: int) -> ModelConfig:
     return dataclasses.replace(model, vocab_size=model.vocab_size or tokens)
 
 
-def introduce(
-    config: TrainConfig,
-    device: Device,
-    why: str,
-    ranks: Ranks,
-    dataset: PairDataset,
-    engine: Engine,
-    steps: tuple[int, int],
-    flops: float,
-    accumulation: int,
-) -> None:
-    """Say what was found and what will be done."""
-    start, total = steps
-    batch, epoch = config.global_batch, dataset.order.epoch_samples
-    parameters = sum(p.numel() for p in engine.task.parameters())
-    lanes = f"{config.data.lanes} lanes of {config.lane_batch}"
-    print(
-        f"device    {device.name} ({device.description}): {why}; {config.device.precision}, torch {torch.__version__}"
-    )
-    print(
-        f"model     {parameters / 1e6:.2f} M parameters, {config.model.image_size} px, {flops * batch / 1e12:.3g} TFLOP per step"
-    )
-    for corpus in dataset.corpora:
-        print(f"data      {corpus.name}: {corpus.manifest.images:,} pictures, {corpus.manifest.captions:,} captions")
-    print(
-        f"batch     {batch} = {ranks.world_size} ranks x {batch // ranks.world_size // accumulation} pairs x {accumulation} "
-        f"micro-batches; {lanes}"
-    )
-    print(
-        f"run       {total:,} steps = {total * batch:,} pairs = {total * batch / epoch:.2f} epochs of {epoch:,}; {config.run_dir}"
-    )
-    if device.peak_flops:
-        seconds = (total - start) * batch * flops / (0.4 * device.peak_flops * ranks.world_size)
-        print(f"time      about {clock(seconds)} at 40% of peak")
-    else:
-        print(
-            f"work      {(total - start) * batch * flops / 1e12:.1f} TFLOP to go; the time left shows after the first steps"
-        )
-    if start:
-        print(f"resume    from step {start:,}" + (": nothing left to do" if start >= total else ""))
+def introduce(run: Run, why: str) -> None:
+    """Say what was found and what will be done; `why` tells how the device was chosen."""
+    config, device = run.config, run.device
+    batch, epoch, left = config.global_batch, run.dataset.order.epoch_samples, run.total_steps - run.start_step
+    ranks, micro_batches = run.ranks.world_size, run.accumulation
+    parameters = sum(p.numel() for p in run.engine.task.parameters())
+    flops = batch * run.flops_per_sample
+    lines = {
+        "device": f"{device.name} ({device.description}): {why}; {config.device.precision}, torch {torch.__version__}",
+        "model": f"{parameters / 1e6:.2f} M parameters, {config.model.image_size} px, {flops / 1e12:.3g} TFLOP per step",
+        "batch": f"{batch} = {ranks} ranks x {batch // ranks // micro_batches} pairs x {micro_batches} micro-batches; "
+        f"{config.data.lanes} lanes of {config.lane_batch}",
+        "run": f"{run.total_steps:,} steps = {run.total_steps * batch:,} pairs = {run.total_steps * batch / epoch:.2f} epochs "
+        f"of {epoch:,}; {config.run_dir}",
+        "time": f"about {clock(left * flops / (0.4 * device.peak_flops * ranks))} at 40% of peak"
+        if device.peak_flops
+        else f"{left * flops / 1e12:.1f} TFLOP to go, which the first steps will turn into a time",
+    }
+    for corpus in run.dataset.corpora:
+        print(f"{'data':10}{corpus.name}: {corpus.manifest.images:,} pictures, {corpus.manifest.captions:,} captions")
+    for name, text in lines.items():
+        print(f"{name:10}{text}")
+    if run.start_step:
+        print(f"{'resume':10}from step {run.start_step:,}" + (": nothing left to do" if left <= 0 else ""))
 
 
 def _sinks(config: TrainConfig, run_dir: Path, start: int, console: Console) -> list[Sink]:
