@@ -250,8 +250,9 @@ def open_data(config: TrainConfig, text: Text, validation: bool = False) -> Pair
     `Corpus.check_shards` does, and one rank of a run is enough.
     """
     data = config.data
-    held_out = validation and data.validation
-    corpora = {data.validation: 1.0} if held_out else {name: weight for name, weight in data.corpora.items() if weight}
+    corpora = {name: weight for name, weight in data.corpora.items() if weight}
+    if validation and data.validation:
+        corpora = {data.validation: 1.0}
     if not corpora:
         raise ConfigError("data.corpora: is empty; name at least one corpus, as in data.corpora={coco: 1.0}")
     cache = ShardCache(data.cache_dir, int(data.cache_gb * 1e9)) if data.cache_dir else None
