@@ -29,7 +29,7 @@ clean:
 
 .venv/installed: pyproject.toml constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv
-	$(PIP) $(TORCH_INDEX) torch || $(PIP) torch
+	$(if $(TORCH_INDEX),$(PIP) --retries 0 --no-deps $(TORCH_INDEX) torch ||,) $(PIP) torch
 	$(PIP) --editable .
 	touch $@
 
