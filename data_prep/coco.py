@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from bridgetower_train.config import at_least
 from bridgetower_train.data.shards import BadRecordError, clean_captions
-from bridgetower_train.errors import DataError
+from bridgetower_train.errors import ConfigError, DataError
 from data_prep.parallel import cores, ordered_map
 from data_prep.summary import LeftOut, list_left_out, summary
 from data_prep.writer import ShardWriter, prepare_jpeg
@@ -60,12 +60,12 @@ class Prepared(NamedTuple):
 def read_annotations(path: str) -> list[Source]:
     """The pictures of an official captions file, in its order, each with its captions in the order of annotation.
 
-    DataError where the file is missing or has another layout.
+    ConfigError where the file cannot be read, DataError where it has another layout.
     """
     try:
         content = json.loads(Path(path).read_bytes())
     except OSError as error:
-        raise DataError(f"annotations={path}: cannot be read ({error.strerror})") from None
+        raise ConfigError(f"annotations={path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise DataError(f"annotations={path}: is no JSON ({error})") from None
     try:
@@ -109,7 +109,7 @@ def prepare(images: str, size: int, source: Source) -> Prepared:
 def run(config: CocoConfig) -> None:
     """Write the corpus; what is left out is listed in `dropped.jsonl` with its reason, and counted in the manifest.
 
-    DataError where the annotations cannot be read or the folder of pictures has none of them.
+    ConfigError where the annotations cannot be read, DataError where the folder of pictures has none of them.
     """
     sources = read_annotations(config.annotations)
     if not any(Path(config.images, source.file_name).exists() for source in sources):

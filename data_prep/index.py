@@ -27,7 +27,7 @@ from bridgetower_train.data.shards import (
     parse_caption_member,
 )
 from bridgetower_train.data.tar import Gap, Member, member_key, walk_tar
-from bridgetower_train.errors import DataError
+from bridgetower_train.errors import ConfigError, DataError
 from data_prep.picture import TOO_MANY_PIXELS, open_picture
 from data_prep.summary import LeftOut, list_left_out, summary
 from data_prep.writer import Rows, write_index
@@ -76,7 +76,7 @@ def build_index(folder: Path) -> Manifest:
     """
     paths = sorted(path for path in folder.glob("*.tar") if not path.name.startswith("."))
     if not paths:
-        raise DataError(f"{folder}: {'holds no .tar' if folder.is_dir() else 'no such folder'}")
+        raise ConfigError(f"root={folder}: {'holds no .tar' if folder.is_dir() else 'no such folder'}")
     kind = _caption_member(paths)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = pool.map(lambda path: _scan(path, kind), paths)

@@ -53,6 +53,9 @@ def test_cfg_job_prints_the_composed_configuration(capsys):
         (["train", "device.name=tpu"], ["device.name=tpu", "cpu"]),
         (["prep", "coco", "out=x"], ["annotations is required"]),
         (["eval", "run_dir=/nowhere"], ["run_dir=/nowhere"]),
+        (["report", "run_dir=/nowhere"], ["run_dir=/nowhere"]),
+        (["prep", "index", "root=/nowhere"], ["root=/nowhere"]),
+        (["prep", "coco", "out=x", "images=/nowhere", "annotations=/nowhere"], ["annotations=/nowhere"]),
     ],
 )
 def test_a_wrong_configuration_exits_2_with_one_message(arguments, parts, capsys, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from bridgetower_train.errors import UserError
+from bridgetower_train.errors import ConfigError
 from bridgetower_train.pages.chart import Floats
 
 Json = dict[str, Any]
@@ -54,11 +54,11 @@ class RunFolder:
 
 
 def read_run(path: Path) -> RunFolder:
-    """Read a run folder; UserError where there is none, or nothing of a run in it."""
+    """Read a run folder; ConfigError where there is none, or nothing of a run in it."""
     if not path.is_dir():
-        raise UserError(f"run_dir={path}: no such folder")
+        raise ConfigError(f"run_dir={path}: no such folder")
     if not any((path / name).exists() for name in ("config.yaml", "metrics.jsonl", "checkpoints")):
-        raise UserError(
+        raise ConfigError(
             f"run_dir={path}: holds no run (no config.yaml, metrics.jsonl or checkpoints); give the folder of one"
         )
     path, remarks = path.resolve(), list[str]()

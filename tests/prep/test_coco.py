@@ -123,7 +123,7 @@ def test_wrong_annotations_are_one_error(tmp_path: Path, content: str, message: 
 
 def test_missing_annotations_and_pictures_are_one_error(tmp_path: Path) -> None:
     config, _ = source(tmp_path)
-    with pytest.raises(DataError, match="annotations=nowhere"):
+    with pytest.raises(ConfigError, match="annotations=nowhere"):
         run(CocoConfig(config.images, "nowhere.json", config.out))
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(DataError, match="has none of the 7 pictures"):

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from bridgetower_train.data.shards import INDEX_DTYPE, open_corpus
-from bridgetower_train.errors import DataError
+from bridgetower_train.errors import ConfigError
 from data_prep.index import IndexConfig, build_index, run
 
 
@@ -183,9 +183,9 @@ def test_an_old_index_is_replaced(tmp_path, make_corpus, make_tar):
 
 
 def test_a_folder_without_tars_is_an_error(tmp_path):
-    with pytest.raises(DataError, match=r"holds no \.tar"):
+    with pytest.raises(ConfigError, match=r"holds no \.tar"):
         build_index(tmp_path)
-    with pytest.raises(DataError, match=r"nowhere: no such folder"):
+    with pytest.raises(ConfigError, match=r"nowhere: no such folder"):
         build_index(tmp_path / "nowhere")
 
 
