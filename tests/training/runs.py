@@ -1,13 +1,15 @@
 """Real runs of the command line in processes of their own, on a corpus of small drawn pictures."""
 
+import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import psutil
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,8 +67,11 @@ class Job:
         return self.wait_for(lambda: last_step(self.run_dir) >= step)
 
     def kill(self) -> None:
-        """kill -9 the whole group."""
-        os.killpg(self.process.pid, signal.SIGKILL)
+        """kill -9 it and all its children: torchrun gives each rank a session of its own."""
+        process = psutil.Process(self.process.pid)
+        for victim in [process, *process.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                victim.kill()
         self.process.wait()
 
 
