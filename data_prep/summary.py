@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bridgetower_train.data.manifest import Manifest
+from bridgetower_train.files import write_whole
 
 _SHOWN = 3
 
@@ -26,7 +27,7 @@ def list_left_out(folder: Path, left_out: Sequence[LeftOut]) -> None:
         first = [picture.file for picture in left_out if picture.reason == reason][:_SHOWN]
         print(f"left out, {reason}: {count:,} ({', '.join(first)}{', ...' if count > _SHOWN else ''})")
     if left_out:
-        listing.write_text("".join(json.dumps(picture._asdict()) + "\n" for picture in left_out))
+        write_whole(listing, "".join(json.dumps(picture._asdict()) + "\n" for picture in left_out))
         print(f"all that was left out: {listing}")
 
 
