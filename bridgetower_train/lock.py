@@ -1,0 +1,43 @@
+"""One writer at a time for a folder: a run's, or a corpus that is being written."""
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from bridgetower_train.errors import UserError
+
+LOCK = "lock"
+"""Name of the file that is locked; it stays behind, and says who held it last."""
+
+
+@contextlib.contextmanager
+def hold(folder: Path, key: str) -> Iterator[None]:
+    """Hold `folder` (made where it is missing) while the block runs; UserError naming the holder where another has it.
+
+    `key`: the configuration key that gave the folder. The lock is a POSIX record lock: it ends with the process that took
+    it, however that ends, is not inherited by its workers, and holds between the hosts that share an NFS folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / LOCK, "a+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{key}={folder}: {_holder(folder)}; wait for it, end it, or choose another {key}") from None
+        file.truncate(0)
+        file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}))
+        file.flush()
+        yield
+
+
+def _holder(folder: Path) -> str:
+    try:
+        holder = json.loads((folder / LOCK).read_text())
+        since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(holder["since"]))
+        return f"in use by process {holder['pid']} on {holder['host']} since {since}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "in use by another process"

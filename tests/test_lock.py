@@ -1,0 +1,56 @@
+"""A folder has one writer at a time, and a dead one lets go."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from bridgetower_train.errors import UserError
+from bridgetower_train.lock import hold
+
+HOLDER = """
+import os, sys, time
+from pathlib import Path
+from bridgetower_train.lock import hold
+with hold(Path(sys.argv[1]), "run_dir"):
+    if os.fork() == 0:
+        time.sleep(60)
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout.readline() == "held\n"
+    yield process
+    os.killpg(process.pid, 9)
+    process.wait()
+
+
+def test_another_process_is_refused_and_named(tmp_path, holder):
+    with (
+        pytest.raises(UserError, match=rf"run_dir=.*/run: in use by process {holder.pid} on .* since 2"),
+        hold(tmp_path / "run", "run_dir"),
+    ):
+        pass
+
+
+def test_a_killed_holder_lets_go_though_its_worker_lives(tmp_path, holder):
+    holder.kill()
+    holder.wait()
+    with hold(tmp_path / "run", "run_dir"):
+        pass
+
+
+def test_the_folder_is_free_after_the_block(tmp_path):
+    for _ in range(2):
+        with hold(tmp_path / "run", "run_dir"):
+            pass
+    script = "import sys; from pathlib import Path; from bridgetower_train.lock import hold"
+    script += "\nwith hold(Path(sys.argv[1]), 'out'): pass"
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "run")], check=True)
