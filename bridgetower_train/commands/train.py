@@ -11,7 +11,7 @@ from bridgetower_train.config import Duration, ModelConfig, TrainConfig
 from bridgetower_train.data.dataset import make_loader, open_data
 from bridgetower_train.data.text import Text
 from bridgetower_train.devices import Device, make_device
-from bridgetower_train.distributed import Ranks, init_ranks, local_rank, shut_down
+from bridgetower_train.distributed import Ranks, end_with_launcher, init_ranks, local_rank, only_writer, shut_down
 from bridgetower_train.engines import ENGINES, Engine
 from bridgetower_train.engines.activation import checkpoint_blocks
 from bridgetower_train.errors import ConfigError, nearest
@@ -40,17 +40,19 @@ ORDER_KEYS = (
 
 def run(config: TrainConfig) -> int:
     """Train as `config` says; resumes where the run folder holds a checkpoint. Returns the exit code."""
+    end_with_launcher()
     device, why = make_device(config.device, local_rank())
     ranks = init_ranks(device.backend, config.distributed)
     try:
-        job = build(config, device, ranks)
-        if ranks.is_main:
-            introduce(job, why)
-        try:
-            return fit(job)
-        finally:
-            for sink in job.sinks:
-                sink.close()
+        with only_writer(Path(config.run_dir), ranks):
+            job = build(config, device, ranks)
+            if ranks.is_main:
+                introduce(job, why)
+            try:
+                return fit(job)
+            finally:
+                for sink in job.sinks:
+                    sink.close()
     finally:
         shut_down(ranks)
 
@@ -67,8 +69,6 @@ def build(config: TrainConfig, device: Device, ranks: Ranks) -> Run:
     engine = build_engine(config, device, ranks)
 
     run_dir = Path(config.run_dir)
-    if ranks.is_main:
-        run_dir.mkdir(parents=True, exist_ok=True)
     fixed = identity(config, ORDER_KEYS) | {"tokenizer": text.digest, "order": dataset.order.digest}
     checkpoints = Checkpoints(run_dir, config.checkpoint, ranks, print if ranks.is_main else _silent)
     state = checkpoints.load(engine, fixed) or {"step": 0, "skipped": 0, "bad_samples": 0}
