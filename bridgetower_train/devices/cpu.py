@@ -3,17 +3,18 @@
 import ctypes
 import platform
 import resource
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bridgetower_train.config import DeviceConfig
 from bridgetower_train.devices.base import Device
 from bridgetower_train.model.attention import sdpa
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of mallopt(3)
-_CHANCES = 1 << 16
+_DRAWS = 1 << 16
 
 
 def keep_freed_memory() -> None:
@@ -34,16 +35,27 @@ def attention(q_BHQE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor, mask: Tensor | Non
     logits_BHQT = (q_BHQE * q_BHQE.shape[-1] ** -0.5) @ k_BHTE.transpose(-2, -1)
     if mask is not None:
         logits_BHQT = logits_BHQT.masked_fill(~mask, -torch.inf)
-    dropped = round(dropout_p * _CHANCES)
-    dropped_BHQT = _chances(logits_BHQT) < dropped - _CHANCES // 2
-    p_BHQT = torch.where(dropped_BHQT, 0.0, logits_BHQT.softmax(dim=-1))
-    return (p_BHQT @ v_BHTE) * (_CHANCES / (_CHANCES - dropped))
+    p_BHQT, scale = _drop(logits_BHQT.softmax(dim=-1), dropout_p)
+    return (p_BHQT @ v_BHTE) * scale
 
 
-def _chances(like: Tensor) -> Tensor:
-    """int16, uniform, in the shape of `like`: four of each 64-bit word, far faster than a draw for each."""
-    words = torch.empty(-(-like.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    return words.view(torch.int16)[: like.numel()].view(like.shape)
+def _drop(x: Tensor, dropout_p: float) -> tuple[Tensor, float]:
+    """(`x` with zeros for what is dropped, the factor that keeps its mean).
+
+    Four draws of 16 bits are cut from each random word, which is far faster than PyTorch's one draw for each element.
+    """
+    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    draws = words.view(torch.int16)[: x.numel()].view(x.shape)
+    dropped = round(dropout_p * _DRAWS)
+    return torch.where(draws < dropped - _DRAWS // 2, 0.0, x), _DRAWS / (_DRAWS - dropped)
+
+
+def _dropout(module: nn.Dropout, x: Tensor) -> Tensor:
+    """What `module` gives, by `_drop`."""
+    if not module.training or not module.p:
+        return x
+    kept, scale = _drop(x, module.p)
+    return kept * scale
 
 
 class CpuDevice(Device):
@@ -76,3 +88,10 @@ class CpuDevice(Device):
     def memory_gb(self) -> float:
         """Largest resident set of this process."""
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+    def capture(self, module: nn.Module) -> nn.Module:
+        """See Device; dropout goes by draws of its own."""
+        for part in module.modules():
+            if isinstance(part, nn.Dropout):
+                part.forward = partial(_dropout, part)  # type: ignore[method-assign]
+        return super().capture(module)
