@@ -1,6 +1,7 @@
 """The process group, and the small agreements that ranks make beside the gradients."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -40,6 +41,11 @@ class Ranks:
         tensor = torch.tensor([value], dtype=torch.int64)
         dist.all_reduce(tensor, group=self.control)
         return int(tensor)
+
+    def broadcast(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Overwrite each of these host tensors, in order, by rank 0's."""
+        for tensor in tensors if self.control is not None else ():
+            dist.broadcast(tensor.detach(), src=0, group=self.control)
 
     def barrier(self) -> None:
         """Wait for all ranks, on the host."""
