@@ -46,8 +46,12 @@ def test_image_tower_equals_clip(build, tmp_path, form, image_size):
     elif form == "whole clip":
         from transformers import CLIPConfig, CLIPModel, CLIPTextConfig
 
-        small = CLIPTextConfig(hidden_size=64, num_hidden_layers=1, num_attention_heads=1, intermediate_size=64, vocab_size=99)
-        whole = CLIPModel(CLIPConfig(text_config=small.to_dict(), vision_config=clip.config.to_dict(), projection_dim=32))
+        small = CLIPTextConfig(
+            hidden_size=64, num_hidden_layers=1, num_attention_heads=1, intermediate_size=64, vocab_size=99
+        )
+        whole = CLIPModel(
+            CLIPConfig(text_config=small.to_dict(), vision_config=clip.config.to_dict(), projection_dim=32)
+        )
         getattr(whole.vision_model, "vision_model", whole.vision_model).load_state_dict(clip.state_dict())
         whole.save_pretrained(source)
     else:
