@@ -99,7 +99,7 @@ def _metadata(trained: Trained, run: RunFolder, licence: str | None, carbon_kg: 
         "language": "en",
         "license": licence or UNKNOWN,
         "library_name": "transformers",
-        "tags": ["bridgetower", "vision-language", *(["gaudi"] if "hpu" in device_name(trained).lower() else [])],
+        "tags": ["bridgetower", "vision-language", *(["gaudi"] if "gaudi" in device_name(trained).lower() else [])],
         **({"datasets": data} if data else {}),
         **({"co2_eq_emissions": {"emissions": round(carbon_kg * 1000, 3)}} if carbon_kg is not None else {}),
         **({"model-index": [index]} if results else {}),

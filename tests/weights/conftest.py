@@ -7,6 +7,7 @@ import torch
 from helpers import SMALL, randomize
 from torch import Tensor, nn
 
+from bridgetower_train.cli import main
 from bridgetower_train.config import InitConfig
 from bridgetower_train.data.text import Text
 from bridgetower_train.distributed import Ranks
@@ -14,6 +15,7 @@ from bridgetower_train.model.bridgetower import BridgeTower
 from bridgetower_train.model.heads import Heads
 from bridgetower_train.weights.initial import start_weights
 from data_prep.tokenizer import train_tokenizer
+from tests.training.runs import TINY
 
 ALL_HEADS = Heads(mlm=True, itm=True, itc_dim=24, itc_cross_modal=True)
 
@@ -27,6 +29,24 @@ def text(tmp_path_factory) -> Text:
     text = Text.load(str(path))
     text.path = path
     return text
+
+
+@pytest.fixture(scope="session")
+def run(shapes_root, tmp_path_factory) -> Path:
+    """A run of three steps with all losses, evaluated. Do not write to it."""
+    run_dir = tmp_path_factory.mktemp("runs") / "little"
+    train = ["train", *TINY, f"data.root={shapes_root}", f"run_dir={run_dir}", "steps=3", "checkpoint.every=1"]
+    assert main([*train, "model.image_size=48", "objective.itc_dim=40"]) == 0
+    assert main(["eval", f"run_dir={run_dir}"]) == 0
+    return run_dir
+
+
+@pytest.fixture(scope="session")
+def folder(run, tmp_path_factory) -> Path:
+    """Its export. Do not write to it."""
+    out = tmp_path_factory.mktemp("exports") / "little"
+    assert main(["export", f"run_dir={run}", f"out={out}"]) == 0
+    return out
 
 
 @pytest.fixture

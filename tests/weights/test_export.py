@@ -16,36 +16,21 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from bridgetower_train import compose
 from bridgetower_train.cli import main
+from bridgetower_train.config import TrainConfig
 from bridgetower_train.model.bridgetower import BridgeTower, Pairs
 from bridgetower_train.model.vision import CLIP_MEAN, CLIP_STD
 from bridgetower_train.objectives.itc import embed_cross, embed_image, embed_text
 from bridgetower_train.objectives.joint import needed_heads
 from bridgetower_train.training.checkpoint import verify
-from bridgetower_train.weights.export import same_files
+from bridgetower_train.weights.export import exported_weights, same_files
+from bridgetower_train.weights.hf_files import model_description
 from bridgetower_train.weights.trained import Trained, read_trained
 from tests.training.runs import TINY, Job
 
 HEADS = ("mlm_score.", "itm_score.", "itc_text_head.", "itc_image_head.", "itc_cross_modal_head.", "logit_scale")
 TEXTS = ["a red circle", "two blue squares and a green triangle at the top", "something else"]
-
-
-@pytest.fixture(scope="session")
-def run(shapes_root, tmp_path_factory) -> Path:
-    """A run of three steps with all losses, evaluated. Do not write to it."""
-    run_dir = tmp_path_factory.mktemp("runs") / "little"
-    train = ["train", *TINY, f"data.root={shapes_root}", f"run_dir={run_dir}", "steps=3", "checkpoint.every=1"]
-    assert main([*train, "model.image_size=48", "objective.itc_dim=40"]) == 0
-    assert main(["eval", f"run_dir={run_dir}"]) == 0
-    return run_dir
-
-
-@pytest.fixture(scope="session")
-def folder(run, tmp_path_factory) -> Path:
-    """Its export. Do not write to it."""
-    out = tmp_path_factory.mktemp("exports") / "little"
-    assert main(["export", f"run_dir={run}", f"out={out}"]) == 0
-    return out
 
 
 def load(name: str, folder: Path, **options):
@@ -120,6 +105,24 @@ def test_every_class_loads_and_gives_our_outputs(run, folder, encoding, name, ca
     else:
         key = "mlm" if name == "BridgeTowerForMaskedLM" else "itm"
         torch.testing.assert_close(found.logits, expected[key], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "keys"), [("base", 702), ("large", 1038)])
+def test_the_published_sizes_have_the_published_keys_and_shapes(size, keys):
+    """Without memory for their weights."""
+    import transformers
+
+    config = compose.compose(TrainConfig, "train", [f"model={size}"])
+    described = model_description(config.model, config.objective)
+    with torch.device("meta"):
+        theirs = {
+            name: getattr(transformers, name)(transformers.BridgeTowerConfig(**described)).state_dict()
+            for name in CLASSES[1:]
+        }
+        mine = exported_weights(BridgeTower(config.model, needed_heads(config.objective)).state_dict())
+    assert len(theirs["BridgeTowerForContrastiveLearning"]) == keys
+    expected = {name: tensor.shape for state in theirs.values() for name, tensor in state.items()}
+    assert {name: tensor.shape for name, tensor in mine.items()} == expected
 
 
 def test_the_processor_tokenizes_as_training_did(run, folder, encoding):

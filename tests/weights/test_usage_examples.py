@@ -29,7 +29,7 @@ LITTLE = [
 
 def blocks(text: str) -> list[str]:
     """The Python programs in a page: fenced, as a console session, or with the fences torn off."""
-    text = re.sub(r"(?m) *\| *\|$", "", text)  # a page that became a table
+    text = re.sub(r"(?m) *\| *\|$", "", text.replace("\xa0", " "))  # one page became a table
     fenced = re.findall(r"```py(?:thon)?\n(.*?)```", text, re.DOTALL)
     torn = re.findall(r"(?ms)^thon\n(.*?)^(?:The following|Tips:)", text)
     return [program(block) for block in fenced + torn]
@@ -38,17 +38,19 @@ def blocks(text: str) -> list[str]:
 def program(block: str) -> str:
     """A block without console prompts and with what it prints as comments."""
     if ">>> " in block:
-        block = "\n".join(line[4:] for line in block.splitlines() if line.startswith((">>> ", "... ")))
-        block = re.sub(r"(?m)^ {2,}(?=\S)", "    ", block)
+        lines = [line for line in block.splitlines() if line.startswith((">>>", "..."))]
+        # The bodies of the loops, whose indentation some pages have lost.
+        block = "\n".join(line[4:] if line.startswith(">>>") else f"    {line[4:].strip()}" for line in lines)
     block = textwrap.dedent(block)
     while True:
         try:
             compile(block, "example", "exec")
             return block
-        except SyntaxError as error:
+        except SyntaxError as error:  # prose whose # got lost
             lines = block.splitlines()
-            lines[(error.lineno or 1) - 1] = "#"
-            assert len(set(lines)) > 3, f"no Python at all:\n{block}"
+            number = (error.lineno or 1) - 1
+            assert re.fullmatch(r"[\w .]+", lines[number]), f"no prose: {lines[number]!r} in\n{block}"
+            lines[number] = "#"
             block = "\n".join(lines)
 
 
@@ -146,7 +148,7 @@ def losses(model, names: dict, swapped):
 
 
 def test_pictures_are_294_wide_without_black_borders(shared, photo_export):
-    """And what training makes of the same photograph, but for the rounding of the resize."""
+    """And what training makes of the same photographs."""
     processor = transformers.BridgeTowerProcessor.from_pretrained(photo_export)
     photographs = sorted((shared / "photos" / "coco").glob("*/*.jpg"))
     seen = 0
@@ -162,5 +164,7 @@ def test_pictures_are_294_wide_without_black_borders(shared, photo_export):
         decode_crop(path.read_bytes(), 294, mine)
         edges = [np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]]
         assert all(theirs[edge].max() > 0 or mine[edge].max() < 9 for edge in edges), path
-        assert np.abs(theirs.astype(int) - mine).mean() < 4, path
+        # Up to a pixel apart: the class rounds the longer edge up where training, as torchvision, rounds it down.
+        coarse = [p.reshape(42, 7, 42, 7, 3).mean((1, 3)) for p in (theirs, mine)]
+        assert np.abs(coarse[0] - coarse[1]).mean() < 3, path
     assert seen > 60
