@@ -192,7 +192,9 @@ def _results(trained: Trained, run: RunFolder) -> str:
         return "## Results\n\nThis checkpoint was not evaluated (`bridgetower eval`)."
     rows = [[name, f"{value:.4f}"] for name, value in figures.items()]
     corpus = run.evaluation.get("corpus", UNKNOWN)
-    return f"## Results\n\nOn the held-out corpus `{corpus}`, zero-shot, this checkpoint.\n\n" + _table(["", ""], rows)
+    return f"## Results\n\nOn the held-out corpus `{corpus}`, by `bridgetower eval`, this checkpoint.\n\n" + _table(
+        ["", ""], rows
+    )
 
 
 def _footprint(trained: Trained, run: RunFolder, carbon_kg: float | None, cost: str | None) -> str:
