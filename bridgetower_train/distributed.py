@@ -4,7 +4,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -50,6 +50,11 @@ class Ranks:
         tensor = torch.tensor([value], dtype=torch.int64)
         dist.all_reduce(tensor, group=self.control)
         return int(tensor)
+
+    def broadcast(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Overwrite each of these host tensors, in order, by rank 0's."""
+        for tensor in tensors if self.control is not None else ():
+            dist.broadcast(tensor.detach(), src=0, group=self.control)
 
     def barrier(self) -> None:
         """Wait for all ranks, on the host."""

@@ -19,11 +19,12 @@ from bridgetower_train.evaluation.validation import Validation
 from bridgetower_train.files import write_whole
 from bridgetower_train.model.flops import step_flops_per_sample
 from bridgetower_train.objectives.joint import JointTask
-from bridgetower_train.training.checkpoint import Checkpoints, identity
+from bridgetower_train.training.checkpoint import Checkpoints, identity, step_folders
 from bridgetower_train.training.guards import NonFiniteGuard
 from bridgetower_train.training.loop import Run, fit
 from bridgetower_train.training.metrics import BadSamples, Console, JsonLines, Sink, TensorBoard, Wandb, clock
 from bridgetower_train.training.optim import Schedule
+from bridgetower_train.weights.initial import start_weights
 
 ORDER_KEYS = (
     "seed",
@@ -66,9 +67,9 @@ def build(config: TrainConfig, device: Device, ranks: Ranks) -> Run:
     if ranks.is_main:
         for corpus in dataset.corpora:
             corpus.check_shards()
-    engine = build_engine(config, device, ranks)
-
     run_dir = Path(config.run_dir)
+    resumes: bool = ranks.gather_objects(bool(step_folders(run_dir)))[0]
+    engine = build_engine(config, device, ranks, None if resumes else text)
     fixed = identity(config, ORDER_KEYS) | {"tokenizer": text.digest, "order": dataset.order.digest}
     checkpoints = Checkpoints(run_dir, config.checkpoint, ranks, print if ranks.is_main else _silent)
     state = checkpoints.load(engine, fixed) or {"step": 0, "skipped": 0, "bad_samples": 0}
@@ -104,14 +105,21 @@ def build(config: TrainConfig, device: Device, ranks: Ranks) -> Run:
     )
 
 
-def build_engine(config: TrainConfig, device: Device, ranks: Ranks) -> Engine:
-    """Model, losses and optimizer in the configured engine; the weights depend on the seed alone."""
+def build_engine(config: TrainConfig, device: Device, ranks: Ranks, text: Text | None) -> Engine:
+    """Model, losses and optimizer in the configured engine.
+
+    The weights depend on the seed and, where `text`, the run's tokenizer, is given, on what `config.init` names.
+    """
     if config.engine.name not in ENGINES:
         raise ConfigError(
             f"engine.name={config.engine.name}: must be one of {', '.join(ENGINES)}{nearest(config.engine.name, ENGINES)}"
         )
     torch.manual_seed(config.seed)
-    task = JointTask(config.model, config.objective, attention=device.attention).to(device.torch_device)
+    task = JointTask(config.model, config.objective, attention=device.attention)
+    if text is not None:
+        for line in start_weights(task.model, config.init, text, ranks):
+            print(f"{'init':10}{line}")
+    task.to(device.torch_device)
     if config.engine.activation_checkpointing:
         checkpoint_blocks(task.model)
     return ENGINES[config.engine.name](task, device, ranks, config.optim)
@@ -156,7 +164,8 @@ def introduce(run: Run, why: str) -> None:
     for name, text in lines.items():
         print(f"{name:10}{text}")
     if run.start_step:
-        print(f"{'resume':10}from step {run.start_step:,}" + (": nothing left to do" if left <= 0 else ""))
+        ignored = f" (and not from {', '.join(config.init.named)})" if config.init.named else ""
+        print(f"{'resume':10}from step {run.start_step:,}{ignored}" + (": nothing left to do" if left <= 0 else ""))
 
 
 def _sinks(config: TrainConfig, run_dir: Path, start: int, console: Console) -> list[Sink]:
