@@ -2,6 +2,7 @@
 
 import dataclasses
 import secrets
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -45,8 +46,8 @@ def run(config: TrainConfig) -> int:
     device, why = make_device(config.device, local_rank())
     ranks = init_ranks(device.backend, config.distributed)
     try:
-        with only_writer(Path(config.run_dir), ranks):
-            job = build(config, device, ranks)
+        with ExitStack() as held:
+            job = build(config, device, ranks, held)
             if ranks.is_main:
                 introduce(job, why)
             try:
@@ -58,8 +59,11 @@ def run(config: TrainConfig) -> int:
         shut_down(ranks)
 
 
-def build(config: TrainConfig, device: Device, ranks: Ranks) -> Run:
-    """Everything that `fit` needs, loaded from the newest checkpoint where there is one."""
+def build(config: TrainConfig, device: Device, ranks: Ranks, held: ExitStack) -> Run:
+    """Everything that `fit` needs, loaded from the newest checkpoint where there is one.
+
+    The run folder is made, and kept from other runs until `held` ends, once nothing in the configuration is wrong.
+    """
     micro_batch, accumulation = config.rank_batch(ranks.world_size)
     text = Text.load(config.tokenizer)
     config = dataclasses.replace(config, model=sized_vocabulary(config.model, text.vocab_size))
@@ -70,6 +74,7 @@ def build(config: TrainConfig, device: Device, ranks: Ranks) -> Run:
     run_dir = Path(config.run_dir)
     resumes: bool = ranks.gather_objects(bool(step_folders(run_dir)))[0]
     engine = build_engine(config, device, ranks, None if resumes else text)
+    held.enter_context(only_writer(run_dir, ranks))
     fixed = identity(config, ORDER_KEYS) | {"tokenizer": text.digest, "order": dataset.order.digest}
     checkpoints = Checkpoints(run_dir, config.checkpoint, ranks, print if ranks.is_main else _silent)
     state = checkpoints.load(engine, fixed) or {"step": 0, "skipped": 0, "bad_samples": 0}
