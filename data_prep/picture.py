@@ -95,7 +95,10 @@ def _decode(picture: Image.Image, source: bytes | Image.Image, shrink: int) -> P
     width, height = (-(-edge // shrink) for edge in picture.size)
     if isinstance(source, bytes) and picture.format == "JPEG" and picture.mode in ("RGB", "L"):
         try:
-            return simplejpeg.decode_jpeg(source, "RGB", min_height=height, min_width=width, min_factor=shrink)
+            pixels: Pixels = simplejpeg.decode_jpeg(
+                source, "RGB", min_height=height, min_width=width, min_factor=shrink
+            )
+            return pixels
         except ValueError:  # a warning of libjpeg's, perhaps a harmless one
             pass
     picture.draft(None, (width, height))
