@@ -4,9 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bridgetower_train.config import one_of
-from bridgetower_train.data.cache import sha256_file
 from bridgetower_train.errors import DataError
-from data_prep.annotations import expecting, read_json
+from data_prep.annotations import digest_file, expecting, read_json
 from data_prep.job import JobConfig, run_job
 from data_prep.local import LocalPictures, RowList
 from data_prep.rows import Row
@@ -58,7 +57,7 @@ def run(config: CocoConfig) -> None:
     content = read_json("annotations", config.annotations)
     karpathy = is_karpathy(content)
     rows = karpathy_rows(config, content) if karpathy else official_rows(config, content)
-    identity = {"annotations": sha256_file(config.annotations)}
+    identity = {"annotations": digest_file("annotations", config.annotations)}
     if karpathy:
         identity["splits"] = ", ".join(sorted(config.splits))
     pictures = LocalPictures([config.images], config.size, config.workers)

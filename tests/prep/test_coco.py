@@ -3,12 +3,16 @@
 import io
 import json
 import re
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -171,3 +175,77 @@ def test_photographs_are_the_same_with_any_number_of_workers(shared: Path, tmp_p
         assert (record.key, min(picture.size), picture.mode) == (f"{image['id']:012d}", 294, "RGB")
         texts = [a["caption"].strip() for a in listed["annotations"] if a["image_id"] == image["id"]]
         assert record.captions == list(dict.fromkeys(texts))
+
+
+def karpathy(tmp_path: Path) -> CocoConfig:
+    """Six pictures of both folders and all splits, one of them twice."""
+    images = []
+    places = [("train2014", "train"), ("val2014", "restval"), ("val2014", "val"), ("val2014", "test")]
+    for number, (folder, split) in enumerate([*places, places[1], places[0]]):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        name = f"COCO_{folder}_{number:012d}.jpg"
+        Image.new("RGB", (60, 50), (number, 0, 0)).save(tmp_path / folder / name)
+        sentences = [{"raw": f"caption {n} of {number}", "tokens": []} for n in range(5)]
+        cocoid = 0 if number == 5 else number
+        images.append(
+            {"filepath": folder, "filename": name, "cocoid": cocoid, "split": split, "sentences": sentences, "imgid": 1}
+        )
+    annotations = tmp_path / "dataset_coco.json"
+    annotations.write_text(json.dumps({"images": images, "dataset": "coco"}))
+    return CocoConfig(images=str(tmp_path), annotations=str(annotations), out=str(tmp_path / "out"), size=32, workers=1)
+
+
+def test_karpathy_s_train_and_restval_are_taken(tmp_path: Path) -> None:
+    config = karpathy(tmp_path)
+    run(config)
+    corpus = corpus_of(config)
+    records = [corpus.read(row) for row in range(corpus.manifest.images)]
+    assert [(record.meta["image_id"], record.meta["split"]) for record in records] == [
+        (0, "train"),
+        (1, "restval"),
+        (4, "restval"),
+    ]
+    assert records[2].captions == [f"caption {n} of 4" for n in range(5)]
+    assert corpus.manifest.dropped == {"duplicate key": 1}
+    with pytest.raises(DataError, match="splits was restval, train and is test"):
+        run(replace(config, splits=["test"]))
+    run(replace(config, splits=["test"], name="coco_test"))
+    assert open_corpus(config.out, "coco_test").read(0).meta["image_id"] == 3
+
+
+def test_a_broken_karpathy_file_is_one_error(tmp_path: Path) -> None:
+    config = karpathy(tmp_path)
+    content = json.loads(Path(config.annotations).read_text())
+    with pytest.raises(DataError, match="has no picture of splits="):
+        run(replace(config, splits=[]))
+    for key in ("split", "cocoid", "filepath", "sentences"):
+        broken = {"images": [{k: v for k, v in image.items() if k != key} for image in content["images"]]}
+        Path(config.annotations).write_text(json.dumps(broken))
+        with pytest.raises(DataError, match=rf"is not Karpathy's dataset_coco.json.*{key}"):
+            run(config)
+
+
+def test_a_killed_run_leaves_no_process_and_goes_on(tmp_path: Path) -> None:
+    config = karpathy(tmp_path)
+    content = json.loads(Path(config.annotations).read_text())
+    one = content["images"][0]
+    content["images"] = [{**one, "cocoid": number} for number in range(3000)]
+    Path(config.annotations).write_text(json.dumps(content))
+    keys = [f"{key}={value}" for key, value in vars(config).items() if key in ("images", "annotations", "out", "size")]
+    command = [sys.executable, "-m", "bridgetower_train", "prep", "coco", *keys, "workers=2", "records_per_shard=300"]
+    process = subprocess.Popen(command, cwd=Path(__file__).parents[2], start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "out").rglob("*.parquet")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.005)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert family
+    process.kill()
+    process.wait()
+    assert not psutil.wait_procs(family, timeout=10)[1], "a worker outlives the job"
+    assert not (tmp_path / "out" / "coco" / "manifest.json").exists()
+    run(replace(config, records_per_shard=300))
+    run(replace(config, records_per_shard=300, out=str(tmp_path / "straight")))
+    for name in ("manifest.json", "index.npy", "000004.tar", "log/000004.parquet"):
+        assert (tmp_path / "out/coco" / name).read_bytes() == (tmp_path / "straight/coco" / name).read_bytes()

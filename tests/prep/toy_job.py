@@ -88,7 +88,7 @@ def config(out: Path | str, **keys: Any) -> JobConfig:
 def prepare(out: Path | str, table: ToyTable | None = None, had: str = "", seconds: float = 0.0, **keys: Any) -> Any:
     """Run the toy job."""
     job = config(out, **keys)
-    return run_job(job, table or ToyTable(), ToyPictures(job.size, had, seconds), ABOUT)
+    return run_job(job, ToyTable() if table is None else table, ToyPictures(job.size, had, seconds), ABOUT)
 
 
 def files(folder: Path) -> dict[str, bytes]:
