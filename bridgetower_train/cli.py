@@ -32,6 +32,9 @@ COMMANDS = {
     "bench data": Command("bridgetower_train.commands.bench_data", "BenchDataConfig", None, "time the loader"),
     "prep shapes": Command("data_prep.shapes", "ShapesConfig", None, "draw the shapes corpus"),
     "prep coco": Command("data_prep.coco", "CocoConfig", None, "write COCO captions as shards"),
+    "prep cc3m": Command("data_prep.conceptual", "Cc3mConfig", None, "fetch Conceptual Captions 3M as shards"),
+    "prep cc12m": Command("data_prep.conceptual", "Cc12mConfig", None, "fetch Conceptual 12M as shards"),
+    "prep sbu": Command("data_prep.sbu", "SbuConfig", None, "fetch the SBU captioned photographs as shards"),
     "prep index": Command("data_prep.index", "IndexConfig", None, "index shards that other tools wrote"),
 }
 
