@@ -2,12 +2,14 @@
 
 import io
 import json
-from collections import Counter
+import re
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -51,7 +53,7 @@ def source(tmp_path: Path) -> tuple[CocoConfig, dict[str, Any]]:
     content["annotations"].append({"id": 99, "image_id": 64, "caption": "  "})
     annotations = tmp_path / "captions.json"
     annotations.write_text(json.dumps(content))
-    config = CocoConfig(str(images), str(annotations), str(tmp_path / "out"), size=48, workers=1)
+    config = CocoConfig(images=str(images), annotations=str(annotations), out=str(tmp_path / "out"), size=48, workers=1)
     return config, content
 
 
@@ -73,8 +75,8 @@ def test_sound_pictures_are_written_in_order(tmp_path: Path) -> None:
         "captions": [f"caption {n} of wide.jpg" for n in range(3)],
         "source": "coco",
         "image_id": 68,
-        "width": 1,
-        "height": 2,
+        "width": 90,
+        "height": 50,
         "flickr_url": "http://example.org/wide.jpg",
         "license_name": "Attribution License",
         "license_url": "http://example.org/by",
@@ -82,20 +84,32 @@ def test_sound_pictures_are_written_in_order(tmp_path: Path) -> None:
     }
 
 
-def test_what_is_left_out_is_named_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_row_has_one_state_in_the_log_and_in_the_manifest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config, _ = source(tmp_path)
     run(config)
-    dropped = corpus_of(config).manifest.dropped
-    assert sum(dropped.values()) == 4
-    assert dropped["missing file"] == dropped["no caption"] == 1
-    listed = [json.loads(line) for line in Path(config.out, "coco", "dropped.jsonl").read_text().splitlines()]
-    assert [line["file"] for line in listed] == ["cut.jpg", "page.jpg", "absent.jpg", "mute.jpg"]
-    assert Counter(line["reason"] for line in listed) == dropped
+    manifest = corpus_of(config).manifest
+    assert manifest.dropped == {"missing file": 1, "no caption": 1, "not a picture": 2}
+    assert manifest.extra["states"] == {**manifest.dropped, "ok": 3}
+    assert manifest.extra["rows"] == 7
+    log = pq.read_table(Path(config.out, "coco", "log", "000000.parquet")).to_pydict()
+    assert dict(zip(log["location"], log["state"], strict=True)) == {
+        "tall.jpg": "ok",
+        "cut.jpg": "not a picture",
+        "wide.jpg": "ok",
+        "page.jpg": "not a picture",
+        "absent.jpg": "missing file",
+        "tiny.png": "ok",
+        "mute.jpg": "no caption",
+    }
+    assert log["row"] == list(range(7))
+    assert log["width"] == [50, None, 90, None, None, 20, None]
     out = capsys.readouterr().out
-    assert "missing file: 1 (absent.jpg)" in out
-    assert "no caption: 1 (mute.jpg)" in out
     assert "3 pictures" in out
     assert "9 captions" in out
+    assert re.search(r"3 +42.9%  ok", out)
+    assert re.search(r"1 +14.3%  missing file", out)
 
 
 @pytest.mark.parametrize(
@@ -117,30 +131,35 @@ def test_wrong_annotations_are_one_error(tmp_path: Path, content: str, message: 
     path = tmp_path / "captions.json"
     path.write_text(content)
     with pytest.raises(DataError, match=message) as caught:
-        run(CocoConfig(str(tmp_path), str(path), str(tmp_path / "out"), workers=1))
+        run(CocoConfig(images=str(tmp_path), annotations=str(path), out=str(tmp_path / "out"), workers=1))
     assert str(path) in str(caught.value)
 
 
 def test_missing_annotations_and_pictures_are_one_error(tmp_path: Path) -> None:
     config, _ = source(tmp_path)
     with pytest.raises(ConfigError, match="annotations=nowhere"):
-        run(CocoConfig(config.images, "nowhere.json", config.out))
+        run(replace(config, annotations="nowhere.json"))
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(DataError, match="has none of the 7 pictures"):
-            run(CocoConfig(str(folder), config.annotations, config.out))
+            run(replace(config, images=str(folder)))
     assert not Path(config.out).exists()
 
 
 def test_config_names_the_wrong_key() -> None:
     with pytest.raises(ConfigError, match="size=0"):
-        CocoConfig("a", "b", "c", size=0)
+        CocoConfig(size=0)
+    with pytest.raises(ConfigError, match=r"splits=trian: .*; did you mean 'train'"):
+        CocoConfig(splits=["trian"])
 
 
 def test_photographs_are_the_same_with_any_number_of_workers(shared: Path, tmp_path: Path) -> None:
     photos = shared / "photos" / "coco"
     annotations = photos / "annotations" / "captions_train2017.json"
     for workers in (1, 2):
-        run(CocoConfig(str(photos / "train2017"), str(annotations), str(tmp_path / str(workers)), workers=workers))
+        config = CocoConfig(
+            images=str(photos / "train2017"), annotations=str(annotations), out=str(tmp_path / str(workers))
+        )
+        run(replace(config, workers=workers))
     first, second = (tmp_path / workers / "coco" / "000000.tar" for workers in "12")
     assert first.read_bytes() == second.read_bytes()
     corpus = open_corpus(str(tmp_path / "1"), "coco", None)
