@@ -2,11 +2,11 @@
 
 import hashlib
 import zlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bridgetower_train.data.shards import BadRecordError
+from data_prep import picture
 from data_prep.fetch.states import BAD_ENCODING, HASH_MISMATCH, TOO_LARGE, TOO_SMALL, NoPictureError
-from data_prep.picture import open_picture, prepare_jpeg
 from data_prep.rows import OK, Outcome
 
 
@@ -26,15 +26,15 @@ def prepare(content: bytes, encoding: str, digest: str, wanted: Wanted) -> Outco
 
     `encoding`: the body's Content-Encoding. `digest`: as in `Row`.
     """
-    meta = {}
+    meta: dict[str, Any] = {}
     try:
         original = unpack(content, encoding, wanted.max_bytes)
-        width, height = open_picture(original).size
+        jpeg, width, height = picture.prepare(original, wanted.size)
         meta = {"sha256": hashlib.sha256(original).hexdigest(), "width": width, "height": height}
         _compare(original, digest)
         if min(width, height) < wanted.min_edge:
             raise NoPictureError(TOO_SMALL, f"{width} x {height} pixels")
-        return Outcome(OK, jpeg=prepare_jpeg(original, wanted.size), meta=meta)
+        return Outcome(OK, "", jpeg, meta)
     except NoPictureError as error:
         return Outcome(error.state, error.detail, meta=meta)
     except BadRecordError as error:

@@ -7,18 +7,17 @@ pictures from the web, that happens. Here each process has a socket of its own, 
 import asyncio
 import contextlib
 import pickle
-import signal
 import socket
 import struct
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from types import TracebackType
 
 from bridgetower_train.errors import UserError
 from data_prep.fetch.states import DECODER_DIED
+from data_prep.parallel import start_worker, worker_context
 from data_prep.rows import Outcome
 
 Decode = Callable[[bytes, str, str], Outcome]
@@ -67,7 +66,7 @@ class Decoders:
         """Keep one process at work, and replace it when it dies."""
         while True:
             here, there = socket.socketpair()
-            process = get_context("forkserver").Process(target=_work, args=(there, self._function), daemon=True)
+            process = worker_context().Process(target=_work, args=(there, self._function), daemon=True)
             process.start()
             there.close()
             reader, writer = await asyncio.open_unix_connection(sock=here)
@@ -119,7 +118,7 @@ def _frame(message: object) -> bytes:
 
 def _work(connection: socket.socket, function: Decode) -> None:
     """A decoding process: answers pictures in their order until the other end is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches it too, and is for the other end to handle
+    start_worker()
     with connection, connection.makefile("rb") as requests, contextlib.suppress(ConnectionError):
         connection.sendall(_READY)
         while header := requests.read(_LENGTH.size):
