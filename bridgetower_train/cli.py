@@ -36,6 +36,9 @@ COMMANDS = {
         "data_prep.visual_genome", "VisualGenomeConfig", None, "write Visual Genome as shards"
     ),
     "prep captions": Command("data_prep.captions", "CaptionsConfig", None, "write any captioned pictures as shards"),
+    "prep cc3m": Command("data_prep.conceptual", "Cc3mConfig", None, "fetch Conceptual Captions 3M as shards"),
+    "prep cc12m": Command("data_prep.conceptual", "Cc12mConfig", None, "fetch Conceptual 12M as shards"),
+    "prep sbu": Command("data_prep.sbu", "SbuConfig", None, "fetch the SBU captioned photographs as shards"),
     "prep index": Command("data_prep.index", "IndexConfig", None, "index shards that other tools wrote"),
 }
 

@@ -12,9 +12,11 @@ from typing import Any, TextIO
 from bridgetower_train.data.shards import BadRecordError, parse_caption_member
 from bridgetower_train.errors import ConfigError, DataError, nearest
 from data_prep.annotations import digest_file, expecting
-from data_prep.job import JobConfig, run_job
+from data_prep.fetch import WebPictures
+from data_prep.job import run_job
 from data_prep.local import LocalPictures, RowList
 from data_prep.rows import Pictures, Row
+from data_prep.web import WebConfig
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 TEXTS = (".json", ".txt")
@@ -23,7 +25,7 @@ _WEB = ("http://", "https://")
 
 
 @dataclass(frozen=True)
-class CaptionsConfig(JobConfig):
+class CaptionsConfig(WebConfig):
     """`bridgetower prep captions`: write any captioned pictures as a corpus."""
 
     source: str = "???"
@@ -50,9 +52,7 @@ def run(config: CaptionsConfig) -> None:
     rows = _grouped(_table(config))
     pictures: Pictures
     if any(row.location.startswith(_WEB) for row in rows):
-        from data_prep.fetch import WebPictures
-
-        pictures = WebPictures(config.size, config.workers)
+        pictures = WebPictures(config.size, config.workers, config.fetch)
     else:
         folder = config.images or source.parent
         pictures = LocalPictures([folder], config.size, config.workers)

@@ -2,7 +2,7 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -27,20 +27,31 @@ def finished(output: Output) -> dict[int, dict[str, int]]:
     stems = [name.removesuffix(".parquet") for name in output.sizes("log") if name.endswith(".parquet")]
     numbers = sorted(int(stem) for stem in stems if stem.isdecimal())
 
-    def read(number: int) -> RangeSummary | None:
-        try:
-            with output.open(log_name(number)) as file:
-                return read_summary(file)
-        except pa.ArrowInvalid:  # empty or torn: the machine went down before the disk had it
-            return None
-
     with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
-        summaries = dict(zip(numbers, pool.map(read, numbers), strict=True))
-    return {
-        number: summary.states
-        for number, summary in summaries.items()
-        if summary is not None and (summary.shard is None or tars.get(summary.shard.name) == summary.shard.bytes)
-    }
+        summaries = pool.map(lambda number: _read_summary(output, number), numbers)
+        found = {number: summary for number, summary in zip(numbers, summaries, strict=True) if summary is not None}
+    return {number: summary.states for number, summary in found.items() if _agrees(summary, tars)}
+
+
+def summary_of(output: Output, number: int) -> RangeSummary | None:
+    """What a range came to; None where it is not finished."""
+    summary = _read_summary(output, number)
+    if summary is None or summary.shard is None:
+        return summary
+    size = output.size(summary.shard.name)
+    return summary if _agrees(summary, {summary.shard.name: size}) else None
+
+
+def _read_summary(output: Output, number: int) -> RangeSummary | None:
+    try:
+        with output.open(log_name(number)) as file:
+            return read_summary(file)
+    except (pa.ArrowInvalid, FileNotFoundError):  # empty or torn: the machine went down before the disk had it
+        return None
+
+
+def _agrees(summary: RangeSummary, tars: Mapping[str, int | None]) -> bool:
+    return summary.shard is None or tars.get(summary.shard.name) == summary.shard.bytes
 
 
 def finish(work: Work, ranges: int, extra: dict[str, Any]) -> Manifest:

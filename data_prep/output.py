@@ -45,6 +45,16 @@ class Output:
             entry["name"].rstrip("/").rpartition("/")[2]: entry["size"] for entry in listed if entry["type"] == "file"
         }
 
+    def size(self, name: str) -> int | None:
+        """Bytes of a file of it; None where there is none."""
+        try:
+            if self.local is not None:
+                return (self.local / name).stat().st_size
+            fs, path = self._remote(name)
+            return int(fs.size(path))
+        except FileNotFoundError:
+            return None
+
     def open(self, name: str) -> BinaryIO:
         """A file of it, for reading. FileNotFoundError where there is none."""
         if self.local is not None:

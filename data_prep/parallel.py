@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing.context import ForkServerContext
 from typing import TypeVar
 
 import torch
@@ -25,15 +26,20 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def process_pool(workers: int) -> ProcessPoolExecutor:
-    """Processes that prepare pictures: one thread each, deaf to signals meant for the job, gone when the job is killed."""
+def worker_context() -> ForkServerContext:
+    """Where processes that prepare pictures come from: they begin with their imports done."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", "data_prep.picture"])
-    return ProcessPoolExecutor(workers, context, start_worker)
+    return context
+
+
+def process_pool(workers: int) -> ProcessPoolExecutor:
+    """Processes that prepare pictures: one thread each, deaf to signals meant for the job, gone when the job is killed."""
+    return ProcessPoolExecutor(workers, worker_context(), start_worker)
 
 
 def start_worker() -> None:
-    """What a process of the pool does first."""
+    """What such a process does first."""
     worker.start_worker(0)
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -69,6 +69,10 @@ class ShardRange:
         self._spool.remove()
         return states
 
+    def discard(self) -> None:
+        """The range was finished by another process meanwhile."""
+        self._spool.remove()
+
     def close(self) -> None:
         """Leave the rest to a later run."""
         self._spool.close()

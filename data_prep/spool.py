@@ -57,7 +57,7 @@ class Spool:
 
     def remove(self) -> None:
         """Its shard is finished."""
-        self._path.unlink()
+        self._path.unlink(missing_ok=True)
         self._file.close()
 
     def _read(self) -> None:

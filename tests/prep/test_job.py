@@ -1,5 +1,6 @@
 """A preparation may end at any moment; the same command goes on, and the result is what an undisturbed run gives."""
 
+import contextlib
 import json
 import os
 import random
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import toy_job
@@ -33,8 +35,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "toy"
 
 
-def start(out: Path, had: Path, length: int = 200, seconds: float = 0.01) -> "subprocess.Popen[str]":
-    command = [sys.executable, SCRIPT, out, had, str(length), str(seconds)]
+def start(out: Path, had: Path, *keys: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, SCRIPT, out, had, "0.01", *keys]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -278,3 +280,49 @@ def test_captions_are_tidied(tmp_path: Path) -> None:
     corpus = open_corpus(str(tmp_path), "toy")
     assert corpus.read(0).captions == ["a dog runs", "two  blanks", "caf\xe9 here", "lone ?"]
     assert corpus.manifest.dropped == {"no caption": 1}
+
+
+def ray_workers(driver: int) -> list[psutil.Process]:
+    """Processes that work on a task of the cluster which the driver has started."""
+    found = []
+    for process in psutil.Process(driver).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if process.cmdline()[0].startswith("ray::_prepare"):
+                found.append(process)
+    return found
+
+
+@pytest.mark.slow
+def test_ray_goes_on_when_a_worker_is_killed_in_mid_task(tmp_path: Path, undisturbed: Path) -> None:
+    pytest.importorskip("ray")
+    log = tmp_path / "had"
+    process = start(tmp_path, log, "engine=ray")
+    killed = 0
+    for count in (5, 60):
+        wait_until(log, count)
+        workers = ray_workers(process.pid)
+        for worker in workers:
+            worker.kill()
+        killed += len(workers)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert killed
+    assert "156 pictures" in out
+    assert files(tmp_path / "toy") == files(undisturbed)
+    assert len(set(had(log))) == len(had(log)), "a picture was had twice"
+
+
+@pytest.mark.slow
+def test_ray_stops_in_good_order_with_scratch_of_its_own(tmp_path: Path, undisturbed: Path) -> None:
+    pytest.importorskip("ray")
+    keys = ("engine=ray", f"scratch={tmp_path}/scratch")
+    process = start(tmp_path, tmp_path / "had", *keys)
+    wait_until(tmp_path / "had", 30)
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert "the same command goes on" in out
+    assert not psutil.wait_procs(family, timeout=30)[1]
+    out, err = start(tmp_path, tmp_path / "had", *keys).communicate(timeout=120)
+    assert files(tmp_path / "toy") == files(undisturbed), err

@@ -1,4 +1,4 @@
-"""A preparation that a test may stop: `python toy_job.py OUT HAD [key=value ...]`, its pictures slow and out of order.
+"""A preparation that a test may stop: `python toy_job.py OUT HAD SECONDS [key=value ...]`, its pictures slow and out of order.
 
 HAD is a file to which the number of each picture is appended once the job has it.
 """
@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,7 @@ if __name__ == "__main__":
 
     print("started", os.getpid(), flush=True)
     try:
-        prepare(sys.argv[1], replace(ToyTable(), length=int(sys.argv[3])), sys.argv[2], float(sys.argv[4]))
+        keys = dict(argument.split("=") for argument in sys.argv[4:])
+        prepare(sys.argv[1], ToyTable(), sys.argv[2], float(sys.argv[3]), **keys)
     except UserError as error:
         sys.exit(f"error: {error}")
