@@ -30,6 +30,7 @@ COMMANDS = {
         "bridgetower_train.commands.bench_step", "BenchStepConfig", "bench_step", "time the joint training step"
     ),
     "bench data": Command("bridgetower_train.commands.bench_data", "BenchDataConfig", None, "time the loader"),
+    "bench prep": Command("bridgetower_train.commands.bench_prep", "BenchPrepConfig", None, "time the preparation"),
     "prep shapes": Command("data_prep.shapes", "ShapesConfig", None, "draw the shapes corpus"),
     "prep coco": Command("data_prep.coco", "CocoConfig", None, "write COCO captions as shards"),
     "prep visual_genome": Command(
