@@ -111,11 +111,10 @@ def _row(image_id: Any, location: Any, captions: list[str], meta: dict[str, Any]
 
 def _first_of_each(rows: list[Row]) -> list[Row]:
     """A key's later rows are duplicates."""
-    seen: set[str] = set()
-    return [
-        row._replace(state=DUPLICATE_KEY) if row.key in seen or seen.add(row.key) else row  # type: ignore[func-returns-value]
-        for row in rows
-    ]
+    first: dict[str, int] = {}
+    for place, row in enumerate(rows):
+        first.setdefault(row.key, place)
+    return [row if first[row.key] == place else row._replace(state=DUPLICATE_KEY) for place, row in enumerate(rows)]
 
 
 def _meta(image: dict[str, Any], licenses: dict[int, dict[str, Any]]) -> dict[str, Any]:
