@@ -36,8 +36,16 @@ COMMANDS = {
         "bridgetower_train.commands.bench_step", "BenchStepConfig", "bench_step", "time the joint training step"
     ),
     "bench data": Command("bridgetower_train.commands.bench_data", "BenchDataConfig", None, "time the loader"),
+    "bench prep": Command("bridgetower_train.commands.bench_prep", "BenchPrepConfig", None, "time the preparation"),
     "prep shapes": Command("data_prep.shapes", "ShapesConfig", None, "draw the shapes corpus"),
     "prep coco": Command("data_prep.coco", "CocoConfig", None, "write COCO captions as shards"),
+    "prep visual_genome": Command(
+        "data_prep.visual_genome", "VisualGenomeConfig", None, "write Visual Genome as shards"
+    ),
+    "prep captions": Command("data_prep.captions", "CaptionsConfig", None, "write any captioned pictures as shards"),
+    "prep cc3m": Command("data_prep.conceptual", "Cc3mConfig", None, "fetch Conceptual Captions 3M as shards"),
+    "prep cc12m": Command("data_prep.conceptual", "Cc12mConfig", None, "fetch Conceptual 12M as shards"),
+    "prep sbu": Command("data_prep.sbu", "SbuConfig", None, "fetch the SBU captioned photographs as shards"),
     "prep index": Command("data_prep.index", "IndexConfig", None, "index shards that other tools wrote"),
 }
 

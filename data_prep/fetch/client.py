@@ -1,0 +1,153 @@
+"""One URL to the bytes that its server gives, or to the state that says why there are none."""
+
+import asyncio
+import email.utils
+import itertools
+import random
+import time
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import aiohttp
+from yarl import URL
+
+from bridgetower_train.versions import versions
+from data_prep.fetch.addresses import PublicResolver, check_literal, parse
+from data_prep.fetch.budget import Held
+from data_prep.fetch.config import FetchConfig
+from data_prep.fetch.robots import AGENT, opted_out
+from data_prep.fetch.states import (
+    OPTED_OUT,
+    RETRIED,
+    TIMEOUT,
+    TOO_LARGE,
+    TOO_MANY_REDIRECTS,
+    NoPictureError,
+    explain,
+)
+
+_REDIRECTS = {301, 302, 303, 307, 308}
+_BACK_OFF = 0.5  # seconds before the first retry; doubles
+_KEEP_ALIVE = 2.0  # seconds: an idle connection costs a file descriptor
+_BUFFER = 1 << 14  # bytes per connection beyond those that are counted
+
+
+class Body(NamedTuple):
+    """What a server sent."""
+
+    content: bytes
+    encoding: str
+    """Its `Content-Encoding`, in lower case; empty where it is as it was."""
+
+
+class Client:
+    """Fetches URLs within the limits of `config`. An asynchronous context manager."""
+
+    def __init__(self, config: FetchConfig) -> None:
+        self._config = config
+
+    async def __aenter__(self) -> "Client":
+        config = self._config
+        self._resolver = PublicResolver(config.nameservers, config.dns_ttl, config.allow_loopback)
+        self._session = self._open(keepalive_timeout=_KEEP_ALIVE)
+        self._fresh = self._open(force_close=True)
+        return self
+
+    def _open(self, **options: Any) -> aiohttp.ClientSession:
+        config = self._config
+        connector = aiohttp.TCPConnector(
+            resolver=self._resolver,
+            use_dns_cache=False,  # the resolver has its own, which remembers failures too
+            limit=0,
+            limit_per_host=config.per_host,
+            **options,
+        )
+        return aiohttp.ClientSession(
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=config.connect_timeout),
+            headers={"User-Agent": user_agent(config.contact), "Accept": "image/*", "Accept-Encoding": "identity"},
+            auto_decompress=False,  # else 10 MB unpack to 10 GB before they can be counted
+            cookie_jar=aiohttp.DummyCookieJar(),
+            read_bufsize=_BUFFER,
+        )
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._session.close()
+        await self._fresh.close()
+        await self._resolver.close()
+
+    async def fetch(self, location: str, held: Held) -> Body:
+        """The body at `location`, its bytes booked on `held`; NoPictureError where there is none to be had in time."""
+        deadline = self._config.deadline
+        try:
+            return await asyncio.wait_for(self._retried(parse(location), held), deadline)
+        except asyncio.TimeoutError:
+            raise NoPictureError(TIMEOUT, f"not whole after {deadline:g} s") from None
+
+    async def _retried(self, url: URL, held: Held) -> Body:
+        end = time.monotonic() + self._config.deadline
+        for attempt in itertools.count():
+            try:
+                # On a connection that was used before, the rest of an earlier answer may come; a retry must not meet it.
+                return await self._redirected(self._fresh if attempt else self._session, url, held)
+            except NoPictureError as error:
+                if error.wait is None or attempt == self._config.retries:
+                    raise
+                pause = max(error.wait, _BACK_OFF * 2**attempt * random.uniform(0.5, 1.5))
+                if time.monotonic() + pause > end:
+                    raise
+                held.clear()
+                await asyncio.sleep(pause)
+        raise AssertionError
+
+    async def _redirected(self, session: aiohttp.ClientSession, url: URL, held: Held) -> Body:
+        for _ in range(self._config.redirects + 1):
+            check_literal(url, self._config.allow_loopback)
+            try:
+                async with session.get(url, allow_redirects=False) as response:
+                    target = response.headers.get("Location")
+                    if response.status not in _REDIRECTS or target is None:
+                        return await self._body(response, held)
+            except NoPictureError:
+                raise
+            except Exception as error:  # whatever a server, or a URL that nobody has thought of, makes the client raise
+                raise explain(error) from error
+            url = parse(target, url)
+        raise NoPictureError(TOO_MANY_REDIRECTS, str(url)[:200])
+
+    async def _body(self, response: aiohttp.ClientResponse, held: Held) -> Body:
+        if response.status != 200:
+            wait = _retry_after(response.headers.get("Retry-After", "")) if response.status in RETRIED else None
+            raise NoPictureError(str(response.status), response.reason or "", wait)
+        refusal = opted_out(response.headers.getall("X-Robots-Tag", ()))
+        if refusal:
+            raise NoPictureError(OPTED_OUT, refusal)
+        limit = self._config.max_bytes
+        if (response.content_length or 0) > limit:
+            raise NoPictureError(TOO_LARGE, f"{response.content_length:,} bytes announced")
+        content = bytearray()
+        async for chunk in response.content.iter_any():
+            if len(content) + len(chunk) > limit:
+                raise NoPictureError(TOO_LARGE, f"over {limit:,} bytes")
+            await held.add(len(chunk))
+            content += chunk
+        encoding = response.headers.get("Content-Encoding", "").strip().lower()
+        return Body(bytes(content), "" if encoding == "identity" else encoding)
+
+
+def user_agent(contact: str) -> str:
+    """Who fetches, for what, and where to complain."""
+    comment = "; ".join(filter(None, ("image-caption dataset preparation", contact)))
+    return f"{AGENT}/{versions().get(AGENT, '0')} ({comment})"
+
+
+def _retry_after(header: str) -> float:
+    """Seconds that a `Retry-After` header asks for, 0 where it is none."""
+    if header.isdigit():
+        return float(header[:9])
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
+    except ValueError:
+        return 0.0

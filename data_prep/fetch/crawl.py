@@ -1,0 +1,142 @@
+"""Rows to outcomes in an event loop: who is fetched when."""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Callable
+
+from bridgetower_train.errors import UserError
+from data_prep.fetch.addresses import parse
+from data_prep.fetch.budget import Budget, Held
+from data_prep.fetch.client import Client
+from data_prep.fetch.config import FetchConfig
+from data_prep.fetch.decoders import Decoders
+from data_prep.fetch.states import UNANSWERED, NoPictureError
+from data_prep.rows import Outcome, Row
+
+Item = tuple[int, Row, str]
+"""Number of a row, the row, and its host."""
+Ended = tuple[int, Outcome, Held]
+"""Number of a row, what became of it, and the memory that it holds until it is taken."""
+
+_SILENT_HOSTS = 1000
+"""So many hosts in a row that give no answer at all are not to blame for it."""
+_DOWN = (
+    f"{_SILENT_HOSTS:,} hosts in a row gave no answer: the network or the DNS of this machine is down. None of them was "
+    "recorded; the same command goes on where this one stopped"
+)
+
+
+class Crawl:
+    """Fetches at most `in_flight` rows at once, at most `per_host` of a host, and otherwise in the order of their arrival.
+
+    A row whose host is busy waits in the line of that host, and rows of other hosts go ahead of it. Rows that got no answer
+    are reported when a later one has got one: where the network is down, they are not to be recorded as dead for ever.
+    """
+
+    def __init__(
+        self,
+        config: FetchConfig,
+        client: Client,
+        decoders: Decoders,
+        budget: Budget,
+        end: Callable[[Ended | BaseException], None],
+    ) -> None:
+        """`end` is called once for each row, or with an error after which nothing more will come."""
+        self._config = config
+        self._client = client
+        self._decoders = decoders
+        self._budget = budget
+        self._end = end
+        self._ready: deque[Item] = deque()  # these have a place at their host
+        self._lines: dict[str, deque[Item]] = {}
+        self._places: Counter[str] = Counter()
+        self._fetching = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._open = 0  # rows not yet ended
+        self._silent: list[Ended] = []
+        self._silent_hosts: set[str] = set()
+
+    def add(self, number: int, row: Row) -> None:
+        """Fetch a row as soon as it is its turn."""
+        host = _host(row)
+        self._open += 1
+        if self._places[host] < self._config.per_host:
+            self._places[host] += 1
+            self._ready.append((number, row, host))
+        else:
+            self._lines.setdefault(host, deque()).append((number, row, host))
+        self.start()
+
+    def start(self) -> None:
+        """Begin with as many rows as there is room for."""
+        while self._ready and self._fetching < self._config.in_flight and self._budget.has_room():
+            self._fetching += 1
+            task = asyncio.create_task(self._one(*self._ready.popleft()))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def taken(self, held: Held) -> None:
+        """The outcome that held memory has been taken."""
+        held.end()
+        self.start()
+
+    async def close(self) -> None:
+        """Give up all rows."""
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks)
+
+    async def _one(self, number: int, row: Row, host: str) -> None:
+        held = self._budget.begin()
+        try:
+            try:
+                body = await self._client.fetch(row.location, held)
+            finally:
+                self._leave(host)
+            held.end(keep=len(body.content))
+            outcome = await self._decoders.decode(body.content, body.encoding, row.digest)
+        except NoPictureError as error:
+            outcome = Outcome(error.state, error.detail)
+        except UserError as error:
+            self._end(error)
+            return
+        held.end(keep=len(outcome.jpeg))
+        self._report((number, outcome, held), host)
+        self.start()
+
+    def _report(self, ended: Ended, host: str) -> None:
+        self._open -= 1
+        if ended[1].state in UNANSWERED:
+            self._silent.append(ended)
+            self._silent_hosts.add(host)
+            if len(self._silent_hosts) == _SILENT_HOSTS:
+                self._end(UserError(_DOWN))
+            if self._open:
+                return
+        for silent in self._silent:
+            self._end(silent)
+        if ended[1].state not in UNANSWERED:
+            self._end(ended)
+        self._silent.clear()
+        self._silent_hosts.clear()
+
+    def _leave(self, host: str) -> None:
+        """A fetch has ended: its place at the host goes to the next in line."""
+        self._fetching -= 1
+        line = self._lines.get(host)
+        if line:
+            self._ready.append(line.popleft())
+        else:
+            self._lines.pop(host, None)
+            self._places[host] -= 1
+            if not self._places[host]:
+                del self._places[host]
+        self.start()
+
+
+def _host(row: Row) -> str:
+    try:
+        return parse(row.location).host or ""
+    except NoPictureError:
+        return ""

@@ -1,0 +1,126 @@
+"""Processes that decode, resize and encode, fed from an event loop.
+
+A pool of the standard library breaks as a whole when one of its processes is killed, and does not say over which task; on
+pictures from the web, that happens. Here each process has a socket of its own, so it is known which picture it had.
+"""
+
+import asyncio
+import contextlib
+import pickle
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from types import TracebackType
+
+from bridgetower_train.errors import UserError
+from data_prep.fetch.states import DECODER_DIED
+from data_prep.parallel import start_worker, worker_context
+from data_prep.rows import Outcome
+
+Decode = Callable[[bytes, str, str], Outcome]
+"""Content, Content-Encoding and published digest of a picture to its outcome. Travels to the processes."""
+
+_READY = b"\1"
+_LENGTH = struct.Struct("<Q")
+_SENT = 2  # pictures that a process has at once, so that it need not wait for the next
+_LIVES = 2
+
+
+@dataclass
+class _Job:
+    arguments: tuple[bytes, str, str]
+    outcome: "asyncio.Future[Outcome]"
+    deaths: int = 0
+
+
+class Decoders:
+    """`workers` processes that run `function`. An asynchronous context manager; leaving it ends the processes."""
+
+    def __init__(self, function: Decode, workers: int) -> None:
+        self._function = function
+        self._workers = workers
+        self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
+
+    async def __aenter__(self) -> "Decoders":
+        self.tasks = [asyncio.create_task(self._serve()) for _ in range(self._workers)]
+        """They end only by an error, such as processes that cannot start."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+    async def decode(self, content: bytes, encoding: str, digest: str) -> Outcome:
+        """What becomes of a picture; DECODER_DIED where two processes in turn died over it."""
+        job = _Job((content, encoding, digest), asyncio.get_running_loop().create_future())
+        self._jobs.put_nowait(job)
+        return await job.outcome
+
+    async def _serve(self) -> None:
+        """Keep one process at work, and replace it when it dies."""
+        while True:
+            here, there = socket.socketpair()
+            process = worker_context().Process(target=_work, args=(there, self._function), daemon=True)
+            process.start()
+            there.close()
+            reader, writer = await asyncio.open_unix_connection(sock=here)
+            try:
+                if await reader.read(1) != _READY:
+                    process.join()
+                    raise UserError(f"a decoding process ended before it began, exit code {process.exitcode}")
+                await self._feed(process, reader, writer)
+            finally:
+                writer.close()
+                process.kill()
+                process.join()
+
+    async def _feed(self, process: BaseProcess, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Hand jobs to a process, two at a time, until it dies."""
+        sent: deque[_Job] = deque()
+        try:
+            while True:
+                while not sent or (len(sent) < _SENT and not self._jobs.empty()):
+                    job = await self._jobs.get()
+                    if not job.outcome.cancelled():
+                        sent.append(job)
+                        writer.write(_frame(job.arguments))
+                (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
+                outcome = pickle.loads(await reader.readexactly(length))
+                _answer(sent.popleft(), outcome)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            process.join()
+            self._blame(sent, f"exit code {process.exitcode}")
+
+    def _blame(self, sent: deque[_Job], detail: str) -> None:
+        """The first picture that a dead process had is the one that it died over; the others are as they were."""
+        sent[0].deaths += 1
+        if sent[0].deaths == _LIVES:
+            _answer(sent.popleft(), Outcome(DECODER_DIED, detail))
+        for job in sent:
+            self._jobs.put_nowait(job)
+
+
+def _answer(job: _Job, outcome: Outcome) -> None:
+    if not job.outcome.done():
+        job.outcome.set_result(outcome)
+
+
+def _frame(message: object) -> bytes:
+    payload = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+    return _LENGTH.pack(len(payload)) + payload
+
+
+def _work(connection: socket.socket, function: Decode) -> None:
+    """A decoding process: answers pictures in their order until the other end is gone."""
+    start_worker()
+    with connection, connection.makefile("rb") as requests, contextlib.suppress(ConnectionError):
+        connection.sendall(_READY)
+        while header := requests.read(_LENGTH.size):
+            (length,) = _LENGTH.unpack(header)
+            connection.sendall(_frame(function(*pickle.loads(requests.read(length)))))

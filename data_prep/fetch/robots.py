@@ -1,0 +1,32 @@
+"""`X-Robots-Tag`: what a site says about the use of a picture."""
+
+from collections.abc import Iterable
+
+AGENT = "bridgetower-train"
+"""The name under which sites may address this program in `X-Robots-Tag`, and with which its user agent begins."""
+
+_REFUSALS = {"noai", "noimageai", "noindex", "noimageindex", "none"}
+_WITH_VALUE = {
+    "unavailable_after",
+    "max-snippet",
+    "max-image-preview",
+    "max-video-preview",
+}  # no agents, though a colon follows
+
+
+def opted_out(headers: Iterable[str], agent: str = AGENT) -> str:
+    """The directive among the `X-Robots-Tag` headers that refuses the picture to `agent`, or an empty string.
+
+    Directives hold for everyone, or, after `name:`, for the agent of that name (`otherbot: noindex, noai`).
+    """
+    for header in headers:
+        addressed = True
+        for part in header.lower().split(","):
+            name, colon, directive = (text.strip() for text in part.partition(":"))
+            if not colon or name in _WITH_VALUE:
+                directive = name
+            else:
+                addressed = name in (agent, "*")
+            if addressed and directive in _REFUSALS:
+                return directive
+    return ""

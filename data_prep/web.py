@@ -1,0 +1,31 @@
+"""What the preparations of corpora from the web have in common."""
+
+from dataclasses import dataclass, field
+
+from bridgetower_train.data.manifest import Manifest
+from data_prep.fetch import FetchConfig, WebPictures
+from data_prep.job import JobConfig, run_job
+from data_prep.rows import OK, Table
+
+
+@dataclass(frozen=True)
+class WebConfig(JobConfig):
+    """Keys of every preparation that fetches pictures from the web."""
+
+    fetch: FetchConfig = field(default_factory=FetchConfig)
+    """Limits of fetching."""
+
+
+def prepare_from_web(config: WebConfig, table: Table, about: dict[str, str], history: str) -> Manifest:
+    """Run the job, and put its yield beside `history`: what others have got of the same list, and when."""
+    pictures = WebPictures(config.size, config.workers, config.fetch)
+    manifest = run_job(config, table, pictures, {**about, "note": f"{about['note']}; others got {history}"})
+    print(compare(manifest, history))
+    return manifest
+
+
+def compare(manifest: Manifest, history: str) -> str:
+    """The yield in words."""
+    rows, states = manifest.extra["rows"], manifest.extra["states"]
+    had = states.get(OK, 0)
+    return f"yield {had / max(1, rows):.1%}: {had:,} pictures of {rows:,} rows; others got {history}"
