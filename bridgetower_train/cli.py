@@ -33,6 +33,7 @@ COMMANDS = {
     "prep shapes": Command("data_prep.shapes", "ShapesConfig", None, "draw the shapes corpus"),
     "prep coco": Command("data_prep.coco", "CocoConfig", None, "write COCO captions as shards"),
     "prep index": Command("data_prep.index", "IndexConfig", None, "index shards that other tools wrote"),
+    "prep lint": Command("data_prep.lint", "LintConfig", None, "read every record of corpora and report the bad ones"),
 }
 
 USAGE = """usage: bridgetower <command> [key=value ...]

@@ -183,7 +183,7 @@ def _row(file: BinaryIO, parts: dict[str, Member], kind: str) -> tuple[tuple[int
     if not 0 < len(captions) <= MAX_CAPTIONS:
         raise BadRecordError(CAPTIONS_TOO_LARGE if captions else "no caption")
     image = os.pread(file.fileno(), picture.size, picture.offset)
-    edge = min(_picture_size(image))
+    edge = min(picture_size(image))
     crc = zlib.crc32(os.pread(file.fileno(), member.size, member.offset), zlib.crc32(image))
     return (0, picture.offset, picture.size, member.offset, member.size, len(captions), crc), edge
 
@@ -194,7 +194,8 @@ def _captions(file: BinaryIO, member: Member, kind: str) -> list[str]:
     return parse_caption_member(kind, os.pread(file.fileno(), member.size, member.offset))[0]
 
 
-def _picture_size(image: bytes) -> tuple[int, int]:
+def picture_size(image: bytes) -> tuple[int, int]:
+    """(width, height) from the header; BadRecordError where it is no picture that training decodes."""
     try:
         height, width = simplejpeg.decode_jpeg_header(image)[:2]
     except ValueError:

@@ -11,7 +11,6 @@ from typing import TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
-_CHUNK = 32
 _CHUNKS_PER_WORKER = 4
 
 
@@ -20,10 +19,11 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def ordered_map(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
+def ordered_map(function: Callable[[T], R], items: Iterable[T], workers: int, chunk: int = 32) -> Iterator[R]:
     """`function` of each item, in the order of the items, computed in `workers` processes (1: in this one).
 
-    At most 128 items per worker are under way or waiting to be taken, so memory stays bounded however slowly they are.
+    `chunk` items travel together; at most four times as many per worker are under way or waiting to be taken, so memory
+    stays bounded however slowly they are.
     An exception in `function` is raised here; a worker that dies raises BrokenProcessPool.
     """
     if workers <= 1:
@@ -34,10 +34,8 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], workers: int) ->
     with ProcessPoolExecutor(workers, get_context("forkserver")) as pool:
         try:
             while True:
-                while len(pending) < workers * _CHUNKS_PER_WORKER and (
-                    chunk := list(itertools.islice(iterator, _CHUNK))
-                ):
-                    pending.append(pool.submit(_apply, function, chunk))
+                while len(pending) < workers * _CHUNKS_PER_WORKER and (part := list(itertools.islice(iterator, chunk))):
+                    pending.append(pool.submit(_apply, function, part))
                 if not pending:
                     return
                 yield from pending.popleft().result()
