@@ -34,6 +34,7 @@ COMMANDS = {
     "prep coco": Command("data_prep.coco", "CocoConfig", None, "write COCO captions as shards"),
     "prep index": Command("data_prep.index", "IndexConfig", None, "index shards that other tools wrote"),
     "prep lint": Command("data_prep.lint", "LintConfig", None, "read every record of corpora and report the bad ones"),
+    "prep stats": Command("data_prep.stats", "StatsConfig", None, "print and draw what corpora hold"),
 }
 
 USAGE = """usage: bridgetower <command> [key=value ...]
