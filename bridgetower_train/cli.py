@@ -32,6 +32,10 @@ COMMANDS = {
     "bench data": Command("bridgetower_train.commands.bench_data", "BenchDataConfig", None, "time the loader"),
     "prep shapes": Command("data_prep.shapes", "ShapesConfig", None, "draw the shapes corpus"),
     "prep coco": Command("data_prep.coco", "CocoConfig", None, "write COCO captions as shards"),
+    "prep visual_genome": Command(
+        "data_prep.visual_genome", "VisualGenomeConfig", None, "write Visual Genome as shards"
+    ),
+    "prep captions": Command("data_prep.captions", "CaptionsConfig", None, "write any captioned pictures as shards"),
     "prep index": Command("data_prep.index", "IndexConfig", None, "index shards that other tools wrote"),
     "prep lint": Command("data_prep.lint", "LintConfig", None, "read every record of corpora and report the bad ones"),
     "prep stats": Command("data_prep.stats", "StatsConfig", None, "print and draw what corpora hold"),

@@ -1,132 +1,124 @@
-"""COCO captions: one record per picture of the official annotations, with all its captions."""
+"""COCO captions: one record per picture with all its captions, from Karpathy's file or the official ones."""
 
-import json
 from dataclasses import dataclass, field
-from functools import partial
-from hashlib import sha256
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from tqdm import tqdm
+from bridgetower_train.config import one_of
+from bridgetower_train.errors import DataError
+from data_prep.annotations import digest_file, expecting, read_json
+from data_prep.job import JobConfig, run_job
+from data_prep.local import LocalPictures, RowList
+from data_prep.rows import Row
+from data_prep.writer import DUPLICATE_KEY
 
-from bridgetower_train.config import at_least
-from bridgetower_train.data.shards import BadRecordError, clean_captions
-from bridgetower_train.errors import ConfigError, DataError
-from data_prep.parallel import cores, ordered_map
-from data_prep.summary import LeftOut, list_left_out, summary
-from data_prep.writer import ShardWriter, prepare_jpeg
+SPLITS = ("train", "restval", "val", "test")
+"""Karpathy's parts of COCO: 82,783, 30,504, 5,000 and 5,000 pictures."""
+_ABOUT = {
+    "title": "COCO Captions",
+    "homepage": "https://cocodataset.org",
+    "licence": "annotations CC BY 4.0; each photograph has its own Flickr licence",
+    "note": "five to seven captions a picture, written by people",
+}
+_OFFICIAL = (
+    "is no COCO captions file; it must hold `images` with `id` and `file_name`, and `annotations` with `caption` and the "
+    "`image_id` of one of these images"
+)
+_KARPATHY = (
+    "is not Karpathy's dataset_coco.json; it must hold `images` with `filename`, `filepath`, `cocoid`, `split` and "
+    "`sentences` with `raw`"
+)
 
 
 @dataclass(frozen=True)
-class CocoConfig:
+class CocoConfig(JobConfig):
     """`bridgetower prep coco`: write COCO pictures and their captions as a corpus."""
 
     images: str = "???"
-    """Folder of the pictures, such as `train2017`."""
+    """Folder of the pictures: with Karpathy's file the one that holds `train2014` and `val2014`, else such as `train2017`."""
     annotations: str = "???"
-    """The captions of that folder, such as `annotations/captions_train2017.json`."""
-    out: str = "???"
-    """Folder in which to put the corpus folder."""
+    """Karpathy's `dataset_coco.json`, or the official captions of the folder, such as `captions_train2017.json`."""
+    splits: list[str] = field(default_factory=lambda: ["train", "restval"])
+    """Karpathy's splits to take; the others are for evaluation. Official files have none."""
     name: str = "coco"
     """Name of the corpus folder."""
-    size: int = 294
-    """Shorter edge of the written pictures, pixels: the image size of the model to be trained."""
-    workers: int = field(default_factory=cores)
-    """Processes that decode, resize and encode; changes nothing in what is written."""
 
     def __post_init__(self) -> None:
-        at_least("size", self.size, 1)
-        at_least("workers", self.workers, 1)
+        super().__post_init__()
+        for split in self.splits:
+            one_of("splits", split, SPLITS)
 
 
-class Source(NamedTuple):
-    """A picture as the annotations describe it."""
+def run(config: CocoConfig) -> None:
+    """Write the corpus, or go on with it.
 
-    image_id: int
-    file_name: str
-    captions: list[str]
-    meta: dict[str, Any]
-
-
-class Prepared(NamedTuple):
-    """A picture ready to be written, or the reason why it cannot be."""
-
-    jpeg: bytes = b""
-    sha256: str = ""
-    """Of the original file."""
-    reason: str = ""
-
-
-def read_annotations(path: str) -> list[Source]:
-    """The pictures of an official captions file, in its order, each with its captions in the order of annotation.
-
-    ConfigError where the file cannot be read, DataError where it has another layout.
+    ConfigError where the annotations cannot be read, DataError where they have another layout or the folder has none of
+    their pictures.
     """
-    try:
-        content = json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise ConfigError(f"annotations={path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise DataError(f"annotations={path}: is no JSON ({error})") from None
-    try:
+    content = read_json("annotations", config.annotations)
+    karpathy = is_karpathy(content)
+    rows = karpathy_rows(config, content) if karpathy else official_rows(config, content)
+    identity = {"annotations": digest_file("annotations", config.annotations)}
+    if karpathy:
+        identity["splits"] = ", ".join(sorted(config.splits))
+    pictures = LocalPictures([config.images], config.size, config.workers)
+    if not pictures.has_any(iter(rows)):
+        raise DataError(
+            f"images={config.images}: has none of the {len(rows):,} pictures of annotations={config.annotations}; "
+            "give the folder of the pictures themselves, of the same split"
+        )
+    run_job(config, RowList(rows, identity), pictures, _ABOUT)
+
+
+def is_karpathy(content: Any) -> bool:
+    """Whether a JSON's contents look like Karpathy's rather than the official annotations."""
+    return isinstance(content, dict) and "annotations" not in content and isinstance(content.get("images"), list)
+
+
+def karpathy_rows(config: CocoConfig, content: Any) -> list[Row]:
+    """The pictures of the chosen splits, in the order of the file."""
+    rows = []
+    with expecting("annotations", config.annotations, _KARPATHY):
         for image in content["images"]:
-            if not isinstance(image["id"], int) or not isinstance(image["file_name"], str):
-                raise TypeError(image)
+            if image["split"] in config.splits:
+                captions = [sentence["raw"] for sentence in image["sentences"]]
+                location = f"{image['filepath']}/{image['filename']}"
+                rows.append(_row(image["cocoid"], location, captions, {"split": image["split"]}))
+    if not rows:
+        raise DataError(f"annotations={config.annotations}: has no picture of splits={config.splits}")
+    return _first_of_each(rows)
+
+
+def official_rows(config: CocoConfig, content: Any) -> list[Row]:
+    """The pictures in the order of the file, each with its captions in the order of annotation."""
+    with expecting("annotations", config.annotations, _OFFICIAL):
         captions: dict[int, list[str]] = {image["id"]: [] for image in content["images"]}
         for annotation in content["annotations"]:
             captions[annotation["image_id"]].append(annotation["caption"])
         licenses = {license["id"]: license for license in content.get("licenses", [])}
-        return [
-            Source(image["id"], image["file_name"], captions[image["id"]], _meta(image, licenses))
-            for image in content["images"]
-        ]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"annotations={path}: is no COCO captions file ({error!r}); it must hold `images` with `id` and "
-            "`file_name`, and `annotations` with `caption` and the `image_id` of one of these images"
-        ) from None
+        return _first_of_each(
+            [
+                _row(image["id"], image["file_name"], captions[image["id"]], _meta(image, licenses))
+                for image in content["images"]
+            ]
+        )
+
+
+def _row(image_id: Any, location: Any, captions: list[str], meta: dict[str, Any]) -> Row:
+    if not isinstance(image_id, int) or not isinstance(location, str):
+        raise TypeError((image_id, location))
+    return Row(f"{image_id:012d}", location, captions, {"image_id": image_id, **meta})
+
+
+def _first_of_each(rows: list[Row]) -> list[Row]:
+    """A key's later rows are duplicates."""
+    seen: set[str] = set()
+    return [
+        row._replace(state=DUPLICATE_KEY) if row.key in seen or seen.add(row.key) else row  # type: ignore[func-returns-value]
+        for row in rows
+    ]
 
 
 def _meta(image: dict[str, Any], licenses: dict[int, dict[str, Any]]) -> dict[str, Any]:
-    meta = {name: image[name] for name in ("width", "height", "flickr_url", "coco_url") if name in image}
+    meta = {name: image[name] for name in ("flickr_url", "coco_url") if name in image}
     license = licenses.get(image.get("license", -1), {})
     return meta | {f"license_{name}": license[name] for name in ("name", "url") if name in license}
-
-
-def prepare(images: str, size: int, source: Source) -> Prepared:
-    """Read the picture of `source` from the folder `images` and encode it with a shorter edge of `size` pixels."""
-    if not clean_captions(source.captions):
-        return Prepared(reason="no caption")
-    try:
-        original = Path(images, source.file_name).read_bytes()
-        return Prepared(prepare_jpeg(original, size), sha256(original).hexdigest())
-    except OSError as error:
-        return Prepared(reason="missing file" if isinstance(error, FileNotFoundError) else f"file: {error.strerror}")
-    except BadRecordError as error:
-        return Prepared(reason=error.reason)
-
-
-def run(config: CocoConfig) -> None:
-    """Write the corpus; what is left out is listed in `dropped.jsonl` with its reason, and counted in the manifest.
-
-    ConfigError where the annotations cannot be read, DataError where the folder of pictures has none of them.
-    """
-    sources = read_annotations(config.annotations)
-    if not any(Path(config.images, source.file_name).exists() for source in sources):
-        raise DataError(
-            f"images={config.images}: has none of the {len(sources):,} pictures of annotations={config.annotations}; "
-            "give the folder of the pictures themselves, of the same split"
-        )
-    make = partial(prepare, config.images, config.size)
-    rows = tqdm(ordered_map(make, sources, config.workers), config.name, len(sources), unit=" pictures", disable=None)
-    with ShardWriter(Path(config.out), config.name, config.size) as writer:
-        left_out = []
-        for source, row in zip(sources, rows, strict=True):
-            meta = {"image_id": source.image_id, **source.meta, "sha256": row.sha256}
-            if row.reason:
-                writer.drop(row.reason)
-                left_out.append(LeftOut(source.file_name, row.reason))
-            elif not writer.add(f"{source.image_id:012d}", row.jpeg, source.captions, meta):
-                left_out.append(LeftOut(source.file_name, "refused by the writer"))
-        list_left_out(writer.folder, left_out)
-    print(summary(writer.folder))

@@ -1,6 +1,5 @@
 """What is wrong with one shard: the part of `prep lint` that runs in worker processes."""
 
-import multiprocessing
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -9,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from bridgetower_train.data.cache import is_remote, sha256_file
 from bridgetower_train.data.image import decode_crop
@@ -147,8 +145,6 @@ def forget_corpora() -> None:
 
 @lru_cache(maxsize=8)
 def _corpus(config: CorporaConfig, place: Place) -> Corpus:
-    if multiprocessing.parent_process() is not None:
-        torch.set_num_threads(1)  # the workers are as many as the cores
     return open_corpus(*place, config.cache)
 
 

@@ -1,12 +1,17 @@
 """Work in several processes, its results in order."""
 
 import itertools
+import multiprocessing
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import get_context
 from typing import TypeVar
+
+import torch
+
+from bridgetower_train.data import worker
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -17,6 +22,20 @@ _CHUNKS_PER_WORKER = 4
 def cores() -> int:
     """Number of CPU cores, for the default of `workers`."""
     return os.cpu_count() or 1
+
+
+def process_pool(workers: int) -> ProcessPoolExecutor:
+    """Processes that prepare pictures: one thread each, deaf to signals meant for the job, gone when the job is killed."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", "data_prep.picture"])
+    return ProcessPoolExecutor(workers, context, start_worker)
+
+
+def start_worker() -> None:
+    """What a process of the pool does first."""
+    worker.start_worker(0)
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def ordered_map(function: Callable[[T], R], items: Iterable[T], workers: int, chunk: int = 32) -> Iterator[R]:
@@ -31,7 +50,7 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], workers: int, ch
         return
     iterator = iter(items)
     pending: deque[Future[list[R]]] = deque()
-    with ProcessPoolExecutor(workers, get_context("forkserver")) as pool:
+    with process_pool(workers) as pool:
         try:
             while True:
                 while len(pending) < workers * _CHUNKS_PER_WORKER and (part := list(itertools.islice(iterator, chunk))):
@@ -46,3 +65,11 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], workers: int, ch
 
 def _apply(function: Callable[[T], R], chunk: list[T]) -> list[R]:
     return [function(item) for item in chunk]
+
+
+def _end_with_parent() -> None:
+    """A pool's worker waits for its next task for ever, even when nobody is left to give it one."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

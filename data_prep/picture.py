@@ -1,9 +1,14 @@
 """Any picture to the JPEG that shards hold."""
 
 import io
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+import numpy.typing as npt
+import simplejpeg
+import torch
+from PIL import Image
+from torch.nn.functional import interpolate
 
 from bridgetower_train.data.shards import MAX_PIXELS, BadRecordError
 
@@ -13,7 +18,29 @@ TOO_MANY_PIXELS = f"more than {MAX_PIXELS / 1e6:g} megapixels"
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # Pillow's other plugins are not needed, and some start programs
 _MAX_JPEG_EDGE = 65_500  # libjpeg's limit, pixels
-_DRAFT_MARGIN = 3  # libjpeg may shrink while decoding to no less than this times the final size: too little to see
+_MARGIN = 3  # libjpeg may shrink while decoding to no less than this times the final size: too little to see
+_ORIENTATION = 0x0112  # EXIF
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+Pixels = npt.NDArray[np.uint8]
+"""(height, width, 3)"""
+
+
+class Prepared(NamedTuple):
+    """A picture ready for a shard."""
+
+    jpeg: bytes
+    width: int
+    """Of the original, as stored, pixels."""
+    height: int
 
 
 def prepare_jpeg(source: bytes | Image.Image, image_size: int) -> bytes:
@@ -22,6 +49,11 @@ def prepare_jpeg(source: bytes | Image.Image, image_size: int) -> bytes:
     EXIF orientation is applied, alpha laid on white, the first frame of an animation taken; no metadata stay.
     BadRecordError where the source is no picture, is cut short, has more than MAX_PIXELS or is too long for a JPEG.
     """
+    return prepare(source, image_size).jpeg
+
+
+def prepare(source: bytes | Image.Image, image_size: int) -> Prepared:
+    """`prepare_jpeg`, with the size of the original."""
     picture = open_picture(source) if isinstance(source, bytes) else source
     width, height = picture.size
     shorter = min(width, height)
@@ -29,18 +61,15 @@ def prepare_jpeg(source: bytes | Image.Image, image_size: int) -> bytes:
     if max(size) > _MAX_JPEG_EDGE:
         raise BadRecordError("longer than a JPEG can be")
     try:
-        if isinstance(source, bytes):
-            picture.draft(picture.mode, (_DRAFT_MARGIN * size[0], _DRAFT_MARGIN * size[1]))
-        picture = _to_rgb(picture)
-        if picture.size != size:
-            picture = picture.resize(size, Image.Resampling.BICUBIC)
-        picture = _upright(picture)
-    except Exception as error:  # Pillow raises whatever a broken file makes it stumble over
+        turn = _TURNS.get(_orientation(picture))
+        pixels = _resize(_decode(picture, source, _shrink(shorter, image_size)), size)
+    except Exception as error:  # decoders raise whatever a broken file makes them stumble over
         raise BadRecordError("picture cannot be decoded") from error
-    picture.info = {}  # else its comment would be written
+    result = Image.fromarray(pixels)
     out = io.BytesIO()
-    picture.save(out, "JPEG", quality=JPEG_QUALITY)
-    return out.getvalue()
+    # Pillow's encoder, for simplejpeg has only the fast DCT below quality 96: 0.3 dB worse and 1% larger, to save 4% of time
+    (result if turn is None else result.transpose(turn)).save(out, "JPEG", quality=JPEG_QUALITY)
+    return Prepared(out.getvalue(), width, height)
 
 
 def open_picture(data: bytes, formats: tuple[str, ...] = _FORMATS) -> Image.Image:
@@ -56,20 +85,49 @@ def open_picture(data: bytes, formats: tuple[str, ...] = _FORMATS) -> Image.Imag
     return picture
 
 
+def _shrink(shorter: int, image_size: int) -> int:
+    """By what power of two libjpeg may shrink while it decodes."""
+    return next((factor for factor in (8, 4, 2) if shorter >= factor * _MARGIN * image_size), 1)
+
+
+def _decode(picture: Image.Image, source: bytes | Image.Image, shrink: int) -> Pixels:
+    """Ordinary JPEGs by libjpeg-turbo straight into an array; all else, and what it objects to, by Pillow."""
+    width, height = (-(-edge // shrink) for edge in picture.size)
+    if isinstance(source, bytes) and picture.format == "JPEG" and picture.mode in ("RGB", "L"):
+        try:
+            pixels: Pixels = simplejpeg.decode_jpeg(
+                source, "RGB", min_height=height, min_width=width, min_factor=shrink
+            )
+            return pixels
+        except ValueError:  # a warning of libjpeg's, perhaps a harmless one
+            pass
+    picture.draft(None, (width, height))
+    return np.asarray(_to_rgb(picture))
+
+
+def _resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    """To (width, height): torch's uint8 bicubic is two to three times as fast as Pillow's, and within two levels of it."""
+    height, width = size[::-1]
+    if pixels.shape[:2] == (height, width):
+        return np.ascontiguousarray(pixels)
+    image = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1)[None]
+    image = interpolate(image, (height, width), mode="bicubic", antialias=True)
+    return np.ascontiguousarray(image[0].permute(1, 2, 0).numpy())
+
+
 def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.has_transparency_data:
         white = Image.new("RGBA", picture.size, "white")
         white.alpha_composite(picture.convert("RGBA"))
-        white.info = picture.info
         return white.convert("RGB")
     if picture.mode.startswith("I"):  # 16 bits: Pillow would cut off above 255
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     return picture.convert("RGB")
 
 
-def _upright(picture: Image.Image) -> Image.Image:
-    """Turned as EXIF says, where it can be read."""
+def _orientation(picture: Image.Image) -> int:
+    """How EXIF says that the picture lies, 1 to 8; 1 where it cannot be read."""
     try:
-        return ImageOps.exif_transpose(picture)
+        return int(picture.getexif().get(_ORIENTATION, 1))
     except Exception:  # as many kinds as there are ways to break EXIF; the picture itself is fine
-        return picture
+        return 1

@@ -4,30 +4,33 @@ Two corpora come of it. `shapes` is for training; `shapes_heldout` shows only co
 that `shapes` never shows. A record is a function of seed and number, so a longer corpus begins as a shorter one.
 """
 
-import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from tqdm import tqdm
 
 from bridgetower_train.config import at_least
-from bridgetower_train.data.manifest import Manifest
 from bridgetower_train.files import write_whole
+from data_prep.job import JobConfig, run_job
 from data_prep.parallel import cores, ordered_map
+from data_prep.picture import prepare_jpeg
+from data_prep.rows import OK, Outcome, Row
 from data_prep.shapes_draw import draw
-from data_prep.shapes_scene import COLOURS, Dice, make_scene
+from data_prep.shapes_scene import COLOURS, Dice, Scene, make_scene
 from data_prep.shapes_text import captions
-from data_prep.summary import summary
 from data_prep.tokenizer import train_tokenizer
-from data_prep.writer import ShardWriter, prepare_jpeg
 
 HELD_OUT = {"shapes": False, "shapes_heldout": True}
 """Corpus -> whether it shows the held-out combinations."""
 _VERSION = 1  # raise it when the same seed gives other pictures or captions
 _VOCABULARY = 512
 _TOKENIZER_RECORDS = 10_000
+_ABOUT = {
+    "title": "Shapes",
+    "homepage": "",
+    "licence": "none needed: drawn by a program",
+    "note": "coloured objects with captions, drawn from a seed, for demonstrations and tests",
+}
 
 
 @dataclass(frozen=True)
@@ -52,26 +55,56 @@ class ShapesConfig:
             at_least(name, getattr(self, name), least)
 
 
-class Row(NamedTuple):
-    """One record, as the writer takes it."""
+@dataclass(frozen=True)
+class Drawn:
+    """`shapes` or `shapes_heldout`: both the table of its records and what draws their pictures."""
 
-    key: str
-    jpeg: bytes
-    captions: list[str]
-    meta: dict[str, Any]
+    corpus: str
+    records: int
+    seed: int
+    size: int
+    workers: int
 
+    def __len__(self) -> int:
+        return self.records
 
-def make_row(corpus: str, seed: int, size: int, record: int) -> Row:
-    """Draw and describe record number `record` of `shapes` or `shapes_heldout`, `size` pixels wide."""
-    dice = Dice(seed, corpus, record)
-    scene = make_scene(dice, HELD_OUT[corpus])
-    texts = captions(scene, dice)
-    objects = [
-        {"colour": item.colour, "shape": item.shape, "texture": item.texture, "size": item.size, "box": item.box(size)}
-        for item in scene.items
-    ]
-    jpeg = prepare_jpeg(draw(scene, dice, size), size)
-    return Row(f"{corpus}-{record:09d}", jpeg, texts, {"image_id": record, "objects": objects})
+    def rows(self, start: int, stop: int) -> list[Row]:
+        """Describe records `start` to `stop`."""
+        return [self.row(number) for number in range(start, stop)]
+
+    def row(self, number: int) -> Row:
+        """Describe a record."""
+        dice, scene = self._scene(number)
+        texts = captions(scene, dice)
+        objects = [
+            {
+                "colour": item.colour,
+                "shape": item.shape,
+                "texture": item.texture,
+                "size": item.size,
+                "box": item.box(self.size),
+            }
+            for item in scene.items
+        ]
+        return Row(f"{self.corpus}-{number:09d}", "", texts, {"image_id": number, "objects": objects})
+
+    def picture(self, number: int) -> bytes:
+        """Draw a record: a JPEG."""
+        dice, scene = self._scene(number)
+        captions(scene, dice)  # the drawing goes on where the captions leave the dice
+        return prepare_jpeg(draw(scene, dice, self.size), self.size)
+
+    def identity(self) -> dict[str, str]:
+        """What the records depend on."""
+        return {"version": str(_VERSION), "seed": str(self.seed), "records": str(self.records)}
+
+    def outcomes(self, rows: Iterator[tuple[int, Row]]) -> Iterator[tuple[int, Outcome]]:
+        """Draw each numbered row."""
+        yield from ordered_map(partial(_drawn, self), rows, self.workers)
+
+    def _scene(self, number: int) -> tuple[Dice, Scene]:
+        dice = Dice(self.seed, self.corpus, number)
+        return dice, make_scene(dice, HELD_OUT[self.corpus])
 
 
 def run(config: ShapesConfig) -> None:
@@ -79,11 +112,13 @@ def run(config: ShapesConfig) -> None:
 
     DataError where a folder holds another corpus, or the same from another configuration.
     """
-    out = Path(config.out)
-    tokenizer = out / "shapes" / "tokenizer.json"
-    if _write_corpus(out, "shapes", config.records, config) or not tokenizer.exists():
+    for name, records in (("shapes", config.records), ("shapes_heldout", config.heldout)):
+        drawn = Drawn(name, records, config.seed, config.size, config.workers)
+        job = JobConfig(out=config.out, name=name, size=config.size, workers=config.workers)
+        run_job(job, drawn, drawn, _ABOUT, {"probe_words": list(COLOURS)})
+    tokenizer = Path(config.out, "shapes", "tokenizer.json")
+    if not tokenizer.exists():
         _write_tokenizer(tokenizer, config)
-    _write_corpus(out, "shapes_heldout", config.heldout, config)
 
 
 def _write_tokenizer(path: Path, config: ShapesConfig) -> None:
@@ -95,20 +130,5 @@ def _write_tokenizer(path: Path, config: ShapesConfig) -> None:
     write_whole(path, train_tokenizer(texts, _VOCABULARY).to_str(pretty=True))
 
 
-def _write_corpus(out: Path, corpus: str, records: int, config: ShapesConfig) -> bool:
-    """False where the folder holds this very corpus already."""
-    drawn = {"version": _VERSION, "seed": config.seed, "size": config.size, "records": records}
-    extra = {"drawn": drawn, "probe_words": list(COLOURS)}
-    path = out / corpus / "manifest.json"
-    if path.exists() and Manifest.from_json(path.read_bytes(), str(path)).extra == extra:
-        print(f"{corpus}: {out / corpus} holds these {records:,} pictures already")
-        return False
-    start = time.perf_counter()
-    make = partial(make_row, corpus, config.seed, config.size)
-    rows = tqdm(ordered_map(make, range(records), config.workers), corpus, records, unit=" pictures", disable=None)
-    with ShardWriter(out, corpus, config.size) as writer:
-        writer.extra = extra
-        for row in rows:
-            writer.add(row.key, row.jpeg, row.captions, row.meta)
-    print(f"{summary(out / corpus)} ({time.perf_counter() - start:.0f} s)")
-    return True
+def _drawn(shapes: Drawn, numbered: tuple[int, Row]) -> tuple[int, Outcome]:
+    return numbered[0], Outcome(OK, jpeg=shapes.picture(numbered[0]))

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from bridgetower_train.data.manifest import Manifest
 from bridgetower_train.files import write_whole
+from data_prep.rows import OK
 
 _SHOWN = 3
 
@@ -34,11 +35,20 @@ def list_left_out(folder: Path, left_out: Sequence[LeftOut]) -> None:
 def summary(folder: Path) -> str:
     """Counts of a corpus, from its manifest."""
     path = folder / "manifest.json"
-    manifest = Manifest.from_json(path.read_bytes(), str(path))
+    return summarize(Manifest.from_json(path.read_bytes(), str(path)), str(folder))
+
+
+def summarize(manifest: Manifest, folder: str) -> str:
+    """Counts of a corpus, and of its source's rows where a preparation has noted them."""
     edge = "" if manifest.image_size is None else f" with a shorter edge of {manifest.image_size} px"
     megabytes = sum(shard.bytes for shard in manifest.shards) / 1e6
     shards = "shard" if len(manifest.shards) == 1 else "shards"
-    return (
+    lines = [
         f"{manifest.corpus}: {manifest.images:,} pictures{edge} and {manifest.captions:,} captions in "
         f"{len(manifest.shards):,} {shards}, {megabytes:,.1f} MB: {folder}"
-    )
+    ]
+    if states := manifest.extra.get("states"):
+        rows = manifest.extra["rows"]
+        most_first = sorted(states.items(), key=lambda item: (item[0] != OK, -item[1]))
+        lines += [f"  {count:>12,}  {count / rows:6.1%}  {state}" for state, count in most_first]
+    return "\n".join(lines)

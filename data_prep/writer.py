@@ -9,7 +9,7 @@ import zlib
 from collections import Counter
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,8 @@ from data_prep.picture import prepare_jpeg
 
 __all__ = ["ShardWriter", "prepare_jpeg", "write_index"]
 
+NO_CAPTION = "no caption"
+DUPLICATE_KEY = "duplicate key"
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,90}")
 _UNFINISHED = "unfinished"  # marks a folder that a writer has begun, and whose shards it may therefore write anew
 
@@ -57,33 +59,20 @@ class ShardWriter:
         self._dropped: Counter[str] = Counter()
         self._shards: list[ShardInfo] = []
         self._rows: list[Rows] = []
-        self._shard: _Shard | None = None
+        self._shard: Shard | None = None
         self._claim_folder()
 
     def add(self, key: str, jpeg: bytes, captions: list[str], meta: dict[str, Any]) -> bool:
-        """Append a record; False where it was dropped, which is counted under its reason.
-
-        `meta` joins the captions in the record's json, with `image_id` (the key) and `source` (the corpus) unless it
-        has its own. DataError for a key that WebDataset would not read back.
-        """
-        if not _KEY.fullmatch(key):
-            raise DataError(f"{self.folder}: {key!r}: a key is 1 to 90 letters, digits, '_' and '-'")
-        if self.image_size is not None:
-            height, width = simplejpeg.decode_jpeg_header(jpeg)[:2]
-            assert min(height, width) == self.image_size, f"{key}: {width} x {height} pixels"
-        texts = clean_captions(captions)
-        record = {"captions": texts, "image_id": key, "source": self.corpus, **meta}
-        member = json.dumps(record, ensure_ascii=False).encode()
-        reason = self._objection(key, jpeg, texts, member)
+        """Append a record; False where it was dropped, which is counted under its reason. See `Shard.add`."""
+        if self._shard is None:
+            name = f"{len(self._shards):06d}.tar"
+            self._shard = Shard(partial(self.folder / name), name, self.corpus, self.image_size)
+        reason = self._shard.add(key, jpeg, captions, meta)
         if reason:
             self.drop(reason)
-            return False
-        if self._shard is None:
-            self._shard = _Shard(self.folder / f"{len(self._shards):06d}.tar", len(self._shards))
-        self._shard.add(key, jpeg, member, len(texts))
-        if len(self._shard.rows) == self.records_per_shard:
+        if len(self._shard) == self.records_per_shard:
             self._finish_shard()
-        return True
+        return not reason
 
     def drop(self, reason: str) -> None:
         """Count a row of the source that was left out."""
@@ -100,7 +89,7 @@ class ShardWriter:
                 self._shard.discard()
             return
         if self._shard is not None:
-            self._finish_shard()
+            self._finish_shard() if len(self._shard) else self._shard.discard()
         dropped = dict(self._dropped)
         if not self._shards:
             raise DataError(f"{self.folder}: nothing to write; dropped: {dropped or 'none'}")
@@ -122,56 +111,79 @@ class ShardWriter:
         for tar in self.folder.glob("[0-9]" * 6 + ".tar"):
             tar.unlink()
 
-    def _objection(self, key: str, jpeg: bytes, texts: list[str], member: bytes) -> str | None:
-        if not texts:
-            return "no caption"
-        if len(texts) > MAX_CAPTIONS or len(member) > MAX_CAPTION_BYTES:
-            return CAPTIONS_TOO_LARGE
-        if len(jpeg) > MAX_IMAGE_BYTES:
-            return IMAGE_TOO_LARGE
-        if self._shard is not None and key in self._shard.keys:
-            return "duplicate key"
-        return None
-
     def _finish_shard(self) -> None:
         assert self._shard is not None
         info, rows = self._shard.finish()
+        commit(self.folder / info.name)
+        rows["shard"] = len(self._shards)
         self._shards.append(info)
         self._rows.append(rows)
         self._shard = None
 
 
-class _Shard:
-    """A tar being written under a temporary name."""
+class Shard:
+    """A tar being written, at a temporary path."""
 
-    def __init__(self, path: Path, number: int) -> None:
-        self.rows: list[tuple[int, ...]] = []
-        self.keys: set[str] = set()
+    def __init__(self, path: Path, name: str, corpus: str, image_size: int | None) -> None:
+        """`name`: what it will be called. `image_size`: shorter edge of every picture, pixels; None where they differ."""
         self._path = path
-        self._number = number
-        self._file = open(_partial(path), "wb")  # noqa: SIM115
+        self._name = name
+        self._corpus = corpus
+        self._image_size = image_size
+        self._rows: list[tuple[int, ...]] = []
+        self._keys: set[str] = set()
+        self._file = open(path, "wb")  # noqa: SIM115
         self._digest = hashlib.sha256()
         self._size = 0
 
-    def add(self, key: str, jpeg: bytes, member: bytes, captions: int) -> None:
-        jpeg_at = self._append(f"{key}.jpg", jpeg)
-        json_at = self._append(f"{key}.json", member)
-        crc = zlib.crc32(member, zlib.crc32(jpeg))
-        self.rows.append((self._number, jpeg_at, len(jpeg), json_at, len(member), captions, crc))
-        self.keys.add(key)
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, key: str, jpeg: bytes, captions: list[str], meta: dict[str, Any]) -> str:
+        """Append a record; the reason where it is dropped instead, else "".
+
+        `meta` joins the captions in the record's json, with `image_id` (the key) and `source` (the corpus) unless it
+        has its own. DataError for a key that WebDataset would not read back.
+        """
+        if not _KEY.fullmatch(key):
+            raise DataError(f"{self._path.parent}: {key!r}: a key is 1 to 90 letters, digits, '_' and '-'")
+        if self._image_size is not None:
+            height, width = simplejpeg.decode_jpeg_header(jpeg)[:2]
+            assert min(height, width) == self._image_size, f"{key}: {width} x {height} pixels"
+        texts = clean_captions(captions)
+        record = {"captions": texts, "image_id": key, "source": self._corpus, **meta}
+        member = json.dumps(record, ensure_ascii=False).encode("utf-8", "replace")
+        reason = self._objection(key, jpeg, texts, member)
+        if not reason:
+            jpeg_at = self._append(f"{key}.jpg", jpeg)
+            json_at = self._append(f"{key}.json", member)
+            crc = zlib.crc32(member, zlib.crc32(jpeg))
+            self._rows.append((0, jpeg_at, len(jpeg), json_at, len(member), len(texts), crc))
+            self._keys.add(key)
+        return reason
 
     def finish(self) -> tuple[ShardInfo, Rows]:
+        """End the tar, which still has its temporary name, and describe it; the rows of its index carry shard 0."""
         self._write(bytes(2 * BLOCK))
         self._write(bytes(-self._size % tarfile.RECORDSIZE))
-        with self._file:
-            _commit(self._file, self._path)
-        rows = np.array(self.rows, dtype=INDEX_DTYPE)
+        self._file.close()
+        rows = np.array(self._rows, dtype=INDEX_DTYPE)
         captions = int(rows["captions"].sum(dtype=np.int64))
-        return ShardInfo(self._path.name, self._size, len(rows), captions, self._digest.hexdigest()), rows
+        return ShardInfo(self._name, self._size, len(rows), captions, self._digest.hexdigest()), rows
 
     def discard(self) -> None:
+        """Remove it."""
         self._file.close()
-        _partial(self._path).unlink()
+        self._path.unlink()
+
+    def _objection(self, key: str, jpeg: bytes, texts: list[str], member: bytes) -> str:
+        if not texts:
+            return NO_CAPTION
+        if len(texts) > MAX_CAPTIONS or len(member) > MAX_CAPTION_BYTES:
+            return CAPTIONS_TOO_LARGE
+        if len(jpeg) > MAX_IMAGE_BYTES:
+            return IMAGE_TOO_LARGE
+        return DUPLICATE_KEY if key in self._keys else ""
 
     def _append(self, name: str, data: bytes) -> int:
         """Append a file; where its contents start."""
@@ -202,9 +214,9 @@ def write_index(
     """Write `index.npy` (INDEX_DTYPE) and then `manifest.json` beside the shards, in place of those that are there."""
     (folder / "manifest.json").unlink(missing_ok=True)
     index = folder / "index.npy"
-    with open(_partial(index), "wb") as file:
+    with open(partial(index), "wb") as file:
         np.save(file, rows)
-        _commit(file, index)
+    commit(index)
     manifest = Manifest(
         corpus=corpus,
         image_size=image_size,
@@ -221,15 +233,16 @@ def write_index(
     return manifest
 
 
-def _partial(path: Path) -> Path:
+def partial(path: Path) -> Path:
+    """Where a file is written that is to be called `path` once it is whole."""
     return path.with_name(path.name + ".part")
 
 
-def _commit(file: BinaryIO, path: Path) -> None:
-    """Give the file that was written as `_partial(path)` its name, once it is on the disk."""
-    file.flush()
-    os.fsync(file.fileno())
-    os.replace(_partial(path), path)
+def commit(path: Path) -> None:
+    """Give the file that was written as `partial(path)` its name, once it is on the disk."""
+    with open(partial(path), "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(partial(path), path)
     folder = os.open(path.parent, os.O_RDONLY)
     os.fsync(folder)
     os.close(folder)

@@ -2,12 +2,18 @@
 
 import io
 import json
-from collections import Counter
+import re
+import subprocess
+import sys
+import time
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -51,7 +57,7 @@ def source(tmp_path: Path) -> tuple[CocoConfig, dict[str, Any]]:
     content["annotations"].append({"id": 99, "image_id": 64, "caption": "  "})
     annotations = tmp_path / "captions.json"
     annotations.write_text(json.dumps(content))
-    config = CocoConfig(str(images), str(annotations), str(tmp_path / "out"), size=48, workers=1)
+    config = CocoConfig(images=str(images), annotations=str(annotations), out=str(tmp_path / "out"), size=48, workers=1)
     return config, content
 
 
@@ -73,8 +79,8 @@ def test_sound_pictures_are_written_in_order(tmp_path: Path) -> None:
         "captions": [f"caption {n} of wide.jpg" for n in range(3)],
         "source": "coco",
         "image_id": 68,
-        "width": 1,
-        "height": 2,
+        "width": 90,
+        "height": 50,
         "flickr_url": "http://example.org/wide.jpg",
         "license_name": "Attribution License",
         "license_url": "http://example.org/by",
@@ -82,20 +88,32 @@ def test_sound_pictures_are_written_in_order(tmp_path: Path) -> None:
     }
 
 
-def test_what_is_left_out_is_named_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_row_has_one_state_in_the_log_and_in_the_manifest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config, _ = source(tmp_path)
     run(config)
-    dropped = corpus_of(config).manifest.dropped
-    assert sum(dropped.values()) == 4
-    assert dropped["missing file"] == dropped["no caption"] == 1
-    listed = [json.loads(line) for line in Path(config.out, "coco", "dropped.jsonl").read_text().splitlines()]
-    assert [line["file"] for line in listed] == ["cut.jpg", "page.jpg", "absent.jpg", "mute.jpg"]
-    assert Counter(line["reason"] for line in listed) == dropped
+    manifest = corpus_of(config).manifest
+    assert manifest.dropped == {"missing file": 1, "no caption": 1, "not a picture": 2}
+    assert manifest.extra["states"] == {**manifest.dropped, "ok": 3}
+    assert manifest.extra["rows"] == 7
+    log = pq.read_table(Path(config.out, "coco", "log", "000000.parquet")).to_pydict()
+    assert dict(zip(log["location"], log["state"], strict=True)) == {
+        "tall.jpg": "ok",
+        "cut.jpg": "not a picture",
+        "wide.jpg": "ok",
+        "page.jpg": "not a picture",
+        "absent.jpg": "missing file",
+        "tiny.png": "ok",
+        "mute.jpg": "no caption",
+    }
+    assert log["row"] == list(range(7))
+    assert log["width"] == [50, None, 90, None, None, 20, None]
     out = capsys.readouterr().out
-    assert "missing file: 1 (absent.jpg)" in out
-    assert "no caption: 1 (mute.jpg)" in out
     assert "3 pictures" in out
     assert "9 captions" in out
+    assert re.search(r"3 +42.9%  ok", out)
+    assert re.search(r"1 +14.3%  missing file", out)
 
 
 @pytest.mark.parametrize(
@@ -117,30 +135,35 @@ def test_wrong_annotations_are_one_error(tmp_path: Path, content: str, message: 
     path = tmp_path / "captions.json"
     path.write_text(content)
     with pytest.raises(DataError, match=message) as caught:
-        run(CocoConfig(str(tmp_path), str(path), str(tmp_path / "out"), workers=1))
+        run(CocoConfig(images=str(tmp_path), annotations=str(path), out=str(tmp_path / "out"), workers=1))
     assert str(path) in str(caught.value)
 
 
 def test_missing_annotations_and_pictures_are_one_error(tmp_path: Path) -> None:
     config, _ = source(tmp_path)
     with pytest.raises(ConfigError, match="annotations=nowhere"):
-        run(CocoConfig(config.images, "nowhere.json", config.out))
+        run(replace(config, annotations="nowhere.json"))
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(DataError, match="has none of the 7 pictures"):
-            run(CocoConfig(str(folder), config.annotations, config.out))
+            run(replace(config, images=str(folder)))
     assert not Path(config.out).exists()
 
 
 def test_config_names_the_wrong_key() -> None:
     with pytest.raises(ConfigError, match="size=0"):
-        CocoConfig("a", "b", "c", size=0)
+        CocoConfig(size=0)
+    with pytest.raises(ConfigError, match=r"splits=trian: .*; did you mean 'train'"):
+        CocoConfig(splits=["trian"])
 
 
 def test_photographs_are_the_same_with_any_number_of_workers(shared: Path, tmp_path: Path) -> None:
     photos = shared / "photos" / "coco"
     annotations = photos / "annotations" / "captions_train2017.json"
     for workers in (1, 2):
-        run(CocoConfig(str(photos / "train2017"), str(annotations), str(tmp_path / str(workers)), workers=workers))
+        config = CocoConfig(
+            images=str(photos / "train2017"), annotations=str(annotations), out=str(tmp_path / str(workers))
+        )
+        run(replace(config, workers=workers))
     first, second = (tmp_path / workers / "coco" / "000000.tar" for workers in "12")
     assert first.read_bytes() == second.read_bytes()
     corpus = open_corpus(str(tmp_path / "1"), "coco", None)
@@ -152,3 +175,77 @@ def test_photographs_are_the_same_with_any_number_of_workers(shared: Path, tmp_p
         assert (record.key, min(picture.size), picture.mode) == (f"{image['id']:012d}", 294, "RGB")
         texts = [a["caption"].strip() for a in listed["annotations"] if a["image_id"] == image["id"]]
         assert record.captions == list(dict.fromkeys(texts))
+
+
+def karpathy(tmp_path: Path) -> CocoConfig:
+    """Six pictures of both folders and all splits, one of them twice."""
+    images = []
+    places = [("train2014", "train"), ("val2014", "restval"), ("val2014", "val"), ("val2014", "test")]
+    for number, (folder, split) in enumerate([*places, places[1], places[0]]):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        name = f"COCO_{folder}_{number:012d}.jpg"
+        Image.new("RGB", (60, 50), (number, 0, 0)).save(tmp_path / folder / name)
+        sentences = [{"raw": f"caption {n} of {number}", "tokens": []} for n in range(5)]
+        cocoid = 0 if number == 5 else number
+        images.append(
+            {"filepath": folder, "filename": name, "cocoid": cocoid, "split": split, "sentences": sentences, "imgid": 1}
+        )
+    annotations = tmp_path / "dataset_coco.json"
+    annotations.write_text(json.dumps({"images": images, "dataset": "coco"}))
+    return CocoConfig(images=str(tmp_path), annotations=str(annotations), out=str(tmp_path / "out"), size=32, workers=1)
+
+
+def test_karpathy_s_train_and_restval_are_taken(tmp_path: Path) -> None:
+    config = karpathy(tmp_path)
+    run(config)
+    corpus = corpus_of(config)
+    records = [corpus.read(row) for row in range(corpus.manifest.images)]
+    assert [(record.meta["image_id"], record.meta["split"]) for record in records] == [
+        (0, "train"),
+        (1, "restval"),
+        (4, "restval"),
+    ]
+    assert records[2].captions == [f"caption {n} of 4" for n in range(5)]
+    assert corpus.manifest.dropped == {"duplicate key": 1}
+    with pytest.raises(DataError, match="splits was restval, train and is test"):
+        run(replace(config, splits=["test"]))
+    run(replace(config, splits=["test"], name="coco_test"))
+    assert open_corpus(config.out, "coco_test").read(0).meta["image_id"] == 3
+
+
+def test_a_broken_karpathy_file_is_one_error(tmp_path: Path) -> None:
+    config = karpathy(tmp_path)
+    content = json.loads(Path(config.annotations).read_text())
+    with pytest.raises(DataError, match="has no picture of splits="):
+        run(replace(config, splits=[]))
+    for key in ("split", "cocoid", "filepath", "sentences"):
+        broken = {"images": [{k: v for k, v in image.items() if k != key} for image in content["images"]]}
+        Path(config.annotations).write_text(json.dumps(broken))
+        with pytest.raises(DataError, match=rf"is not Karpathy's dataset_coco.json.*{key}"):
+            run(config)
+
+
+def test_a_killed_run_leaves_no_process_and_goes_on(tmp_path: Path) -> None:
+    config = karpathy(tmp_path)
+    content = json.loads(Path(config.annotations).read_text())
+    one = content["images"][0]
+    content["images"] = [{**one, "cocoid": number} for number in range(3000)]
+    Path(config.annotations).write_text(json.dumps(content))
+    keys = [f"{key}={value}" for key, value in vars(config).items() if key in ("images", "annotations", "out", "size")]
+    command = [sys.executable, "-m", "bridgetower_train", "prep", "coco", *keys, "workers=2", "records_per_shard=300"]
+    process = subprocess.Popen(command, cwd=Path(__file__).parents[2], start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "out").rglob("*.parquet")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.005)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert family
+    process.kill()
+    process.wait()
+    assert not psutil.wait_procs(family, timeout=10)[1], "a worker outlives the job"
+    assert not (tmp_path / "out" / "coco" / "manifest.json").exists()
+    run(replace(config, records_per_shard=300))
+    run(replace(config, records_per_shard=300, out=str(tmp_path / "straight")))
+    for name in ("manifest.json", "index.npy", "000004.tar", "log/000004.parquet"):
+        assert (tmp_path / "out/coco" / name).read_bytes() == (tmp_path / "straight/coco" / name).read_bytes()

@@ -35,6 +35,7 @@ RED = Image.new("RGB", (90, 60), (200, 30, 40))
         (encoded(RED.quantize(4), "PNG"), (200, 30, 40)),
         (encoded(RED.convert("L"), "JPEG"), (82, 82, 82)),
         (encoded(RED.convert("CMYK"), "JPEG", quality=95), (200, 30, 40)),
+        (encoded(RED, "JPEG", quality=95).replace(b"\xff\xda", b"\0\0\0\xff\xda", 1), (200, 30, 40)),
         (encoded(Image.fromarray(np.full((60, 90), 90 * 256, np.uint16)), "PNG"), (90, 90, 90)),
         (encoded(Image.new("RGBA", (90, 60), (200, 30, 40, 0)), "PNG"), (255, 255, 255)),
         (encoded(Image.new("RGBA", (90, 60), (0, 0, 0, 128)), "PNG"), (127, 127, 127)),
@@ -49,6 +50,7 @@ RED = Image.new("RGB", (90, 60), (200, 30, 40))
         "palette",
         "grey",
         "cmyk",
+        "stray-bytes",
         "16-bit",
         "clear",
         "half-clear",
@@ -98,7 +100,9 @@ def test_prepare_jpeg_is_plain_bicubic(shared):
         image = Image.open(path).convert("RGB")
         size = tuple(294 * edge // min(image.size) for edge in image.size)
         expected = encoded(image.resize(size, Image.Resampling.BICUBIC), "JPEG", quality=95)
-        assert (opened(prepare_jpeg(path.read_bytes(), 294)) == opened(expected)).all()
+        difference = np.abs(opened(prepare_jpeg(path.read_bytes(), 294)) - opened(expected))
+        assert difference.mean() < 0.5
+        assert difference.max() <= 8
 
 
 def test_a_large_picture_is_shrunk_while_decoding_without_harm():

@@ -1,0 +1,21 @@
+"""What captions may hold."""
+
+import unicodedata
+from collections.abc import Iterable
+from typing import Any
+
+from bridgetower_train.data.shards import clean_captions
+
+_CONTROLS = {code: " " for code in range(0x110000) if unicodedata.category(chr(code)) in ("Cc", "Zl", "Zp")}
+
+
+def tidy(captions: Iterable[Any]) -> list[str]:
+    """`clean_captions`, after every stretch of control characters (NUL, tabs, ends of lines, ...) has become a space."""
+    return clean_captions(_plain(caption) if isinstance(caption, str) else caption for caption in captions)
+
+
+def _plain(caption: str) -> str:
+    if caption.isprintable():
+        return caption
+    spaced = caption.translate(_CONTROLS)
+    return caption if spaced == caption else " ".join(spaced.split())
