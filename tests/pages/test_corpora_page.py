@@ -126,3 +126,10 @@ def test_values_beyond_the_plot_are_told():
     drawn = histogram(Distribution.of("t", [*range(1000), 90_000]))
     assert "90,000" in drawn
     assert float(re.search(r'data-range="\[[^,]*,([^\]]*)\]', drawn)[1]) < 1100
+
+
+def test_whole_numbers_have_a_bar_each():
+    (read,) = json.loads(
+        re.search(r'data-curves="([^"]*)"', histogram(Distribution.of("t", [1, 3, 3])))[1].replace("&quot;", '"')
+    )
+    assert (read["names"], read["values"]) == (["1", "2", "3"], [33.3, 0.0, 66.7])
