@@ -12,7 +12,9 @@ from bridgetower_train.compose import compose_node
 
 GUIDE = Path(__file__).parents[2] / "docs" / "data.md"
 BLOCKS = re.findall(r"```sh\n(.*?)```", GUIDE.read_text(), re.S)
-LINES = [line for block in BLOCKS for line in block.splitlines() if line.startswith("bridgetower") and "..." not in line]
+LINES = [
+    line for block in BLOCKS for line in block.splitlines() if line.startswith("bridgetower") and "..." not in line
+]
 WEB = ("prep cc3m", "prep cc12m", "prep sbu")
 
 
