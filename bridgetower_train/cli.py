@@ -47,6 +47,9 @@ COMMANDS = {
     "prep cc12m": Command("data_prep.conceptual", "Cc12mConfig", None, "fetch Conceptual 12M as shards"),
     "prep sbu": Command("data_prep.sbu", "SbuConfig", None, "fetch the SBU captioned photographs as shards"),
     "prep index": Command("data_prep.index", "IndexConfig", None, "index shards that other tools wrote"),
+    "prep lint": Command("data_prep.lint", "LintConfig", None, "read every record of corpora and report the bad ones"),
+    "prep stats": Command("data_prep.stats", "StatsConfig", None, "print and draw what corpora hold"),
+    "prep card": Command("data_prep.card", "CardConfig", None, "write a dataset card of corpora"),
 }
 
 USAGE = """usage: bridgetower <command> [key=value ...]

@@ -7,7 +7,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import simplejpeg
@@ -28,6 +28,7 @@ from bridgetower_train.data.shards import (
 )
 from bridgetower_train.data.tar import Gap, Member, member_key, walk_tar
 from bridgetower_train.errors import ConfigError, DataError
+from bridgetower_train.lock import hold
 from data_prep.picture import TOO_MANY_PIXELS, open_picture
 from data_prep.summary import LeftOut, list_left_out, summary
 from data_prep.writer import Rows, write_index
@@ -63,9 +64,15 @@ class _Scan:
 
 
 def run(config: IndexConfig) -> None:
-    """Index `config.root` and say what is in it. DataError where it holds no usable record."""
+    """Index `config.root` and say what is in it.
+
+    DataError where it holds no usable record, UserError where a preparation is still writing it.
+    """
     folder = Path(config.root)
-    build_index(folder)
+    if not folder.is_dir():
+        raise ConfigError(f"root={folder}: no such folder")
+    with hold(folder, "root"):
+        build_index(folder)
     print(summary(folder))
 
 
@@ -78,9 +85,14 @@ def build_index(folder: Path) -> Manifest:
     if not paths:
         raise ConfigError(f"root={folder}: {'holds no .tar' if folder.is_dir() else 'no such folder'}")
     kind = _caption_member(paths)
+    scans: list[_Scan] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = pool.map(lambda path: _scan(path, kind), paths)
-        scans = list(tqdm(found, "index", len(paths), unit="shard", disable=None))
+        with tqdm(desc="index", unit=" pictures", unit_scale=True, disable=None) as bar:
+            for number, scan in enumerate(found, 1):
+                scans.append(scan)
+                bar.total = (bar.n + len(scan.rows)) * len(paths) / number  # as if all shards held as many
+                bar.update(len(scan.rows))
     dropped = [line for scan in scans for line in scan.dropped]
     list_left_out(folder, dropped)
     usable = [scan for scan in scans if scan.info is not None]
@@ -89,17 +101,38 @@ def build_index(folder: Path) -> Manifest:
     for number, scan in enumerate(usable):
         scan.rows["shard"] = number
     edges = set().union(*(scan.edges for scan in usable))
-    unread = sum((scan.unread for scan in scans), Counter[str]())
+    shards = [scan.info for scan in usable if scan.info is not None]
+    counts = Counter(line.reason for line in dropped)
+    unread = dict(sorted(sum((scan.unread for scan in scans), Counter[str]()).items()))
+    before, extra = _notes_that_hold(folder, shards)
     return write_index(
         folder,
         np.concatenate([scan.rows for scan in usable]),
         corpus=folder.resolve().name,
         image_size=edges.pop() if len(edges) == 1 else None,
         caption_member=kind,
-        shards=[scan.info for scan in usable if scan.info is not None],
-        dropped=dict(Counter(line.reason for line in dropped)),
-        extra={"unread_members": dict(sorted(unread.items()))} if unread else {},
+        shards=shards,
+        dropped={**before, **counts},
+        extra={**extra, **({"unread_members": unread} if unread else {})},
     )
+
+
+def _notes_that_hold(folder: Path, shards: list[ShardInfo]) -> tuple[dict[str, int], dict[str, Any]]:
+    """(what was dropped, notes of the writer) from the manifest that is there, as far as they still hold.
+
+    With the same shards all do; with others only what the corpus is about, and not what became of its source's rows.
+    """
+    path = folder / "manifest.json"
+    try:
+        manifest = Manifest.from_json(path.read_bytes(), str(path))
+    except (OSError, DataError):
+        return {}, {}
+    if manifest.shards == shards:
+        return manifest.dropped, manifest.extra
+    kept = {"about": manifest.extra["about"]} if "about" in manifest.extra else {}
+    if lost := sorted(manifest.extra.keys() - kept.keys()):
+        print(f"shards differ from those of the manifest that was there; its {', '.join(lost)} no longer hold")
+    return {}, kept
 
 
 def _caption_member(paths: list[Path]) -> str:
@@ -183,7 +216,7 @@ def _row(file: BinaryIO, parts: dict[str, Member], kind: str) -> tuple[tuple[int
     if not 0 < len(captions) <= MAX_CAPTIONS:
         raise BadRecordError(CAPTIONS_TOO_LARGE if captions else "no caption")
     image = os.pread(file.fileno(), picture.size, picture.offset)
-    edge = min(_picture_size(image))
+    edge = min(picture_size(image))
     crc = zlib.crc32(os.pread(file.fileno(), member.size, member.offset), zlib.crc32(image))
     return (0, picture.offset, picture.size, member.offset, member.size, len(captions), crc), edge
 
@@ -194,7 +227,8 @@ def _captions(file: BinaryIO, member: Member, kind: str) -> list[str]:
     return parse_caption_member(kind, os.pread(file.fileno(), member.size, member.offset))[0]
 
 
-def _picture_size(image: bytes) -> tuple[int, int]:
+def picture_size(image: bytes) -> tuple[int, int]:
+    """(width, height) from the header; BadRecordError where it is no picture that training decodes."""
     try:
         height, width = simplejpeg.decode_jpeg_header(image)[:2]
     except ValueError:

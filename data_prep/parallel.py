@@ -17,7 +17,6 @@ from bridgetower_train.data import worker
 T = TypeVar("T")
 R = TypeVar("R")
 
-_CHUNK = 32
 _CHUNKS_PER_WORKER = 4
 
 
@@ -45,10 +44,11 @@ def start_worker() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def ordered_map(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
+def ordered_map(function: Callable[[T], R], items: Iterable[T], workers: int, chunk: int = 32) -> Iterator[R]:
     """`function` of each item, in the order of the items, computed in `workers` processes (1: in this one).
 
-    At most 128 items per worker are under way or waiting to be taken, so memory stays bounded however slowly they are.
+    `chunk` items travel together; at most four times as many per worker are under way or waiting to be taken, so memory
+    stays bounded however slowly they are.
     An exception in `function` is raised here; a worker that dies raises BrokenProcessPool.
     """
     if workers <= 1:
@@ -59,10 +59,8 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], workers: int) ->
     with process_pool(workers) as pool:
         try:
             while True:
-                while len(pending) < workers * _CHUNKS_PER_WORKER and (
-                    chunk := list(itertools.islice(iterator, _CHUNK))
-                ):
-                    pending.append(pool.submit(_apply, function, chunk))
+                while len(pending) < workers * _CHUNKS_PER_WORKER and (part := list(itertools.islice(iterator, chunk))):
+                    pending.append(pool.submit(_apply, function, part))
                 if not pending:
                     return
                 yield from pending.popleft().result()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -81,6 +82,11 @@ class Text:
         ids = np.full(mask.shape, PAD_ID, dtype=np.int64)
         ids[mask] = np.concatenate(rows)
         return torch.from_numpy(ids), torch.from_numpy(mask)
+
+    def lengths(self, texts: Sequence[str]) -> npt.NDArray[np.int64]:
+        """int64 (len(texts),): tokens of each text with `<s>` and `</s>`, before it is cut."""
+        encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return np.array([2 + len(encoding) for encoding in encodings], dtype=np.int64)
 
     def decode(self, ids: Sequence[int] | Tensor) -> str:
         """The text of `ids` without `<s>`, `</s>` and `<pad>`; `<mask>` stays."""

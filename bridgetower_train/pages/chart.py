@@ -74,7 +74,7 @@ def value_axis(low: float, high: float, log: bool = False) -> Axis:
         low = 0.0
     if high - low < 1e-9 * max(abs(high), abs(low)) or high == low:
         low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
-    unit = _round_unit((high - low) / 4)
+    unit = round_unit((high - low) / 4)
     first, last = math.floor(low / unit + 1e-9), math.ceil(high / unit - 1e-9)
     return Axis(first * unit, last * unit, [k * unit for k in range(first, last + 1)])
 
@@ -84,11 +84,11 @@ def step_axis(first: float, last: float) -> Axis:
     low = 0.0 if first <= 0.1 * last else first
     if last <= low:
         low, last = low - 1, last + 1
-    unit = max(1.0, _round_unit((last - low) / 4))
+    unit = max(1.0, round_unit((last - low) / 4))
     return Axis(low, last, [k * unit for k in range(math.ceil(low / unit), math.floor(last / unit) + 1)])
 
 
-def _round_unit(rough: float) -> float:
+def round_unit(rough: float) -> float:
     """The smallest of 1, 2, 2.5, 5 times a power of ten that is no less than `rough`."""
     power = 10.0 ** math.floor(math.log10(rough))
     return next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * (1 - 1e-9))
@@ -131,7 +131,24 @@ def chart(
     high = max(float(c.values.max()) for c in curves) if limits[1] is None else limits[1]
     steps, values = step_axis(*span), value_axis(low, high, log and high > 10 * low)
     drawn, read = zip(*(_draw(c, steps, values) for c in curves), strict=True)
-    grid = "".join(f"M0 {_down(values, t):.1f}H1000" for t in values.ticks)
+    return framed(title, "over the steps", _legend(curves, read), drawn, steps, values, read)
+
+
+def framed(
+    title: str,
+    what: str,
+    legend: Markup,
+    drawn: Sequence[Markup],
+    across: Axis,
+    up: Axis,
+    read: Sequence[dict[str, Any]],
+    percent: bool = False,
+) -> Markup:
+    """A figure of what is `drawn` in the square: its title, legend, grid and ticks, and `read`, what the pointer tells.
+
+    `what` completes the title for those who cannot see it; `percent` marks the ticks of the value axis so.
+    """
+    grid = "".join(f"M0 {_down(up, t):.1f}H1000" for t in up.ticks)
     lines = element(
         "svg",
         element("path", class_="grid", d=grid),
@@ -139,13 +156,14 @@ def chart(
         viewBox="0 0 1000 1000",
         preserveAspectRatio="none",
         role="img",
-        aria_label=f"{title}, over the steps",
+        aria_label=f"{title}, {what}",
     )
-    labels = [element("span", tick(t), class_="y", style=f"top:{_down(values, t) / 10:.2f}%") for t in values.ticks]
-    labels += [element("span", tick(t), class_="x", style=f"left:{100 * steps.place(t):.2f}%") for t in steps.ticks]
-    caption = element("figcaption", element("b", title), _legend(curves, read))
+    sign = " %" if percent else ""
+    labels = [element("span", tick(t) + sign, class_="y", style=f"top:{_down(up, t) / 10:.2f}%") for t in up.ticks]
+    labels += [element("span", tick(t), class_="x", style=f"left:{100 * across.place(t):.2f}%") for t in across.ticks]
+    caption = element("figcaption", element("b", title), legend)
     plot = element(
-        "div", lines, *labels, class_="plot", data_curves=json.dumps(read), data_range=f"[{steps.low},{steps.high}]"
+        "div", lines, *labels, class_="plot", data_curves=json.dumps(read), data_range=f"[{across.low},{across.high}]"
     )
     return element("figure", caption, plot, class_="chart")
 

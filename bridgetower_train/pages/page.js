@@ -31,7 +31,8 @@ for (const plot of document.querySelectorAll(".plot")) {
     const steps = curves.map((c) => c.steps[nearest(c.steps, x)]);
     const step = steps.reduce((a, b) => (Math.abs(b - x) < Math.abs(a - x) ? b : a));
     box.replaceChildren();
-    make("b", box, "step " + step.toLocaleString("en"));
+    const { names } = curves[0]; // of the bars of a histogram
+    make("b", box, names ? names[curves[0].steps.indexOf(step)] : "step " + step.toLocaleString("en"));
     curves.forEach((curve) => {
       const row = make("span", box);
       make("i", row).style.setProperty("--c", `var(--${curve.colour})`);

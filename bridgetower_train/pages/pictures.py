@@ -21,9 +21,14 @@ def thumbnail(source: str, folder: Path, edge: int = 240) -> str | None:
             image = Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])))
         else:
             image = Image.open(folder / source)
-        small = image.convert("RGB")
+        return shrunk(image, edge)
     except (OSError, ValueError, Image.DecompressionBombError):
         return None
+
+
+def shrunk(image: Image.Image, edge: int) -> str:
+    """A JPEG of at most `edge` pixels."""
+    small = image.convert("RGB")
     small.thumbnail((edge, edge), Image.Resampling.BICUBIC)
     return _uri(small, "JPEG")
 

@@ -3,6 +3,8 @@
 import io
 import json
 import pickle
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from PIL import Image
 
 from bridgetower_train.data.shards import INDEX_DTYPE, open_corpus
-from bridgetower_train.errors import ConfigError
+from bridgetower_train.errors import ConfigError, UserError
 from data_prep.index import IndexConfig, build_index, run
 
 
@@ -40,24 +42,84 @@ def test_our_own_shards_give_the_index_that_the_writer_gave(tmp_path, make_corpu
     assert not (folder / "dropped.jsonl").exists()
 
 
+def img2dataset_record(key: str, url: str) -> dict[str, bytes]:
+    """The three members of a record as img2dataset 1.47 writes them."""
+    status = {
+        "caption": f"a caption {key}", "url": url, "key": key, "status": "success", "error_message": None, "width": 80,
+        "height": 64, "original_width": 640, "original_height": 512, "exif": "{}", "sha256": key.zfill(64),
+    }  # fmt: skip
+    return {
+        f"{key}.jpg": encoded("JPEG"),
+        f"{key}.txt": f"a caption {key}".encode(),
+        f"{key}.json": json.dumps(status, indent=4).encode(),
+    }
+
+
 def test_img2dataset_shards(tmp_path, make_tar):
+    """Pictures in the order of completion, gaps where a download failed, tables and counts beside the tars."""
     folder = tmp_path / "cc3m"
     for shard in range(2):
         members = {}
-        for number in range(4):
-            key = f"{shard:05d}{number:04d}"
-            members[f"{key}.jpg"] = encoded("JPEG")
-            members[f"{key}.txt"] = f"a caption {key}".encode()
-            status = {"caption": f"a caption {key}", "url": "https://example.org", "status": "success", "key": key}
-            members[f"{key}.json"] = json.dumps(status, indent=4).encode()
+        for number in (2, 0, 3, 5):
+            members |= img2dataset_record(f"{shard:05d}{number:04d}", "https://example.org")
         make_tar(folder / f"{shard:05d}.tar", members)
         (folder / f"{shard:05d}.parquet").touch()
-        (folder / f"{shard:05d}_stats.json").write_text("{}")
+        (folder / f"{shard:05d}_stats.json").write_text('{"count": 6, "successes": 4}')
     manifest = build_index(folder)
     assert (manifest.corpus, manifest.caption_member, manifest.image_size) == ("cc3m", "json", 64)
     assert (manifest.images, manifest.captions, len(manifest.shards), manifest.dropped) == (8, 8, 2, {})
+    assert manifest.extra == {}
     assert read_all(folder)["000010003"] == ["a caption 000010003"]
-    assert open_corpus(str(tmp_path), "cc3m").read(7).meta["key"] == "000010003"
+    last = open_corpus(str(tmp_path), "cc3m").read(7).meta
+    assert (last["key"], last["original_width"], last["sha256"]) == ("000010005", 640, "000010005".zfill(64))
+
+
+NOTES = {"rows": 90, "states": {"ok": 60, "404": 30}, "source": {"list": "abc"}, "about": {"title": "Small"}}
+
+
+def with_notes(root: Path) -> Path:
+    """The corpus `small` with what a preparation notes in its manifest."""
+    path = root / "small" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"extra": NOTES, "dropped": {"404": 30}}))
+    return root / "small"
+
+
+def test_notes_stay_while_the_shards_do(tmp_path, make_corpus):
+    folder = with_notes(make_corpus(tmp_path))
+    (folder / "index.npy").write_bytes(b"broken")
+    manifest = build_index(folder)
+    assert (manifest.extra, manifest.dropped) == (NOTES, {"404": 30})
+    assert build_index(folder) == manifest
+
+
+def test_counts_that_no_longer_hold_are_dropped(tmp_path, make_corpus, capsys):
+    folder = with_notes(make_corpus(tmp_path))
+    (folder / "000001.tar").unlink()
+    manifest = build_index(folder)
+    assert (manifest.images, manifest.extra, manifest.dropped) == (40, {"about": {"title": "Small"}}, {})
+    assert "its rows, source, states no longer hold" in capsys.readouterr().out
+
+
+def test_a_folder_that_is_being_written_is_left_alone(tmp_path, make_corpus):
+    folder = make_corpus(tmp_path) / "small"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(UserError, match=r"root=.*in use by process"):
+            run(IndexConfig(str(folder)))
+        holder.communicate(b"go\n")
+    run(IndexConfig(str(folder)))
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from bridgetower_train.lock import hold
+with hold(Path(sys.argv[1]), "out"):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
 
 
 def test_open_clip_shards(tmp_path, make_tar):
