@@ -31,6 +31,7 @@ COMMANDS = {
     "doctor": Command(
         "bridgetower_train.commands.doctor", "DoctorConfig", "train", "check that this machine fits a run", ("json",)
     ),
+    "plan": Command("bridgetower_train.commands.plan", "PlanConfig", "train", "step time and memory on other hardware"),
     "bench step": Command(
         "bridgetower_train.commands.bench_step", "BenchStepConfig", "bench_step", "time the joint training step"
     ),

@@ -26,7 +26,9 @@ def presets() -> list[dict[str, str]]:
     """Build arguments of each build command in the head of the file, over the defaults."""
     defaults = dict(re.findall(r"^ARG (\w+)=(\S+)$", DOCKERFILE, re.MULTILINE))
     head = DOCKERFILE[: DOCKERFILE.index("ARG ")].replace("\\\n#", "")
-    return [defaults | dict(re.findall(r"--build-arg (\w+)=(\S+)", line)) for line in re.findall(r"docker build .*", head)]
+    return [
+        defaults | dict(re.findall(r"--build-arg (\w+)=(\S+)", line)) for line in re.findall(r"docker build .*", head)
+    ]
 
 
 def test_the_presets_are_of_versions_that_fit():
