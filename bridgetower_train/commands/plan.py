@@ -14,6 +14,10 @@ ASSUMED_TFLOPS = (10.0, 20.0, 40.0)
 """What a card without a published peak is assumed to achieve, to show how the time depends on it: no measurement."""
 
 
+RECOMPUTED = 4 / 3
+"""What activation checkpointing makes of a step's FLOPs: the forward pass is done twice."""
+
+
 @dataclass(frozen=True)
 class PlanConfig(TrainConfig):
     """The run, the hardware, and how well it is used."""
@@ -37,15 +41,17 @@ class PlanConfig(TrainConfig):
             at_least("tflops", achieved, 0.001)
         if not 0 < self.utilisation <= 1:
             raise ConfigError(f"utilisation={self.utilisation}: must be above 0 and at most 1")
-        if self.model.vocab_size is None:
-            raise ConfigError("model.vocab_size=null: give the number of tokens, or take model=base or model=large")
 
 
 def run(config: PlanConfig) -> None:
     """Print the table and what it rests on."""
+    if config.model.vocab_size is None:
+        raise ConfigError("model.vocab_size=null: give the number of tokens, or take model=base or model=large")
     cluster = parse(config.hardware)
     memory = measure(config, cluster.card.fused_attention)
     flops = step_flops_per_sample(config.model, config.objective)
+    if config.engine.activation_checkpointing:
+        flops *= RECOMPUTED
     steps = [step(cluster, pairs, flops, memory, config.objective) for pairs in config.pairs]
     print(
         "\n".join([*assumptions(config, cluster, memory, flops), "", *table(cluster, steps, achieved(config, cluster))])
@@ -73,8 +79,10 @@ def assumptions(config: PlanConfig, cluster: Cluster, memory: Memory, flops: flo
     )
     yield f"{memory.parameters / 1e6:.0f} M parameters; {flops / 1e12:.2f} TFLOP per pair, forward and backward (counted)"
     yield (
-        f"memory: 16 bytes per parameter (fp32 weight, gradient, two moments), {memory.shared / 1e9:.2f} GB of bf16 weights and "
-        f"{memory.per_pair / 1e9:.3f} GB per pair kept for the backward pass (traced); workspace and fragmentation left out"
+        "memory: 16 bytes per parameter (fp32 weight, gradient, two moments), "
+        f"{memory.shared / 1e9:.2f} GB for all pairs together (weights in bf16), "
+        f"{memory.per_pair / 1e9:.3f} GB per pair kept for the backward pass (traced); "
+        f"at most {memory.most_pairs(card.memory)} pairs, workspace and fragmentation left out"
     )
     yield "memory time, all-reduce time: lower bounds from bytes over published speeds; gradients in fp32, no latency"
     yield "step: from all-reduce hidden behind the backward pass to all-reduce after it; loading and the host cost nothing"

@@ -1,7 +1,7 @@
 """The environment variables that Gaudi's software reads, and huge pages."""
 
-import os
 import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -41,13 +41,13 @@ def check_environment(config: TrainConfig, env: Mapping[str, str]) -> Iterator[F
         yield warning(
             "PT_ENABLE_INT64_SUPPORT", "has no effect in lazy mode", "unset it: ids and seeds stay below 2^31"
         )
+    for name in ("PT_HPU_AUTOCAST_LOWER_PRECISION_OPS_LIST", "PT_HPU_AUTOCAST_FP32_OPS_LIST"):
+        if name in env and Path(env[name]).parent != Path(__file__).parent:
+            yield fail(name, f"{env[name]} is not this package's list", f"unset {name}: training sets its own")
     if cache := env.get("PT_HPU_RECIPE_CACHE_CONFIG"):
         yield check_recipe_cache(cache)
     if logs := env.get("HABANA_LOGS"):
-        writable = (
-            os.access(logs, os.W_OK) if os.path.isdir(logs) else os.access(os.path.dirname(logs.rstrip("/")), os.W_OK)
-        )
-        if writable:
+        if writable(Path(logs)):
             yield ok("HABANA_LOGS", logs)
         else:
             yield fail("HABANA_LOGS", f"{logs} cannot be written", "export HABANA_LOGS=$HOME/.habana_logs")
@@ -60,6 +60,16 @@ def check_environment(config: TrainConfig, env: Mapping[str, str]) -> Iterator[F
             "collectives go over the host's network",
             "unset it but on AWS DL1: cards have NICs of their own",
         )
+
+
+def writable(folder: Path) -> bool:
+    """Whether a file can be made in `folder`, or in the nearest folder above it that exists."""
+    place = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            return True
+    except OSError:
+        return False
 
 
 def check_execution(execution: str, env: Mapping[str, str]) -> Finding:

@@ -34,6 +34,10 @@ class Memory:
         """Bytes in use at the end of the forward pass, gradients included."""
         return STATE_BYTES * self.parameters + self.shared + pairs * self.per_pair
 
+    def most_pairs(self, card: float) -> int:
+        """Pairs that fit into `card` bytes; 0 where not even the weights do."""
+        return max(0, int((card - self.total(0)) / self.per_pair))
+
 
 def measure(config: TrainConfig, fused_attention: bool) -> Memory:
     """Trace the configured step for two and for four pairs, and draw the line through both."""

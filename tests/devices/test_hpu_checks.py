@@ -2,6 +2,7 @@
 
 import pytest
 
+from bridgetower_train.config import TrainConfig
 from bridgetower_train.devices import hpu_checks, hpu_environment, network_checks
 from bridgetower_train.devices.gaudi_versions import stack_of
 from bridgetower_train.devices.hl_smi import Card
@@ -93,6 +94,22 @@ def test_execution_against_the_environment(execution, mode, level):
     finding = hpu_environment.check_execution(execution, env)
     assert finding.level == level
     assert (finding.level == FAIL) == ("unset PT_HPU_LAZY_MODE" in finding.todo)
+
+
+@pytest.mark.parametrize(
+    ("env", "subject", "level"),
+    [
+        ({"PT_ENABLE_INT64_SUPPORT": "1", "PT_HPU_LAZY_MODE": "1"}, "PT_ENABLE_INT64_SUPPORT", WARNING),
+        ({"PT_HPU_AUTOCAST_FP32_OPS_LIST": "/etc/ops.txt"}, "PT_HPU_AUTOCAST_FP32_OPS_LIST", FAIL),
+        ({"HABANA_LOGS": "/proc/logs"}, "HABANA_LOGS", FAIL),
+        ({"HABANA_LOGS": "/tmp/habana_logs/"}, "HABANA_LOGS", OK),
+        ({"GC_KERNEL_PATH": "/nowhere/libtpc_kernels.so"}, "GC_KERNEL_PATH", FAIL),
+        ({"HCCL_OVER_OFI": "1"}, "HCCL_OVER_OFI", WARNING),
+    ],
+)
+def test_variables(env, subject, level):
+    found = {f.subject: f.level for f in hpu_environment.check_environment(TrainConfig(), env)}
+    assert found == {"execution": OK, subject: level}
 
 
 def test_recipe_cache(tmp_path):

@@ -77,5 +77,7 @@ def test_plan_prints_a_labelled_table(capsys):
     assert {len(row) for row in rows} == {len(head)} == {13}
     assert main(["plan", *arguments, "hardware=gaudi2x16", "tflops=[100]"]) == 0
     assert "step at 100 TFLOP/s" in capsys.readouterr().out
+    assert main(["plan", *arguments, "hardware=gaudi2x16", "engine.activation_checkpointing=true"]) == 0
+    assert "0.01 TFLOP per pair" in capsys.readouterr().out
     assert main(["plan", "model=tiny"]) == 2
     assert "model.vocab_size" in capsys.readouterr().err

@@ -50,6 +50,8 @@ def test_memory_is_a_line_in_the_pairs():
     _, traced = saved_bytes(CONFIG, 16, fused_attention=True)
     assert memory.shared + 16 * memory.per_pair == pytest.approx(traced, rel=0.03)
     assert Memory(10, 5.0, 2.0).total(3) == 16 * 10 + 5 + 6
+    assert Memory(10, 5.0, 2.0).most_pairs(172) == 3
+    assert Memory(10, 5.0, 2.0).most_pairs(100) == 0
 
 
 def test_fused_attention_and_checkpointing_keep_less():
