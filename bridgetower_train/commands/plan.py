@@ -77,7 +77,7 @@ def assumptions(config: PlanConfig, cluster: Cluster, memory: Memory, flops: flo
         f"{config.hardware}: {cluster.hosts} hosts; a card has {memory_speed}, {peak}, "
         f"{card.scale_up / 1e9:.1f} GB/s to its host's cards, {card.scale_out / 1e9:.1f} GB/s to other hosts"
     )
-    yield f"{memory.parameters / 1e6:.0f} M parameters; {flops / 1e12:.2f} TFLOP per pair, forward and backward (counted)"
+    yield f"{memory.parameters / 1e6:.0f} M parameters; {flops / 1e12:.3g} TFLOP per pair, forward and backward (counted)"
     yield (
         "memory: 16 bytes per parameter (fp32 weight, gradient, two moments), "
         f"{memory.shared / 1e9:.2f} GB for all pairs together (weights in bf16), "
