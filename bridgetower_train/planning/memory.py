@@ -109,7 +109,7 @@ class _Fused(torch.autograd.Function):
 
 def fused(q_BHQE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor, mask: Tensor | None, dropout_p: float) -> Tensor:
     """An AttentionFunction of the right shapes and memory."""
-    out: Tensor = _Fused.apply(q_BHQE, k_BHTE, v_BHTE)
+    out: Tensor = _Fused.apply(q_BHQE, k_BHTE, v_BHTE)  # type: ignore[no-untyped-call]
     return out
 
 
