@@ -11,9 +11,6 @@ from torch._subclasses import FakeTensorMode
 from bridgetower_train.config import TrainConfig
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.engines.activation import checkpoint_blocks
-from bridgetower_train.model.fusion import CrossLayer
-from bridgetower_train.model.text import TextLayer
-from bridgetower_train.model.vision import Block
 from bridgetower_train.objectives.joint import JointTask
 
 STATE_BYTES = 16
@@ -57,9 +54,6 @@ def saved_bytes(config: TrainConfig, pairs: int, fused_attention: bool) -> tuple
         kept = _Kept(task)
         if config.engine.activation_checkpointing:
             checkpoint_blocks(task.model)
-            for module in task.modules():
-                if isinstance(module, (Block, TextLayer, CrossLayer)):
-                    module.register_forward_pre_hook(kept.inputs)
         batch = blank_batch(config, pairs)
         with (
             torch.autograd.graph.saved_tensors_hooks(kept.tensor, _same),
@@ -81,11 +75,6 @@ class _Kept:
         if key not in self._weights:
             self._tensors.setdefault(key, tensor)
         return tensor
-
-    def inputs(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        for value in inputs:
-            if isinstance(value, Tensor):
-                self.tensor(value)
 
     def bytes(self) -> int:
         return sum(t.untyped_storage().nbytes() for t in self._tensors.values())

@@ -7,8 +7,8 @@ from bridgetower_train.devices.hl_smi import Card, parse_cards, parse_driver
 HEAD = """\
 +-----------------------------------------------------------------------------+
 | HL-SMI Version:                              hl-{version}-fw-58.1.1.1          |
-| Driver Version:                                     {driver}          |
-{nic}|-------------------------------+----------------------+----------------------+
+{nic}| Driver Version:                                     {driver}          |
+|-------------------------------+----------------------+----------------------+
 | AIP  Name        Persistence-M| Bus-Id        Disp.A | Volatile Uncorr. ECC |
 | Fan  Temp  Perf  Pwr:Usage/Cap|         Memory-Usage | AIP-Util  Compute M. |
 |===============================+======================+======================|
