@@ -27,9 +27,7 @@ def hold(folder: Path, key: str) -> Iterator[None]:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(
-                f"{key}={folder}: {_holder(folder)}; wait for it, end it, or choose another {key}"
-            ) from None
+            raise UserError(f"{key}={folder}: {_holder(folder)}; wait for it, end it, or choose another {key}") from None
         file.truncate(0)
         file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}))
         file.flush()
