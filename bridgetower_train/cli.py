@@ -26,6 +26,12 @@ COMMANDS = {
         "bridgetower_train.commands.train", "TrainConfig", "train", "train a model; the same command resumes"
     ),
     "eval": Command("bridgetower_train.commands.eval", "EvalConfig", None, "evaluate a run on its held-out corpus"),
+    "export": Command(
+        "bridgetower_train.commands.export",
+        "ExportConfig",
+        None,
+        "write a run as a folder for transformers and the hub",
+    ),
     "report": Command("bridgetower_train.commands.report", "ReportConfig", None, "write a run's report.html"),
     "view": Command("bridgetower_train.commands.view", "ViewConfig", "train", "write a page of a training batch"),
     "doctor": Command(

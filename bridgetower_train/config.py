@@ -199,6 +199,33 @@ class ObjectiveConfig:
 
 
 @dataclass(frozen=True)
+class InitConfig:
+    """What a new run starts from; what is not named is random. A run that resumes has its own checkpoint, and ignores this.
+
+    Each is a local file or folder, or a name on the Hugging Face hub, which is asked for nothing else.
+    """
+
+    vision: str | None = None
+    """CLIP for the image tower (ViT-B/16, ViT-L/14): Hugging Face's form, or OpenAI's own file. Positions are interpolated."""
+    text: str | None = None
+    """RoBERTa (base, large) for the text tower, with its tokenizer as `tokenizer`."""
+    checkpoint: str | None = None
+    """A whole BridgeTower: a published folder, Microsoft's .ckpt, a run folder, or one of its checkpoints."""
+
+    def __post_init__(self) -> None:
+        if self.checkpoint and (self.vision or self.text):
+            raise ConfigError(
+                f"init.checkpoint={self.checkpoint}: holds both towers; leave out init.vision and init.text"
+            )
+
+    @property
+    def named(self) -> dict[str, str]:
+        """Key -> value of what is named."""
+        values = {"init.vision": self.vision, "init.text": self.text, "init.checkpoint": self.checkpoint}
+        return {key: value for key, value in values.items() if value}
+
+
+@dataclass(frozen=True)
 class OptimConfig:
     """AdamW, its groups and its schedule."""
 
@@ -342,6 +369,7 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    init: InitConfig = field(default_factory=InitConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     device: DeviceConfig = field(default_factory=DeviceConfig)

@@ -1,14 +1,24 @@
 """The process group, and the small agreements that ranks make beside the gradients."""
 
 import os
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from bridgetower_train.config import DistributedConfig
+from bridgetower_train.errors import UserError
+from bridgetower_train.lock import hold
+
+_LOOK_EVERY = 0.5  # seconds
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,11 @@ class Ranks:
         tensor = torch.tensor([value], dtype=torch.int64)
         dist.all_reduce(tensor, group=self.control)
         return int(tensor)
+
+    def broadcast(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Overwrite each of these host tensors, in order, by rank 0's."""
+        for tensor in tensors if self.control is not None else ():
+            dist.broadcast(tensor.detach(), src=0, group=self.control)
 
     def barrier(self) -> None:
         """Wait for all ranks, on the host."""
@@ -84,6 +99,40 @@ def init_ranks(backend: str, config: DistributedConfig) -> Ranks:
     timeout = timedelta(seconds=config.timeout)
     dist.init_process_group(backend, timeout=timeout)
     return Ranks(dist.get_rank(), world_size, dist.new_group(backend="gloo", timeout=timeout))
+
+
+@contextmanager
+def only_writer(run_dir: Path, ranks: Ranks) -> Iterator[None]:
+    """Rank 0 holds the run folder while the block runs. Where another run has it, or it cannot be made, all ranks exit with 1.
+
+    Rank 0 says why before any of them leaves: a launcher ends the others as soon as one has.
+    """
+    with ExitStack() as stack:
+        refused = False
+        if ranks.is_main:
+            try:
+                stack.enter_context(hold(run_dir, "run_dir"))
+            except (UserError, OSError) as error:
+                print(f"error: {error}", file=sys.stderr, flush=True)
+                refused = True
+        if ranks.gather_objects(refused)[0]:
+            raise SystemExit(1)
+        yield
+
+
+def end_with_launcher() -> None:
+    """Let this process end as soon as the `torchrun` that started it is gone, which kills no rank when it is killed.
+
+    Its ranks would go on beside those of the run that is started again, and keep its folder.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_LOOK_EVERY)
+    os._exit(1)
 
 
 def shut_down(ranks: Ranks) -> None:

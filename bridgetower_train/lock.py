@@ -1,8 +1,10 @@
 """One writer at a time for a folder: a run's, or a corpus that is being written."""
 
 import contextlib
+import errno
 import fcntl
 import json
+import logging
 import os
 import socket
 import time
@@ -11,8 +13,12 @@ from pathlib import Path
 
 from bridgetower_train.errors import UserError
 
+log = logging.getLogger(__name__)
+
 LOCK = "lock"
 """Name of the file that is locked; it stays behind, and says who held it last."""
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # Lustre and NFS as they are sometimes mounted
 
 
 @contextlib.contextmanager
@@ -27,7 +33,13 @@ def hold(folder: Path, key: str) -> Iterator[None]:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"{key}={folder}: {_holder(folder)}; wait for it, end it, or choose another {key}") from None
+            raise UserError(
+                f"{key}={folder}: {_holder(folder)}; wait for it, end it, or choose another {key}"
+            ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            log.warning(f"{key}={folder}: its file system has no locks; see to it that nothing else writes there")
         file.truncate(0)
         file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}))
         file.flush()

@@ -1,5 +1,7 @@
 """A folder has one writer at a time, and a dead one lets go."""
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -54,3 +56,13 @@ def test_the_folder_is_free_after_the_block(tmp_path):
     script = "import sys; from pathlib import Path; from bridgetower_train.lock import hold"
     script += "\nwith hold(Path(sys.argv[1]), 'out'): pass"
     subprocess.run([sys.executable, "-c", script, str(tmp_path / "run")], check=True)
+
+
+def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch, caplog):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", no_locks)
+    with hold(tmp_path, "run_dir"):
+        pass
+    assert "has no locks" in caplog.text

@@ -14,6 +14,7 @@ from bridgetower_train.data.batch import IGNORE, Batch
 from bridgetower_train.errors import UserError
 from bridgetower_train.model.bridgetower import BridgeTower
 from bridgetower_train.model.vision import normalize
+from bridgetower_train.weights.hf_files import model_description
 
 
 class HuggingFaceHeads(nn.Module):
@@ -61,30 +62,8 @@ class HuggingFaceHeads(nn.Module):
 
 def hugging_face_config(model: ModelConfig, itc_dim: int) -> Any:
     """A transformers.BridgeTowerConfig of the same architecture."""
-    shared = {"hidden_size": model.width, "layer_norm_eps": model.layer_norm_eps}
-    text = {
-        "vocab_size": model.vocab_size,
-        "num_hidden_layers": model.text_layers,
-        "num_attention_heads": model.heads,
-        "intermediate_size": 4 * model.width,
-        "hidden_dropout_prob": model.dropout,
-        "attention_probs_dropout_prob": model.dropout,
-        "max_position_embeddings": model.text_positions,
-    }
-    vision = {
-        "num_hidden_layers": model.vision_layers,
-        "patch_size": model.patch_size,
-        "image_size": model.image_size,
-    }
-    return _transformers("configuration_bridgetower").BridgeTowerConfig(
-        **shared,
-        num_attention_heads=model.heads,
-        num_hidden_layers=model.fusion_layers,
-        contrastive_hidden_size=itc_dim,
-        logit_scale_init_value=0.0,
-        text_config={**shared, **text},
-        vision_config={**shared, **vision},
-    )
+    described = model_description(model, ObjectiveConfig(itc_dim=itc_dim))
+    return _transformers("configuration_bridgetower").BridgeTowerConfig(**described)
 
 
 def _transformers(module: str) -> Any:

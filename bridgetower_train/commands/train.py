@@ -2,6 +2,7 @@
 
 import dataclasses
 import secrets
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from bridgetower_train.config import Duration, ModelConfig, TrainConfig
 from bridgetower_train.data.dataset import make_loader, open_data
 from bridgetower_train.data.text import Text
 from bridgetower_train.devices import Device, make_device
-from bridgetower_train.distributed import Ranks, init_ranks, local_rank, shut_down
+from bridgetower_train.distributed import Ranks, end_with_launcher, init_ranks, local_rank, only_writer, shut_down
 from bridgetower_train.engines import ENGINES, Engine
 from bridgetower_train.engines.activation import checkpoint_blocks
 from bridgetower_train.errors import ConfigError, nearest
@@ -19,11 +20,12 @@ from bridgetower_train.evaluation.validation import Validation
 from bridgetower_train.files import write_whole
 from bridgetower_train.model.flops import step_flops_per_sample
 from bridgetower_train.objectives.joint import JointTask
-from bridgetower_train.training.checkpoint import Checkpoints, identity
+from bridgetower_train.training.checkpoint import Checkpoints, identity, step_folders
 from bridgetower_train.training.guards import NonFiniteGuard
 from bridgetower_train.training.loop import Run, fit
 from bridgetower_train.training.metrics import BadSamples, Console, JsonLines, Sink, TensorBoard, Wandb, clock
 from bridgetower_train.training.optim import Schedule
+from bridgetower_train.weights.initial import start_weights
 
 ORDER_KEYS = (
     "seed",
@@ -40,23 +42,28 @@ ORDER_KEYS = (
 
 def run(config: TrainConfig) -> int:
     """Train as `config` says; resumes where the run folder holds a checkpoint. Returns the exit code."""
+    end_with_launcher()
     device, why = make_device(config.device, local_rank())
     ranks = init_ranks(device.backend, config.distributed)
     try:
-        job = build(config, device, ranks)
-        if ranks.is_main:
-            introduce(job, why)
-        try:
-            return fit(job)
-        finally:
-            for sink in job.sinks:
-                sink.close()
+        with ExitStack() as held:
+            job = build(config, device, ranks, held)
+            if ranks.is_main:
+                introduce(job, why)
+            try:
+                return fit(job)
+            finally:
+                for sink in job.sinks:
+                    sink.close()
     finally:
         shut_down(ranks)
 
 
-def build(config: TrainConfig, device: Device, ranks: Ranks) -> Run:
-    """Everything that `fit` needs, loaded from the newest checkpoint where there is one."""
+def build(config: TrainConfig, device: Device, ranks: Ranks, held: ExitStack) -> Run:
+    """Everything that `fit` needs, loaded from the newest checkpoint where there is one.
+
+    The run folder is made, and kept from other runs until `held` ends, once nothing in the configuration is wrong.
+    """
     micro_batch, accumulation = config.rank_batch(ranks.world_size)
     text = Text.load(config.tokenizer)
     config = dataclasses.replace(config, model=sized_vocabulary(config.model, text.vocab_size))
@@ -64,11 +71,10 @@ def build(config: TrainConfig, device: Device, ranks: Ranks) -> Run:
     if ranks.is_main:
         for corpus in dataset.corpora:
             corpus.check_shards()
-    engine = build_engine(config, device, ranks)
-
     run_dir = Path(config.run_dir)
-    if ranks.is_main:
-        run_dir.mkdir(parents=True, exist_ok=True)
+    resumes: bool = ranks.gather_objects(bool(step_folders(run_dir)))[0]
+    engine = build_engine(config, device, ranks, None if resumes else text)
+    held.enter_context(only_writer(run_dir, ranks))
     fixed = identity(config, ORDER_KEYS) | {"tokenizer": text.digest, "order": dataset.order.digest}
     checkpoints = Checkpoints(run_dir, config.checkpoint, ranks, print if ranks.is_main else _silent)
     state = checkpoints.load(engine, fixed) or {"step": 0, "skipped": 0, "bad_samples": 0}
@@ -104,14 +110,21 @@ def build(config: TrainConfig, device: Device, ranks: Ranks) -> Run:
     )
 
 
-def build_engine(config: TrainConfig, device: Device, ranks: Ranks) -> Engine:
-    """Model, losses and optimizer in the configured engine; the weights depend on the seed alone."""
+def build_engine(config: TrainConfig, device: Device, ranks: Ranks, text: Text | None) -> Engine:
+    """Model, losses and optimizer in the configured engine.
+
+    The weights depend on the seed and, where `text`, the run's tokenizer, is given, on what `config.init` names.
+    """
     if config.engine.name not in ENGINES:
         raise ConfigError(
             f"engine.name={config.engine.name}: must be one of {', '.join(ENGINES)}{nearest(config.engine.name, ENGINES)}"
         )
     torch.manual_seed(config.seed)
-    task = JointTask(config.model, config.objective, attention=device.attention).to(device.torch_device)
+    task = JointTask(config.model, config.objective, attention=device.attention)
+    if text is not None:
+        for line in start_weights(task.model, config.init, text, ranks):
+            print(f"{'init':10}{line}")
+    task.to(device.torch_device)
     if config.engine.activation_checkpointing:
         checkpoint_blocks(task.model)
     return ENGINES[config.engine.name](task, device, ranks, config.optim)
@@ -156,7 +169,8 @@ def introduce(run: Run, why: str) -> None:
     for name, text in lines.items():
         print(f"{name:10}{text}")
     if run.start_step:
-        print(f"{'resume':10}from step {run.start_step:,}" + (": nothing left to do" if left <= 0 else ""))
+        ignored = f" (and not from {', '.join(config.init.named)})" if config.init.named else ""
+        print(f"{'resume':10}from step {run.start_step:,}{ignored}" + (": nothing left to do" if left <= 0 else ""))
 
 
 def _sinks(config: TrainConfig, run_dir: Path, start: int, console: Console) -> list[Sink]:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from bridgetower_train.config import TrainConfig
 from bridgetower_train.data.batch import BadRecord, Batch
 from bridgetower_train.data.cache import ShardCache, is_remote
-from bridgetower_train.data.image import Pixels, decode_crop, resize_shorter
+from bridgetower_train.data.image import Pixels, decode_crop, resize_shorter, scratch_for
 from bridgetower_train.data.masking import mask_places, mask_tokens
 from bridgetower_train.data.negatives import itm_negatives
 from bridgetower_train.data.order import Order, Recent, Sample, Window
@@ -118,10 +118,11 @@ class PairDataset(Dataset[Batch]):
                 read.append(None)
         pairs: list[_Pair] = []
         bad: list[BadRecord] = []
+        scratch = scratch_for(self._size)
         for sample, pair, out in zip(samples, read, pixels_BSSC, strict=True):
             try:
                 if pair is not None:
-                    decode_crop(pair.record.image, self._size, out)
+                    decode_crop(pair.record.image, self._size, out, scratch)
             except BadRecordError:
                 pair = None
             pairs.append(pair or self._first_usable(sample, out, bad))

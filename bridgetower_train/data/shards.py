@@ -9,13 +9,13 @@ import hashlib
 import json
 import os
 import struct
-import zlib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from isal.isal_zlib import crc32  # zlib's, eight times faster
 
 from bridgetower_train.data.cache import ShardCache, is_remote, read_url, sha256_file
 from bridgetower_train.data.manifest import Manifest, ShardInfo, mend
@@ -200,7 +200,7 @@ class Corpus:
         image = data[image_at - start : image_at - start + image_size]
         if len(image) + len(member) != image_size + caption_size:
             raise BadRecordError("shard ends before the record")
-        if zlib.crc32(member, zlib.crc32(image)) != crc:
+        if crc32(member, crc32(image)) != crc:
             raise BadRecordError("changed since it was indexed")
         return Record(self.manifest.caption_member, data[image_at - start - BLOCK : image_at - start], image, member)
 

@@ -26,7 +26,7 @@ class NativeEngine(Engine):
         self.parameters: list[nn.Parameter] = [p for group in self.optimizer.param_groups for p in group["params"]]
         module: nn.Module = task
         if ranks.world_size > 1:
-            module = DistributedDataParallel(task, broadcast_buffers=False, gradient_as_bucket_view=True)
+            module = DistributedDataParallel(task, gradient_as_bucket_view=True)
         self.module = device.capture(module)
 
     def forward_backward(self, batch: Batch, totals: Tensor, last: bool) -> Metrics:

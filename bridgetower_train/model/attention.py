@@ -1,10 +1,11 @@
 """Attention and the layers that the towers and the fusion encoder share.
 
-Shapes: B rows, Q queries, T keys, D width, H heads, E width of a head.
+Shapes: B rows, Q queries, T keys, D width, H heads, E width of a head; P = H Q, the queries of all heads.
 """
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -29,6 +30,34 @@ def split_heads(x_BTD: Tensor) -> Tensor:
 def merge_heads(x_BHTE: Tensor) -> Tensor:
     """(B, H, T, E) -> (B, T, D)."""
     return x_BHTE.transpose(1, 2).flatten(2)
+
+
+def folds(queries: int, keys: int, width: int) -> bool:
+    """Whether so few queries attend to so many keys that `folded_attention` takes less than half the FLOPs."""
+    heads = width // HEAD_WIDTH
+    return 2 * queries * (width + heads * keys) < keys * (width + queries)
+
+
+def folded_attention(
+    q_BHQE: Tensor, x_BTD: Tensor, key: nn.Linear, value: nn.Linear, mask: Tensor | None, dropout_p: float
+) -> Tensor:
+    """What attention from `q_BHQE` to key(x_BTD) and value(x_BTD) gives, without making either: (B, H, Q, E).
+
+    Sums and projections change places, since q . Wx = (W'q) . x and sum p Wx = W sum p x: the T tokens are read once per
+    query and head, and only what is read of them is projected.
+    """
+    key_HED, value_HED = (linear.weight.unflatten(0, (-1, HEAD_WIDTH)) for linear in (key, value))
+    key_bias_H1E, value_bias_H1E = (linear.bias.view(-1, 1, HEAD_WIDTH) for linear in (key, value))
+    q_BHQE = q_BHQE * HEAD_WIDTH**-0.5
+    heads_BPD = torch.einsum("bhqe,hed->bhqd", q_BHQE, key_HED).flatten(1, 2)
+    logits_BHQT = (heads_BPD @ x_BTD.transpose(1, 2)).unflatten(1, q_BHQE.shape[1:3])
+    # The key's bias changes no softmax, yet the parameter has a gradient, of zero.
+    logits_BHQT = logits_BHQT + (q_BHQE * key_bias_H1E).sum(-1, keepdim=True)
+    if mask is not None:
+        logits_BHQT = logits_BHQT.masked_fill(~mask, -torch.inf)
+    p_BHQT = F.dropout(logits_BHQT.softmax(dim=-1), dropout_p)
+    mixed_BHQD = (p_BHQT.flatten(1, 2) @ x_BTD).unflatten(1, q_BHQE.shape[1:3])
+    return torch.einsum("bhqd,hed->bhqe", mixed_BHQD, value_HED) + p_BHQT.sum(-1, keepdim=True) * value_bias_H1E
 
 
 def take(x: Tensor, rows: Tensor | None) -> Tensor:
@@ -129,9 +158,13 @@ class Attention(nn.Module):
         With `query_rows` or `key_rows`, row i of the result is that of queries_BQD[query_rows[i]] and
         keys_BTD[key_rows[i]]: rows that occur several times are projected once.
         """
+        dropout_p = self.dropout_p if self.training else 0.0
         q = split_heads(take(self.self.query(queries_BQD), query_rows))
-        k = split_heads(take(self.self.key(keys_BTD), key_rows))
-        v = split_heads(take(self.self.value(keys_BTD), key_rows))
-        x = self.attention(q, k, v, mask, self.dropout_p if self.training else 0.0)
+        if key_rows is None and folds(queries_BQD.shape[1], *keys_BTD.shape[1:]):
+            x = folded_attention(q, keys_BTD, self.self.key, self.self.value, mask, dropout_p)
+        else:
+            k = split_heads(take(self.self.key(keys_BTD), key_rows))
+            v = split_heads(take(self.self.value(keys_BTD), key_rows))
+            x = self.attention(q, k, v, mask, dropout_p)
         out: Tensor = self.output(merge_heads(x), take(queries_BQD, query_rows))
         return out

@@ -7,7 +7,8 @@ Names: N image tokens, L text tokens, D width.
 
 import math
 
-from bridgetower_train.config import ModelConfig, ObjectiveConfig
+from bridgetower_train.config import HEAD_WIDTH, ModelConfig, ObjectiveConfig
+from bridgetower_train.model.attention import folds
 from bridgetower_train.objectives.pairs import Needs
 
 TRAINING = 3
@@ -46,7 +47,7 @@ def separate_flops_per_sample(model: ModelConfig, objective: ObjectiveConfig) ->
     """
     N, L, D = model.image_tokens, model.max_text_len, model.width
     trunk = _image_tower(model) + _text_tower(model) + 2 * 2 * D**2
-    trunk += model.fusion_layers * (_cross_layer(N, N, L, D) + _cross_layer(L, L, N, D))
+    trunk += model.fusion_layers * (_cross_layer(N, N, L, D, False) + _cross_layer(L, L, N, D, False))
     heads = {
         "mlm": (objective.mlm, L * (2 * D**2 + 2 * D * _vocabulary(model))),
         "itm": (objective.itm, 2 * 2 * D * 2),
@@ -85,12 +86,16 @@ def _layer(tokens: int, D: int) -> float:
     return _attention(tokens, tokens, D) + _feed_forward(tokens, D)
 
 
-def _cross_layer(queries: int, own: int, other: int, D: int) -> float:
+def _cross_layer(queries: int, own: int, other: int, D: int, folding: bool = True) -> float:
     """A stream's layer for `queries` of its `own` tokens, beside a stream of `other` tokens."""
-    return _attention(queries, own, D) + _attention(queries, other, D) + _feed_forward(queries, D)
+    attention = _attention(queries, own, D, folding) + _attention(queries, other, D, folding)
+    return attention + _feed_forward(queries, D)
 
 
-def _attention(queries: int, keys: int, D: int) -> float:
+def _attention(queries: int, keys: int, D: int, folding: bool = True) -> float:
+    """`folding`: as model.attention does it where few tokens ask many."""
+    if folding and folds(queries, keys, D):
+        return 8 * queries * D**2 + 4 * (D // HEAD_WIDTH) * queries * keys * D
     return 4 * queries * D**2 + 4 * keys * D**2 + 4 * queries * keys * D
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from bridgetower_train.config import CheckpointConfig
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.engines import Engine
 from bridgetower_train.errors import CheckpointError
-from bridgetower_train.files import write_whole
+from bridgetower_train.files import sync, write_whole
 
 Say = Callable[[str], None]
 
@@ -110,7 +109,7 @@ class Checkpoints:
                 if final.exists():  # damaged: it was skipped when the run resumed
                     shutil.rmtree(final)
                 temporary.rename(final)
-                _sync(self.folder)
+                sync(self.folder)
                 write_whole(self.folder / "latest", final.name)
                 self._remove_old()
         except (OSError, SafetensorError) as error:
@@ -138,23 +137,15 @@ def _seal(folder: Path) -> None:
     """Sync every file to disk, and write the manifest of them last."""
     files = {}
     for path in _files(folder):
-        _sync(path)
+        sync(path)
         files[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
     write_whole(folder / "manifest.json", json.dumps({"files": files}, indent=1))
     for path in (folder, *(p for p in folder.iterdir() if p.is_dir())):
-        _sync(path)
+        sync(path)
 
 
 def _files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.is_file())
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _sha256(path: Path) -> str:

@@ -27,6 +27,11 @@ def test_published_sizes(config: ModelConfig, published: float, text_pooler: int
     assert round(parameters / 1e6, 2) == published
 
 
+def test_no_buffers():
+    """DistributedDataParallel would send them to all ranks in every step."""
+    assert not list(BridgeTower(SMALL, ALL_HEADS).buffers())
+
+
 def test_the_seed_decides_the_start():
     starts = []
     for seed in (0, 0, 1):

@@ -1,0 +1,62 @@
+"""`bridgetower export`: a run as a folder that transformers and the Hugging Face hub know."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bridgetower_train.config import at_least
+from bridgetower_train.errors import ConfigError
+from bridgetower_train.weights import hub
+from bridgetower_train.weights.card import model_card
+from bridgetower_train.weights.export import write_export
+from bridgetower_train.weights.hf_files import loadable_classes
+from bridgetower_train.weights.trained import read_trained
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """`bridgetower export`."""
+
+    run_dir: str = "???"
+    """Folder of the run; it may be going on."""
+    out: str = "???"
+    """Folder to write, whole or not at all."""
+    step: int | None = None
+    """Checkpoint to export; null: the newest whole one."""
+    tokenizer: str | None = None
+    """Where the run's tokenizer is now; null: where the run had it."""
+    licence: str | None = None
+    """Licence of the weights for the model card, by the hub's name (`mit`, `apache-2.0`, ...); null: unknown."""
+    carbon_kg: float | None = None
+    """Emissions of the training for the model card, kg CO2-eq; null: unknown."""
+    cost: str | None = None
+    """Cost of the training for the model card, such as `1200 USD`; null: unknown."""
+    push: bool = False
+    """Upload the folder to the hub afterwards; needs `repo`, and a token in HF_TOKEN or from `hf auth login`."""
+    repo: str | None = None
+    """Name on the hub, owner/name."""
+    private: bool = True
+    """Where `repo` is made anew, show it to its owner alone."""
+
+    def __post_init__(self) -> None:
+        if self.step is not None:
+            at_least("step", self.step, 0)
+        if self.carbon_kg is not None:
+            at_least("carbon_kg", self.carbon_kg, 0)
+
+
+def run(config: ExportConfig) -> int:
+    """Write the folder, and upload it where that is asked for."""
+    run_dir, out = Path(config.run_dir), Path(config.out).absolute()
+    if config.push:
+        hub.check_push(config.repo)
+    if out.exists() and not (out / "model.safetensors").is_file():
+        raise ConfigError(f"out={config.out}: is there already, and no export; choose another folder")
+    trained = read_trained(run_dir, config.step, config.tokenizer, print)
+    card = model_card(trained, config.repo or run_dir.resolve().name, config.licence, config.carbon_kg, config.cost)
+    written = write_export(trained, card, out)
+    print(f"{config.out}: step {trained.step:,}{'' if written else ', already there, the same in every byte'}")
+    print(f"loads as {', '.join(loadable_classes(trained.config.objective))} and BridgeTowerProcessor")
+    if config.push:
+        assert config.repo is not None
+        print(f"uploaded to {hub.push(out, config.repo, config.private)}")
+    return 0

@@ -1,0 +1,104 @@
+"""Do these tensors fit that model? What does not is named."""
+
+import itertools
+import math
+import re
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bridgetower_train.errors import ConfigError
+from bridgetower_train.weights.names import IMAGE_TOWER, POSITIONS, TEXT_TOWER, WORDS, Tensors
+
+_TABLES = {
+    "model.width": (f"{IMAGE_TOWER}ln_post.weight", 0),
+    "model.patch_size": (f"{IMAGE_TOWER}embeddings.patch_embedding.weight", -1),
+    "model.vocab_size": (WORDS, 0),
+    "model.text_positions": (f"{TEXT_TOWER}embeddings.position_embeddings.weight", 0),
+    "objective.itc_dim": ("itc_text_head.fc.weight", 0),
+}
+_LAYERS = {
+    "model.vision_layers": f"{IMAGE_TOWER}transformer.resblocks.",
+    "model.text_layers": f"{TEXT_TOWER}encoder.layer.",
+    "model.fusion_layers": "bridgetower.cross_modal_text_layers.",
+}
+
+
+def fit(given: Tensors, wanted: Tensors, named: str) -> tuple[Tensors, str]:
+    """(`given` in the shapes of `wanted`, a note on what was interpolated).
+
+    The image tower's positions are interpolated bicubically to the wanted grid. ConfigError beginning with `named`, the key
+    and its value, that lists every name that is missing, not known, or of another shape.
+    """
+    fitted, note = dict(given), ""
+    if POSITIONS in given and POSITIONS in wanted:
+        before, after = (math.isqrt(len(t) - 1) for t in (given[POSITIONS], wanted[POSITIONS]))
+        if before != after and len(given[POSITIONS]) == before**2 + 1:
+            fitted[POSITIONS] = interpolate_positions(given[POSITIONS], after)
+            note = f"; positions interpolated (bicubic) from {before} x {before} to {after} x {after}"
+    wrong = [
+        f"{key} is {there} there and {here} here"
+        for key, there in sizes(given).items()
+        if (here := sizes(wanted).get(key, there)) != there
+    ]
+    shapes = {
+        f"{name} {tuple(fitted[name].shape)} instead of {tuple(wanted[name].shape)}"
+        for name in fitted.keys() & wanted.keys()
+        if fitted[name].shape != wanted[name].shape
+    }
+    for kind, names in (
+        ("missing", wanted.keys() - fitted.keys()),
+        ("not known", fitted.keys() - wanted.keys()),
+        ("of another shape", shapes),
+    ):
+        if names:
+            wrong.append(f"{kind}: {listed(names)}")
+    if wrong:
+        raise ConfigError(f"{named}: does not fit the model; {'; '.join(wrong)}")
+    return fitted, note
+
+
+def interpolate_positions(table: Tensor, grid: int) -> Tensor:
+    """A table (1 + n * n, D) of the class token's and n x n patches' positions as one of grid x grid, bicubically."""
+    cls, patches = table[:1].float(), table[1:].float()
+    edge = math.isqrt(len(patches))
+    image = patches.reshape(1, edge, edge, -1).permute(0, 3, 1, 2)
+    resized = F.interpolate(image, size=(grid, grid), mode="bicubic", align_corners=False)
+    return torch.cat([cls, resized[0].permute(1, 2, 0).reshape(grid * grid, -1)])
+
+
+def sizes(tensors: Tensors) -> dict[str, int]:
+    """Key of the configuration -> its value, as far as the shapes and names of `tensors` tell."""
+    found = {key: tensors[name].shape[axis] for key, (name, axis) in _TABLES.items() if name in tensors}
+    if "model.width" not in found and WORDS in tensors:
+        found["model.width"] = tensors[WORDS].shape[1]
+    for key, prefix in _LAYERS.items():
+        layers = {name.removeprefix(prefix).split(".")[0] for name in tensors if name.startswith(prefix)}
+        if layers:
+            found[key] = len(layers)
+    return found
+
+
+def listed(names: Iterable[str]) -> str:
+    """All of `names`; those that differ in one layer's number as one: `layer.{0-11}.output.dense.weight`."""
+    patterns: dict[str, list[int]] = {}
+    for name in names:
+        number = re.search(r"(?<=\.)\d+(?=\.)", name)
+        pattern = f"{name[: number.start()]}*{name[number.end() :]}" if number else name
+        patterns.setdefault(pattern, []).extend([int(number[0])] if number else [])
+    return ", ".join(
+        pattern.replace("*", f"{{{_ranges(numbers)}}}" if len(numbers) > 1 else str(numbers[0]), 1)
+        if numbers
+        else pattern
+        for pattern, numbers in sorted(patterns.items())
+    )
+
+
+def _ranges(numbers: list[int]) -> str:
+    runs = []
+    for _, group in itertools.groupby(enumerate(sorted(numbers)), lambda pair: pair[1] - pair[0]):
+        run = [number for _, number in group]
+        runs.append(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}")
+    return ",".join(runs)

@@ -1,0 +1,165 @@
+"""The files by which transformers' BridgeTower classes know a model, a tokenizer and how to prepare pictures."""
+
+import json
+from typing import Any
+
+from bridgetower_train.config import ROBERTA_POSITION_OFFSET, ModelConfig, ObjectiveConfig
+from bridgetower_train.data.text import END, MASK, PAD, START, Text
+from bridgetower_train.errors import ConfigError
+from bridgetower_train.model.bridgetower import INITIAL_LOGIT_SCALE
+from bridgetower_train.model.vision import CLIP_MEAN, CLIP_STD
+
+GAUDI = {"use_fused_adam": True, "use_fused_clip_norm": True, "use_torch_autocast": True}
+"""`gaudi_config.json`, which optimum-habana reads."""
+
+BICUBIC = 3
+"""Pillow's number of the filter."""
+
+
+def loadable_classes(objective: ObjectiveConfig) -> list[str]:
+    """transformers' classes that find all their weights in a model of this objective, the fullest first."""
+    # Form `ms` has two contrastive heads of its own on other states than transformers': that class would answer nonsense.
+    contrast = objective.itc > 0 and objective.itc_form != "ms"
+    return (
+        ["BridgeTowerForContrastiveLearning"] * contrast
+        + ["BridgeTowerForImageAndTextRetrieval"] * (objective.itm > 0)
+        + ["BridgeTowerForMaskedLM"] * (objective.mlm > 0)
+        + ["BridgeTowerModel"]
+    )
+
+
+def model_description(model: ModelConfig, objective: ObjectiveConfig) -> dict[str, Any]:
+    """`config.json`. Without contrast it lacks `contrastive_hidden_size`, so that the class that needs it refuses to load."""
+    shared = {"hidden_size": model.width, "initializer_factor": 1, "layer_norm_eps": model.layer_norm_eps}
+    activation = {"hidden_act": "gelu", "num_attention_heads": model.heads}
+    classes = loadable_classes(objective)
+    contrast = {"contrastive_hidden_size": objective.itc_dim, "logit_scale_init_value": INITIAL_LOGIT_SCALE}
+    return {
+        "architectures": classes[:1],
+        "model_type": "bridgetower",
+        "torch_dtype": "float32",
+        **shared,
+        **activation,
+        "num_hidden_layers": model.fusion_layers,
+        "share_cross_modal_transformer_layers": True,
+        "share_link_tower_layers": False,
+        "link_tower_type": "add",
+        "init_layernorm_from_vision_encoder": False,
+        "tie_word_embeddings": False,
+        **(contrast if "BridgeTowerForContrastiveLearning" in classes else {}),
+        "text_config": {
+            "model_type": "bridgetower_text_model",
+            **shared,
+            **activation,
+            "vocab_size": model.vocab_size,
+            "num_hidden_layers": model.text_layers,
+            "intermediate_size": 4 * model.width,
+            "hidden_dropout_prob": model.dropout,
+            "attention_probs_dropout_prob": model.dropout,
+            "max_position_embeddings": model.text_positions,
+            "type_vocab_size": 1,
+            "pad_token_id": 1,
+            "bos_token_id": 0,
+            "eos_token_id": 2,
+            "tie_word_embeddings": False,
+        },
+        "vision_config": {
+            "model_type": "bridgetower_vision_model",
+            **shared,
+            "num_hidden_layers": model.vision_layers,
+            "num_channels": 3,
+            "patch_size": model.patch_size,
+            "image_size": model.image_size,
+            "stop_gradient": False,
+            "share_layernorm": True,
+            "remove_last_layer": False,
+        },
+    }
+
+
+def image_processor(model: ModelConfig) -> dict[str, Any]:
+    """`preprocessor_config.json` that gives pictures of the model's size as in training.
+
+    The class rounds the resized edges down to multiples of `size_divisor`, 32 unless told: 294 became 288, and the crop to
+    294 padded it with black. Where `crop_size` is left out it takes 288.
+    """
+    edge = {"shortest_edge": model.image_size}
+    return {
+        "image_processor_type": "BridgeTowerImageProcessor",
+        "processor_class": "BridgeTowerProcessor",
+        "do_resize": True,
+        "size": edge,
+        "size_divisor": 1,
+        "resample": BICUBIC,
+        "do_center_crop": True,
+        "crop_size": edge,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(CLIP_MEAN),
+        "image_std": list(CLIP_STD),
+        "do_pad": True,
+    }
+
+
+def tokenizer_files(text: Text, positions: int, named: str) -> dict[str, str]:
+    """Name -> content of what RobertaTokenizer reads; `positions` are the rows of the model's position table.
+
+    ConfigError beginning with `named`, the key and its value, for a tokenizer of another kind.
+    """
+    described = json.loads(text.tokenizer.to_str())
+    model, split = described["model"], described["pre_tokenizer"] or {}
+    if model["type"] != "BPE" or split.get("type") != "ByteLevel" or described["normalizer"] is not None:
+        raise ConfigError(f"{named}: is no byte-level BPE, and transformers' RobertaTokenizer reads nothing else")
+    if (text.start, text.end) != (0, 2):
+        raise ConfigError(f"{named}: has {START} at {text.start} and {END} at {text.end}; RobertaTokenizer: 0 and 2")
+    unknown = "<unk>" if "<unk>" in text.tokenizer.get_vocab() else END
+    ends = {
+        "bos_token": START,
+        "eos_token": END,
+        "sep_token": END,
+        "cls_token": START,
+        "pad_token": PAD,
+        "unk_token": unknown,
+    }
+    mask = {
+        "content": MASK,
+        "lstrip": True,
+        "normalized": False,
+        "rstrip": False,
+        "single_word": False,
+        "special": True,
+    }
+    pairs = (pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"])
+    return {
+        "tokenizer.json": text.tokenizer.to_str(),
+        "vocab.json": json.dumps(model["vocab"], ensure_ascii=False) + "\n",
+        "merges.txt": "\n".join(["#version: 0.2", *pairs]) + "\n",
+        "special_tokens_map.json": _json({**ends, "mask_token": {k: v for k, v in mask.items() if k != "special"}}),
+        "tokenizer_config.json": _json(
+            {
+                "tokenizer_class": "RobertaTokenizer",
+                "processor_class": "BridgeTowerProcessor",
+                "model_max_length": positions - ROBERTA_POSITION_OFFSET,
+                "add_prefix_space": split["add_prefix_space"],
+                "trim_offsets": True,
+                "errors": "replace",
+                "clean_up_tokenization_spaces": False,
+                **ends,
+                "mask_token": {"__type": "AddedToken", **mask},
+            }
+        ),
+    }
+
+
+def description_files(model: ModelConfig, objective: ObjectiveConfig) -> dict[str, str]:
+    """Name -> content of what describes the model, its pictures, and its training on Gaudi."""
+    return {
+        "config.json": _json(model_description(model, objective)),
+        "preprocessor_config.json": _json(image_processor(model)),
+        "gaudi_config.json": _json(GAUDI),
+    }
+
+
+def _json(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,85 @@
+"""The Hugging Face hub: the only place from which weights come, or to which they go, over the network."""
+
+import importlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from bridgetower_train.errors import ConfigError, UserError
+from bridgetower_train.weights.read import WEIGHT_FILES, parts_of
+
+NAME = r"[\w.-]+(/[\w.-]+)?"
+"""What a name on the hub looks like: `owner/name`, or `name` alone for the oldest models."""
+
+DESCRIPTIONS = ("config.json", "tokenizer.json", "vocab.json")
+"""Files that say what the weights are, where a repository has them."""
+
+
+def fetch(name: str, named: str) -> Path:
+    """The folder, in the hub's own cache, with the weights of `name` and what describes them.
+
+    ConfigError beginning with `named`, the key and its value, where there is no such name, no weights, or no way there.
+    """
+    hub = _hub(named)
+    errors = importlib.import_module("huggingface_hub.errors")
+    missing = (errors.EntryNotFoundError, errors.LocalEntryNotFoundError)
+    found: Path | None = None
+    try:
+        for file in WEIGHT_FILES:
+            try:
+                found = Path(hub.hf_hub_download(name, file))
+                break
+            except missing as error:
+                reason = error
+        if found is None:
+            raise ConfigError(f"{named}: the hub gives none of {', '.join(WEIGHT_FILES)} ({_first_line(reason)})")
+        for file in parts_of(found, named) if found.suffix == ".json" else []:
+            hub.hf_hub_download(name, file)
+        for file in DESCRIPTIONS:
+            try:
+                hub.hf_hub_download(name, file)
+            except missing:
+                continue
+    except (errors.HfHubHTTPError, errors.HFValidationError, *missing, OSError) as error:
+        raise ConfigError(
+            f"{named}: no such file or folder here, and the hub does not give it: {_first_line(error)}"
+        ) from None
+    return found.parent
+
+
+def check_push(repo: str | None) -> None:
+    """ConfigError where an upload to `repo` cannot begin: no name, or no token."""
+    if repo is None or not re.fullmatch(NAME, repo):
+        raise ConfigError(f"repo={repo}: push=true needs the name to upload to: repo=owner/name")
+    if not _hub("push=true").get_token():
+        raise ConfigError("push=true: no token for the hub; set HF_TOKEN, or log in with `hf auth login`")
+
+
+def push(folder: Path, repo: str, private: bool) -> str:
+    """Upload `folder` as the model `repo`, made where it is missing; returns its address. UserError where that fails."""
+    errors = importlib.import_module("huggingface_hub.errors")
+    api = _hub("push=true").HfApi()
+    try:
+        address = api.create_repo(repo, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repo, folder_path=folder, commit_message=_message(folder))
+    except (errors.HfHubHTTPError, OSError, ValueError) as error:
+        raise UserError(f"{folder} is whole, but was not uploaded to {repo}: {_first_line(error)}") from None
+    return str(address)
+
+
+def _message(folder: Path) -> str:
+    return f"Upload {', '.join(json.loads((folder / 'config.json').read_text())['architectures'])}"
+
+
+def _hub(named: str) -> Any:
+    try:
+        return importlib.import_module("huggingface_hub")
+    except ImportError:
+        raise ConfigError(
+            f"{named}: the hub needs huggingface_hub: pip install 'bridgetower-train[hub]'; or give a local folder"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

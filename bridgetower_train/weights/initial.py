@@ -1,0 +1,176 @@
+"""What a run starts from instead of random weights: published towers, or a whole checkpoint."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+
+from bridgetower_train.config import HEAD_WIDTH, InitConfig, ModelConfig
+from bridgetower_train.data.text import Text
+from bridgetower_train.distributed import Ranks
+from bridgetower_train.errors import ConfigError
+from bridgetower_train.model.bridgetower import BridgeTower
+from bridgetower_train.training.checkpoint import newest, read_state, verify
+from bridgetower_train.weights import hub, names
+from bridgetower_train.weights.fit import fit
+from bridgetower_train.weights.names import Tensors
+from bridgetower_train.weights.read import read_tensors
+
+HEADS = ("mlm_score", "itm_score", "itc_text_head", "itc_image_head", "itc_cross_modal_head", "logit_scale")
+"""What stands beside the trunk. A checkpoint has or lacks each of them as a whole."""
+
+_READERS = {
+    "init.vision": (names.image_tower, names.IMAGE_TOWER),
+    "init.text": (names.text_tower, names.TEXT_TOWER),
+    "init.checkpoint": (names.whole_model, ""),
+}
+
+
+def start_weights(model: BridgeTower, config: InitConfig, text: Text, ranks: Ranks) -> list[str]:
+    """Fill `model`, on the host, as `config` says, on all ranks alike; returns what there is to say about it.
+
+    Rank 0 alone reads (and downloads, where the configuration names the hub); the others get its weights. ConfigError on
+    every rank where something does not fit.
+    """
+    if not config.named:
+        return []
+    lines, failed = [], None
+    if ranks.is_main:
+        try:
+            lines = _fill(model, config, text)
+        except ConfigError as error:
+            failed = str(error)
+    failed = ranks.gather_objects(failed)[0]
+    if failed is not None:
+        raise ConfigError(failed)
+    ranks.broadcast(model.parameters())
+    return lines
+
+
+def _fill(model: BridgeTower, config: InitConfig, text: Text) -> list[str]:
+    state = model.state_dict()
+    lines, random, left_out = [], set(state), set[str]()
+    for key, given in config.named.items():
+        named = f"{key}={given}"
+        rename, prefix = _READERS[key]
+        source = locate(given, named)
+        _check_description(source / "config.json", key, model.config, named)
+        if key != "init.vision":
+            _check_vocabulary(source, text, named)
+        tensors = rename(read_tensors(source, named))
+        wanted = {name: t for name, t in state.items() if name.startswith(prefix)}
+        if key == "init.checkpoint":
+            tensors, wanted, left_out = _same_heads(tensors, wanted)
+        fitted, note = fit(tensors, wanted, named)
+        with torch.no_grad():
+            for name, tensor in fitted.items():
+                state[name].copy_(tensor)
+        random -= fitted.keys()
+        parameters = sum(t.numel() for t in fitted.values()) / 1e6
+        lines.append(f"{named}: {len(fitted)} tensors, {parameters:.2f} M parameters, from {source}{note}")
+    if left_out:
+        lines.append(f"left out, since no loss here reads them: {', '.join(sorted(left_out))}")
+    return [*lines, f"random: {', '.join(sorted(set(map(_part, random)))) or 'nothing'}"]
+
+
+def locate(given: str, named: str) -> Path:
+    """The file or folder that `given` stands for: itself, the newest whole checkpoint of a run folder, or what the hub gives.
+
+    ConfigError beginning with `named`, the key and its value, where there is none.
+    """
+    path = Path(given)
+    if not path.exists():
+        if re.fullmatch(hub.NAME, given) and path.suffix not in (".safetensors", ".ckpt", ".pt", ".pth", ".bin"):
+            return hub.fetch(given, named)
+        raise ConfigError(f"{named}: no such file or folder")
+    if (path / "checkpoints").is_dir():
+        found = newest(path, print)
+        if found is None:
+            raise ConfigError(f"{named}: the run has no whole checkpoint")
+        return found
+    if (path / "state.json").is_file():
+        wrong = verify(path)
+        if wrong is not None:
+            raise ConfigError(f"{named}: {wrong}")
+    return path
+
+
+def _same_heads(tensors: Tensors, wanted: Tensors) -> tuple[Tensors, Tensors, set[str]]:
+    """The heads that both have stay; returns which heads of the checkpoint do not."""
+    theirs, ours = ({name.split(".")[0] for name in side} for side in (tensors, wanted))
+    left_out = {head for head in HEADS if head in theirs - ours}
+    lacking = {head for head in HEADS if head in ours - theirs}
+    kept = {name: t for name, t in tensors.items() if name.split(".")[0] not in left_out}
+    return kept, {name: t for name, t in wanted.items() if name.split(".")[0] not in lacking}, left_out
+
+
+def _check_description(file: Path, key: str, model: ModelConfig, named: str) -> None:
+    """ConfigError where a `config.json` beside the weights tells of something that this model does not do."""
+    if not file.is_file():
+        return
+    whole = _read_json(file, named)
+    described = {
+        "init.vision": [whole.get("vision_config", whole)],
+        "init.text": [whole],
+        "init.checkpoint": [whole, whole.get("text_config", {}), whole.get("vision_config", {})],
+    }[key]
+    expected = {
+        "hidden_act": "quick_gelu" if key == "init.vision" else "gelu",
+        "layer_norm_eps": model.layer_norm_eps,
+        "position_embedding_type": "absolute",
+        "link_tower_type": "add",
+        "share_cross_modal_transformer_layers": True,
+        "share_link_tower_layers": False,
+        "share_layernorm": True,
+        "remove_last_layer": False,
+    }
+    for part in described:
+        wrong = [f"{k} is {part[k]!r}, here {v!r}" for k, v in expected.items() if part.get(k, v) != v]
+        heads, width = part.get("num_attention_heads"), part.get("hidden_size")
+        if heads and width and heads * HEAD_WIDTH != width:
+            wrong.append(f"its {heads} attention heads are {width / heads:g} wide, here {HEAD_WIDTH}")
+        if wrong:
+            raise ConfigError(f"{named}: is of another architecture by its config.json: {'; '.join(wrong)}")
+
+
+def _check_vocabulary(source: Path, text: Text, named: str) -> None:
+    """ConfigError where what lies beside the weights tells of another tokenizer than the run's."""
+    ours = text.tokenizer.get_vocab()
+    if (source / "state.json").is_file():
+        if read_state(source)["identity"]["tokenizer"] != text.digest:
+            raise ConfigError(f"{named}: was trained with another tokenizer; set tokenizer to the one of that run")
+        return
+    if (source / "tokenizer.json").is_file():
+        theirs = Tokenizer.from_file(str(source / "tokenizer.json")).get_vocab()
+    elif (source / "vocab.json").is_file():
+        theirs = _read_json(source / "vocab.json", named)
+    else:
+        return
+    differ = sorted(token for token in theirs if ours.get(token) != theirs[token])
+    if differ:
+        raise ConfigError(
+            f"{named}: its tokenizer has another vocabulary: {len(differ)} of its {len(theirs)} tokens, such as {differ[0]!r}, "
+            f"have another number here or none (the run's tokenizer has {len(ours)}); set tokenizer to the one that it brings"
+        )
+
+
+def _read_json(file: Path, named: str) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{named}: {file} is damaged ({error})") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{named}: {file} is damaged")
+    return content
+
+
+def _part(name: str) -> str:
+    """What a parameter belongs to, in words."""
+    if name.startswith(names.IMAGE_TOWER):
+        return "image tower"
+    if name.startswith(names.TEXT_TOWER):
+        return "text tower"
+    return "fusion encoder" if name.startswith("bridgetower.") else name.split(".")[0]

@@ -1,0 +1,133 @@
+"""Tensors from files, without running anything that stands in them.
+
+Pickles are read with `weights_only=True` and never otherwise.
+"""
+
+import io
+import json
+import pickletools
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from bridgetower_train.errors import ConfigError
+
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+"""What a folder of weights may hold, in the order of preference; an index names the files of a model in several parts."""
+
+
+def read_tensors(path: Path, named: str) -> dict[str, Tensor]:
+    """Name -> tensor of a file, or of the weights in a folder, on the host.
+
+    A file is safetensors, what `torch.save` wrote (a state dict, also under the key `state_dict`), or a TorchScript
+    archive. ConfigError beginning with `named`, the key and its value, where it cannot be read.
+    """
+    if not path.is_dir():
+        return _read_file(path, named)
+    found = next((path / name for name in WEIGHT_FILES if (path / name).is_file()), None)
+    if found is None:
+        raise ConfigError(f"{named}: {path} holds no weights; one of {', '.join(WEIGHT_FILES)} must be there")
+    if found.suffix != ".json":
+        return _read_file(found, named)
+    tensors: dict[str, Tensor] = {}
+    for part in parts_of(found, named):
+        tensors |= _read_file(path / part, named)
+    return tensors
+
+
+def parts_of(index: Path, named: str) -> list[str]:
+    """The names of the files that an index lists, all beside it; ConfigError where it is broken."""
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        if not names or any(Path(name).name != name for name in names):
+            raise ValueError("names of files beside it are expected")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{named}: {index} is no index of weights ({error})") from None
+    return names
+
+
+def _read_file(path: Path, named: str) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        if _is_torchscript(path):
+            return _read_torchscript(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(f"{named}: {path} cannot be read: {error}") from None
+    except Exception as error:  # torch raises whatever a broken or hostile pickle makes it stumble over
+        raise ConfigError(f"{named}: {path} cannot be read: {_reason(error)}") from None
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ConfigError(f"{named}: {path} holds no state dict, that is names and tensors")
+    return {str(name): value for name, value in content.items()}
+
+
+def _reason(error: Exception) -> str:
+    """Without torch's advice to trust the file."""
+    refused = re.search(r"GLOBAL (\S+)", str(error))
+    if refused:
+        return f"it asks for the Python object {refused[1]}, and only tensors are read; save its state dict alone"
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'damaged'}"
+
+
+# --- TorchScript, the form of OpenAI's own CLIP files
+
+
+class _Inert:
+    """What stands for a module of the archive: it keeps its attributes, and has no code."""
+
+    def __init__(self, *args: Any) -> None:
+        pass
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _read_torchscript(path: Path) -> dict[str, Tensor]:
+    """The tensors of an archive under the names of its state dict.
+
+    `torch.jit.load` would compile the code in it, and run what it likes of that. Here the archive's data alone are copied,
+    and read with `weights_only=True` with an inert class for each module.
+    """
+    data = io.BytesIO()
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(data, "w") as copy:
+        for name in archive.namelist():
+            if re.fullmatch(r"[^/]+/(data\.pkl|data/\d+|version|byteorder)", name):
+                copy.writestr(name, archive.read(name))
+        pickled = next(name for name in archive.namelist() if re.fullmatch(r"[^/]+/data\.pkl", name))
+        classes = {str(a) for code, a, _ in pickletools.genops(archive.read(pickled)) if code.name == "GLOBAL"}
+    stubs: list[Any] = []
+    for qualified in sorted(classes):
+        module, _, name = qualified.rpartition(" ")
+        if re.match(r"__torch__(\.|$)|torch\.jit\._pickle$", module):
+            stubs.append(type(name, (_Inert,), {"__module__": module}))
+    data.seek(0)
+    with torch.serialization.safe_globals(stubs):
+        return dict(_walk(torch.load(data, map_location="cpu", weights_only=True), ""))
+
+
+def _walk(module: object, prefix: str) -> list[tuple[str, Tensor]]:
+    found: list[tuple[str, Tensor]] = []
+    for name, value in vars(module).items():
+        if isinstance(value, Tensor):
+            found.append((prefix + name, value.data if isinstance(value, nn.Parameter) else value))
+        elif isinstance(value, _Inert):
+            found += _walk(value, f"{prefix}{name}.")
+    return found

@@ -1,0 +1,79 @@
+"""The CPU's own attention, and its memory."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from bridgetower_train.config import DeviceConfig
+from bridgetower_train.devices import make_device
+from bridgetower_train.devices.cpu import attention
+from bridgetower_train.model.attention import sdpa
+
+SHAPE = (4, 2, 48, 16)
+
+
+def made() -> tuple[torch.Tensor, torch.Tensor]:
+    """Queries, also used as keys, and a mask that hides the last keys."""
+    torch.manual_seed(0)
+    return torch.randn(SHAPE, requires_grad=True), (torch.arange(48) < 40)[None, None, None]
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_dropout_keeps_the_mean_and_drops_its_share(masked: bool):
+    x, mask = made()
+    seen = mask if masked else None
+    ones = torch.ones_like(x)
+    sums = torch.stack([attention(x, x, ones, seen, 0.25)[..., 0] for _ in range(200)])
+    assert sums.mean().item() == pytest.approx(1.0, abs=0.01)
+
+    uniform = attention(torch.zeros_like(x), x, torch.eye(48).expand(4, 2, 48, 48), seen, 0.25)
+    shown = uniform[..., :40] if masked else uniform
+    assert (shown == 0).float().mean().item() == pytest.approx(0.25, abs=0.02)
+    assert shown.max().item() == pytest.approx(1 / shown.shape[-1] / 0.75)
+    assert not masked or not uniform[..., 40:].any(), "what the mask hides is not read"
+
+
+def test_nearly_no_dropout_is_plain_attention():
+    x, mask = made()
+    plain, dropped = sdpa(x, x, x, mask, 0.0), attention(x, x, x, mask, 1e-9)
+    torch.testing.assert_close(dropped, plain)
+    grads = [torch.autograd.grad(out.square().sum(), x)[0] for out in (plain, dropped)]
+    torch.testing.assert_close(grads[1], grads[0], atol=1e-4, rtol=1e-4)
+
+
+def test_the_seed_decides_what_is_dropped():
+    x, _ = made()
+    runs = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        runs.append(attention(x, x, x, None, 0.1))
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
+
+
+def test_dropout_modules_of_a_captured_model():
+    module = make_device(DeviceConfig(name="cpu"))[0].capture(torch.nn.Sequential(torch.nn.Dropout(0.25)))
+    x = torch.ones(400, 501, requires_grad=True)
+    out = module(x)
+    assert (out == 0).float().mean().item() == pytest.approx(0.25, abs=0.01)
+    assert out.mean().item() == pytest.approx(1.0, abs=0.01)
+    assert torch.equal(torch.autograd.grad(out.sum(), x)[0], out.detach())
+    assert torch.equal(module.eval()(x), x)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
+def test_freed_memory_is_used_again():
+    program = """
+import resource, torch
+from bridgetower_train.config import DeviceConfig
+from bridgetower_train.devices import make_device
+make_device(DeviceConfig(name="cpu"))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    torch.ones(1 << 24)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 10 * 16384, "64 MiB are 16,384 pages: fresh ones would be 20 times that"
