@@ -17,6 +17,8 @@ class Command(NamedTuple):
     config: str
     base: str | None
     summary: str
+    flags: tuple[str, ...] = ()
+    """Keys that are true or false and may be given as flags: `--json` for `json=true`."""
 
 
 COMMANDS = {
@@ -32,6 +34,10 @@ COMMANDS = {
     ),
     "report": Command("bridgetower_train.commands.report", "ReportConfig", None, "write a run's report.html"),
     "view": Command("bridgetower_train.commands.view", "ViewConfig", "train", "write a page of a training batch"),
+    "doctor": Command(
+        "bridgetower_train.commands.doctor", "DoctorConfig", "train", "check that this machine fits a run", ("json",)
+    ),
+    "plan": Command("bridgetower_train.commands.plan", "PlanConfig", "train", "step time and memory on other hardware"),
     "bench step": Command(
         "bridgetower_train.commands.bench_step", "BenchStepConfig", "bench_step", "time the joint training step"
     ),
@@ -90,9 +96,12 @@ def _main(argv: list[str]) -> int:
         return 0
     flags = {a for a in arguments if a.startswith("-")}
     overrides = [a for a in arguments if not a.startswith("-") and a != "job"]
-    unknown = flags - {"--help", "-h", "--cfg", "--multirun", "-m"}
+    own = {f"--{key}": f"{key}=true" for key in COMMANDS[name].flags}
+    overrides += [own[flag] for flag in flags & own.keys()]
+    unknown = flags - {"--help", "-h", "--cfg", "--multirun", "-m"} - own.keys()
     if unknown:
-        raise ConfigError(f"{min(unknown)}: no such flag; there are --help, --cfg job and --multirun")
+        there = ", ".join([*own, "--help", "--cfg job"])
+        raise ConfigError(f"{min(unknown)}: no such flag; there are {there} and --multirun")
     if flags & {"--multirun", "-m"}:
         return _multirun(name, overrides)
     return _run(name, overrides, show_help=bool(flags & {"--help", "-h"}), show_config="--cfg" in flags)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fsspec.asyn import reset_lock
 from fsspec.core import url_to_fs
 
 from bridgetower_train.errors import DataError
@@ -26,6 +27,8 @@ _OPEN_TRIES = 3
 _HASH_BYTES = 1 << 20
 
 T = TypeVar("T")
+
+os.register_at_fork(after_in_child=reset_lock)  # fsspec before 2025.5 leaves a child waiting for its parent's thread
 
 
 def is_remote(path: str) -> bool:

@@ -88,17 +88,17 @@ class JointTask(nn.Module):
         loss = torch.zeros_like(totals[0])
         if objective.mlm:
             loss_mlm, right = mlm_loss(model.mlm_score(fused.text), batch.mlm_labels)
-            metrics |= {"loss_mlm": loss_mlm / masked_tokens, "acc_mlm": right / masked_tokens}
+            metrics.update({"loss_mlm": loss_mlm / masked_tokens, "acc_mlm": right / masked_tokens})
             loss = loss + objective.mlm * metrics["loss_mlm"]
         if objective.itm:
             loss_itm, right = itm_loss(model.itm_score(fused.pooled), negative)
-            metrics |= {"loss_itm": loss_itm / itm_pairs, "acc_itm": right / itm_pairs}
+            metrics.update({"loss_itm": loss_itm / itm_pairs, "acc_itm": right / itm_pairs})
             loss = loss + objective.itm * metrics["loss_itm"]
         if objective.itc:
             if objective.itc_form != "ms":
                 embeddings["cross"] = embed_cross(model, fused.pooled[:B])
             loss_itc, right = itc_loss(embeddings, model.logit_scale, batch.image_id, objective.itc_form)
-            metrics |= {"loss_itc": loss_itc / pairs, "recall_itc": right / pairs}
+            metrics.update({"loss_itc": loss_itc / pairs, "recall_itc": right / pairs})
             metrics["logit_scale"] = contrast_factor(model.logit_scale) * B / pairs
             loss = loss + objective.itc * metrics["loss_itc"]
-        return loss, {"loss": loss.detach()} | {name: value.detach() for name, value in metrics.items()}
+        return loss, {name: value.detach() for name, value in [("loss", loss), *metrics.items()]}

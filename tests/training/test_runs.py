@@ -18,7 +18,8 @@ def losses(run_dir: Path) -> list[float]:
 
 
 def test_golden_losses(tmp_path, train):
-    train(tmp_path, "steps=10")
+    """Without dropout, whose masks are another with each version of torch: 2.6 and 2.13 agree to 1e-6."""
+    train(tmp_path, "steps=10", "model.dropout=0")
     expected = [json.loads(line) for line in GOLDEN.read_text().splitlines()]
     assert [{name: line[name] for name in ("step", *LOSSES)} for line in metric_lines(tmp_path)] == [
         {name: value if name == "step" else pytest.approx(value, abs=5e-4) for name, value in line.items()}

@@ -1,0 +1,45 @@
+"""`bridgetower doctor`: what has to fit before a run starts, each with what to do about it."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from bridgetower_train.config import TrainConfig, one_of
+from bridgetower_train.devices.checks import check_device
+from bridgetower_train.doctor.data import check_data
+from bridgetower_train.doctor.findings import FAIL, Finding, as_json, as_text, counts
+from bridgetower_train.doctor.folders import check_folders
+from bridgetower_train.doctor.machine import check_machine
+from bridgetower_train.doctor.reporting import check_reporting
+from bridgetower_train.doctor.software import check_software
+
+CHECKS: dict[str, Callable[[TrainConfig], Iterable[Finding]]] = {
+    "software": check_software,
+    "device": check_device,
+    "machine": check_machine,
+    "folders": check_folders,
+    "data": check_data,
+    "reporting": check_reporting,
+}
+"""Theme -> its checks, in the order of the report."""
+
+
+@dataclass(frozen=True)
+class DoctorConfig(TrainConfig):
+    """The run that is to be started here, and what to look at."""
+
+    checks: list[str] = field(default_factory=list)
+    """Themes to look at: software, device, machine, folders, data, reporting; empty: all."""
+    json: bool = False
+    """Print JSON; `--json` says the same."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for theme in self.checks:
+            one_of("checks", theme, tuple(CHECKS))
+
+
+def run(config: DoctorConfig) -> int:
+    """Print the report; 1 where something fails."""
+    themes = {name: list(check(config)) for name, check in CHECKS.items() if not config.checks or name in config.checks}
+    print(as_json(themes) if config.json else as_text(themes))
+    return 1 if counts(themes)[FAIL] else 0

@@ -1,0 +1,120 @@
+"""The environment variables that Gaudi's software reads, and huge pages."""
+
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from bridgetower_train.config import TrainConfig
+from bridgetower_train.devices.hl_smi import Card
+from bridgetower_train.doctor.findings import Finding, fail, ok, warning
+
+HUGE_PAGES_MIB = 4400
+"""Huge pages per card, as the vendor's Kubernetes examples reserve them."""
+OFF = ("", "0", "false", "False")
+
+
+def check_modules(cards: list[Card], env: Mapping[str, str]) -> Iterator[Finding]:
+    """Whether the modules that this process may use exist."""
+    modules = {card.module for card in cards}
+    visible = env.get("HABANA_VISIBLE_MODULES")
+    if visible is not None:
+        if not re.fullmatch(r"[0-9]+(,[0-9]+)*", visible):
+            yield fail(
+                "HABANA_VISIBLE_MODULES", f"{visible}: must be numbers", "as in 0,1,2,3; unset it for all of them"
+            )
+        elif modules and (missing := set(map(int, visible.split(","))) - modules):
+            there = ", ".join(map(str, sorted(modules)))
+            yield fail("HABANA_VISIBLE_MODULES", f"{visible}: no module {min(missing)}", f"this host shows {there}")
+        else:
+            yield ok("HABANA_VISIBLE_MODULES", visible)
+    devices = env.get("HABANA_VISIBLE_DEVICES")
+    if devices is not None and devices not in ("all", "void") and len(devices.split(",")) != len(cards):
+        found = f"{devices} names {len(devices.split(','))} cards, hl-smi lists {len(cards)}"
+        yield warning("HABANA_VISIBLE_DEVICES", found, "the container runtime reads it: start the container anew")
+
+
+def check_environment(config: TrainConfig, env: Mapping[str, str]) -> Iterator[Finding]:
+    """Execution mode, integers, recipe cache, logs."""
+    yield check_execution(getattr(config.device, "execution", "auto"), env)
+    if env.get("PT_ENABLE_INT64_SUPPORT", "0") not in OFF and env.get("PT_HPU_LAZY_MODE") == "1":
+        yield warning(
+            "PT_ENABLE_INT64_SUPPORT", "has no effect in lazy mode", "unset it: ids and seeds stay below 2^31"
+        )
+    for name in ("PT_HPU_AUTOCAST_LOWER_PRECISION_OPS_LIST", "PT_HPU_AUTOCAST_FP32_OPS_LIST"):
+        if name in env and Path(env[name]).parent != Path(__file__).parent:
+            yield fail(name, f"{env[name]} is not this package's list", f"unset {name}: training sets its own")
+    if cache := env.get("PT_HPU_RECIPE_CACHE_CONFIG"):
+        yield check_recipe_cache(cache)
+    if logs := env.get("HABANA_LOGS"):
+        if writable(Path(logs)):
+            yield ok("HABANA_LOGS", logs)
+        else:
+            yield fail("HABANA_LOGS", f"{logs} cannot be written", "export HABANA_LOGS=$HOME/.habana_logs")
+    for name in ("GC_KERNEL_PATH", "HABANA_PLUGINS_LIB_PATH", "HABANA_SCAL_BIN_PATH"):
+        if name in env and not Path(env[name]).exists():
+            yield fail(name, f"{env[name]} is not there", "reinstall the Gaudi software, or correct the variable")
+    if env.get("HCCL_OVER_OFI", "0") not in OFF:
+        yield warning(
+            "HCCL_OVER_OFI",
+            "collectives go over the host's network",
+            "unset it but on AWS DL1: cards have NICs of their own",
+        )
+
+
+def writable(folder: Path) -> bool:
+    """Whether a file can be made in `folder`, or in the nearest folder above it that exists."""
+    place = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            return True
+    except OSError:
+        return False
+
+
+def check_execution(execution: str, env: Mapping[str, str]) -> Finding:
+    """The mode of the configuration against PT_HPU_LAZY_MODE, which training sets itself where it is not set."""
+    wanted = "1" if execution in ("auto", "lazy") else "0"
+    given = env.get("PT_HPU_LAZY_MODE")
+    found = (
+        f"device.execution={execution}, PT_HPU_LAZY_MODE={given if given is not None else f'not set: will be {wanted}'}"
+    )
+    if given is not None and given != wanted:
+        return fail("execution", found, "unset PT_HPU_LAZY_MODE, or change device.execution")
+    return ok("execution", found)
+
+
+def check_recipe_cache(setting: str) -> Finding:
+    """`path,delete on start,MB`: compiled graphs that outlive the process."""
+    path, *rest = setting.split(",")
+    place = next(p for p in (Path(path).absolute(), *Path(path).absolute().parents) if p.exists())
+    kind = file_system(str(place), Path("/proc/mounts").read_text())
+    if kind.startswith(("nfs", "lustre", "fuse")):
+        todo = "take a folder on a local disk: its locks do not hold on shared ones"
+        return fail("PT_HPU_RECIPE_CACHE_CONFIG", f"{path} is on {kind}", todo)
+    if rest and rest[0].lower() == "true":
+        todo = f"{path},false,...: ranks that start later would delete what others wrote"
+        return warning("PT_HPU_RECIPE_CACHE_CONFIG", f"{setting} deletes the cache at each start", todo)
+    return ok("PT_HPU_RECIPE_CACHE_CONFIG", f"{setting} on {kind}")
+
+
+def file_system(path: str, mounts: str) -> str:
+    """Type of the file system that holds `path`, from /proc/mounts."""
+    best = ("", "unknown")
+    for line in mounts.splitlines():
+        _, mount, kind, *_ = line.split()
+        if (path == mount or path.startswith(mount.rstrip("/") + "/")) and len(mount) >= len(best[0]):
+            best = (mount, kind)
+    return best[1]
+
+
+def check_huge_pages(cards: int, meminfo: str) -> Finding:
+    """Huge pages against what the vendor reserves per card."""
+    fields = {name: int(value.split()[0]) for name, value in (line.split(":") for line in meminfo.splitlines())}
+    have = fields.get("HugePages_Total", 0) * fields.get("Hugepagesize", 0) // 1024
+    need = HUGE_PAGES_MIB * max(1, cards)
+    found = f"{have} MiB reserved, {need} MiB recommended for {max(1, cards)} cards"
+    if have < need:
+        pages = need * 1024 // max(1, fields.get("Hugepagesize", 2048))
+        return warning("huge pages", found, f"sysctl -w vm.nr_hugepages={pages} on the host")
+    return ok("huge pages", found)

@@ -1,0 +1,73 @@
+"""Tokenizer and corpora: whether the run could open them, and whether their index is whole."""
+
+import os
+
+from bridgetower_train import compose
+from bridgetower_train.config import TrainConfig
+from bridgetower_train.data.cache import ShardCache, is_remote
+from bridgetower_train.data.shards import BadRecordError, open_corpus
+from bridgetower_train.data.text import Text
+from bridgetower_train.doctor.findings import Finding, fail, ok, warning
+from bridgetower_train.errors import UserError
+
+
+def check_data(config: TrainConfig) -> list[Finding]:
+    """What `data.*` and `tokenizer` name. A folder that nobody gave is worth a warning only."""
+    root = config.data.root
+    if not is_remote(root) and not os.path.isdir(root) and root == shipped_root():
+        todo = "give data.root=... (and tokenizer=...), or make a corpus: bridgetower prep shapes out=data"
+        return [warning("data.root", f"{root}: no such folder, and no other was given", todo)]
+    return [check_tokenizer(config), *check_corpora(config)]
+
+
+def shipped_root() -> str:
+    """`data.root` where no override gives one."""
+    return str(compose.compose_node(TrainConfig, "train", []).data.root)
+
+
+def check_tokenizer(config: TrainConfig) -> Finding:
+    """Whether it loads, and whether the word table is large enough."""
+    try:
+        tokens = Text.load(config.tokenizer).vocab_size
+    except UserError as error:
+        return refused("tokenizer", error)
+    rows = config.model.vocab_size
+    if rows is not None and rows < tokens:
+        return fail("tokenizer", f"{tokens} tokens, but model.vocab_size={rows}", "raise model.vocab_size")
+    return ok("tokenizer", f"{config.tokenizer}: {tokens} tokens")
+
+
+def check_corpora(config: TrainConfig) -> list[Finding]:
+    """Each corpus of the run, and the held-out one."""
+    data = config.data
+    cache = ShardCache(data.cache_dir, int(data.cache_gb * 1e9)) if data.cache_dir and is_remote(data.root) else None
+    names = [name for name, weight in data.corpora.items() if weight] + ([data.validation] if data.validation else [])
+    if not names:
+        return [fail("data.corpora", "is empty", "name at least one corpus, as in data.corpora={coco: 1.0}")]
+    return [check_corpus(data.root, name, cache, config.model.image_size) for name in names]
+
+
+def check_corpus(root: str, name: str, cache: ShardCache | None, image_size: int) -> Finding:
+    """Manifest, index, sizes of shards, first and last record, and whether the pictures have the model's size."""
+    try:
+        corpus = open_corpus(root, name, cache)
+        corpus.check_shards()
+        for row in (0, corpus.manifest.images - 1):
+            corpus.read(row)
+    except BadRecordError as error:
+        return fail(name, f"a record cannot be read: {error}", "fetch the shard again, or write the corpus again")
+    except UserError as error:
+        return refused(name, error)
+    manifest = corpus.manifest
+    found = f"{manifest.images:,} pictures, {manifest.captions:,} captions, {len(manifest.shards)} shards"
+    if manifest.image_size == image_size:
+        return ok(name, f"{found}, {image_size} px")
+    edge = f"{manifest.image_size} px" if manifest.image_size else "of several sizes"
+    todo = f"prepare it with size={image_size}: the loader resizes every picture every time"
+    return warning(name, f"{found}, {edge}; the model reads {image_size} px", todo)
+
+
+def refused(subject: str, error: UserError) -> Finding:
+    """A failure with the message of an error, whose second half says what to do."""
+    found, _, todo = str(error).partition("; ")
+    return fail(subject, found, todo or f"change {subject}")

@@ -1,0 +1,67 @@
+"""One line of the doctor's report, and the report."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+OK, WARNING, FAIL = "ok", "warning", "fail"
+LEVELS = (OK, WARNING, FAIL)
+"""`fail`: a run would not start, or not do what its configuration says; `warning`: it would, but slower or less safely."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that was looked at."""
+
+    subject: str
+    level: str
+    found: str
+    todo: str = ""
+    """What to do about it; empty where nothing is to be done."""
+
+
+def ok(subject: str, found: str) -> Finding:
+    """`subject` is as it should be."""
+    return Finding(subject, OK, found)
+
+
+def warning(subject: str, found: str, todo: str) -> Finding:
+    """A run would start, but slower or less safely."""
+    return Finding(subject, WARNING, found, todo)
+
+
+def fail(subject: str, found: str, todo: str) -> Finding:
+    """A run would not start, or not do what its configuration says."""
+    return Finding(subject, FAIL, found, todo)
+
+
+Themes = dict[str, list[Finding]]
+"""Theme -> its findings, in the order of the report."""
+
+
+def counts(themes: Themes) -> dict[str, int]:
+    """Level -> how many findings have it."""
+    levels = [finding.level for findings in themes.values() for finding in findings]
+    return {level: levels.count(level) for level in LEVELS}
+
+
+def as_text(themes: Themes) -> str:
+    """The report for people: numbered lines, and below each warning and failure what to do."""
+    lines, number = [], 0
+    for theme, findings in themes.items():
+        lines.append(theme)
+        for finding in findings:
+            number += 1
+            lines.append(f"{number:4} {finding.level:8}{finding.subject}: {finding.found}")
+            if finding.todo:
+                lines.append(f"{'':13}-> {finding.todo}")
+    total = counts(themes)
+    return "\n".join([*lines, "", f"{total[OK]} ok, {total[WARNING]} warnings, {total[FAIL]} failures"])
+
+
+def as_json(themes: Themes) -> str:
+    """The same for programs: `findings` in the order of the report, and `counts`."""
+    findings: list[dict[str, Any]] = []
+    for theme, found in themes.items():
+        findings += [{"number": len(findings) + i + 1, "theme": theme, **asdict(f)} for i, f in enumerate(found)]
+    return json.dumps({"counts": counts(themes), "findings": findings}, indent=1)

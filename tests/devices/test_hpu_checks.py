@@ -1,0 +1,176 @@
+"""The doctor's checks of a Gaudi host, on what such hosts say."""
+
+import pytest
+
+from bridgetower_train.config import TrainConfig
+from bridgetower_train.devices import hpu_checks, hpu_environment, network_checks
+from bridgetower_train.devices.gaudi_versions import stack_of
+from bridgetower_train.devices.hl_smi import Card
+from bridgetower_train.doctor.findings import FAIL, OK, WARNING
+
+CARDS = [Card(i, i, "HL-225", 98304, 768) for i in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("software", "driver", "level", "part"),
+    [
+        ("1.21.1.16", "1.21.1", OK, "1.21.1.16"),
+        ("1.21.0.555", "1.21.1", WARNING, "image of 1.21.1"),
+        ("1.23.0.695", "1.24.0", FAIL, "synStatus 26"),
+        ("1.23.0.695", None, WARNING, "see cards"),
+        (None, "1.24.0", FAIL, "not on PyPI"),
+    ],
+)
+def test_user_space_against_driver(software, driver, level, part):
+    finding = hpu_checks.check_software(software, driver)
+    assert finding.level == level
+    assert part in finding.found + finding.todo
+
+
+@pytest.mark.parametrize(
+    ("software", "torch", "level"),
+    [
+        ("1.21.1", "2.6.0a0+git30ac7d1", OK),
+        ("1.21.1", "2.6.0+hpu_1.21.1_16.gitabc", OK),
+        ("1.24.0", "2.10.0+cpu", WARNING),
+        ("1.24.0", "2.10.0+cu128", WARNING),
+        ("1.24.0", "2.10.0", WARNING),
+        ("1.21.1", "2.13.0+cpu", FAIL),
+        ("1.24.1", "2.10.0a0+gitc1e5ed4", FAIL),
+    ],
+)
+def test_torch_must_be_the_release_s_own(software, torch, level):
+    assert hpu_checks.check_torch(stack_of(software), torch).level == level
+
+
+def test_the_first_generation_needs_1_21():
+    first = [Card(0, 0, "HL-205", 32768, 512)]
+    levels = {
+        software: [
+            f.level for f in hpu_checks.check_stack(stack_of(software), software, first) if f.subject == "generation"
+        ]
+        for software in ("1.21.1", "1.22.0")
+    }
+    assert levels == {"1.21.1": [], "1.22.0": [FAIL]}
+
+
+def test_an_unknown_release_is_said():
+    (finding,) = hpu_checks.check_stack(None, "1.25.0.1", CARDS)
+    assert (finding.level, finding.subject) == (WARNING, "release")
+
+
+def test_cards():
+    assert hpu_checks.check_cards([], None).level == FAIL
+    assert hpu_checks.check_cards(CARDS, "1.24.0").level == OK
+    busy = [*CARDS[:7], Card(7, 6, "HL-225", 98304, 80000)]
+    finding = hpu_checks.check_cards(busy, "1.24.0")
+    assert finding.level == WARNING
+    assert "modules 6" in finding.found
+    assert hpu_checks.check_cards(CARDS[:7], "1.24.0").level == WARNING
+
+
+@pytest.mark.parametrize(
+    ("env", "level"),
+    [
+        ({}, None),
+        ({"HABANA_VISIBLE_MODULES": "0,1,7"}, OK),
+        ({"HABANA_VISIBLE_MODULES": "all"}, FAIL),
+        ({"HABANA_VISIBLE_MODULES": "7,8"}, FAIL),
+        ({"HABANA_VISIBLE_DEVICES": "all"}, None),
+        ({"HABANA_VISIBLE_DEVICES": "0,1"}, WARNING),
+    ],
+)
+def test_visible_modules(env, level):
+    found = [f.level for f in hpu_environment.check_modules(CARDS, env)]
+    assert found == ([] if level is None else [level])
+
+
+@pytest.mark.parametrize(
+    ("execution", "mode", "level"),
+    [("auto", None, OK), ("lazy", "1", OK), ("lazy", "0", FAIL), ("eager", "1", FAIL), ("compile", "0", OK)],
+)
+def test_execution_against_the_environment(execution, mode, level):
+    env = {} if mode is None else {"PT_HPU_LAZY_MODE": mode}
+    finding = hpu_environment.check_execution(execution, env)
+    assert finding.level == level
+    assert (finding.level == FAIL) == ("unset PT_HPU_LAZY_MODE" in finding.todo)
+
+
+@pytest.mark.parametrize(
+    ("env", "subject", "level"),
+    [
+        ({"PT_ENABLE_INT64_SUPPORT": "1", "PT_HPU_LAZY_MODE": "1"}, "PT_ENABLE_INT64_SUPPORT", WARNING),
+        ({"PT_HPU_AUTOCAST_FP32_OPS_LIST": "/etc/ops.txt"}, "PT_HPU_AUTOCAST_FP32_OPS_LIST", FAIL),
+        ({"HABANA_LOGS": "/proc/logs"}, "HABANA_LOGS", FAIL),
+        ({"HABANA_LOGS": "/tmp/habana_logs/"}, "HABANA_LOGS", OK),
+        ({"GC_KERNEL_PATH": "/nowhere/libtpc_kernels.so"}, "GC_KERNEL_PATH", FAIL),
+        ({"HCCL_OVER_OFI": "1"}, "HCCL_OVER_OFI", WARNING),
+    ],
+)
+def test_variables(env, subject, level):
+    found = {f.subject: f.level for f in hpu_environment.check_environment(TrainConfig(), env)}
+    assert found == {"execution": OK, subject: level}
+
+
+def test_recipe_cache(tmp_path):
+    assert hpu_environment.check_recipe_cache(f"{tmp_path}/recipes,false,1024").level == OK
+    assert hpu_environment.check_recipe_cache(f"{tmp_path},True,1024").level == WARNING
+
+
+def test_file_system_of_the_longest_mount():
+    mounts = "/dev/sda1 / ext4 rw 0 0\nserver:/data /mnt/data nfs4 rw 0 0\ntmpfs /mnt/data/local tmpfs rw 0 0\n"
+    kinds = {
+        p: hpu_environment.file_system(p, mounts)
+        for p in ("/root", "/mnt/data/a", "/mnt/data/local/a", "/mnt/database")
+    }
+    assert kinds == {"/root": "ext4", "/mnt/data/a": "nfs4", "/mnt/data/local/a": "tmpfs", "/mnt/database": "ext4"}
+
+
+@pytest.mark.parametrize(("pages", "level"), [(0, WARNING), (17599, WARNING), (17600, OK)])
+def test_huge_pages_for_eight_cards(pages, level):
+    meminfo = f"MemTotal: 1056000000 kB\nHugePages_Total: {pages}\nHugepagesize: 2048 kB\n"
+    finding = hpu_environment.check_huge_pages(8, meminfo)
+    assert finding.level == level
+    assert level == OK or "vm.nr_hugepages=17600" in finding.todo
+
+
+@pytest.mark.parametrize(
+    ("engine", "found", "level"),
+    [
+        ("native", None, None),
+        ("native", "0.19.8", WARNING),
+        ("zero2", None, FAIL),
+        ("zero2", "0.19.8", FAIL),
+        ("zero2", "0.16.1+hpu.synapse.v1.21.0", OK),
+        ("zero2", "0.14.4+hpu.synapse.v1.19.0", WARNING),
+    ],
+)
+def test_deepspeed_is_the_fork_of_the_release(engine, found, level):
+    assert [f.level for f in hpu_checks.check_deepspeed(engine, stack_of("1.21.1"), found)] == (
+        [level] if level else []
+    )
+
+
+@pytest.mark.parametrize(("answer", "level"), [(None, FAIL), ("cards 0\n", FAIL), ("noise\ncards 8\n", OK)])
+def test_bridge(answer, level):
+    assert hpu_checks.check_bridge(lambda command: answer).level == level
+
+
+@pytest.mark.parametrize(("given", "level"), [("lo", OK), ("=l", FAIL), ("nowhere,lo", FAIL), ("^docker", OK)])
+def test_interfaces(given, level):
+    (finding,) = network_checks.check_interface({"HCCL_SOCKET_IFNAME": given}, "HCCL_SOCKET_IFNAME")
+    assert finding.level == level
+
+
+@pytest.mark.parametrize(
+    ("env", "level"),
+    [
+        ({}, None),
+        ({"WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "8"}, None),
+        ({"WORLD_SIZE": "512", "LOCAL_WORLD_SIZE": "8"}, FAIL),
+        ({"WORLD_SIZE": "512", "LOCAL_WORLD_SIZE": "8", "MASTER_ADDR": "localhost"}, FAIL),
+        ({"WORLD_SIZE": "512", "LOCAL_WORLD_SIZE": "8", "MASTER_ADDR": "10.0.0.1"}, OK),
+    ],
+)
+def test_rendezvous(env, level):
+    assert [f.level for f in network_checks.check_rendezvous(env)] == ([level] if level else [])

@@ -1,0 +1,103 @@
+"""The doctor's themes, each with what makes it warn and fail."""
+
+import resource
+from dataclasses import replace
+
+import pytest
+
+from bridgetower_train import compose
+from bridgetower_train.config import DataConfig, TrainConfig, WandbConfig
+from bridgetower_train.doctor import folders, machine, reporting, software
+from bridgetower_train.doctor.findings import FAIL, OK, WARNING, Finding, as_text, counts
+
+CONFIG = TrainConfig(run_dir="run", steps="10", tokenizer="t", data=DataConfig(root="data", corpora={"a": 1.0}))
+
+
+def test_the_report_counts_its_lines():
+    themes = {
+        "one": [Finding("x", OK, "1"), Finding("y", FAIL, "2", "mend it")],
+        "two": [Finding("z", WARNING, "3", "look")],
+    }
+    assert counts(themes) == {"ok": 1, "warning": 1, "fail": 1}
+    lines = as_text(themes).splitlines()
+    assert lines[1].split() == ["1", "ok", "x:", "1"]
+    assert lines[5].split() == ["3", "warning", "z:", "3"]
+    assert lines[-1] == "1 ok, 1 warnings, 1 failures"
+
+
+def test_packages():
+    fitting, missing, old = software.check_packages(
+        ["packaging>=20", "no-such-package>=1", "pytest<1", "other; extra == 'test'", "never; python_version < '3'"]
+    )
+    assert (fitting.level, fitting.found.split()[0]) == (OK, "packaging")
+    assert (missing.level, missing.subject) == (FAIL, "no-such-package")
+    assert (old.level, old.todo) == (FAIL, "needs <1: pip install 'pytest<1'")
+
+
+def test_shared_memory_of_a_published_run():
+    config = compose.compose(TrainConfig, "train", ["experiment=gaudi_large_14m"])
+    assert machine.shared_bytes(config, ranks=8) == 8 * 2 * 5 * config.lane_batch * 3 * 294**2
+
+
+def test_too_little_shared_memory_fails(tmp_path, monkeypatch):
+    assert machine.check_shared_memory(CONFIG, tmp_path / "none").level == FAIL
+    assert machine.check_shared_memory(CONFIG, tmp_path).level == OK
+    hungry = replace(CONFIG, global_batch=1 << 24, data=replace(CONFIG.data, workers=64))
+    assert machine.check_shared_memory(hungry, tmp_path).level == FAIL
+
+
+def test_too_few_open_files_fail():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (300, hard))
+    try:
+        assert machine.check_open_files(CONFIG).level == FAIL
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_memory_and_clock_are_read():
+    assert "GB free" in machine.check_memory().found
+    assert machine.check_clock().level in (OK, WARNING)
+    assert "UTC" in machine.check_clock().found
+
+
+def test_a_folder_that_can_be_made(tmp_path):
+    (finding,) = folders.check_folder("run_dir", tmp_path / "a" / "b")
+    assert finding.level in (OK, WARNING)
+    assert "MB/s" in finding.found
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["/proc/self/run", "/sys/run"])
+def test_a_folder_without_write_access(place):
+    (finding,) = folders.check_folder("run_dir", folders.Path(place))
+    assert finding.level == FAIL
+
+
+def test_a_file_in_place_of_a_folder(tmp_path):
+    (tmp_path / "run").write_text("")
+    (finding,) = folders.check_folder("run_dir", tmp_path / "run" / "a")
+    assert (finding.level, "is no folder" in finding.found) == (FAIL, True)
+
+
+@pytest.mark.parametrize(
+    ("env", "level", "part"),
+    [
+        ({}, WARNING, "offline"),
+        ({"WANDB_API_KEY": "k"}, OK, "online to team/p"),
+        ({"WANDB_API_KEY": "k", "WANDB_MODE": "disabled"}, WARNING, "WANDB_MODE=disabled"),
+    ],
+)
+def test_wandb(env, level, part, monkeypatch):
+    pytest.importorskip("wandb")
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    (finding,) = reporting.check_reporting(replace(CONFIG, wandb=WandbConfig("p", "team")))
+    assert (finding.level, part in finding.found) == (level, True)
+    assert "k" not in finding.found.split()
+
+
+def test_without_wandb():
+    assert [f.level for f in reporting.check_reporting(CONFIG)] == [OK]
