@@ -30,6 +30,9 @@ COMMANDS = {
         "bridgetower_train.commands.bench_step", "BenchStepConfig", "bench_step", "time the joint training step"
     ),
     "bench data": Command("bridgetower_train.commands.bench_data", "BenchDataConfig", None, "time the loader"),
+    "bench fetch": Command(
+        "bridgetower_train.commands.bench_fetch", "BenchFetchConfig", None, "time fetching from a hostile server"
+    ),
     "prep shapes": Command("data_prep.shapes", "ShapesConfig", None, "draw the shapes corpus"),
     "prep coco": Command("data_prep.coco", "CocoConfig", None, "write COCO captions as shards"),
     "prep cc3m": Command("data_prep.conceptual", "Cc3mConfig", None, "fetch Conceptual Captions 3M as shards"),

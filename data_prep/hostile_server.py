@@ -202,7 +202,7 @@ def serve(pictures: list[bytes], hosts: int = 1) -> Iterator[list[str]]:
     """
     context = get_context("forkserver")
     pipe, end = context.Pipe()
-    process = context.Process(target=_run, args=(pictures, hosts, end), daemon=True)
+    process = context.Process(target=_run, args=(pictures, hosts, end), name="server", daemon=True)
     process.start()
     end.close()
     try:

@@ -286,7 +286,8 @@ def test_the_limit_of_open_files_is_raised_or_named() -> None:
 
 def test_it_travels_to_other_processes(hosts: list[str]) -> None:
     pictures: Any = pickle.loads(pickle.dumps(WebPictures(SIZE, 1, LOCAL)))
-    assert [o.state for _, o in pictures.outcomes(rows_of([hosts[0] + "/ok/1"]))] == [OK]
+    ((_, outcome),) = pictures.outcomes(rows_of([hosts[0] + "/ok/1"]))
+    assert (outcome.state, outcome.detail) == (OK, "")
 
 
 @pytest.mark.parametrize(("name", "value"), [("in_flight", 0), ("deadline", 0), ("ahead", 5), ("retries", -1)])
