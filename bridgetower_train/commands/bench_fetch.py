@@ -45,10 +45,12 @@ class BenchFetchConfig:
     """Shorter edge of the prepared pictures, pixels; the originals have 640 x 480."""
     workers: int = field(default_factory=cores)
     """Processes that decode, resize and encode."""
-    in_flight: int = 5000
-    """URLs at once. Below the number of drips that come within a deadline, good pictures wait for drips."""
-    deadline: float = 3.0
-    """Seconds per URL: the last drip of the list costs so much, however fast the others are."""
+    in_flight: int = 300
+    """`fetch.in_flight`: URLs at once, many more than drips come within a deadline."""
+    deadline: float = 2.0
+    """`fetch.deadline`, seconds: so long the last drip of the list takes, however fast the others are."""
+    memory_mb: int = 1024
+    """`fetch.memory_mb`: how far fetching may be ahead of decoding."""
     img2dataset: str | None = None
     """The program img2dataset, installed elsewhere, to run on the good pictures side by side; null: not."""
 
@@ -78,7 +80,7 @@ def run(config: BenchFetchConfig) -> int:
         print(
             f"together to alone           {together['seconds'] / alone['seconds']:7.2f}   target below {MIXED_TARGET}"
         )
-        for line in together["wrong"]:
+        for line in together["wrong"][:20]:
             print(f"wrong state: {line}")
         if config.img2dataset:
             side_by_side(config, good)
@@ -99,7 +101,7 @@ def bare_rate(pictures: list[bytes], size: int) -> float:
 def timed(urls: list[str], config: BenchFetchConfig) -> dict[str, Any]:
     """Fetch `urls`: seconds, seconds of CPU, pictures, memory in megabytes, and rows in a wrong state."""
     fetch = FetchConfig(
-        in_flight=config.in_flight, ahead=config.in_flight, deadline=config.deadline, allow_loopback=True
+        in_flight=config.in_flight, deadline=config.deadline, memory_mb=config.memory_mb, allow_loopback=True
     )
     rows = ((number, Row(str(number), url, [])) for number, url in enumerate(urls))
     known, states, wrong, most, most_worker = kinds(), Counter[str](), [], 0.0, 0.0

@@ -62,7 +62,7 @@ class Client:
             limit_per_host=config.per_host,
             **options,
         )
-        return aiohttp.ClientSession(
+        session = aiohttp.ClientSession(
             connector=connector,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=config.connect_timeout),
             headers={"User-Agent": user_agent(config.contact), "Accept": "image/*", "Accept-Encoding": "identity"},
@@ -70,6 +70,8 @@ class Client:
             cookie_jar=aiohttp.DummyCookieJar(),
             read_bufsize=_BUFFER,
         )
+        session._retry_connection = False  # it would try again at once, and in each of our attempts
+        return session
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
