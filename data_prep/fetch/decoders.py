@@ -68,7 +68,7 @@ class Decoders:
         failed = 0
         while failed < _STARTS:
             here, there = socket.socketpair()
-            process = worker_context().Process(target=_work, args=(there, self._function), daemon=True)
+            process = worker_context("data_prep.fetch").Process(target=_work, args=(there, self._function), daemon=True)
             process.start()
             there.close()
             reader, writer = await asyncio.open_unix_connection(sock=here)
