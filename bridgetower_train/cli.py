@@ -43,6 +43,9 @@ COMMANDS = {
     ),
     "bench data": Command("bridgetower_train.commands.bench_data", "BenchDataConfig", None, "time the loader"),
     "bench prep": Command("bridgetower_train.commands.bench_prep", "BenchPrepConfig", None, "time the preparation"),
+    "bench fetch": Command(
+        "bridgetower_train.commands.bench_fetch", "BenchFetchConfig", None, "time fetching from a hostile server"
+    ),
     "prep shapes": Command("data_prep.shapes", "ShapesConfig", None, "draw the shapes corpus"),
     "prep coco": Command("data_prep.coco", "CocoConfig", None, "write COCO captions as shards"),
     "prep visual_genome": Command(

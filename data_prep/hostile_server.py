@@ -200,9 +200,9 @@ def serve(pictures: list[bytes], hosts: int = 1) -> Iterator[list[str]]:
 
     `/ok/7` and `/KIND/7` give picture 7, or what becomes of it there.
     """
-    context = get_context("forkserver")
+    context = get_context("spawn")
     pipe, end = context.Pipe()
-    process = context.Process(target=_run, args=(pictures, hosts, end), daemon=True)
+    process = context.Process(target=_run, args=(pictures, hosts, end), name="server", daemon=True)
     process.start()
     end.close()
     try:

@@ -25,10 +25,10 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def worker_context() -> ForkServerContext:
-    """Where processes that prepare pictures come from: they begin with their imports done."""
+def worker_context(module: str = "data_prep.picture") -> ForkServerContext:
+    """Where processes that prepare pictures come from: they begin with `module` imported, if they are the first."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", "data_prep.picture"])
+    context.set_forkserver_preload(["__main__", module])
     return context
 
 

@@ -14,6 +14,8 @@ from data_prep.web import WebConfig, prepare_from_web
 
 URLS, CAPTIONS = "SBU_captioned_photo_dataset_urls.txt", "SBU_captioned_photo_dataset_captions.txt"
 """The files of the older layout."""
+BROKEN = "\N{REPLACEMENT CHARACTER}"
+"""What stands where a byte was not UTF-8."""
 _JSON = "is not sbu-captions-all.json; it must hold the lists `image_urls` and `captions`, of one length"
 _ABOUT = {
     "title": "SBU Captioned Photo Dataset",
@@ -74,11 +76,12 @@ class SbuTable:
 
     def _row(self, number: int) -> Row:
         key, url, caption = f"{number:09d}", self._urls[number].strip(), self._captions[number]
-        if "�" in url + caption:
+        if BROKEN in url + caption:
             return Row(key, url, [], state=NOT_UTF8)
         if self._repeats.left_out(number):
             return Row(key, url, [caption], state=DUPLICATE)
-        captions = [caption, *(self._captions[later] for later in self._repeats.later(number))]
+        later = [self._captions[row] for row in self._repeats.later(number)]
+        captions = [caption, *(text for text in later if BROKEN not in text)]
         meta = {"url": url} | ({"user_id": self._users[number]} if self._users else {})
         return Row(key, url, captions, meta)
 

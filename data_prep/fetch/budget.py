@@ -34,12 +34,12 @@ class Budget:
                 await self._waiting[held]
             finally:
                 del self._waiting[held]
-        self._give(held, amount)
+        self._book(held, amount)
         if self.used < self.total:
             self._wake()
 
-    def _give(self, held: "Held", amount: int) -> None:
-        held.bytes += amount
+    def _book(self, held: "Held", amount: int) -> None:
+        held.booked += amount
         self.used += amount
 
     def _wake(self) -> None:
@@ -51,23 +51,29 @@ class Budget:
 
 
 class Held:
-    """The bytes that one picture holds."""
+    """The bytes of one picture, and their share of the budget."""
 
     def __init__(self, budget: Budget) -> None:
-        self.bytes = 0
+        self.booked = 0
+        self.content = bytearray()
+        """What has been read. It lies here because here it can be let go: an exception would keep it with its frame."""
         self._budget = budget
 
-    async def add(self, amount: int) -> None:
-        """Hold `amount` more, as soon as there is room for them."""
-        await self._budget._take(self, amount)
+    async def add(self, chunk: bytes) -> None:
+        """Append to `content`, as soon as there is room."""
+        await self._budget._take(self, len(chunk))
+        self.content += chunk
 
     def clear(self) -> None:
         """It is read once more from its beginning."""
-        self._budget._give(self, -self.bytes)
-        self._budget._wake()
+        self._let_go(0)
 
     def end(self, keep: int = 0) -> None:
-        """It is read no more, and holds `keep` bytes from now on."""
+        """It is read no more, and `keep` bytes of it, or of what became of it, are held elsewhere from now on."""
         self._budget._reading.pop(self, None)
-        self._budget._give(self, keep - self.bytes)
+        self._let_go(keep)
+
+    def _let_go(self, keep: int) -> None:
+        self.content = bytearray()
+        self._budget._book(self, keep - self.booked)
         self._budget._wake()

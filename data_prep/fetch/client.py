@@ -62,7 +62,7 @@ class Client:
             limit_per_host=config.per_host,
             **options,
         )
-        return aiohttp.ClientSession(
+        session = aiohttp.ClientSession(
             connector=connector,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=config.connect_timeout),
             headers={"User-Agent": user_agent(config.contact), "Accept": "image/*", "Accept-Encoding": "identity"},
@@ -70,6 +70,8 @@ class Client:
             cookie_jar=aiohttp.DummyCookieJar(),
             read_bufsize=_BUFFER,
         )
+        session._retry_connection = False  # it would try again at once, and in each of our attempts
+        return session
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -81,12 +83,13 @@ class Client:
     async def fetch(self, location: str, held: Held) -> Body:
         """The body at `location`, its bytes booked on `held`; NoPictureError where there is none to be had in time."""
         deadline = self._config.deadline
+        failures = [NoPictureError(TIMEOUT, f"not whole after {deadline:g} s")]
         try:
-            return await asyncio.wait_for(self._retried(parse(location), held), deadline)
+            return await asyncio.wait_for(self._retried(parse(location), held, failures), deadline)
         except asyncio.TimeoutError:
-            raise NoPictureError(TIMEOUT, f"not whole after {deadline:g} s") from None
+            raise failures[-1] from None
 
-    async def _retried(self, url: URL, held: Held) -> Body:
+    async def _retried(self, url: URL, held: Held, failures: list[NoPictureError]) -> Body:
         end = time.monotonic() + self._config.deadline
         for attempt in itertools.count():
             try:
@@ -98,6 +101,7 @@ class Client:
                 pause = max(error.wait, _BACK_OFF * 2**attempt * random.uniform(0.5, 1.5))
                 if time.monotonic() + pause > end:
                     raise
+                failures.append(error)  # says more than that a retry had too little time
                 held.clear()
                 await asyncio.sleep(pause)
         raise AssertionError
@@ -127,14 +131,12 @@ class Client:
         limit = self._config.max_bytes
         if (response.content_length or 0) > limit:
             raise NoPictureError(TOO_LARGE, f"{response.content_length:,} bytes announced")
-        content = bytearray()
         async for chunk in response.content.iter_any():
-            if len(content) + len(chunk) > limit:
+            if len(held.content) + len(chunk) > limit:
                 raise NoPictureError(TOO_LARGE, f"over {limit:,} bytes")
-            await held.add(len(chunk))
-            content += chunk
+            await held.add(chunk)
         encoding = response.headers.get("Content-Encoding", "").strip().lower()
-        return Body(bytes(content), "" if encoding == "identity" else encoding)
+        return Body(bytes(held.content), "" if encoding == "identity" else encoding)
 
 
 def user_agent(contact: str) -> str:

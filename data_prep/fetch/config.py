@@ -19,7 +19,7 @@ class FetchConfig:
     """Seconds for a URL from its first connection to its last byte, with all redirects and retries."""
     connect_timeout: float = 10.0
     """Seconds for one connection, TLS included."""
-    retries: int = 2
+    retries: int = 1
     """Further attempts after 429, 500, 502, 503, 504, a reset or a connection that ended early, within the deadline."""
     redirects: int = 5
     """Redirects that are followed."""

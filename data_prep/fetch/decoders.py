@@ -27,6 +27,7 @@ _READY = b"\1"
 _LENGTH = struct.Struct("<Q")
 _SENT = 2  # pictures that a process has at once, so that it need not wait for the next
 _LIVES = 2
+_STARTS = 3
 
 
 @dataclass
@@ -64,21 +65,23 @@ class Decoders:
 
     async def _serve(self) -> None:
         """Keep one process at work, and replace it when it dies."""
-        while True:
+        failed = 0
+        while failed < _STARTS:
             here, there = socket.socketpair()
-            process = worker_context().Process(target=_work, args=(there, self._function), daemon=True)
+            process = worker_context("data_prep.fetch").Process(target=_work, args=(there, self._function), daemon=True)
             process.start()
             there.close()
             reader, writer = await asyncio.open_unix_connection(sock=here)
             try:
-                if await reader.read(1) != _READY:
-                    process.join()
-                    raise UserError(f"a decoding process ended before it began, exit code {process.exitcode}")
-                await self._feed(process, reader, writer)
+                failed += 1
+                if await reader.read(1) == _READY:
+                    failed = 0
+                    await self._feed(process, reader, writer)
             finally:
                 writer.close()
                 process.kill()
                 process.join()
+        raise UserError(f"{failed} decoding processes in turn ended before they began, exit code {process.exitcode}")
 
     async def _feed(self, process: BaseProcess, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Hand jobs to a process, two at a time, until it dies."""

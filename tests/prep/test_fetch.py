@@ -1,0 +1,296 @@
+"""Fetching from a server that does what the web does: the right state for each row, within limits, and nothing left behind."""
+
+import asyncio
+import itertools
+import multiprocessing
+import os
+import pickle
+import resource
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from hashlib import sha256
+from typing import Any
+
+import psutil
+import pytest
+from name_server import name_server
+
+from bridgetower_train.errors import ConfigError, UserError
+from data_prep.fetch import FetchConfig, WebPictures
+from data_prep.fetch.decoders import Decoders
+from data_prep.fetch.pictures import allow_open_files
+from data_prep.hostile_server import kinds, serve
+from data_prep.picture import prepare_jpeg
+from data_prep.rows import OK, Outcome, Row
+
+LOCAL = FetchConfig(allow_loopback=True, deadline=2.0)
+SIZE = 48
+
+
+@pytest.fixture(scope="module")
+def hosts(jpeg: bytes) -> Iterator[list[str]]:
+    """Eight addresses of a hostile server; every picture of it is `jpeg`."""
+    with serve([jpeg], hosts=8) as urls:
+        yield urls
+
+
+def rows_of(urls: list[str]) -> Iterator[tuple[int, Row]]:
+    for number, url in enumerate(urls):
+        yield number, Row(f"{number:06d}", url, ["a caption"])
+
+
+def fetch(urls: list[str], config: FetchConfig = LOCAL) -> list[Outcome]:
+    """What becomes of each URL, in their order."""
+    found = dict(WebPictures(SIZE, 1, config).outcomes(rows_of(urls)))
+    assert sorted(found) == list(range(len(urls)))
+    return [found[number] for number in range(len(urls))]
+
+
+def states(urls: list[str], config: FetchConfig = LOCAL) -> list[str]:
+    return [outcome.state for outcome in fetch(urls, config)]
+
+
+def left_behind() -> Counter[str]:
+    """Threads, children and sockets of this process, but for the one thread that pycares keeps for all."""
+    threads = [t.name for t in threading.enumerate() if "_run_safe_shutdown_loop" not in t.name]
+    me = psutil.Process()
+    sockets = [f"socket {c.laddr} {c.raddr}" for c in me.net_connections("all") if c.raddr]
+    return Counter([*threads, *(f"process {c.pid}" for c in multiprocessing.active_children()), *sockets])
+
+
+def test_every_row_ends_in_its_one_state(hosts: list[str], jpeg: bytes) -> None:
+    known = kinds()
+    urls = [f"{hosts[i % 8]}/{name}/{i}" for i, name in enumerate(name for name in known for _ in range(8))]
+    before = left_behind()
+    outcomes = fetch(urls, replace(LOCAL, deadline=4))
+    assert left_behind() == before
+    wanted = prepare_jpeg(jpeg, SIZE)
+    for url, outcome in zip(urls, outcomes, strict=True):
+        kind = known[url.split("/")[3]]
+        assert outcome.state in {kind.state, kind.or_state}, (url, outcome)
+        assert outcome.jpeg == (wanted if outcome.state == OK else b"")
+        if outcome.state == OK:
+            assert outcome.meta == {"sha256": sha256(jpeg).hexdigest(), "width": 72, "height": 64}
+
+
+@pytest.mark.parametrize(
+    ("url", "state"),
+    [
+        ("file:///etc/passwd", "refused scheme"),
+        ("ftp://127.0.0.1/x.jpg", "refused scheme"),
+        ("data:image/gif;base64,R0lGOD", "refused scheme"),
+        ("pipe:cat /etc/passwd", "refused scheme"),
+        ("", "bad url"),
+        ("no url at all", "bad url"),
+        ("http://", "bad url"),
+        ("http://[::1/x.jpg", "bad url"),
+        ("http://127.0.0.1:99999999/x.jpg", "bad url"),
+        ("http://a..b/x.jpg", "dns"),
+        ("http://\ud800.example/x.jpg", "bad url"),
+        ("http://nowhere.invalid/x.jpg", "dns"),
+        ("http://10.0.0.1/x.jpg", "refused address"),
+        ("http://[fe80::1%25lo]/x.jpg", "refused address"),
+        ("http://2130706433:1/x.jpg", "bad url"),
+    ],
+)
+def test_urls_that_are_none_or_lead_elsewhere(url: str, state: str) -> None:
+    assert states([url]) == [state]
+
+
+def test_this_machine_is_refused_unless_it_is_allowed(hosts: list[str]) -> None:
+    port = hosts[0].rpartition(":")[2]
+    urls = [hosts[0] + "/ok/1", f"http://localhost:{port}/ok/2", f"http://[::ffff:127.0.0.1]:{port}/ok/3"]
+    assert states(urls) == [OK] * 3
+    assert states(urls, FetchConfig(deadline=2)) == ["refused address"] * 3
+
+
+def test_a_name_is_judged_by_the_address_it_is_connected_to(hosts: list[str]) -> None:
+    port = hosts[0].rpartition(":")[2]
+
+    def addresses(name: str, before: int) -> list[str] | None:
+        return {
+            "inside.example": ["10.1.2.3"],
+            "both.example": ["169.254.169.254", "127.0.0.1"],
+            "gone.example": [],
+            "mute.example": None,
+        }.get(name, ["192.0.2.1"] if before == 0 else ["127.0.0.1"])
+
+    with name_server(addresses) as (server, asked):
+        config = replace(LOCAL, nameservers=[server], deadline=1, connect_timeout=0.3)
+        urls = [f"http://{name}.example:{port}/ok/1" for name in ("inside", "both", "gone", "mute")]
+        assert states(urls, config) == ["refused address", OK, "dns", "timeout"]
+        # First a public address, so that it passes, then this machine: who judges and then asks again connects here.
+        config = replace(config, allow_loopback=False, dns_ttl=0)
+        (outcome,) = fetch([f"http://rebound.example:{port}/ok/1"], config)
+        assert outcome.state in ("refused address", "connection", "timeout")
+        assert asked["rebound.example"] >= 1
+
+
+def test_a_name_is_asked_for_once(hosts: list[str]) -> None:
+    port = hosts[0].rpartition(":")[2]
+    with name_server(lambda name, _: [] if name == "gone.example" else ["127.0.0.1"]) as (server, asked):
+        names = ["gone.example", "here.example"] * 40
+        found = states([f"http://{name}:{port}/ok/1" for name in names], replace(LOCAL, nameservers=[server]))
+    assert found == ["dns", OK] * 40
+    assert asked == {"gone.example": 1, "here.example": 1}
+
+
+def test_a_picture_must_be_the_published_one(hosts: list[str], jpeg: bytes) -> None:
+    digests = [f"sha256:{sha256(jpeg).hexdigest()}", f"sha256:{64 * '0'}", ""]
+    rows = ((n, Row(str(n), f"{hosts[0]}/ok/{n}", [], digest=digest)) for n, digest in enumerate(digests))
+    assert {n: o.state for n, o in WebPictures(SIZE, 1, LOCAL).outcomes(rows)} == {0: OK, 1: "hash mismatch", 2: OK}
+
+
+def test_limits_are_keys(hosts: list[str], jpeg: bytes) -> None:
+    one = [hosts[0] + "/ok/1"]
+    assert states(one, replace(LOCAL, max_bytes=len(jpeg))) == [OK]
+    assert states(one, replace(LOCAL, max_bytes=len(jpeg) - 1)) == ["too large"]
+    assert states(one, replace(LOCAL, min_edge=65)) == ["too small"]
+    assert states([hosts[0] + "/redirect/1"], replace(LOCAL, redirects=0)) == ["too many redirects"]
+    assert states([hosts[0] + "/once_503/1001"], replace(LOCAL, retries=0)) == ["503"]
+
+
+def test_a_slow_host_holds_up_no_other(hosts: list[str]) -> None:
+    slow = [f"{hosts[0]}/silent/{n}" for n in range(12)]
+    fast = [f"{hosts[1 + n % 7]}/ok/{n}" for n in range(200)]
+    config = replace(LOCAL, in_flight=4, per_host=2, deadline=300)
+    with closing(WebPictures(SIZE, 1, config).outcomes(rows_of(slow + fast))) as outcomes:  # type: ignore[type-var]
+        assert sorted(number for number, _ in itertools.islice(outcomes, 200)) == list(range(12, 212))
+
+
+def test_no_more_connections_to_a_host_than_allowed(hosts: list[str]) -> None:
+    config = replace(LOCAL, per_host=3)
+    most = 0
+    me = psutil.Process()
+    for _ in WebPictures(SIZE, 1, config).outcomes(rows_of([f"{hosts[0]}/late/{n}" for n in range(12)])):
+        most = max(most, sum(c.raddr != () and c.status == "ESTABLISHED" for c in me.net_connections("tcp4")))
+    assert 0 < most <= 3
+
+
+def test_memory_is_bounded_however_much_is_sent(hosts: list[str]) -> None:
+    config = replace(LOCAL, in_flight=64, max_bytes=16 << 20, memory_mb=24, deadline=20)
+    urls = [f"{hosts[n % 8]}/{kind}/{n}" for n in range(32) for kind in ("endless", "five_gigabytes")]
+    me = psutil.Process()
+    fetch(urls[:2], config)
+    before, most, done = me.memory_info().rss, 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal most
+        while not done.wait(0.005):
+            most = max(most, me.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        assert states([url.replace("five_gigabytes", "endless") for url in urls], config) == ["too large"] * 64
+    finally:
+        done.set()
+        watcher.join()
+    assert most - before < 150e6, "64 pictures of 16 MiB would be a gigabyte"
+
+
+def test_who_takes_slowly_slows_the_fetching(hosts: list[str]) -> None:
+    taken = 0
+
+    def rows() -> Iterator[tuple[int, Row]]:
+        nonlocal taken
+        for item in rows_of([f"{hosts[n % 8]}/ok/{n}" for n in range(500)]):
+            taken += 1
+            yield item
+
+    with closing(WebPictures(SIZE, 1, replace(LOCAL, in_flight=8, ahead=20)).outcomes(rows())) as outcomes:
+        for _ in itertools.islice(outcomes, 10):
+            pass
+        time.sleep(0.3)
+        assert taken <= 30
+
+
+@pytest.mark.parametrize("taken", [0, 1, 5])
+def test_closing_ends_everything_at_once(hosts: list[str], taken: int) -> None:
+    before = left_behind()
+    urls = [f"{hosts[n % 8]}/{'drip' if n % 2 else 'ok'}/{n}" for n in range(100)]
+    outcomes = WebPictures(SIZE, 2, replace(LOCAL, deadline=60)).outcomes(rows_of(urls))
+    for _ in range(taken):
+        next(outcomes)
+    start = time.monotonic()
+    outcomes.close()  # type: ignore[attr-defined]
+    assert time.monotonic() - start < 5
+    assert left_behind() == before
+
+
+def test_an_error_in_the_rows_ends_everything_too(hosts: list[str]) -> None:
+    def rows() -> Iterator[tuple[int, Row]]:
+        yield from rows_of([hosts[0] + "/ok/1"])
+        raise KeyError("a broken table")
+
+    before = left_behind()
+    with pytest.raises(KeyError, match="a broken table"):
+        list(WebPictures(SIZE, 1, LOCAL).outcomes(rows()))
+    assert left_behind() == before
+
+
+def test_a_killed_decoder_costs_nothing(hosts: list[str]) -> None:
+    urls = [f"{hosts[n % 8]}/ok/{n}" for n in range(60)]
+    found = []
+    for number, outcome in WebPictures(SIZE, 2, LOCAL).outcomes(rows_of(urls)):
+        if number % 20 == 0:
+            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+        found.append(outcome.state)
+    assert found == [OK] * 60
+
+
+def deadly(content: bytes, encoding: str, digest: str) -> Outcome:
+    if content == b"deadly":
+        os._exit(7)
+    return Outcome(OK, content.decode())
+
+
+def test_a_picture_that_kills_two_decoders_is_the_only_one_to_suffer() -> None:
+    async def run() -> list[Outcome]:
+        async with Decoders(deadly, 2) as decoders:
+            contents = [b"deadly" if n in (3, 4, 17) else b"%d" % n for n in range(30)]
+            return await asyncio.gather(*(decoders.decode(content, "", "") for content in contents))
+
+    for number, outcome in enumerate(asyncio.run(run())):
+        dead = number in (3, 4, 17)
+        assert outcome == (Outcome("decoder died", "exit code 7") if dead else Outcome(OK, str(number)))
+
+
+def test_silence_of_all_hosts_is_the_fault_of_this_machine(hosts: list[str]) -> None:
+    dead = [f"http://127.9.{n // 250}.{n % 250 + 1}:1/x.jpg" for n in range(1100)]
+    recorded: list[Any] = []
+    outcomes = WebPictures(SIZE, 1, LOCAL).outcomes(rows_of([hosts[0] + "/ok/1", *dead]))
+    with pytest.raises(UserError, match="1,000 hosts in a row gave no answer"):
+        recorded.extend(outcomes)
+    assert len(recorded) <= 100, "those that ended before the one that is alive"
+    assert states(dead[:200]) == ["connection"] * 200
+
+
+def test_the_limit_of_open_files_is_raised_or_named() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (600, hard))
+        allow_open_files(1000)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 1756
+        if hard != resource.RLIM_INFINITY:
+            with pytest.raises(ConfigError, match=r"fetch\.in_flight=.*raise `ulimit -n`, or set fetch\.in_flight="):
+                allow_open_files(hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_it_travels_to_other_processes(hosts: list[str]) -> None:
+    pictures: Any = pickle.loads(pickle.dumps(WebPictures(SIZE, 1, LOCAL)))
+    ((_, outcome),) = pictures.outcomes(rows_of([hosts[0] + "/ok/1"]))
+    assert (outcome.state, outcome.detail) == (OK, "")
+
+
+@pytest.mark.parametrize(("name", "value"), [("in_flight", 0), ("deadline", 0), ("ahead", 5), ("retries", -1)])
+def test_a_wrong_key_is_named(name: str, value: int) -> None:
+    with pytest.raises(ConfigError, match=f"fetch.{name}={value}"):
+        FetchConfig(**{name: value})
