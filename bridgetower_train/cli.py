@@ -24,6 +24,9 @@ COMMANDS = {
         "bridgetower_train.commands.train", "TrainConfig", "train", "train a model; the same command resumes"
     ),
     "eval": Command("bridgetower_train.commands.eval", "EvalConfig", None, "evaluate a run on its held-out corpus"),
+    "eval retrieval": Command(
+        "bridgetower_train.commands.eval_retrieval", "EvalRetrievalConfig", None, "retrieval as it is published"
+    ),
     "report": Command("bridgetower_train.commands.report", "ReportConfig", None, "write a run's report.html"),
     "view": Command("bridgetower_train.commands.view", "ViewConfig", "train", "write a page of a training batch"),
     "bench step": Command(

@@ -68,6 +68,7 @@ def build(config: TrainConfig, device: Device, ranks: Ranks) -> Run:
     run_dir = Path(config.run_dir)
     resumes: bool = ranks.gather_objects(bool(step_folders(run_dir)))[0]
     engine = build_engine(config, device, ranks, None if resumes else text)
+    validation = Validation(config, text, device, ranks, engine.task) if config.validation.every else None
 
     if ranks.is_main:
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -94,7 +95,7 @@ def build(config: TrainConfig, device: Device, ranks: Ranks) -> Run:
         accumulation=accumulation,
         schedule=schedule,
         checkpoints=checkpoints,
-        validation=Validation(config, text, device, ranks, engine.task) if config.validation.every else None,
+        validation=validation,
         guard=NonFiniteGuard(config.guards.max_skipped, device.torch_device, state["skipped"]),
         bad_samples=BadSamples(run_dir / "bad_samples.jsonl", ranks, start, state["bad_samples"]),
         console=console,

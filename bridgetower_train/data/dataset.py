@@ -257,12 +257,23 @@ def open_data(config: TrainConfig, text: Text, validation: bool = False) -> Pair
         raise ConfigError("data.corpora: is empty; name at least one corpus, as in data.corpora={coco: 1.0}")
     cache = ShardCache(data.cache_dir, int(data.cache_gb * 1e9)) if data.cache_dir else None
     opened = [open_corpus(data.root, name, cache) for name in corpora]
+    _refuse_test_splits(opened, "data.validation" if validation else "data.corpora")
     for corpus in opened:
         _say_resizing(corpus, config.model.image_size)
     captions = "one" if validation else data.captions
     weights = list(corpora.values())
     order = Order(opened, weights, config.seed, data.lanes, config.lane_batch, captions, data.shuffle_window)
     return PairDataset(order, opened, text, config)
+
+
+def _refuse_test_splits(corpora: Sequence[Corpus], key: str) -> None:
+    """ConfigError for a test split: what steers a run, or trains it, is no longer a test."""
+    for corpus in corpora:
+        if "test" in corpus.manifest.splits:
+            raise ConfigError(
+                f"{key}: {corpus.name} holds the test split of {corpus.manifest.title} (so its manifest says); take another "
+                f"split here, and measure this one after the run: bridgetower eval retrieval corpus={corpus.name}"
+            )
 
 
 def _say_resizing(corpus: Corpus, size: int) -> None:
