@@ -27,12 +27,21 @@ COMMANDS = {
     "eval retrieval": Command(
         "bridgetower_train.commands.eval_retrieval", "EvalRetrievalConfig", None, "retrieval as it is published"
     ),
+    "eval masked_lm": Command(
+        "bridgetower_train.commands.eval_masked_lm", "EvalMaskedLMConfig", None, "masked words with and without picture"
+    ),
+    "eval matching": Command(
+        "bridgetower_train.commands.eval_matching", "EvalMatchingConfig", None, "matching: accuracy, AUC, calibration"
+    ),
     "report": Command("bridgetower_train.commands.report", "ReportConfig", None, "write a run's report.html"),
     "view": Command("bridgetower_train.commands.view", "ViewConfig", "train", "write a page of a training batch"),
     "bench step": Command(
         "bridgetower_train.commands.bench_step", "BenchStepConfig", "bench_step", "time the joint training step"
     ),
     "bench data": Command("bridgetower_train.commands.bench_data", "BenchDataConfig", None, "time the loader"),
+    "bench retrieval": Command(
+        "bridgetower_train.commands.bench_retrieval", "BenchRetrievalConfig", "bench_retrieval", "time retrieval"
+    ),
     "prep shapes": Command("data_prep.shapes", "ShapesConfig", None, "draw the shapes corpus"),
     "prep coco": Command("data_prep.coco", "CocoConfig", None, "write COCO captions as shards"),
     "prep index": Command("data_prep.index", "IndexConfig", None, "index shards that other tools wrote"),

@@ -86,6 +86,14 @@ def announce(protocol: dict[str, Any]) -> None:
         print(f"{name:16}{f'{value:,}' if isinstance(value, int) else value}")
 
 
+def show(figures: dict[str, float]) -> None:
+    """Print figures, a line for each."""
+    print()
+    for name, value in figures.items():
+        print(f"{name:32}{f'{value:,.0f}' if value == int(value) and value > 1 else f'{value:.4f}'}")
+    print()
+
+
 def keep(run_dir: Path, name: str, protocol: dict[str, Any], figures: dict[str, Any]) -> None:
     """Keep figures with their protocol in the run's `eval.json`, in place of those of that name."""
     path = run_dir / "eval.json"
