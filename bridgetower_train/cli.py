@@ -33,6 +33,9 @@ COMMANDS = {
     "eval matching": Command(
         "bridgetower_train.commands.eval_matching", "EvalMatchingConfig", None, "matching: accuracy, AUC, calibration"
     ),
+    "predict": Command(
+        "bridgetower_train.commands.predict", "PredictConfig", None, "one picture and some texts, as a page"
+    ),
     "report": Command("bridgetower_train.commands.report", "ReportConfig", None, "write a run's report.html"),
     "view": Command("bridgetower_train.commands.view", "ViewConfig", "train", "write a page of a training batch"),
     "bench step": Command(

@@ -33,6 +33,7 @@ ORDER_KEYS = (
     "objective.",
     "data.corpora",
     "data.captions",
+    "data.augment",
     "data.lanes",
     "data.shuffle_window",
 )

@@ -1,5 +1,6 @@
 """Pairs to batches: the map-style dataset over positions of the run, and the stock DataLoader around it."""
 
+import dataclasses
 import itertools
 import logging
 import time
@@ -11,9 +12,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bridgetower_train.config import TrainConfig
+from bridgetower_train.data.augment import rand_augment
 from bridgetower_train.data.batch import BadRecord, Batch
 from bridgetower_train.data.cache import ShardCache, is_remote
-from bridgetower_train.data.image import Pixels, decode_crop, resize_shorter
+from bridgetower_train.data.image import Pixels, decode, decode_crop, resize_shorter
 from bridgetower_train.data.masking import mask_places, mask_tokens
 from bridgetower_train.data.negatives import itm_negatives
 from bridgetower_train.data.order import Order, Recent, Sample, Window
@@ -121,7 +123,7 @@ class PairDataset(Dataset[Batch]):
         for sample, pair, out in zip(samples, read, pixels_BSSC, strict=True):
             try:
                 if pair is not None:
-                    decode_crop(pair.record.image, self._size, out)
+                    self._decode(pair, out)
             except BadRecordError:
                 pair = None
             pairs.append(pair or self._first_usable(sample, out, bad))
@@ -137,7 +139,7 @@ class PairDataset(Dataset[Batch]):
         for _ in range(MAX_BAD_RUN):
             try:
                 pair = self._read(sample)
-                decode_crop(pair.record.image, self._size, out)
+                self._decode(pair, out)
                 return pair
             except BadRecordError as error:
                 corpus, shard = self.corpora[sample.corpus].name, self._shard(sample)
@@ -155,6 +157,12 @@ class PairDataset(Dataset[Batch]):
         if sample.caption >= len(captions):
             raise BadRecordError("fewer captions than indexed")
         return _Pair(sample, record, captions[sample.caption])
+
+    def _decode(self, pair: _Pair, out: Pixels) -> None:
+        if self.config.data.augment == "randaugment":
+            out[:] = rand_augment(decode(pair.record.image), self._size, self.config.seed, pair.sample.position)
+        else:
+            decode_crop(pair.record.image, self._size, out)
 
     def _shard(self, sample: Sample) -> str:
         corpus = self.corpora[sample.corpus]
@@ -253,6 +261,7 @@ def open_data(config: TrainConfig, text: Text, validation: bool = False) -> Pair
     corpora = {name: weight for name, weight in data.corpora.items() if weight}
     if validation and data.validation:
         corpora = {data.validation: 1.0}
+        config = dataclasses.replace(config, data=dataclasses.replace(data, augment="none"))
     if not corpora:
         raise ConfigError("data.corpora: is empty; name at least one corpus, as in data.corpora={coco: 1.0}")
     cache = ShardCache(data.cache_dir, int(data.cache_gb * 1e9)) if data.cache_dir else None

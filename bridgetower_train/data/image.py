@@ -58,6 +58,20 @@ def resize_shorter(pixels: Pixels, size: int) -> Pixels:
     return array
 
 
+def decode(data: bytes | memoryview) -> Pixels:
+    """A whole picture, uint8 (H, W, 3) RGB; BadRecordError as in `decode_crop`."""
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return _decode_other(data)
+    check_pixels(height, width)
+    try:
+        pixels: Pixels = simplejpeg.decode_jpeg(data)
+    except ValueError as error:
+        raise BadRecordError(f"JPEG cannot be decoded: {error}") from None
+    return pixels
+
+
 def check_pixels(height: int, width: int) -> None:
     """BadRecordError for a picture of more than MAX_PIXELS pixels."""
     if height * width > MAX_PIXELS:

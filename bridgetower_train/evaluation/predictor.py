@@ -1,6 +1,7 @@
 """A trained model as a function of pictures and texts.
 
-Shapes: B pairs, S image edge, L text tokens, M places in a text, E width of the embeddings, V vocabulary.
+Shapes: B pairs, S image edge, L text tokens, M places in a text, D width, E width of the
+embeddings, V vocabulary.
 """
 
 from collections.abc import Iterator
@@ -47,9 +48,14 @@ class Predictor:
     def fill_all(self, pixels_B3SS: Tensor, ids_BL: Tensor, mask_BL: Tensor, positions_BM: Tensor) -> Tensor:
         """Logits (B, M, V) of the tokens at `positions_BM` of each text."""
         with evaluating(self.task, self.device):
-            ids, mask, positions = (self._to_device(t) for t in (ids_BL, mask_BL, positions_BM))
-            logits_BMV: Tensor = self.model.mlm_score(self._fuse(pixels_B3SS, ids, mask, positions).text)
+            logits_BMV: Tensor = self.model.mlm_score(self.read(pixels_B3SS, ids_BL, mask_BL, positions_BM))
             return logits_BMV.float().cpu()
+
+    def read(self, pixels_B3SS: Tensor, ids_BL: Tensor, mask_BL: Tensor, positions_BM: Tensor) -> Tensor:
+        """The text stream (B, M, D) at `positions_BM` after the last fusion layer, on the device."""
+        with evaluating(self.task, self.device):
+            ids, mask, positions = (self._to_device(t) for t in (ids_BL, mask_BL, positions_BM))
+            return self._fuse(pixels_B3SS, ids, mask, positions).text
 
     def image_states(self, pixels_B3SS: Tensor) -> ImageStates:
         """The states of pictures, on the device, for `match_states`."""
