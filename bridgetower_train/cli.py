@@ -36,6 +36,9 @@ COMMANDS = {
     "predict": Command(
         "bridgetower_train.commands.predict", "PredictConfig", None, "one picture and some texts, as a page"
     ),
+    "ablate": Command(
+        "bridgetower_train.commands.ablate", "AblateConfig", None, "what each loss buys, as docs/results.md"
+    ),
     "report": Command("bridgetower_train.commands.report", "ReportConfig", None, "write a run's report.html"),
     "view": Command("bridgetower_train.commands.view", "ViewConfig", "train", "write a page of a training batch"),
     "bench step": Command(

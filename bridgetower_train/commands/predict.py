@@ -40,12 +40,12 @@ class PredictConfig:
 
     def __post_init__(self) -> None:
         at_least("top", self.top, 1)
-        if not self.texts or not all(text.strip() for text in self.texts):
-            raise ConfigError(f"texts={self.texts}: give at least one, and none empty: \"texts=['a dog', 'a <mask>']\"")
 
 
 def run(config: PredictConfig) -> int:
     """Print what the model makes of the picture and each text, and write a page of it."""
+    if not config.texts or not all(text.strip() for text in config.texts):
+        raise ConfigError(f"texts={config.texts}: give at least one, and none empty: \"texts=['a dog', 'a <mask>']\"")
     trained = load_run(config.run_dir, config.device)
     pixels = read_picture(config.image, trained.config.model.image_size)
     texts = [predict(trained.predictor, pixels, text, config.top, config.words) for text in config.texts]

@@ -6,8 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bridgetower_train.pages.html import Child, Markup, element, figures, note, page, pairs, table
+from bridgetower_train.pages.html import Child, Markup, element, figures, note, page, pairs
 from bridgetower_train.pages.pictures import png, spotlight
+
+_HOW_TO_READ = (
+    "Brightest where the attention of the last fusion layer is highest, each picture for itself. The percentage is what falls on "
+    "the picture at all; the rest goes to the class token."
+)
 
 
 @dataclass(frozen=True)
@@ -61,18 +66,16 @@ def _text(prediction: Prediction, text: TextPrediction) -> Markup:
     parts: list[Child] = [element("h2", text.text)]
     parts.append(figures({name: f"{value:.3f}" for name, value in known.items() if value is not None}))
     for number, guesses in enumerate(text.masks):
-        parts.append(
-            element("p", f"Under <mask>{f' number {number + 1}' if len(text.masks) > 1 else ''}", class_="kicker")
-        )
-        parts.append(table(["word", "probability"], [(g.word, f"{g.probability:.3f}") for g in guesses]))
+        which = f" number {number + 1}" if len(text.masks) > 1 else ""
+        listed = ((element("dt", guess.word), element("dd", f"{guess.probability:.3f}")) for guess in guesses)
+        parts += [element("p", f"Under <mask>{which}", class_="kicker"), element("dl", *listed, class_="pairs")]
     if text.attention:
-        parts.append(element("p", "Where each word looks", class_="kicker"))
+        parts += [element("p", "Where each word looks", class_="kicker"), note(_HOW_TO_READ)]
         parts.append(element("div", *(_word(prediction, *pair) for pair in text.attention), class_="words"))
-        parts.append(note(f"Brightest where the attention of the last fusion layer is highest. Words of: {text.text}"))
     return element("section", *parts)
 
 
 def _word(prediction: Prediction, word: str, weights: npt.NDArray[np.float32]) -> Markup:
-    caption = f"{word} · {weights.sum():.0%} on the picture"
+    share = element("span", f"{weights.sum():.0%}", class_="score")
     image = element("img", src=spotlight(prediction.pixels, weights), alt=f"attention of {word}")
-    return element("figure", image, element("figcaption", caption))
+    return element("figure", image, element("figcaption", word, " ", share))

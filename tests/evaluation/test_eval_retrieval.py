@@ -161,3 +161,19 @@ def test_a_test_split_steers_no_run(shapes_root, tmp_path, capsys):
     assert main([*keys, "data.corpora={shapes_heldout: 1.0, shapes: 0}"]) == 2
     assert "data.corpora: shapes_heldout holds the test split" in capsys.readouterr().err
     assert main(keys) == 0
+
+
+def test_fine_tuning_is_told_from_zero_shot(trained_run, uneven, tmp_path):
+    """The shipped experiment, at the size of a test, from the run of another corpus."""
+    run_dir, root = tmp_path / "tuned", shutil.copytree(uneven, tmp_path / "root")
+    smaller = [key for key in TINY if not key.startswith(("optim", "device"))]
+    keys = [
+        "train", "experiment=finetune_flickr30k", *smaller, f"data.root={root}", "data.corpora={flickr30k_train: 0, uneven: 1}",
+        f"tokenizer={load_run(str(trained_run), 'cpu').config.tokenizer}", "model.vocab_size=null", "micro_batch=null",
+        "data.workers=0", "device.name=cpu", "validation.every=0", "steps=1", f"run_dir={run_dir}",
+        f"init.checkpoint={trained_run}", "objective.itc_dim=512",
+    ]  # fmt: skip
+    assert main(keys) == 0
+    assert main(["eval", "retrieval", f"run_dir={run_dir}", "corpus=uneven"]) == 0
+    model = evaluations(run_dir)["retrieval on uneven"]["protocol"]["model"]
+    assert model == "fine-tuned: trained on uneven; before that on shapes"
