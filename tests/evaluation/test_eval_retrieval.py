@@ -163,7 +163,7 @@ def test_a_test_split_steers_no_run(shapes_root, tmp_path, capsys):
     assert main(keys) == 0
 
 
-def test_fine_tuning_is_told_from_zero_shot(trained_run, uneven, tmp_path):
+def test_fine_tuning_is_told_from_zero_shot(trained_run, uneven, shapes_root, tmp_path):
     """The shipped experiment, at the size of a test, from the run of another corpus."""
     run_dir, root = tmp_path / "tuned", shutil.copytree(uneven, tmp_path / "root")
     smaller = [key for key in TINY if not key.startswith(("optim", "device"))]
@@ -177,3 +177,6 @@ def test_fine_tuning_is_told_from_zero_shot(trained_run, uneven, tmp_path):
     assert main(["eval", "retrieval", f"run_dir={run_dir}", "corpus=uneven"]) == 0
     model = evaluations(run_dir)["retrieval on uneven"]["protocol"]["model"]
     assert model == "fine-tuned: trained on uneven; before that on shapes"
+    assert main(["eval", "retrieval", f"run_dir={run_dir}", "corpus=shapes", f"root={shapes_root}"]) == 0
+    model = evaluations(run_dir)["retrieval on shapes"]["protocol"]["model"]
+    assert model == "seen in pretraining: trained on uneven; before that on shapes"

@@ -90,14 +90,18 @@ def test_what_was_not_scored_stands_behind():
     whole = np.full(len(images) * len(texts), -100, np.float32)
     whole[pairs] = score
     found = itm_ranks(pairs, score, owner, by_itc)
-    for mine, definition, queries in zip(
-        found, plain(whole.reshape(len(images), -1), owner), (len(images), len(texts)), strict=True
+    counts = [
+        np.bincount(side, minlength=size)
+        for side, size in zip(np.divmod(pairs, len(texts)), (len(images), len(texts)), strict=True)
+    ]
+    for mine, definition, itc, scored in zip(
+        found, plain(whole.reshape(len(images), -1), owner), by_itc, counts, strict=True
     ):
-        missed = np.array(definition) == (len(texts) - 4 if queries == len(images) else len(images))
-        scored = np.array(definition) < 20
-        assert mine[scored].tolist() == np.array(definition)[scored].tolist()
-        assert (mine[missed] > 4).all()
-        assert (mine[~scored] > 4).all()
+        here = np.array(definition) <= scored
+        assert mine[here].tolist() == np.array(definition)[here].tolist()
+        assert mine[~here].tolist() == np.maximum(itc, 1 + scored)[~here].tolist()
+        assert 0 < here.sum() < len(here)
+    assert (np.maximum(by_itc[1], 1 + counts[1]) > 1 + counts[1]).any()
 
 
 def test_recalls():
