@@ -55,7 +55,7 @@ class AblateConfig:
     """Where the tables are written."""
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     """Seeds of the runs of each variant."""
-    rerank: int = 32
+    rerank: int = 16
     """Candidates of each query that are re-ranked by ITM."""
     overrides: list[str] = field(default_factory=list)
     """More overrides of every run, on top of `experiment=demo`: [steps=20]."""
