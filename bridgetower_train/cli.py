@@ -32,6 +32,21 @@ COMMANDS = {
         None,
         "write a run as a folder for transformers and the hub",
     ),
+    "eval retrieval": Command(
+        "bridgetower_train.commands.eval_retrieval", "EvalRetrievalConfig", None, "retrieval as it is published"
+    ),
+    "eval masked_lm": Command(
+        "bridgetower_train.commands.eval_masked_lm", "EvalMaskedLMConfig", None, "masked words with and without picture"
+    ),
+    "eval matching": Command(
+        "bridgetower_train.commands.eval_matching", "EvalMatchingConfig", None, "matching: accuracy, AUC, calibration"
+    ),
+    "predict": Command(
+        "bridgetower_train.commands.predict", "PredictConfig", None, "one picture and some texts, as a page"
+    ),
+    "ablate": Command(
+        "bridgetower_train.commands.ablate", "AblateConfig", None, "what each loss buys, as docs/results.md"
+    ),
     "report": Command("bridgetower_train.commands.report", "ReportConfig", None, "write a run's report.html"),
     "view": Command("bridgetower_train.commands.view", "ViewConfig", "train", "write a page of a training batch"),
     "doctor": Command(
@@ -45,6 +60,9 @@ COMMANDS = {
     "bench prep": Command("bridgetower_train.commands.bench_prep", "BenchPrepConfig", None, "time the preparation"),
     "bench fetch": Command(
         "bridgetower_train.commands.bench_fetch", "BenchFetchConfig", None, "time fetching from a hostile server"
+    ),
+    "bench retrieval": Command(
+        "bridgetower_train.commands.bench_retrieval", "BenchRetrievalConfig", "bench_retrieval", "time retrieval"
     ),
     "prep shapes": Command("data_prep.shapes", "ShapesConfig", None, "draw the shapes corpus"),
     "prep coco": Command("data_prep.coco", "CocoConfig", None, "write COCO captions as shards"),

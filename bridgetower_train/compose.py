@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
+from hydra import initialize, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
@@ -52,7 +52,11 @@ def compose(schema: type[Config], base: str | None, overrides: list[str]) -> Con
 def compose_node(schema: type[Any], base: str | None, overrides: list[str]) -> DictConfig:
     """The composed configuration as OmegaConf holds it, before the checks."""
     ConfigStore.instance().store("schema", _unlocked(OmegaConf.structured(schema)))
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+    # Without a base there are no groups: `device=cpu` is then a key's value, not a choice of `configs/device`.
+    groups_at_hand = (
+        initialize_config_dir(str(config_dir()), version_base="1.3") if base else initialize(None, version_base="1.3")
+    )
+    with groups_at_hand:
         try:
             return hydra_compose(base or "schema", overrides=overrides)
         except (HydraException, OmegaConfBaseException) as error:

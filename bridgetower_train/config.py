@@ -139,6 +139,8 @@ class DataConfig:
     """Micro-batches that each worker holds ready."""
     text_buckets: list[int] = field(default_factory=list)
     """Text lengths, ascending: a micro-batch is padded to the smallest that holds its longest text; empty: max_text_len."""
+    augment: str = "none"
+    """`none`: the centre of each picture; `randaugment`: crop, flip and RandAugment(2, 7), for fine-tuning."""
     max_bad_fraction: float = 0.01
     """Share of records that may be unreadable before the run stops."""
     cache_dir: str | None = None
@@ -148,6 +150,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         one_of("data.captions", self.captions, ("all", "one"))
+        one_of("data.augment", self.augment, ("none", "randaugment"))
         at_least("data.lanes", self.lanes, 1)
         at_least("data.shuffle_window", self.shuffle_window, 1)
         at_least("data.workers", self.workers, 0)

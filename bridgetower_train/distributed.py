@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
@@ -50,6 +51,14 @@ class Ranks:
         tensor = torch.tensor([value], dtype=torch.int64)
         dist.all_reduce(tensor, group=self.control)
         return int(tensor)
+
+    def add_up(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The sum of `array` over all ranks, element by element, on all of them."""
+        if self.control is None:
+            return array
+        tensor = torch.from_numpy(array.copy())
+        dist.all_reduce(tensor, group=self.control)
+        return tensor.numpy()
 
     def broadcast(self, tensors: Iterable[torch.Tensor]) -> None:
         """Overwrite each of these host tensors, in order, by rank 0's."""

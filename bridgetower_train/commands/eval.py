@@ -4,27 +4,19 @@ import base64
 import io
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor
 
-from bridgetower_train import compose
-from bridgetower_train.config import DeviceConfig, TrainConfig
-from bridgetower_train.data.shards import open_corpus
-from bridgetower_train.data.text import Text
-from bridgetower_train.devices import make_device
-from bridgetower_train.errors import ConfigError, UserError
 from bridgetower_train.evaluation.heldout import HeldOut, load_held_out
 from bridgetower_train.evaluation.masked_lm import probe_accuracy, probe_words
 from bridgetower_train.evaluation.matching import matching_accuracy
 from bridgetower_train.evaluation.predictor import Predictor
+from bridgetower_train.evaluation.protocol import read_evaluation
 from bridgetower_train.evaluation.retrieval import recall, similarities
+from bridgetower_train.evaluation.trained import load_run
 from bridgetower_train.files import write_whole
-from bridgetower_train.objectives.joint import JointTask
-from bridgetower_train.training.checkpoint import newest, read_state
 
 
 @dataclass(frozen=True)
@@ -43,32 +35,17 @@ class EvalConfig:
 
 def run(config: EvalConfig) -> int:
     """Print the figures, and write them with retrieval examples to `eval.json` in the run folder."""
-    run_dir = Path(config.run_dir)
-    if not (run_dir / "config.yaml").is_file():
-        raise ConfigError(f"run_dir={config.run_dir}: holds no run (no config.yaml)")
-    trained = compose.from_yaml(TrainConfig, run_dir / "config.yaml")
-    corpus_name = config.corpus or trained.data.validation
-    if corpus_name is None:
-        raise ConfigError("corpus: the run has no data.validation; name a corpus folder below its data.root")
-    folder = newest(run_dir, print)
-    if folder is None:
-        raise UserError(f"{run_dir}: has no whole checkpoint yet")
-    device, _ = make_device(DeviceConfig(name=config.device, precision=trained.device.precision))
-    text = Text.load(trained.tokenizer)
-    task = JointTask(trained.model, trained.objective, attention=device.attention).to(device.torch_device)
-    task.model.load_state_dict(load_file(folder / "model.safetensors"))
-    corpus = open_corpus(trained.data.root, corpus_name, None)
-    held_out = load_held_out(corpus, config.samples, trained.model.image_size)
+    trained = load_run(config.run_dir, config.device)
+    corpus = trained.open_corpus(config.corpus)
+    held_out = load_held_out(corpus, config.samples, trained.config.model.image_size)
+    words = corpus.manifest.extra.get("probe_words", [])
 
-    step = read_state(folder)["step"]
-    print(f"{corpus_name}: {len(held_out)} pictures, {folder.name}, {device.name}")
-    figures, examples = evaluate(Predictor(task, text, device), held_out, corpus.manifest.extra.get("probe_words", []))
+    print(f"{corpus.name}: {len(held_out)} pictures, {trained.checkpoint.name}, {trained.device.name}")
+    figures, examples = evaluate(trained.predictor, held_out, words)
     for name, value in figures.items():
         print(f"  {name:44} {value:.3f}")
-    write_whole(
-        run_dir / "eval.json",
-        json.dumps({"step": step, "corpus": corpus_name, "figures": figures, "examples": examples}, indent=1),
-    )
+    found = {"step": trained.state["step"], "corpus": corpus.name, "figures": figures, "examples": examples}
+    write_whole(trained.folder / "eval.json", json.dumps(read_evaluation(trained.folder) | found, indent=1))
     return 0
 
 

@@ -34,6 +34,7 @@ ORDER_KEYS = (
     "objective.",
     "data.corpora",
     "data.captions",
+    "data.augment",
     "data.lanes",
     "data.shuffle_window",
 )
@@ -74,6 +75,7 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, held: ExitStack) ->
     run_dir = Path(config.run_dir)
     resumes: bool = ranks.gather_objects(bool(step_folders(run_dir)))[0]
     engine = build_engine(config, device, ranks, None if resumes else text)
+    validation = Validation(config, text, device, ranks, engine.task) if config.validation.every else None
     held.enter_context(only_writer(run_dir, ranks))
     fixed = identity(config, ORDER_KEYS) | {"tokenizer": text.digest, "order": dataset.order.digest}
     checkpoints = Checkpoints(run_dir, config.checkpoint, ranks, print if ranks.is_main else _silent)
@@ -98,7 +100,7 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, held: ExitStack) ->
         accumulation=accumulation,
         schedule=schedule,
         checkpoints=checkpoints,
-        validation=Validation(config, text, device, ranks, engine.task) if config.validation.every else None,
+        validation=validation,
         guard=NonFiniteGuard(config.guards.max_skipped, device.torch_device, state["skipped"]),
         bad_samples=BadSamples(run_dir / "bad_samples.jsonl", ranks, start, state["bad_samples"]),
         console=console,

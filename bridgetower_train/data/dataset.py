@@ -1,5 +1,6 @@
 """Pairs to batches: the map-style dataset over positions of the run, and the stock DataLoader around it."""
 
+import dataclasses
 import itertools
 import logging
 import time
@@ -11,9 +12,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bridgetower_train.config import TrainConfig
+from bridgetower_train.data.augment import rand_augment
 from bridgetower_train.data.batch import BadRecord, Batch
 from bridgetower_train.data.cache import ShardCache, is_remote
-from bridgetower_train.data.image import Pixels, decode_crop, resize_shorter, scratch_for
+from bridgetower_train.data.image import Pixels, decode, decode_crop, resize_shorter, scratch_for
 from bridgetower_train.data.masking import mask_places, mask_tokens
 from bridgetower_train.data.negatives import itm_negatives
 from bridgetower_train.data.order import Order, Recent, Sample, Window
@@ -122,7 +124,7 @@ class PairDataset(Dataset[Batch]):
         for sample, pair, out in zip(samples, read, pixels_BSSC, strict=True):
             try:
                 if pair is not None:
-                    decode_crop(pair.record.image, self._size, out, scratch)
+                    self._decode(pair, out, scratch)
             except BadRecordError:
                 pair = None
             pairs.append(pair or self._first_usable(sample, out, bad))
@@ -138,7 +140,7 @@ class PairDataset(Dataset[Batch]):
         for _ in range(MAX_BAD_RUN):
             try:
                 pair = self._read(sample)
-                decode_crop(pair.record.image, self._size, out)
+                self._decode(pair, out)
                 return pair
             except BadRecordError as error:
                 corpus, shard = self.corpora[sample.corpus].name, self._shard(sample)
@@ -156,6 +158,12 @@ class PairDataset(Dataset[Batch]):
         if sample.caption >= len(captions):
             raise BadRecordError("fewer captions than indexed")
         return _Pair(sample, record, captions[sample.caption])
+
+    def _decode(self, pair: _Pair, out: Pixels, scratch: Pixels | None = None) -> None:
+        if self.config.data.augment == "randaugment":
+            out[:] = rand_augment(decode(pair.record.image), self._size, self.config.seed, pair.sample.position)
+        else:
+            decode_crop(pair.record.image, self._size, out, scratch)
 
     def _shard(self, sample: Sample) -> str:
         corpus = self.corpora[sample.corpus]
@@ -254,16 +262,28 @@ def open_data(config: TrainConfig, text: Text, validation: bool = False) -> Pair
     corpora = {name: weight for name, weight in data.corpora.items() if weight}
     if validation and data.validation:
         corpora = {data.validation: 1.0}
+        config = dataclasses.replace(config, data=dataclasses.replace(data, augment="none"))
     if not corpora:
         raise ConfigError("data.corpora: is empty; name at least one corpus, as in data.corpora={coco: 1.0}")
     cache = ShardCache(data.cache_dir, int(data.cache_gb * 1e9)) if data.cache_dir else None
     opened = [open_corpus(data.root, name, cache) for name in corpora]
+    _refuse_test_splits(opened, "data.validation" if validation else "data.corpora")
     for corpus in opened:
         _say_resizing(corpus, config.model.image_size)
     captions = "one" if validation else data.captions
     weights = list(corpora.values())
     order = Order(opened, weights, config.seed, data.lanes, config.lane_batch, captions, data.shuffle_window)
     return PairDataset(order, opened, text, config)
+
+
+def _refuse_test_splits(corpora: Sequence[Corpus], key: str) -> None:
+    """ConfigError for a test split: what steers a run, or trains it, is no longer a test."""
+    for corpus in corpora:
+        if "test" in corpus.manifest.splits:
+            raise ConfigError(
+                f"{key}: {corpus.name} holds the test split of {corpus.manifest.title} (so its manifest says); take another "
+                f"split here, and measure this one after the run: bridgetower eval retrieval corpus={corpus.name}"
+            )
 
 
 def _say_resizing(corpus: Corpus, size: int) -> None:

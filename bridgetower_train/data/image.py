@@ -23,7 +23,7 @@ def decode_crop(data: bytes | memoryview, size: int, out: Pixels, scratch: Pixel
     Resize and CenterCrop do. A JPEG that fits is decoded in `scratch` (see `scratch_for`), for speed.
     BadRecordError where it cannot be decoded, is cut short or has more than MAX_PIXELS.
     """
-    pixels = _decode(data) if scratch is None else _decode_in(scratch, data)
+    pixels = decode(data) if scratch is None else _decode_in(scratch, data)
     if min(pixels.shape[:2]) != size:
         pixels = resize_shorter(pixels, size)
     height, width = pixels.shape[:2]
@@ -52,23 +52,8 @@ def resize_shorter(pixels: Pixels, size: int) -> Pixels:
     return array
 
 
-def check_pixels(height: int, width: int) -> None:
-    """BadRecordError for a picture of more than MAX_PIXELS pixels."""
-    if height * width > MAX_PIXELS:
-        raise BadRecordError(f"{width} x {height} pixels: more than {MAX_PIXELS / 1e6:g} million")
-
-
-def _decode_in(scratch: Pixels, data: bytes | memoryview) -> Pixels:
-    """As `_decode`, without a look at the header or new memory where the picture fits into `scratch`."""
-    try:
-        pixels: Pixels = simplejpeg.decode_jpeg(data, buffer=scratch)
-    except ValueError:  # too large for it, broken, or no JPEG
-        return _decode(data)
-    return pixels
-
-
-def _decode(data: bytes | memoryview) -> Pixels:
-    """A picture of any size that is not over MAX_PIXELS by its header."""
+def decode(data: bytes | memoryview) -> Pixels:
+    """A whole picture, uint8 (H, W, 3) RGB; BadRecordError as in `decode_crop`."""
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
@@ -78,6 +63,21 @@ def _decode(data: bytes | memoryview) -> Pixels:
         pixels: Pixels = simplejpeg.decode_jpeg(data)
     except ValueError as error:
         raise BadRecordError(f"JPEG cannot be decoded: {error}") from None
+    return pixels
+
+
+def check_pixels(height: int, width: int) -> None:
+    """BadRecordError for a picture of more than MAX_PIXELS pixels."""
+    if height * width > MAX_PIXELS:
+        raise BadRecordError(f"{width} x {height} pixels: more than {MAX_PIXELS / 1e6:g} million")
+
+
+def _decode_in(scratch: Pixels, data: bytes | memoryview) -> Pixels:
+    """As `decode`, without a look at the header or new memory where the picture fits into `scratch`."""
+    try:
+        pixels: Pixels = simplejpeg.decode_jpeg(data, buffer=scratch)
+    except ValueError:  # too large for it, broken, or no JPEG
+        return decode(data)
     return pixels
 
 

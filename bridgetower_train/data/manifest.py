@@ -41,6 +41,19 @@ class Manifest:
     """Notes of whoever wrote the corpus."""
     format: int = FORMAT
 
+    @property
+    def title(self) -> str:
+        """Name of the data set, which its splits share: `extra["about"]["title"]`, or else the corpus's own name."""
+        about = self.extra.get("about")
+        return str(about.get("title", self.corpus)) if isinstance(about, dict) else self.corpus
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits of the data set that it holds: `extra["source"]["splits"]` ("train, restval"); empty where not noted."""
+        source = self.extra.get("source")
+        noted = str(source.get("splits", "")) if isinstance(source, dict) else ""
+        return [split for split in (part.strip() for part in noted.split(",")) if split]
+
     def to_json(self) -> str:
         """The text of `manifest.json`."""
         return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"

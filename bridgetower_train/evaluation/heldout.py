@@ -22,6 +22,8 @@ class HeldOut:
     """Every picture's captions, in the source's order."""
     keys: list[str]
     """Every picture's key in its shard."""
+    left_out: tuple[str, ...] = ()
+    """What could not be read: `key (reason)`."""
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -37,17 +39,21 @@ def load_held_out(corpus: Corpus, samples: int, image_size: int) -> HeldOut:
     DataError where fewer than two can be read.
     """
     rows = np.linspace(0, len(corpus.index), min(samples, len(corpus.index)), endpoint=False).astype(int)
-    pictures, captions, keys = [], [], []
+    pictures, captions, keys, left_out = [], [], [], []
     for row in rows.tolist():
         picture = np.empty((image_size, image_size, 3), dtype=np.uint8)
         try:
             record = corpus.read(row)
             decode_crop(record.image, image_size, picture)
-        except BadRecordError:
+            if not record.captions:
+                raise BadRecordError("no caption")
+        except BadRecordError as error:
+            left_out.append(f"{corpus.key(row)} ({error.reason})")
             continue
         pictures.append(torch.from_numpy(picture))
         captions.append(record.captions)
         keys.append(record.key)
     if len(pictures) < 2:
-        raise DataError(f"{corpus.name}: has fewer than two readable records to evaluate on")
-    return HeldOut(torch.stack(pictures).permute(0, 3, 1, 2), captions, keys)
+        named = ", ".join(left_out[:3]) or "none"
+        raise DataError(f"{corpus.name}: has fewer than two usable pictures to evaluate on; left out: {named}")
+    return HeldOut(torch.stack(pictures).permute(0, 3, 1, 2), captions, keys, tuple(left_out))

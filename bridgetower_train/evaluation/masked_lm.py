@@ -1,13 +1,29 @@
 """Masked words: what does the model read from the picture, and what could it have guessed without?"""
 
+import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from bridgetower_train.data.batch import IGNORE
+from bridgetower_train.data.masking import mask_places, mask_tokens
 from bridgetower_train.data.text import Text
+from bridgetower_train.errors import DataError
 from bridgetower_train.evaluation.heldout import HeldOut
 from bridgetower_train.evaluation.predictor import Predictor
+
+
+def blanked(pixels_B3SS: Tensor) -> Tensor:
+    """Grey pictures."""
+    return torch.full_like(pixels_B3SS, 127)
+
+
+def swapped(pixels_B3SS: Tensor) -> Tensor:
+    """The next caption's picture for each."""
+    return pixels_B3SS.roll(-1, 0)
 
 
 @dataclass(frozen=True)
@@ -50,7 +66,38 @@ def probe_accuracy(
         part = slice(start, start + batch)
         pixels = held_out.pixels[probes.picture[part]]
         if blank:
-            pixels = torch.full_like(pixels, 127)
+            pixels = blanked(pixels)
         guess = predictor.fill(pixels, probes.ids[part], probes.mask[part], probes.position[part]).argmax(-1)
         right += int((guess == probes.answer[part]).sum())
     return right / len(probes.answer)
+
+
+SHOWN = {"": lambda pixels: pixels, ", picture blanked": blanked, ", picture swapped": swapped}
+"""What is shown beside a caption, as the end of a figure's name: its own picture, grey, or another caption's picture."""
+
+
+def masked_lm(
+    predictor: Predictor, held_out: HeldOut, probability: float, seed: int = 0, batch: int = 64
+) -> dict[str, float]:
+    """`masked tokens`, and accuracy and perplexity over them, with each of the pictures of SHOWN.
+
+    Masked are the pictures' first captions, as in training (BERT's masking) and the same for the same seed. DataError where
+    no token came to be masked.
+    """
+    text, max_len = predictor.text, predictor.model.config.max_text_len
+    ids, mask = text.encode([captions[0] for captions in held_out.captions], max_len)
+    rows = np.arange(len(held_out))
+    masked, places, labels = mask_tokens(text, ids, rows, seed, probability, mask_places(probability, max_len))
+    count = int((labels != IGNORE).sum())
+    if not count:
+        raise DataError("no token of the captions came to be masked; take more samples")
+    figures = {"masked tokens": float(count)}
+    for name, show in SHOWN.items():
+        pixels, right, loss = show(held_out.pixels), 0, 0.0
+        for part in held_out.batches(batch):
+            logits = predictor.fill_all(pixels[part], masked[part], mask[part], places[part]).flatten(0, 1)
+            truth = labels[part].flatten()
+            loss += float(F.cross_entropy(logits.double(), truth, ignore_index=IGNORE, reduction="sum"))
+            right += int((logits.argmax(-1) == truth).sum())
+        figures |= {f"accuracy{name}": right / count, f"perplexity{name}": math.exp(loss / count)}
+    return figures

@@ -1,21 +1,63 @@
-"""Image-text matching: does the model tell a picture's caption from another picture's?"""
+"""Image-text matching: does the model tell a picture's caption from another picture's, and does it know how sure it may be?"""
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from bridgetower_train.evaluation.heldout import HeldOut
 from bridgetower_train.evaluation.predictor import Predictor
 
+BINS = 10
+"""Equal parts of [0, 1] over which calibration is measured."""
 
-def matching_accuracy(predictor: Predictor, held_out: HeldOut, batch: int = 64) -> float:
-    """Share of right answers over each picture with its own first caption and with that of the next picture."""
-    right = 0
+
+def match_scores(predictor: Predictor, held_out: HeldOut, batch: int = 64) -> tuple[Tensor, Tensor]:
+    """(probability of a match, whether it is one) of each picture with its own first caption and with that of the next.
+
+    Equal captions make no mismatch, and are left out there.
+    """
     own = [captions[0] for captions in held_out.captions]
     others = own[1:] + own[:1]
-    pairs = 0
+    scores, labels = [], []
     for part in held_out.batches(batch):
         different = torch.tensor([a != b for a, b in zip(own[part], others[part], strict=True)])
         positive = predictor.match(held_out.pixels[part], own[part])
-        negative = predictor.match(held_out.pixels[part], others[part])
-        right += int((positive > 0.5).sum() + ((negative <= 0.5) & different).sum())
-        pairs += len(different) + int(different.sum())
-    return right / pairs
+        negative = predictor.match(held_out.pixels[part], others[part])[different]
+        scores += [positive, negative]
+        labels += [torch.ones(len(positive), dtype=torch.bool), torch.zeros(len(negative), dtype=torch.bool)]
+    return torch.cat(scores), torch.cat(labels)
+
+
+def matching_accuracy(predictor: Predictor, held_out: HeldOut, batch: int = 64) -> float:
+    """Share of pairs (see `match_scores`) that the model judges right; a probability of one half is no match."""
+    score, label = match_scores(predictor, held_out, batch)
+    return float(((score > 0.5) == label).float().mean())
+
+
+def matching(score: Tensor, label: Tensor) -> dict[str, float]:
+    """Pairs, accuracy, AUC and expected calibration error of probabilities and what was true."""
+    p, truth = score.numpy().astype(np.float64), label.numpy()
+    return {
+        "matching pairs": float(truth.sum()),
+        "mismatching pairs": float((~truth).sum()),
+        "accuracy": float(((p > 0.5) == truth).mean()),
+        "AUC": area_under_curve(p, truth),
+        "ECE": calibration_error(p, truth),
+    }
+
+
+def area_under_curve(score: npt.NDArray[np.float64], truth: npt.NDArray[np.bool_]) -> float:
+    """Probability that a match scores above a mismatch, equal scores counted as half; NaN without one of the two."""
+    order = np.sort(score[~truth])
+    below, not_above = (np.searchsorted(order, score[truth], side) for side in ("left", "right"))
+    pairs = len(order) * truth.sum()
+    return float((below + not_above).sum() / (2 * pairs)) if pairs else float("nan")
+
+
+def calibration_error(probability: npt.NDArray[np.float64], truth: npt.NDArray[np.bool_]) -> float:
+    """Expected calibration error (Naeini et al., 2015): how far the mean probability lies from the share of matches, on
+    average over the pairs, within each of BINS."""
+    number = np.minimum((probability * BINS).astype(int), BINS - 1)
+    gaps = np.bincount(number, probability, BINS) - np.bincount(number, truth, BINS)
+    return float(np.abs(gaps).sum() / len(probability))

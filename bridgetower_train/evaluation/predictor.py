@@ -1,6 +1,7 @@
 """A trained model as a function of pictures and texts.
 
-Shapes: B pairs, S image edge, L text tokens, E width of the embeddings, V vocabulary.
+Shapes: B pairs, S image edge, L text tokens, M places in a text, D width, E width of the
+embeddings, V vocabulary.
 """
 
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from bridgetower_train.data.text import Text
 from bridgetower_train.devices import Device
-from bridgetower_train.model.bridgetower import Fused, Pairs
+from bridgetower_train.model.bridgetower import Fused, ImageStates, Pairs, TextStates
 from bridgetower_train.objectives.itc import embed_image, embed_text
 from bridgetower_train.objectives.joint import JointTask
 
@@ -42,22 +43,53 @@ class Predictor:
 
     def fill(self, pixels_B3SS: Tensor, ids_BL: Tensor, mask_BL: Tensor, position_B: Tensor) -> Tensor:
         """Logits (B, V) of the token under the mask at `position_B` of each text."""
+        return self.fill_all(pixels_B3SS, ids_BL, mask_BL, position_B[:, None])[:, 0]
+
+    def fill_all(self, pixels_B3SS: Tensor, ids_BL: Tensor, mask_BL: Tensor, positions_BM: Tensor) -> Tensor:
+        """Logits (B, M, V) of the tokens at `positions_BM` of each text."""
         with evaluating(self.task, self.device):
-            ids, mask, position = (self._to_device(t) for t in (ids_BL, mask_BL, position_B[:, None]))
-            logits_B1V: Tensor = self.model.mlm_score(self._fuse(pixels_B3SS, ids, mask, position).text)
-            return logits_B1V[:, 0].float().cpu()
+            logits_BMV: Tensor = self.model.mlm_score(self.read(pixels_B3SS, ids_BL, mask_BL, positions_BM))
+            return logits_BMV.float().cpu()
+
+    def read(self, pixels_B3SS: Tensor, ids_BL: Tensor, mask_BL: Tensor, positions_BM: Tensor) -> Tensor:
+        """The text stream (B, M, D) at `positions_BM` after the last fusion layer, on the device."""
+        with evaluating(self.task, self.device):
+            ids, mask, positions = (self._to_device(t) for t in (ids_BL, mask_BL, positions_BM))
+            return self._fuse(pixels_B3SS, ids, mask, positions).text
+
+    def image_states(self, pixels_B3SS: Tensor) -> ImageStates:
+        """The states of pictures, on the device, for `match_states`."""
+        with evaluating(self.task, self.device):
+            return self.model.encode_image(self._to_device(pixels_B3SS))
+
+    def text_states(self, texts: list[str]) -> TextStates:
+        """The states of texts, on the device, for `match_states`."""
+        with evaluating(self.task, self.device):
+            return self.model.encode_text(*self.encode(texts))
+
+    def match_states(self, image: ImageStates, text: TextStates, image_rows_P: Tensor, text_rows_P: Tensor) -> Tensor:
+        """The logit (P,) of `match`, by which published figures rank, of pairs of rows of states."""
+        (images, image_rows), (texts, text_rows) = (
+            (self._to_device(t) for t in rows.unique(return_inverse=True)) for rows in (image_rows_P, text_rows_P)
+        )
+        with evaluating(self.task, self.device):
+            pairs = Pairs(image_rows, text_rows, len(image_rows))
+            fused = self.model.fuse(image.take(images), text.take(texts), pairs)
+            logits_P2: Tensor = self.model.itm_score(fused.pooled)
+            return logits_P2[:, 1].float().cpu()
 
     def encode(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """Token ids and mask (B, L) of texts, on the device."""
         ids, mask = self.text.encode(texts, self.model.config.max_text_len)
         return self._to_device(ids), self._to_device(mask)
 
-    def _fuse(self, pixels_B3SS: Tensor, ids_BL: Tensor, mask_BL: Tensor, position_B1: Tensor | None) -> Fused:
-        """Each picture with its text: pooled, or read at `position_B1`."""
+    def _fuse(self, pixels_B3SS: Tensor, ids_BL: Tensor, mask_BL: Tensor, positions_BM: Tensor | None) -> Fused:
+        """Each picture with its text: pooled, or read at `positions_BM`."""
         rows = torch.arange(len(ids_BL), device=ids_BL.device)
         image = self.model.encode_image(self._to_device(pixels_B3SS))
         text = self.model.encode_text(ids_BL, mask_BL)
-        return self.model.fuse(image, text, Pairs(rows, rows, 0 if position_B1 is not None else len(rows), position_B1))
+        pooled = len(rows) if positions_BM is None else 0
+        return self.model.fuse(image, text, Pairs(rows, rows, pooled, positions_BM))
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device.torch_device)

@@ -31,6 +31,10 @@ class ImageStates:
     cls: Tensor
     """(B, D): ln_post of the last block's class token."""
 
+    def take(self, rows: Tensor) -> "ImageStates":
+        """Those of some images."""
+        return ImageStates([take(x, rows) for x in self.bridged], take(self.cls, rows))
+
 
 @dataclass(frozen=True)
 class TextStates:
@@ -42,6 +46,10 @@ class TextStates:
     """(B, D): the last layer's first token."""
     mask: Tensor
     """bool (B, 1, 1, L): True where a token is real."""
+
+    def take(self, rows: Tensor) -> "TextStates":
+        """Those of some texts."""
+        return TextStates([take(x, rows) for x in self.bridged], take(self.cls, rows), take(self.mask, rows))
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,22 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+_DARKEST = 0.15  # what is left of the light where no attention falls
+
 
 def png(picture_CHW: npt.NDArray[np.uint8]) -> str:
     """Exactly these pixels (uint8, 3 x H x W)."""
     return _uri(Image.fromarray(np.ascontiguousarray(picture_CHW.transpose(1, 2, 0))), "PNG")
+
+
+def spotlight(picture_CHW: npt.NDArray[np.uint8], weights_GG: npt.NDArray[np.float32], edge: int = 224) -> str:
+    """A square picture as a JPEG of `edge` pixels, dark but where `weights_GG` are high; their largest stays as it is."""
+    picture = Image.fromarray(np.ascontiguousarray(picture_CHW.transpose(1, 2, 0))).resize((edge, edge))
+    share = Image.fromarray(weights_GG / max(float(weights_GG.max()), 1e-9)).resize(
+        (edge, edge), Image.Resampling.BICUBIC
+    )
+    light = _DARKEST + (1 - _DARKEST) * np.clip(np.asarray(share), 0, 1)
+    return _uri(Image.fromarray((np.asarray(picture) * light[..., None]).astype(np.uint8)), "JPEG")
 
 
 def thumbnail(source: str, folder: Path, edge: int = 240) -> str | None:

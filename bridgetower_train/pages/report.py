@@ -171,11 +171,30 @@ def _curves(run: RunFolder, panel: Panel) -> list[Curve]:
 
 
 def _evaluation(run: RunFolder) -> Markup:
+    parts: list[Child] = []
     values = run.evaluation.get("figures")
-    if not isinstance(values, dict) or not values:
-        return Markup("")
-    about = [f"{what} {figure(run.evaluation[what])}" for what in ("corpus", "step") if what in run.evaluation]
-    return join(note(", ".join(about)), figures({str(k): figure(v) for k, v in values.items()}))
+    if isinstance(values, dict) and values:
+        about = [f"{what} {figure(run.evaluation[what])}" for what in ("corpus", "step") if what in run.evaluation]
+        parts += [note(", ".join(about)), _figures(values)]
+    kept = run.evaluation.get("evaluations")
+    for name, entry in kept.items() if isinstance(kept, dict) else ():
+        protocol, values = (
+            (entry.get(part) for part in ("protocol", "figures")) if isinstance(entry, dict) else (None, None)
+        )
+        if isinstance(protocol, dict) and isinstance(values, dict):
+            told = "; ".join(f"{what}: {_text(value)}" for what, value in protocol.items())
+            parts += [element("h3", str(name)), note(told), _figures(values)]
+    return join(*parts)
+
+
+def _figures(values: Json) -> Markup:
+    """Name and figure pairs; where a figure is a group of such, the group after its name."""
+    flat = {str(name): figure(value) for name, value in values.items() if not isinstance(value, dict)}
+    groups = {str(name): value for name, value in values.items() if isinstance(value, dict)}
+    return join(
+        figures(flat) if flat else "",
+        *(join(element("p", name, class_="kicker"), _figures(value)) for name, value in groups.items()),
+    )
 
 
 def _examples(run: RunFolder) -> Markup:

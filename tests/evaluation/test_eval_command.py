@@ -38,3 +38,25 @@ def test_what_cannot_be_evaluated_says_so(shapes_root, tmp_path, capsys):
     (run_dir / "checkpoints" / "step-00000001" / "manifest.json").unlink()
     assert main(["eval", f"run_dir={run_dir}"]) == 1
     assert "no whole checkpoint" in capsys.readouterr().err
+
+
+def test_masked_words_and_matching(run_dir, shapes_root, capsys):
+    assert main(["eval", "masked_lm", f"run_dir={run_dir}", "samples=24"]) == 0
+    assert main(["eval", "matching", f"run_dir={run_dir}", "samples=24"]) == 0
+    printed = capsys.readouterr().out
+    found = json.loads((run_dir / "eval.json").read_text())["evaluations"]
+    assert set(found) == {"masked words on shapes_heldout", "matching on shapes_heldout"}
+    for entry in found.values():
+        assert entry["protocol"]["pictures"] == 24
+        assert all(name in printed for name in [*entry["protocol"], *entry["figures"]])
+    words = found["masked words on shapes_heldout"]["figures"]
+    assert len({words["perplexity"], words["perplexity, picture blanked"], words["perplexity, picture swapped"]}) == 3
+
+
+def test_what_a_run_was_not_trained_for_is_not_asked(shapes_root, tmp_path, capsys):
+    run_dir = tmp_path / "run"
+    keys = ["objective.mlm=0", "objective.itm=0", "steps=1"]
+    assert main(["train", *TINY, f"data.root={shapes_root}", f"run_dir={run_dir}", *keys]) == 0
+    for command, key in (("masked_lm", "mlm"), ("matching", "itm")):
+        assert main(["eval", command, f"run_dir={run_dir}"]) == 2
+        assert f"objective.{key}=0" in capsys.readouterr().err

@@ -1,12 +1,21 @@
 """The measures, on cases whose result is known."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 
 from bridgetower_train.data.text import Text
 from bridgetower_train.evaluation.heldout import HeldOut
-from bridgetower_train.evaluation.masked_lm import probe_accuracy, probe_words
-from bridgetower_train.evaluation.matching import matching_accuracy
+from bridgetower_train.evaluation.masked_lm import masked_lm, probe_accuracy, probe_words
+from bridgetower_train.evaluation.matching import (
+    area_under_curve,
+    calibration_error,
+    match_scores,
+    matching,
+    matching_accuracy,
+)
 from bridgetower_train.evaluation.retrieval import recall, similarities
 from data_prep.tokenizer import train_tokenizer
 
@@ -90,3 +99,55 @@ def test_equal_captions_are_no_negatives(text):
     model = Knowing(text)
     model.match = lambda pixels, texts: torch.ones(len(texts))
     assert matching_accuracy(model, same) == 1.0
+
+
+class Reading:
+    """Knows every caption by its picture's colour value, and nothing else."""
+
+    def __init__(self, text, data):
+        self.text = text
+        self.model = type("Model", (), {"config": type("Config", (), {"max_text_len": 16})})
+        self.ids = text.encode([captions[0] for captions in data.captions], 16)[0]
+
+    def fill_all(self, pixels, ids, mask, positions):
+        number = pixels[:, 0, 0, 0].long()
+        known = number <= len(self.ids)
+        right = self.ids[(number - 1).clamp(max=len(self.ids) - 1)].gather(1, positions)
+        guess = torch.where(known[:, None], right, self.text.mask)
+        return 10 * torch.nn.functional.one_hot(guess, self.text.vocab_size).float()
+
+
+def test_masked_words_are_read_from_the_picture(text):
+    data = held_out([[f"{colour} {noun}"] for colour in COLOURS for noun in ("square", "circle", "nothing")] * 4)
+    figures = masked_lm(Reading(text, data), data, 0.4, batch=5)
+    assert figures["masked tokens"] > 20
+    assert figures["accuracy"] == 1
+    sure = 1 + (text.vocab_size - 1) * math.exp(-10)
+    assert figures["perplexity"] == pytest.approx(sure)
+    assert figures["accuracy, picture blanked"] == 0
+    assert figures["perplexity, picture blanked"] == pytest.approx(math.exp(10) * sure)
+    assert 0 < figures["accuracy, picture swapped"] < 1
+    assert figures == pytest.approx(masked_lm(Reading(text, data), data, 0.4))
+    assert figures != pytest.approx(masked_lm(Reading(text, data), data, 0.4, seed=1))
+
+
+def test_area_under_curve():
+    truth = np.array([True, True, False, False, False])
+    score = np.array([0.9, 0.4, 0.4, 0.1, 0.6])
+    assert area_under_curve(score, truth) == pytest.approx((3 + 1.5) / 6)
+    assert area_under_curve(1 - score, truth) == pytest.approx(1 - 4.5 / 6)
+    assert math.isnan(area_under_curve(score, truth | True))
+
+
+def test_calibration_error():
+    truth = np.array([True, False, False, False, True])
+    assert calibration_error(np.array([0.25] * 4 + [1.0]), truth) == pytest.approx(0)
+    assert calibration_error(np.array([0.45] * 4 + [1.0]), truth) == pytest.approx(0.2 * 4 / 5)
+    rng = np.random.default_rng(0)
+    p = rng.random(20_000)
+    assert calibration_error(p, rng.random(20_000) < p) < 0.02
+
+
+def test_matching_figures(text):
+    figures = matching(*match_scores(Knowing(text), held_out(), batch=3))
+    assert figures == {"matching pairs": 4, "mismatching pairs": 4, "accuracy": 1, "AUC": 1, "ECE": 0}

@@ -22,7 +22,7 @@ FILES = (
 WORDS = (
     "step", "steps", "global_batch", "loss", "val_loss", "grad_norm", "data_wait", "step_s", "epoch", "position",
     "skipped", "reason", "key", "figures", "examples", "results", "query_kind", "image", "text", "score", "files",
-    "bytes", "versions",
+    "bytes", "versions", "evaluations", "protocol",
 )  # fmt: skip
 
 
@@ -231,3 +231,25 @@ def test_page_goes_where_it_is_told(run_folder, tmp_path):
     run(ReportConfig(run_dir=str(run_folder), out=str(tmp_path / "a.html")))
     assert (tmp_path / "a.html").exists()
     assert not (run_folder / "report.html").exists()
+
+
+def test_evaluations_are_shown_with_their_protocol(run_folder, open_page):
+    path = run_folder / "eval.json"
+    figures = {"ITC": {"image to text R@1": 12.5, "RSUM": 287.9}, "ITC, best 128 re-ranked by ITM": {"RSUM": 301.25}}
+    entry = {"protocol": {"model": "zero-shot: trained on cc3m", "pictures": 1000}, "figures": figures}
+    kept = {
+        "retrieval on flickr30k_test": entry,
+        "matching on x": {"protocol": {}, "figures": {"AUC": 0.75}},
+        "torn": 3,
+    }
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"evaluations": kept}))
+    for width in (1280, 390):
+        shown = open_page(written(run_folder), width).find_element("css selector", "#evaluation").text
+        for part in (
+            "retrieval on flickr30k_test",
+            "model: zero-shot: trained on cc3m",
+            "best 128 re-ranked",
+            "301.2",
+            "0.75",
+        ):
+            assert part in shown, part

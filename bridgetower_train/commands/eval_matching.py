@@ -1,0 +1,49 @@
+"""`bridgetower eval matching`: does the model tell a picture's caption from another picture's?"""
+
+from dataclasses import dataclass
+
+from bridgetower_train.config import at_least
+from bridgetower_train.evaluation.captioned import count_cut
+from bridgetower_train.evaluation.heldout import load_held_out
+from bridgetower_train.evaluation.matching import BINS, match_scores, matching
+from bridgetower_train.evaluation.protocol import announce, describe, keep, show
+from bridgetower_train.evaluation.trained import load_run
+
+
+@dataclass(frozen=True)
+class EvalMatchingConfig:
+    """`bridgetower eval matching`."""
+
+    run_dir: str = "???"
+    """Folder of the run; its newest whole checkpoint is evaluated."""
+    corpus: str | None = None
+    """Corpus folder; null: the run's `data.validation`."""
+    root: str | None = None
+    """Folder or URL that holds the corpus folder; null: the run's `data.root`."""
+    samples: int = 1024
+    """Pictures to take, evenly spread over the corpus, each with its first caption and that of the next."""
+    device: str = "auto"
+    """As `device.name` of a run."""
+
+    def __post_init__(self) -> None:
+        at_least("samples", self.samples, 2)
+
+
+def run(config: EvalMatchingConfig) -> int:
+    """Print the figures with their protocol, and keep both in `eval.json` of the run folder."""
+    trained = load_run(config.run_dir, config.device, needs=("itm",))
+    corpus = trained.open_corpus(config.corpus, config.root)
+    held_out = load_held_out(corpus, config.samples, trained.config.model.image_size)
+    figures = matching(*match_scores(trained.predictor, held_out))
+    captions, length = [captions[0] for captions in held_out.captions], trained.config.model.max_text_len
+    protocol = describe(trained, corpus) | {
+        "pictures": len(held_out),
+        "captions": "the first of each picture, and that of the next picture as the mismatch",
+        "captions cut": count_cut(trained.predictor.text, captions, length),
+        "left out": ", ".join(held_out.left_out) or 0,
+        "calibration": f"{BINS} equal bins of the probability of a match",
+    }
+    announce(protocol)
+    show(figures)
+    keep(trained.folder, f"matching on {corpus.name}", protocol, figures)
+    return 0

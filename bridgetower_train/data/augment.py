@@ -1,0 +1,84 @@
+"""RandAugment (Cubuk et al., 2020) for fine-tuning, as a pure function of the seed and the position in the run.
+
+As in Microsoft's fine-tuning for retrieval: a random crop of half the picture or more, a random flip, then two of the
+fourteen operations at a fixed strength, each with a random sign where it has one.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
+
+from bridgetower_train import random
+from bridgetower_train.data.image import Pixels
+
+SCALE = (0.5, 1.0)
+"""Share of the picture's area that is cropped."""
+ASPECT = (3 / 4, 4 / 3)
+"""Width by height of what is cropped, before it is made square."""
+OPERATIONS, STRENGTH = 2, 7 / 30
+"""How many operations a picture undergoes, and how far along its range each goes."""
+
+_CROPS_TRIED = 10
+
+Operation = Callable[[Image.Image, float], Image.Image]
+
+
+def _affine(*matrix: float) -> tuple[Image.Transform, tuple[float, ...]]:
+    return Image.Transform.AFFINE, matrix
+
+
+def _add_and_solarize(picture: Image.Image, amount: float) -> Image.Image:
+    return ImageOps.solarize(picture.point(lambda value: min(255, value + int(amount))), 128)
+
+
+_PLAIN: dict[str, tuple[Operation, float, float]] = {
+    "autocontrast": (lambda picture, _: ImageOps.autocontrast(picture), 0, 1),
+    "equalize": (lambda picture, _: ImageOps.equalize(picture), 0, 1),
+    "posterize": (lambda picture, bits: ImageOps.posterize(picture, max(1, int(bits))), 0, 4),
+    "solarize": (lambda picture, threshold: ImageOps.solarize(picture, int(threshold)), 0, 256),
+    "solarize add": (_add_and_solarize, 0, 110),
+    "colour": (lambda picture, factor: ImageEnhance.Color(picture).enhance(factor), 0.1, 1.9),
+    "contrast": (lambda picture, factor: ImageEnhance.Contrast(picture).enhance(factor), 0.1, 1.9),
+    "brightness": (lambda picture, factor: ImageEnhance.Brightness(picture).enhance(factor), 0.1, 1.9),
+    "sharpness": (lambda picture, factor: ImageEnhance.Sharpness(picture).enhance(factor), 0.1, 1.9),
+}
+_SIGNED: dict[str, tuple[Operation, float, float]] = {
+    "rotate": (lambda picture, degrees: picture.rotate(degrees), 0, 30),
+    "shear x": (lambda picture, v: picture.transform(picture.size, *_affine(1, v, 0, 0, 1, 0)), 0, 0.3),
+    "shear y": (lambda picture, v: picture.transform(picture.size, *_affine(1, 0, 0, v, 1, 0)), 0, 0.3),
+    "shift x": (lambda picture, v: picture.transform(picture.size, *_affine(1, 0, v, 0, 1, 0)), 0, 100),
+    "shift y": (lambda picture, v: picture.transform(picture.size, *_affine(1, 0, 0, 0, 1, v)), 0, 100),
+}
+"""Operation -> what it does, and the range of its argument; the signed ones go either way. Shifts are in pixels."""
+
+
+def rand_augment(pixels: Pixels, size: int, seed: int, position: int) -> Pixels:
+    """uint8 (H, W, 3) -> (size, size, 3): cropped, flipped and changed as `seed` and `position` say."""
+    picture = Image.fromarray(pixels)
+    box = crop_box(picture.width, picture.height, seed, position)
+    picture = picture.resize((size, size), Image.Resampling.BICUBIC, box)
+    if random.uniform(seed, "augment.flip", position) < 0.5:
+        picture = ImageOps.mirror(picture)
+    every = list((_PLAIN | _SIGNED).items())
+    for turn in range(OPERATIONS):
+        name, (operation, low, high) = every[int(random.below(seed, "augment.operation", len(every), position, turn))]
+        strength = low + STRENGTH * (high - low)
+        negative = name in _SIGNED and random.uniform(seed, "augment.sign", position, turn) < 0.5
+        picture = operation(picture, -strength if negative else strength)
+    return np.asarray(picture)
+
+
+def crop_box(width: int, height: int, seed: int, position: int) -> tuple[float, float, float, float]:
+    """(left, top, right, bottom) of a crop of SCALE and ASPECT; the largest centred square where none fits."""
+    draws = random.uniform(seed, "augment.crop", position, np.arange(4 * _CROPS_TRIED)).reshape(-1, 4)
+    for area, aspect, across, down in draws.tolist():
+        target = width * height * (SCALE[0] + area * (SCALE[1] - SCALE[0]))
+        ratio = ASPECT[0] * (ASPECT[1] / ASPECT[0]) ** aspect
+        w, h = round((target * ratio) ** 0.5), round((target / ratio) ** 0.5)
+        if 0 < w <= width and 0 < h <= height:
+            left, top = across * (width - w), down * (height - h)
+            return left, top, left + w, top + h
+    edge = min(width, height)
+    left, top = (width - edge) / 2, (height - edge) / 2
+    return left, top, left + edge, top + edge

@@ -1,0 +1,81 @@
+"""What a model makes of one picture and some texts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from bridgetower_train.pages.html import Child, Markup, element, figures, note, page, pairs
+from bridgetower_train.pages.pictures import png, spotlight
+
+_HOW_TO_READ = (
+    "Brightest where the attention of the last fusion layer is highest, each picture for itself. The percentage is what falls on "
+    "the picture at all; the rest goes to the class token."
+)
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A word under `<mask>`."""
+
+    word: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class TextPrediction:
+    """What the model makes of the picture and one text."""
+
+    text: str
+    similarity: float | None
+    """Cosine of the contrastive embeddings; None where the model has none."""
+    match: float | None
+    """Probability that the text describes the picture; None where the model has no such head."""
+    masks: Sequence[Sequence[Guess]]
+    """For each `<mask>` the best words, the best first."""
+    attention: Sequence[tuple[str, npt.NDArray[np.float32]]]
+    """Word -> (G, G), how much it attends to each patch."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A picture and its texts."""
+
+    name: str
+    pixels: npt.NDArray[np.uint8]
+    """uint8 (3, S, S): the picture as the model sees it."""
+    facts: dict[str, str]
+    texts: Sequence[TextPrediction]
+
+
+def prediction_page(prediction: Prediction) -> str:
+    """The page: the picture, then a part for each text."""
+    picture = element("img", src=png(prediction.pixels), alt=prediction.name)
+    head = element(
+        "header",
+        element("p", "What the model makes of", class_="kicker"),
+        element("h1", prediction.name),
+        element("div", picture, element("div", pairs(prediction.facts)), class_="predicted"),
+    )
+    return page(f"Prediction: {prediction.name}", head, *(_text(prediction, text) for text in prediction.texts))
+
+
+def _text(prediction: Prediction, text: TextPrediction) -> Markup:
+    known = {"similarity": text.similarity, "probability of a match": text.match}
+    parts: list[Child] = [element("h2", text.text)]
+    parts.append(figures({name: f"{value:.3f}" for name, value in known.items() if value is not None}))
+    for number, guesses in enumerate(text.masks):
+        which = f" number {number + 1}" if len(text.masks) > 1 else ""
+        listed = ((element("dt", guess.word), element("dd", f"{guess.probability:.3f}")) for guess in guesses)
+        parts += [element("p", f"Under <mask>{which}", class_="kicker"), element("dl", *listed, class_="pairs")]
+    if text.attention:
+        parts += [element("p", "Where each word looks", class_="kicker"), note(_HOW_TO_READ)]
+        parts.append(element("div", *(_word(prediction, *pair) for pair in text.attention), class_="words"))
+    return element("section", *parts)
+
+
+def _word(prediction: Prediction, word: str, weights: npt.NDArray[np.float32]) -> Markup:
+    share = element("span", f"{weights.sum():.0%}", class_="score")
+    image = element("img", src=spotlight(prediction.pixels, weights), alt=f"attention of {word}")
+    return element("figure", image, element("figcaption", word, " ", share))

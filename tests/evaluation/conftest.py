@@ -1,0 +1,23 @@
+"""A trained run, for all who ask one."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bridgetower_train.cli import main
+from tests.training.runs import TINY
+
+
+@pytest.fixture(scope="session")
+def trained_run(shapes_root, tmp_path_factory) -> Path:
+    """A run folder of two steps on the shapes corpus. Do not write to it."""
+    run_dir = tmp_path_factory.mktemp("trained") / "run"
+    assert main(["train", *TINY, f"data.root={shapes_root}", f"run_dir={run_dir}", "steps=2"]) == 0
+    return run_dir
+
+
+@pytest.fixture
+def run_dir(trained_run, tmp_path) -> Path:
+    """A copy of it to write to."""
+    return Path(shutil.copytree(trained_run, tmp_path / "run"))
