@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from bridgetower_train.devices.base import Device
+from bridgetower_train.config import DeviceConfig
+from bridgetower_train.devices.base import Device, Probe
 
 
 class CpuDevice(Device):
@@ -16,10 +17,10 @@ class CpuDevice(Device):
     backend = "gloo"
     worker_context = "fork"
 
-    @staticmethod
-    def available() -> str | None:
-        """Always."""
-        return "always there"
+    @classmethod
+    def probe(cls, config: DeviceConfig) -> Probe:
+        """Always usable."""
+        return Probe(True, "always there")
 
     @property
     def description(self) -> str:
