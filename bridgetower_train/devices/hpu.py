@@ -105,6 +105,10 @@ class HpuDevice(Device):
         optimizer: torch.optim.Optimizer = fused(
             [group for group in groups if group["params"]], betas=(config.beta1, config.beta2), eps=config.eps
         )
+        for group in optimizer.param_groups:
+            group["step"] = 0
+            for p in group["params"]:  # else the first update would make them, and be another graph than the second
+                optimizer.state[p] = {"step": 0, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
         return optimizer
 
     def update(self, optimizer: torch.optim.Optimizer, skip: Tensor) -> None:
@@ -115,7 +119,7 @@ class HpuDevice(Device):
         skipped = skip.bool()
         for group in optimizer.param_groups:
             for parameter in group["params"]:
-                for tensor in (parameter.grad, optimizer.state[parameter].get("exp_avg")):
+                for tensor in (parameter.grad, optimizer.state[parameter]["exp_avg"]):
                     if tensor is not None:
                         tensor.masked_fill_(skipped, 0.0)
         optimizer.step()
@@ -130,7 +134,8 @@ class HpuDevice(Device):
         self, optimizer: torch.optim.Optimizer, group: dict[str, Any], p: nn.Parameter, slots: dict[str, Tensor]
     ) -> None:
         """See Device."""
-        super().load_optimizer_slots(optimizer, group, p, slots)
+        moments = {name: slots[name].to(self.torch_device, copy=True) for name in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[p] = {"step": 0, **moments}
         group["step"] = int(slots["step"])
 
     def clip(self, parameters: list[nn.Parameter], max_norm: float) -> Tensor:

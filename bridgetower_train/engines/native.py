@@ -69,7 +69,6 @@ class NativeEngine(Engine):
         skipped = 1.0 - torch.isfinite(norm).float()
         self.device.update(self.optimizer, skipped)
         self.optimizer.zero_grad()
-        self.device.mark_step()
         return {"grad_norm": norm, "skipped": skipped}
 
     @property

@@ -63,6 +63,7 @@ def fit(run: Run) -> int:
     """Train from `start_step` to `total_steps`. Returns the exit code: not 0 where a preemption asks for one."""
     preemption, stop = Preemption(), Flag(run.ranks)
     watch = Stopwatch()
+    run.device.mark_step()  # what was recorded so far would make the first step's graph another than the second's
     for step in range(run.start_step + 1, run.total_steps + 1):
         began = time.perf_counter()
         batches = [next(run.batches) for _ in range(run.accumulation)]
@@ -107,6 +108,7 @@ def train_step(run: Run, step: int, batches: list[Batch]) -> dict[str, Tensor]:
         metrics = {name: metrics[name] + value for name, value in part.items()} if metrics else part
     metrics |= run.engine.step(run.schedule.factor(step - 1))
     run.guard.record(metrics.pop("skipped"))
+    run.device.mark_step()
     return metrics
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from bridgetower_train.devices import Device
 from bridgetower_train.errors import UserError
 
-WARM_UP = 3
-"""Steps with a text length during which its graphs may be compiled: the optimizer has state from the second on."""
+WARM_UP = 2
+"""Steps with a text length during which its graphs may be compiled: a count may come late."""
 
 
 class RecompileGuard:
@@ -33,8 +33,8 @@ class RecompileGuard:
         self.say(f"step {step}: {fresh} graphs compiled for {shapes}, whose graphs were there")
         if self.count > self.max_recompiles:
             raise UserError(
-                f"{self.count} graphs were compiled after the warm-up, more than guards.max_recompiles={self.max_recompiles}; "
-                f"the last in step {step}, {shapes}. Something in the step changes its shape or a constant; raise the key to go on"
+                f"{self.count} graphs were compiled after the warm-up, more than guards.max_recompiles={self.max_recompiles}; the "
+                f"last in step {step}, {shapes}. A shape or a constant changes from step to step; raise the key to go on"
             )
 
     def logged(self) -> None:

@@ -60,6 +60,7 @@ void describe(std::ostream& out, const c10::IValue& value) {
   if (value.isTensor()) {
     const auto& t = value.toTensor();
     if (t.defined()) out << t.scalar_type() << t.sizes() << t.is_cpu();
+    if (t.defined() && t.unsafeGetTensorImpl()->is_wrapped_number()) out << t.item();
   } else if (value.isList()) {
     out << '[';
     for (const c10::IValue& item : value.toListRef()) describe(out, item);

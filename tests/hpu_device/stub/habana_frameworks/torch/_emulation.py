@@ -35,16 +35,18 @@ device = _load()
 
 
 def record(call: str, **what: Any) -> None:
-    """Write a call with the first file outside this package on its stack, and the device's counts."""
+    """Write a call, the function of the training code that led to it, whether this package itself made it, and the counts."""
     folder = os.environ.get("HPU_EMULATION_LOG")
     if folder is None:
         return
-    frame = sys._getframe(1)
-    inside = -1
-    while frame is not None and (frame.f_code.co_filename.startswith(ROOT) or "contextlib" in frame.f_code.co_filename):
-        frame, inside = frame.f_back, inside + 1
-    by = Path(frame.f_code.co_filename).name if frame else ""
-    line = {"call": call, "by": by, "inside": inside, **what, **device.counts()}
+    frames, own = sys._getframe(1), 0
+    while frames is not None and "/bridgetower_train/" not in frames.f_code.co_filename:
+        own += frames.f_code.co_filename.startswith(ROOT)
+        frames = frames.f_back
+    while frames is not None and "/devices/" in frames.f_code.co_filename:
+        frames = frames.f_back
+    by = frames.f_code.co_name if frames is not None else ""
+    line = {"call": call, "by": by, "vendor": own > 1, **what, **device.counts()}
     with open(f"{folder}/calls-{os.environ.get('RANK', '0')}.jsonl", "a") as file:
         file.write(json.dumps(line) + "\n")
 

@@ -14,10 +14,11 @@ if "LOCAL_RANK" in os.environ:
     os.environ.setdefault("HLS_MODULE_ID", os.environ["LOCAL_RANK"])
 
 _host = _emulation.device.host
+_KNOWN = (dist.ReduceOp.SUM, dist.ReduceOp.MIN, dist.ReduceOp.MAX, dist.ReduceOp.PRODUCT)
 
 
 def _check(kind, op=None):
-    if op is not None and op not in (dist.ReduceOp.SUM, dist.ReduceOp.MIN, dist.ReduceOp.MAX, dist.ReduceOp.PRODUCT):
+    if op is not None and not any(op == known for known in _KNOWN):
         raise RuntimeError("Unsupported ReduceOp for HCCL process group")
     from habana_frameworks.torch import hpu
 

@@ -1,0 +1,43 @@
+"""Our step on PyTorch's own lazy backend, the nearest thing to HPU lazy mode that compiles graphs without the hardware."""
+
+from contextlib import nullcontext
+from dataclasses import replace
+
+import pytest
+import torch
+from helpers import SMALL, random_batch
+
+from bridgetower_train.config import ObjectiveConfig
+from bridgetower_train.model import heads
+from bridgetower_train.objectives import itc
+from bridgetower_train.objectives.joint import JointTask
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("negatives", ["random", "hard"])
+def test_every_step_is_a_graph_that_is_there(monkeypatch, negatives):
+    """With SGD: the backend has no lerp, which AdamW takes, and no autocast, which is off here in any case."""
+    import torch._lazy
+    import torch._lazy.metrics as metrics
+    import torch._lazy.ts_backend
+
+    torch._lazy.ts_backend.init()
+    for module in (heads, itc):
+        monkeypatch.setattr(module, "no_autocast", lambda x: nullcontext())
+    config = replace(SMALL, width=64, vision_layers=1, text_layers=1, fusion_layers=1)
+    task = JointTask(config, ObjectiveConfig(itc_dim=16, itm_negatives=negatives)).to("lazy")
+    optimizer = torch.optim.SGD(task.parameters(), lr=1e-3, foreach=False)
+    compiled = []
+    metrics.reset()
+    for step in range(8):
+        batch = random_batch(replace(config, max_text_len=(12, 8)[step % 2]), 4, seed=step).to(torch.device("lazy"))
+        loss, _ = task(batch, task.counts(batch))
+        loss.backward()
+        torch._lazy.mark_step()
+        optimizer.step()
+        optimizer.zero_grad()
+        torch._lazy.mark_step()
+        compiled.append(metrics.counter_value("UncachedCompile") if "UncachedCompile" in metrics.counter_names() else 0)
+    assert compiled[1] > 0
+    assert compiled[2:] == compiled[1:2] * 6
+    assert [name for name in metrics.counter_names() if name.startswith("aten::")] == []
