@@ -30,6 +30,12 @@ COMMANDS = {
         "bridgetower_train.commands.bench_step", "BenchStepConfig", "bench_step", "time the joint training step"
     ),
     "bench data": Command("bridgetower_train.commands.bench_data", "BenchDataConfig", None, "time the loader"),
+    "bench buckets": Command(
+        "bridgetower_train.commands.bench_buckets",
+        "BenchBucketsConfig",
+        "bench_buckets",
+        "what text buckets would save on a corpus",
+    ),
     "prep shapes": Command("data_prep.shapes", "ShapesConfig", None, "draw the shapes corpus"),
     "prep coco": Command("data_prep.coco", "CocoConfig", None, "write COCO captions as shards"),
     "prep index": Command("data_prep.index", "IndexConfig", None, "index shards that other tools wrote"),

@@ -33,8 +33,8 @@ class RecompileGuard:
         self.say(f"step {step}: {fresh} graphs compiled for {shapes}, whose graphs were there")
         if self.count > self.max_recompiles:
             raise UserError(
-                f"{self.count} graphs were compiled after the warm-up, more than guards.max_recompiles={self.max_recompiles}; the "
-                f"last in step {step}, {shapes}. A shape or a constant changes from step to step; raise the key to go on"
+                f"{self.count} graphs were compiled after the warm-up, more than guards.max_recompiles={self.max_recompiles}; "
+                f"the last in step {step}, {shapes}. A shape or a constant changes from step to step; raise the key to go on"
             )
 
     def logged(self) -> None:
