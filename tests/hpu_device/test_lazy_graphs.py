@@ -13,7 +13,6 @@ from bridgetower_train.model import heads
 from bridgetower_train.objectives import itc
 from bridgetower_train.objectives.joint import JointTask
 
-
 LACKING = {"aten::any.dim", "aten::argmax", "aten::bitwise_not", "aten::index_add", "aten::where.self"}
 """Operators of our step that the backend has no kernel for, and so runs on the CPU (the vendor's has)."""
 
@@ -40,14 +39,18 @@ def unbind(t, dim=0):
     return [t.select(dim, row) for row in range(t.shape[dim])]
 
 
-@pytest.mark.slow
+@pytest.fixture(scope="session", autouse=True)
+def lazy_device():
+    """The backend, which a process can have but once."""
+    ts_backend.init()
+
+
 @pytest.mark.parametrize("negatives", ["random", "hard"])
 def test_every_step_is_a_graph_that_is_there(monkeypatch, negatives):
     """With SGD: the backend has no lerp, which AdamW takes, and no autocast, which is off here in any case.
 
     The weights of the losses are integers: it would make a scalar times 1.0 a double.
     """
-    ts_backend.init()
     for module in (heads, itc):
         monkeypatch.setattr(module, "no_autocast", lambda x: nullcontext())
     for name, function in (("chunk", chunk), ("split", split), ("unbind", unbind)):
@@ -67,7 +70,7 @@ def test_every_step_is_a_graph_that_is_there(monkeypatch, negatives):
         optimizer.zero_grad()
         mark_step()
         compiled.append(metrics.counter_value("UncachedCompile") if "UncachedCompile" in metrics.counter_names() else 0)
-    # The first step reads weights that were copied to the device, the second those that an update left; the third has shorter texts.
+    # The first step reads weights that were copied there, the second those that an update left; the third has shorter texts.
     assert 0 < compiled[0] < compiled[1] < compiled[2]
     assert compiled[3:] == compiled[2:3] * 4
     assert {name for name in metrics.counter_names() if name.startswith("aten::")} <= LACKING
