@@ -19,9 +19,10 @@ ROOT = HERE.parents[1]
 @pytest.fixture(scope="session")
 def emulation() -> Path:
     """The compiled emulation, built in another process: loading it would give this one an `hpu` device for good."""
-    if shutil.which("c++") is None or shutil.which("ninja") is None:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where pip puts ninja
+    if shutil.which("c++") is None or shutil.which("ninja", path=path) is None:
         pytest.skip("the emulated hpu device needs a C++ compiler and ninja")
-    return Path(run_python([str(HERE / "build.py")], {}, timeout=400).split()[-1])
+    return Path(run_python([str(HERE / "build.py")], {"PATH": path}, timeout=400).split()[-1])
 
 
 @pytest.fixture

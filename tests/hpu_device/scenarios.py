@@ -102,6 +102,18 @@ def vendor_lists():
         print(lists, worst, product.dtype)
 
 
+def graph_outputs():
+    """What a graph gave stays what it was when the graph is replayed."""
+    device = hpu(graphs=True)
+    task = JointTask(SMALL, ObjectiveConfig(itc_dim=16), device.attention).to("hpu")
+    module = device.record(task, 1, False)
+    first, second = (random_batch(SMALL, 4, seed).to(device.torch_device) for seed in (1, 2))
+    loss = module(first, task.counts(first))[1]["loss"]
+    before = loss.item()
+    assert module(second, task.counts(second))[1]["loss"].item() != before
+    assert loss.item() == before
+
+
 def recompiles():
     """A constant that changes from step to step is another graph each time, and found."""
     device = hpu()

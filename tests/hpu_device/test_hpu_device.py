@@ -23,8 +23,8 @@ def test_auto_takes_it_before_anything_else_and_rounds_only_what_is_listed(scena
     assert (ours.split()[2], default.split()[2]) == ("torch.float32", "torch.bfloat16")
 
 
-def test_a_changing_constant_is_found_and_ends_the_run(scenario):
-    said = scenario("recompiles")
+def test_graphs_keep_results_and_a_changing_constant_ends_the_run(scenario):
+    said = scenario("graph_outputs", "recompiles")
     assert said.startswith("8 step 6: 1 graphs compiled for texts of 24 tokens")
     assert "3 graphs were compiled after the warm-up, more than guards.max_recompiles=2" in said
 

@@ -2,28 +2,39 @@
 
 import pytest
 
-from tests.training.runs import metric_lines
+from tests.training.runs import Job, metric_lines
 
 LOSSES = ("loss", "loss_mlm", "loss_itm", "loss_itc")
-FP32 = ["model.dropout=0", "device.precision=fp32", "optim.clip_norm=1"]
+FP32 = ["model.dropout=0", "device.precision=fp32", "optim.clip_norm=1", "optim.schedule=constant", "optim.warmup=0"]
 SAME = 1e-4
 """How far float32 losses of the device may be from the CPU's: FusedAdamW adds eps before it corrects the bias, so it counts for
 more in the first steps, and tiny gradients for less."""
 
 
 def losses(run_dir):
-    return [line[name] for line in metric_lines(run_dir) for name in LOSSES if name in line]
+    """Step -> its losses."""
+    return {line["step"]: [line[name] for name in LOSSES if name in line] for line in metric_lines(run_dir)}
 
 
-@pytest.fixture
-def on_cpu(tmp_path, train):
+def run_on_cpu(root, run_dir, *options):
     """The losses of a run on the CPU."""
+    job = Job(root, run_dir, [*FP32, *options], 1, {})
+    said = job.wait()
+    assert job.process.returncode == 0, said
+    return losses(run_dir)
 
-    def on_cpu(*options):
-        train(tmp_path / "cpu", *FP32, *options)
-        return losses(tmp_path / "cpu")
 
-    return on_cpu
+@pytest.fixture(scope="session")
+def on_cpu(shapes_root, tmp_path_factory):
+    """The losses of twelve steps."""
+    return run_on_cpu(shapes_root, tmp_path_factory.mktemp("cpu") / "run", "steps=12")
+
+
+def assert_near(measured, expected, **bound):
+    """The same losses in all the steps that were measured."""
+    assert measured
+    for step, values in measured.items():
+        assert values == pytest.approx(expected[step], **bound), f"step {step}"
 
 
 @pytest.fixture
@@ -44,7 +55,7 @@ def own_marks(lines):
 def test_lazy(tmp_path, on_cpu, on_hpu, calls):
     options = ["steps=12", "log_every=5", "data.text_buckets=[16]", "data.workers=1"]
     measured, said = on_hpu(*options)
-    assert measured == pytest.approx(on_cpu(*options), abs=SAME)
+    assert_near(measured, on_cpu, abs=SAME)
     assert "device    hpu (GAUDI2, lazy): as configured; fp32" in said
     assert "graphs    2 of the forward and backward pass, for texts of 16, 24 tokens" in said
 
@@ -71,7 +82,7 @@ def test_lazy(tmp_path, on_cpu, on_hpu, calls):
 
 def test_eager(on_cpu, on_hpu, calls):
     measured, said = on_hpu("steps=6", "device.execution=eager")
-    assert measured == pytest.approx(on_cpu("steps=6"), abs=SAME)
+    assert_near(measured, on_cpu, abs=SAME)
     assert "hpu (GAUDI2, eager)" in said
     assert [line["call"] for line in calls()] == ["import"]
 
@@ -79,16 +90,16 @@ def test_eager(on_cpu, on_hpu, calls):
 @pytest.mark.slow
 def test_compiled(on_cpu, on_hpu, calls):
     measured, _ = on_hpu("steps=4", "device.execution=compile")
-    assert measured == pytest.approx(on_cpu("steps=4"), abs=SAME)
+    assert_near(measured, on_cpu, abs=SAME)
     compiled = [line["call"] for line in calls()]
     assert "compile" in compiled
     assert "mark_step" not in compiled
 
 
-def test_graphs_with_accumulated_micro_batches(on_cpu, on_hpu, calls):
+def test_graphs_with_accumulated_micro_batches(tmp_path, shapes_root, on_hpu, calls):
     options = ["steps=6", "micro_batch=4", "objective.itc=0"]
     measured, _ = on_hpu(*options, "device.graphs=true")
-    assert measured == pytest.approx(on_cpu(*options), abs=SAME)
+    assert_near(measured, run_on_cpu(shapes_root, tmp_path / "cpu", *options), abs=SAME)
     graphs = [line["call"] for line in calls() if line["call"].startswith("graph")]
     assert graphs == ["graph_capture"] * 2 + ["graph_replay"] * 10
 
@@ -96,7 +107,7 @@ def test_graphs_with_accumulated_micro_batches(on_cpu, on_hpu, calls):
 @pytest.mark.parametrize("graphs", ["false", "true"])
 def test_two_ranks(on_cpu, on_hpu, calls, graphs):
     measured, _ = on_hpu("steps=6", f"device.graphs={graphs}", ranks=2)
-    assert measured == pytest.approx(on_cpu("steps=6"), abs=SAME)
+    assert_near(measured, on_cpu, abs=SAME)
     for rank in (0, 1):
         lines = calls(rank)
         assert own_marks(lines) == ["fit", *["forward_backward", "train_step"] * 6]
@@ -104,21 +115,18 @@ def test_two_ranks(on_cpu, on_hpu, calls, graphs):
         assert "allgather" in [line["call"] for line in lines]
 
 
-def test_bf16(tmp_path, on_cpu, on_hpu):
+def test_bf16(on_cpu, on_hpu):
     """Within 0.5% of float32: what is off the bf16 list, the losses above all, is not rounded."""
     measured, _ = on_hpu("steps=6", "device.precision=bf16")
-    expected = on_cpu("steps=6")
-    assert measured != expected
-    assert measured == pytest.approx(expected, rel=5e-3)
+    assert measured[1] != pytest.approx(on_cpu[1], abs=1e-5)
+    assert_near(measured, on_cpu, rel=5e-3)
 
 
 @pytest.mark.parametrize(("first", "then"), [("cpu", "hpu"), ("hpu", "cpu")])
-def test_a_run_goes_on_across_devices_without_restarting_the_bias_correction(tmp_path, train, hpu, first, then):
-    constant = [*FP32, "optim.schedule=constant", "optim.warmup=0", "log_every=1"]
-    train(tmp_path / "whole", *constant, "steps=8")
+def test_a_run_goes_on_across_devices_without_restarting_the_bias_correction(tmp_path, train, hpu, on_cpu, first, then):
     for device, steps in ((first, 4), (then, 8)):
-        train(tmp_path / "moved", f"device={device}", *constant, f"steps={steps}", env=hpu)
-    assert losses(tmp_path / "moved") == pytest.approx(losses(tmp_path / "whole"), abs=1e-4)
+        train(tmp_path, f"device={device}", *FP32, f"steps={steps}", env=hpu)
+    assert_near(losses(tmp_path), on_cpu, abs=SAME)
 
 
 def test_validation_marks_after_each_forward(tmp_path, on_hpu, calls):
