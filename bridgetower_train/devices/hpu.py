@@ -33,7 +33,8 @@ class HpuDevice(Device):
     worker_context = "forkserver"
     executions = ("lazy", "eager", "compile")
     compiler = "hpu_backend"
-    activities = (ProfilerActivity.CPU, ProfilerActivity.HPU)
+    # Torch 2.6 itself knows no HPU activity; the vendor's builds do.
+    activities = tuple(getattr(ProfilerActivity, name) for name in ("CPU", "HPU") if hasattr(ProfilerActivity, name))
     data_parallel = MappingProxyType({**Device.data_parallel, "bucket_cap_mb": 230})
 
     def __init__(self, config: DeviceConfig, local_rank: int) -> None:

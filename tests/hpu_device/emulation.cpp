@@ -237,9 +237,9 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   c10::Device getDevice() const override { return device; }
   void setDevice(c10::Device) const override {}
   void uncheckedSetDevice(c10::Device) const noexcept override {}
-  c10::Stream getStream(c10::Device) const override { return stream; }
+  c10::Stream getStream(c10::Device) const noexcept override { return stream; }
   c10::Stream getDefaultStream(c10::Device) const override { return stream; }
-  c10::Stream exchangeStream(c10::Stream other) const override { return other; }
+  c10::Stream exchangeStream(c10::Stream other) const noexcept override { return other; }
   c10::DeviceIndex deviceCount() const noexcept override { return 1; }
   void record(void**, const c10::Stream&, const c10::DeviceIndex, const c10::EventFlag) const override {}
   void block(void*, const c10::Stream&) const override {}
@@ -253,8 +253,8 @@ C10_REGISTER_GUARD_IMPL(HPU, Guard);
 struct HPUHooks final : at::HPUHooksInterface {
   explicit HPUHooks(at::HPUHooksArgs) {}
   void init() const override {}
-  bool isBuilt() const override { return true; }
-  bool isAvailable() const override { return true; }
+  bool isBuilt() const { return true; }  // no override: torch 2.6 has neither
+  bool isAvailable() const { return true; }
   bool hasHPU() const override { return true; }
   bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
   c10::DeviceIndex deviceCount() const override { return 1; }
