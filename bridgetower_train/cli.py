@@ -64,6 +64,12 @@ COMMANDS = {
     "bench retrieval": Command(
         "bridgetower_train.commands.bench_retrieval", "BenchRetrievalConfig", "bench_retrieval", "time retrieval"
     ),
+    "bench buckets": Command(
+        "bridgetower_train.commands.bench_buckets",
+        "BenchBucketsConfig",
+        "bench_buckets",
+        "what text buckets would save on a corpus",
+    ),
     "prep shapes": Command("data_prep.shapes", "ShapesConfig", None, "draw the shapes corpus"),
     "prep coco": Command("data_prep.coco", "CocoConfig", None, "write COCO captions as shards"),
     "prep visual_genome": Command(

@@ -282,11 +282,16 @@ class DeviceConfig:
     """`auto` takes HPU, else CUDA, else CPU, and says which and why."""
     precision: str = "fp32"
     """`fp32`, or `bf16`: fp32 weights under bf16 autocast; losses stay in fp32."""
-    compile: bool = False
-    """torch.compile the forward and backward pass."""
+    execution: str = "auto"
+    """`eager`: operator by operator; `compile`: torch.compile the forward and backward pass; `lazy` (HPU alone): record a step's
+    work and compile it as one graph. `auto` is lazy on HPU and eager elsewhere."""
+    graphs: bool = False
+    """Replay the forward and backward pass as one HPU graph per text length, in lazy execution: less work for the host, more
+    memory for the results that stay in place. Pays where the card waits for the host, as with few pairs per card."""
 
     def __post_init__(self) -> None:
         one_of("device.precision", self.precision, ("fp32", "bf16"))
+        one_of("device.execution", self.execution, ("auto", "lazy", "eager", "compile"))
 
 
 @dataclass(frozen=True)
@@ -326,9 +331,31 @@ class GuardsConfig:
 
     max_skipped: int = 10
     """Updates skipped in a row, for a non-finite loss or gradient, after which the run stops."""
+    max_recompiles: int = 20
+    """Graphs that may be compiled in steps whose text lengths have been met before, after which the run stops."""
 
     def __post_init__(self) -> None:
         at_least("guards.max_skipped", self.max_skipped, 1)
+        at_least("guards.max_recompiles", self.max_recompiles, 0)
+
+
+@dataclass(frozen=True)
+class ProfileConfig:
+    """A look at where the time goes."""
+
+    steps: str | None = None
+    """First and last step to record, as in 10:15; null: none. Costs time and memory while it lasts."""
+
+    def __post_init__(self) -> None:
+        if self.steps is not None:
+            self.span()
+
+    def span(self) -> tuple[int, int]:
+        """(first, last) step."""
+        match = re.fullmatch(r"(\d+):(\d+)", self.steps or "")
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise ConfigError(f"profile.steps={self.steps}: give the first and the last step, as in 10:15")
+        return int(match[1]), int(match[2])
 
 
 @dataclass(frozen=True)
@@ -379,6 +406,7 @@ class TrainConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     guards: GuardsConfig = field(default_factory=GuardsConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
 
@@ -416,6 +444,11 @@ class TrainConfig:
     def lane_batch(self) -> int:
         """Samples that each lane gives to a step."""
         return self.global_batch // self.data.lanes
+
+    @property
+    def text_lengths(self) -> list[int]:
+        """Lengths to which the texts of a micro-batch may be padded, ascending."""
+        return sorted({*self.data.text_buckets, self.model.max_text_len})
 
     def rank_batch(self, world_size: int) -> tuple[int, int]:
         """(micro-batch, micro-batches per step) of one of `world_size` ranks; ConfigError where they do not come out even."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from bridgetower_train import compose
-from bridgetower_train.config import Duration, ModelConfig, TrainConfig
+from bridgetower_train.config import Duration, ModelConfig, ProfileConfig, TrainConfig
 from bridgetower_train.data.dataset import make_loader, open_data
 from bridgetower_train.data.text import Text
 from bridgetower_train.devices import Device, make_device
@@ -25,6 +25,8 @@ from bridgetower_train.training.guards import NonFiniteGuard
 from bridgetower_train.training.loop import Run, fit
 from bridgetower_train.training.metrics import BadSamples, Console, JsonLines, Sink, TensorBoard, Wandb, clock
 from bridgetower_train.training.optim import Schedule
+from bridgetower_train.training.profiling import Profile
+from bridgetower_train.training.recompiles import RecompileGuard
 from bridgetower_train.weights.initial import start_weights
 
 ORDER_KEYS = (
@@ -101,7 +103,9 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, held: ExitStack) ->
         schedule=schedule,
         checkpoints=checkpoints,
         validation=validation,
-        guard=NonFiniteGuard(config.guards.max_skipped, device.torch_device, state["skipped"]),
+        guard=NonFiniteGuard(config.guards.max_skipped, device.torch_device, start, state["skipped"]),
+        recompiles=RecompileGuard(device, config.guards.max_recompiles, console.say),
+        profile=Profile(config.profile if ranks.is_main else ProfileConfig(), device, run_dir / "profile"),
         bad_samples=BadSamples(run_dir / "bad_samples.jsonl", ranks, start, state["bad_samples"]),
         console=console,
         sinks=_sinks(config, run_dir, start, console) if ranks.is_main else [],
@@ -129,7 +133,14 @@ def build_engine(config: TrainConfig, device: Device, ranks: Ranks, text: Text |
     task.to(device.torch_device)
     if config.engine.activation_checkpointing:
         checkpoint_blocks(task.model)
-    return ENGINES[config.engine.name](task, device, ranks, config.optim)
+    _, accumulation = config.rank_batch(ranks.world_size)
+    graphs = planned_graphs(config, accumulation)
+    return ENGINES[config.engine.name](task, device, ranks, config.optim, graphs, accumulates=accumulation > 1)
+
+
+def planned_graphs(config: TrainConfig, accumulation: int) -> int:
+    """Graphs of the forward and backward pass: one per text length, and another where its gradients are added to others."""
+    return len(config.text_lengths) * min(accumulation, 2)
 
 
 def plan_steps(config: TrainConfig, epoch_samples: int) -> tuple[int, Schedule]:
@@ -166,6 +177,12 @@ def introduce(run: Run, why: str) -> None:
         if device.peak_flops
         else f"{left * flops / 1e12:.1f} TFLOP to go, which the first steps will turn into a time",
     }
+    if device.compiles:
+        lengths = ", ".join(map(str, config.text_lengths))
+        lines["graphs"] = (
+            f"{planned_graphs(config, micro_batches)} of the forward and backward pass, for texts of {lengths} tokens; more than "
+            f"{config.guards.max_recompiles} compilations after the warm-up end the run"
+        )
     for corpus in run.dataset.corpora:
         print(f"{'data':10}{corpus.name}: {corpus.manifest.images:,} pictures, {corpus.manifest.captions:,} captions")
     for name, text in lines.items():

@@ -1,13 +1,25 @@
 """What the training code asks of a device. Each platform answers in one file; no other file names a platform."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity
 
 from bridgetower_train.config import DeviceConfig, OptimConfig
+from bridgetower_train.errors import ConfigError
 from bridgetower_train.model.attention import AttentionFunction, sdpa
+
+
+class Probe(NamedTuple):
+    """Whether a device can be used here, and why or why not."""
+
+    usable: bool
+    why: str
 
 
 class Device(ABC):
@@ -23,15 +35,33 @@ class Device(ABC):
     """Whether batches wait in page-locked memory, from which the copy to the device overlaps with work."""
     attention: AttentionFunction = staticmethod(sdpa)
     """The attention function that the model calls."""
+    executions: tuple[str, ...] = ("eager", "compile")
+    """What `device.execution` may be; the first is what `auto` takes."""
+    compiler: str = "inductor"
+    """Backend of torch.compile."""
+    activities: tuple[ProfilerActivity, ...] = (ProfilerActivity.CPU,)
+    """What a profile records."""
+    data_parallel: Mapping[str, Any] = MappingProxyType({"gradient_as_bucket_view": True})
+    """Settings of DistributedDataParallel."""
 
     def __init__(self, config: DeviceConfig, local_rank: int) -> None:
         self.config = config
         self.torch_device = torch.device(self.name)
+        self.execution = self.executions[0] if config.execution == "auto" else config.execution
+        if self.execution not in self.executions:
+            raise ConfigError(
+                f"device.execution={config.execution}: device {self.name} runs {' or '.join(self.executions)}; take one of them"
+            )
+        if config.graphs and self.execution != "lazy":
+            raise ConfigError(
+                f"device.graphs=true: graphs are recorded in lazy execution alone, and device.execution is {self.execution} on "
+                f"{self.name}; leave device.graphs out"
+            )
 
-    @staticmethod
+    @classmethod
     @abstractmethod
-    def available() -> str | None:
-        """Why this device can be used, or None where it cannot."""
+    def probe(cls, config: DeviceConfig) -> Probe:
+        """Whether this device can be used as configured."""
 
     @property
     @abstractmethod
@@ -83,8 +113,40 @@ class Device(ABC):
             torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
         return norm
 
+    def optimizer_slots(
+        self, optimizer: torch.optim.Optimizer, group: dict[str, Any], parameter: nn.Parameter
+    ) -> dict[str, Tensor]:
+        """What a checkpoint keeps of a parameter's state: `step`, `exp_avg` and `exp_avg_sq`, the same on all devices."""
+        return dict(optimizer.state[parameter])
+
+    def load_optimizer_slots(
+        self, optimizer: torch.optim.Optimizer, group: dict[str, Any], parameter: nn.Parameter, slots: dict[str, Tensor]
+    ) -> None:
+        """Put back what `optimizer_slots` gave, on whichever device."""
+        optimizer.state[parameter] = {k: v.to(self.torch_device, copy=True) for k, v in slots.items()}
+
+    @property
+    def compiles(self) -> bool:
+        """Whether each new shape costs a compilation."""
+        return self.execution != "eager"
+
+    def compilations(self) -> int:
+        """Graphs compiled so far, without waiting for the device."""
+        return int(torch._dynamo.utils.counters["stats"]["unique_graphs"]) if self.compiles else 0
+
+    def record(self, task: nn.Module, graphs: int, accumulates: bool) -> nn.Module:
+        """`task` with up to `graphs` shapes of its forward and backward pass recorded, where `device.graphs` asks for it.
+
+        Comes before DistributedDataParallel, whose reductions stay outside of the graphs. `accumulates` where a step has several
+        micro-batches; then `begin_micro_batch` tells which comes.
+        """
+        return task
+
+    def begin_micro_batch(self, number: int) -> None:  # noqa: B027  nothing to do without graphs
+        """The micro-batch `number` (from 0) of a step is next."""
+
     def capture(self, module: nn.Module) -> nn.Module:
-        """`module` with its forward pass compiled or recorded as the configuration asks; parameters keep their names."""
-        if self.config.compile:
-            module.compile(dynamic=False)
+        """`module` with its forward and backward pass compiled, where `device.execution` asks for it; names stay."""
+        if self.execution == "compile":
+            module.compile(backend=self.compiler, dynamic=False)
         return module

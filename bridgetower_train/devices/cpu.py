@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bridgetower_train.config import DeviceConfig
-from bridgetower_train.devices.base import Device
+from bridgetower_train.devices.base import Device, Probe
 from bridgetower_train.model.attention import sdpa
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of mallopt(3)
@@ -70,10 +70,10 @@ class CpuDevice(Device):
         super().__init__(config, local_rank)
         keep_freed_memory()
 
-    @staticmethod
-    def available() -> str | None:
-        """Always."""
-        return "always there"
+    @classmethod
+    def probe(cls, config: DeviceConfig) -> Probe:
+        """Always usable."""
+        return Probe(True, "always there")
 
     @property
     def description(self) -> str:

@@ -1,9 +1,10 @@
 """NVIDIA GPUs."""
 
 import torch
+from torch.profiler import ProfilerActivity
 
 from bridgetower_train.config import DeviceConfig
-from bridgetower_train.devices.base import Device
+from bridgetower_train.devices.base import Device, Probe
 
 PEAK_BF16 = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "B200": 2250e12}
 """Dense bf16 FLOP/s without sparsity, from NVIDIA's data sheets (SXM parts)."""
@@ -16,6 +17,7 @@ class CudaDevice(Device):
     backend = "nccl"
     worker_context = "fork"
     pin_memory = True
+    activities = (ProfilerActivity.CPU, ProfilerActivity.CUDA)
 
     def __init__(self, config: DeviceConfig, local_rank: int) -> None:
         super().__init__(config, local_rank)
@@ -23,10 +25,12 @@ class CudaDevice(Device):
         torch.cuda.set_device(self.torch_device)
         torch.backends.cuda.matmul.allow_tf32 = True  # Microsoft's fp32 run used it: torch 1.11's default on A100
 
-    @staticmethod
-    def available() -> str | None:
+    @classmethod
+    def probe(cls, config: DeviceConfig) -> Probe:
         """Where a driver and a GPU answer."""
-        return f"{torch.cuda.device_count()} GPUs found" if torch.cuda.is_available() else None
+        if torch.cuda.is_available():
+            return Probe(True, f"{torch.cuda.device_count()} GPUs found")
+        return Probe(False, "torch finds no GPU")
 
     @property
     def description(self) -> str:

@@ -36,7 +36,7 @@ def check_modules(cards: list[Card], env: Mapping[str, str]) -> Iterator[Finding
 
 def check_environment(config: TrainConfig, env: Mapping[str, str]) -> Iterator[Finding]:
     """Execution mode, integers, recipe cache, logs."""
-    yield check_execution(getattr(config.device, "execution", "auto"), env)
+    yield check_execution(config.device.execution, env)
     if env.get("PT_ENABLE_INT64_SUPPORT", "0") not in OFF and env.get("PT_HPU_LAZY_MODE") == "1":
         yield warning(
             "PT_ENABLE_INT64_SUPPORT", "has no effect in lazy mode", "unset it: ids and seeds stay below 2^31"

@@ -1,7 +1,9 @@
 """The plain engine: one process, or DistributedDataParallel. fp32 weights, autocast from the device."""
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,17 +22,29 @@ from bridgetower_train.training.optim import parameter_groups
 class NativeEngine(Engine):
     """See Engine. Every rank holds all weights; rank 0 writes them."""
 
-    def __init__(self, task: JointTask, device: Device, ranks: Ranks, config: OptimConfig) -> None:
+    def __init__(
+        self,
+        task: JointTask,
+        device: Device,
+        ranks: Ranks,
+        config: OptimConfig,
+        graphs: int = 1,
+        accumulates: bool = False,
+    ) -> None:
+        """`graphs` shapes of batches are to come, in steps of several micro-batches where it `accumulates`."""
         self.task, self.device, self.ranks, self.config = task, device, ranks, config
         self.optimizer = device.adamw(parameter_groups(task.model.named_parameters(), config), config)
         self.parameters: list[nn.Parameter] = [p for group in self.optimizer.param_groups for p in group["params"]]
-        module: nn.Module = task
+        module = device.record(task, graphs, accumulates)
         if ranks.world_size > 1:
-            module = DistributedDataParallel(task, gradient_as_bucket_view=True)
+            module = DistributedDataParallel(module, **device.data_parallel)
         self.module = device.capture(module)
+        self._micro_batch = 0
 
     def forward_backward(self, batch: Batch, totals: Tensor, last: bool) -> Metrics:
         """See Engine."""
+        self.device.begin_micro_batch(self._micro_batch)
+        self._micro_batch = 0 if last else self._micro_batch + 1
         with self._reduce_gradients(last):
             loss: Tensor
             metrics: Metrics
@@ -55,7 +69,6 @@ class NativeEngine(Engine):
         skipped = 1.0 - torch.isfinite(norm).float()
         self.device.update(self.optimizer, skipped)
         self.optimizer.zero_grad()
-        self.device.mark_step()
         return {"grad_norm": norm, "skipped": skipped}
 
     @property
@@ -67,21 +80,28 @@ class NativeEngine(Engine):
         """See Engine: `model.safetensors` and `optimizer/state.safetensors`."""
         if not self.ranks.is_main:
             return
-        save_file({k: v.contiguous() for k, v in self.task.model.state_dict().items()}, folder / "model.safetensors")
+        # On the host: to safetensors, tensors of a device whose memory has no addresses would all seem to be one.
+        weights = {name: value.cpu().contiguous() for name, value in self.task.model.state_dict().items()}
+        save_file(weights, folder / "model.safetensors")
         (folder / "optimizer").mkdir()
-        state = {f"{name}.{key}": value for name, p in self._named() for key, value in self.optimizer.state[p].items()}
-        save_file(state, folder / "optimizer" / "state.safetensors")
+        slots = {
+            f"{name}.{key}": value.cpu()
+            for group, name, p in self._named()
+            for key, value in self.device.optimizer_slots(self.optimizer, group, p).items()
+        }
+        save_file(slots, folder / "optimizer" / "state.safetensors")
 
     def load(self, folder: Path) -> None:
         """See Engine."""
         self.task.model.load_state_dict(load_file(folder / "model.safetensors"))
         state = load_file(folder / "optimizer" / "state.safetensors")
-        for name, parameter in self._named():
+        for group, name, parameter in self._named():
             slots = {k: state.pop(f"{name}.{k}") for k in ("step", "exp_avg", "exp_avg_sq")}
-            self.optimizer.state[parameter] = {k: v.to(self.device.torch_device, copy=True) for k, v in slots.items()}
+            self.device.load_optimizer_slots(self.optimizer, group, parameter, slots)
         assert not state, f"optimizer state of parameters that the model lacks: {sorted(state)[:3]}"
 
-    def _named(self) -> list[tuple[str, nn.Parameter]]:
-        return [
-            pair for group in self.optimizer.param_groups for pair in zip(group["names"], group["params"], strict=True)
-        ]
+    def _named(self) -> Iterator[tuple[dict[str, Any], str, nn.Parameter]]:
+        """(group, name, parameter) of all that is trained."""
+        for group in self.optimizer.param_groups:
+            for name, parameter in zip(group["names"], group["params"], strict=True):
+                yield group, name, parameter

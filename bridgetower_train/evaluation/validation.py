@@ -40,7 +40,10 @@ class Validation:
         if self.ranks.world_size > 1:
             dist.all_reduce(totals)
         with evaluating(self.task, self.device):
-            parts = [self.task(batch, totals)[1] for batch in on_device]
+            parts = []
+            for batch in on_device:
+                parts.append(self.task(batch, totals)[1])
+                self.device.mark_step()
         sums = {name: torch.stack([part[name] for part in parts]).sum() for name in parts[0]}
         figures = {f"val_{name}": value for name, value in to_host(sums, self.ranks).items() if name != "logit_scale"}
         if self.task.objective.itc:

@@ -9,15 +9,19 @@ from bridgetower_train.errors import UserError
 class NonFiniteGuard:
     """Counts skipped updates on the device; `check` reads the counts when a line is logged anyway."""
 
-    def __init__(self, max_skipped: int, device: torch.device, skipped: int = 0) -> None:
+    def __init__(self, max_skipped: int, device: torch.device, start: int = 0, skipped: int = 0) -> None:
+        """`start` steps, of which `skipped` were skipped, are behind."""
         self.max_skipped = max_skipped
         self._total = torch.tensor(float(skipped), device=device)
         self._in_a_row = torch.zeros((), device=device)
         self._since = torch.zeros((), device=device)
+        # A number of the host would be another constant, and so another graph, in every step.
+        self._step = torch.tensor(float(start), device=device)
 
-    def record(self, step: int, skipped: Tensor) -> None:
-        """Take the 0 or 1 of a step's update."""
-        self._since = torch.where(self._in_a_row == 0, float(step), self._since)
+    def record(self, skipped: Tensor) -> None:
+        """Take the 0 or 1 of the next step's update."""
+        self._step = self._step + 1
+        self._since = torch.where(self._in_a_row == 0, self._step, self._since)
         self._in_a_row = (self._in_a_row + 1) * skipped
         self._total = self._total + skipped
 

@@ -23,6 +23,8 @@ from bridgetower_train.training.guards import NonFiniteGuard, check_bad_records
 from bridgetower_train.training.metrics import BadSamples, Console, Record, Sink, Stopwatch, to_host
 from bridgetower_train.training.optim import Schedule
 from bridgetower_train.training.preemption import Preemption
+from bridgetower_train.training.profiling import Profile
+from bridgetower_train.training.recompiles import RecompileGuard
 from bridgetower_train.versions import versions
 
 
@@ -41,6 +43,8 @@ class Run:
     checkpoints: Checkpoints
     validation: Validation | None
     guard: NonFiniteGuard
+    recompiles: RecompileGuard
+    profile: Profile
     bad_samples: BadSamples
     console: Console
     sinks: list[Sink]
@@ -59,12 +63,15 @@ def fit(run: Run) -> int:
     """Train from `start_step` to `total_steps`. Returns the exit code: not 0 where a preemption asks for one."""
     preemption, stop = Preemption(), Flag(run.ranks)
     watch = Stopwatch()
+    run.device.mark_step()  # what was recorded so far would make the first step's graph another than the second's
     for step in range(run.start_step + 1, run.total_steps + 1):
         began = time.perf_counter()
         batches = [next(run.batches) for _ in range(run.accumulation)]
         watch.waited(time.perf_counter() - began)
 
-        metrics = train_step(run, step, batches)
+        with run.profile.step(step):
+            metrics = train_step(run, step, batches)
+        run.recompiles.check(step, [batch.input_ids.shape[1] for batch in batches])
 
         stopping = stop.agree(preemption.requested)
         run.console.advance()
@@ -72,6 +79,7 @@ def fit(run: Run) -> int:
             log(run, step, metrics, watch)
         if run.validation and (step % run.config.validation.every == 0 or step == run.total_steps):
             run.write({"step": step, **run.validation.run()})
+            run.recompiles.forget()
             watch.restart()
         if step % run.config.checkpoint.every == 0 or step == run.total_steps or stopping:
             save(run, step)
@@ -99,13 +107,15 @@ def train_step(run: Run, step: int, batches: list[Batch]) -> dict[str, Tensor]:
         part = run.engine.forward_backward(batch, totals, last=number == len(on_device) - 1)
         metrics = {name: metrics[name] + value for name, value in part.items()} if metrics else part
     metrics |= run.engine.step(run.schedule.factor(step - 1))
-    run.guard.record(step, metrics.pop("skipped"))
+    run.guard.record(metrics.pop("skipped"))
+    run.device.mark_step()
     return metrics
 
 
 def log(run: Run, step: int, metrics: dict[str, Tensor], watch: Stopwatch) -> None:
     """Bring the figures of this step to the host, write them, and stop the run where a guard says so."""
     figures = to_host(metrics, run.ranks)
+    run.recompiles.logged()
     step_s, data_wait = watch.span()
     watch.restart()
     samples_per_s = run.config.global_batch / step_s
@@ -125,6 +135,7 @@ def log(run: Run, step: int, metrics: dict[str, Tensor], watch: Stopwatch) -> No
             "data_wait": data_wait,
             "mfu": peak and samples_per_s * run.flops_per_sample / (peak * run.ranks.world_size),
             "memory_gb": run.device.memory_gb(),
+            **({"recompiles": run.recompiles.count} if run.device.compiles else {}),
         }
     )
     seen, shards = step * run.config.global_batch, run.bad_samples.shards

@@ -13,21 +13,26 @@ def test_auto_takes_the_best_and_says_why():
     if torch.cuda.is_available():
         assert (device.name, "GPUs found" in why) == ("cuda", True)
     else:
-        assert (device.name, why) == ("cpu", "always there; no cuda here")
+        assert (device.name, why) == (
+            "cpu",
+            "always there; no hpu: habana_frameworks.torch is not installed; no cuda: torch finds no GPU",
+        )
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_device_that_is_not_there_is_refused():
-    with pytest.raises(ConfigError, match=r"device\.name=cuda: none is available here"):
+    with pytest.raises(ConfigError, match=r"device\.name=cuda: none can be used here"):
         make_device(DeviceConfig(name="cuda"))
 
 
 def test_an_unknown_device_is_refused():
-    with pytest.raises(ConfigError, match=r"device\.name=cud: must be one of auto, cuda, cpu; did you mean 'cuda'"):
+    with pytest.raises(
+        ConfigError, match=r"device\.name=cud: must be one of auto, hpu, cuda, cpu; did you mean 'cuda'"
+    ):
         make_device(DeviceConfig(name="cud"))
 
 
-@pytest.mark.parametrize("name", [name for name, device in DEVICES.items() if device.available()])
+@pytest.mark.parametrize("name", [name for name, device in DEVICES.items() if device.probe(DeviceConfig()).usable])
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
 def test_autocast_and_seed(name, precision, dtype):
     device, _ = make_device(DeviceConfig(name=name, precision=precision))

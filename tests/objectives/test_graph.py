@@ -8,23 +8,29 @@ from helpers import SMALL, random_batch
 from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
-from bridgetower_train.config import ObjectiveConfig
+from bridgetower_train.config import DeviceConfig, ObjectiveConfig, OptimConfig
 from bridgetower_train.data.batch import Batch
+from bridgetower_train.devices.cpu import CpuDevice
+from bridgetower_train.distributed import Ranks
+from bridgetower_train.engines import NativeEngine
 from bridgetower_train.model.bridgetower import BridgeTower
 from bridgetower_train.objectives.joint import JointTask
+from bridgetower_train.training.guards import NonFiniteGuard
 
 
 def step(objective: ObjectiveConfig) -> None:
-    """Counts, forward, backward, update."""
+    """Counts, forward, backward, clipping, update: all that an engine does between two lines of metrics."""
     mode = FakeTensorMode()
     real = random_batch(SMALL, 4)
     with mode:
         batch = Batch(**{name: mode.from_tensor(value) for name, value in vars(real).items() if name != "bad"})
         task = JointTask(SMALL, objective)
-        optimizer = torch.optim.AdamW(task.parameters(), foreach=False)
-        loss, _ = task(batch, task.counts(batch))
-        loss.backward()
-        optimizer.step()
+        device = CpuDevice(DeviceConfig(), 0)
+        engine = NativeEngine(task, device, Ranks(0, 1, None), OptimConfig(clip_norm=1.0))
+        guard = NonFiniteGuard(3, device.torch_device)
+        for _ in range(2):
+            engine.forward_backward(batch, task.counts(batch), last=True)
+            guard.record(engine.step(0.5)["skipped"])
 
 
 @pytest.mark.parametrize("negatives", ["random", "hard"])

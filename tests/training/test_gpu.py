@@ -20,9 +20,9 @@ def test_a_gpu_computes_what_the_cpu_computes(tmp_path, train):
     assert losses(tmp_path / "gpu") == pytest.approx(losses(tmp_path / "cpu"), rel=5e-3)
 
 
-@pytest.mark.parametrize("compiled", ["false", "true"])
+@pytest.mark.parametrize("compiled", ["eager", "compile"])
 def test_bf16_trains(tmp_path, train, compiled):
-    output = train(tmp_path, "steps=20", "device=cuda", f"device.compile={compiled}", "data.workers=2")
+    output = train(tmp_path, "steps=20", "device=cuda", f"device.execution={compiled}", "data.workers=2")
     assert "device    cuda" in output
     first, *_, last = (line["loss"] for line in metric_lines(tmp_path))
     assert last < first

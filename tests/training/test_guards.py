@@ -14,10 +14,10 @@ from bridgetower_train.training.preemption import Preemption
 
 def test_a_streak_is_named_by_its_first_step():
     guard = NonFiniteGuard(3, torch.device("cpu"))
-    for step, skipped in enumerate((1, 0, 1, 1), start=1):
-        guard.record(step, torch.tensor(float(skipped)))
+    for skipped in (1, 0, 1, 1):
+        guard.record(torch.tensor(float(skipped)))
     assert guard.streak() is None
-    guard.record(5, torch.tensor(1.0))
+    guard.record(torch.tensor(1.0))
     assert guard.streak() == 3
     assert guard.total == 4
 

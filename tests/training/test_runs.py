@@ -75,7 +75,7 @@ def test_bf16_is_near_fp32(tmp_path, train):
 @pytest.mark.slow
 def test_compiled_is_near_eager(tmp_path, train):
     train(tmp_path / "eager", "steps=3", "model.dropout=0")
-    train(tmp_path / "compiled", "steps=3", "model.dropout=0", "device.compile=true")
+    train(tmp_path / "compiled", "steps=3", "model.dropout=0", "device.execution=compile")
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "eager"), abs=1e-3)
 
 

@@ -1,0 +1,68 @@
+"""The vendor's package: found without importing it, configured, and only then imported.
+
+Its C++ side reads the environment once, when it is first imported: execution mode and autocast lists must stand there before.
+"""
+
+import importlib
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from bridgetower_train.errors import ConfigError
+
+PACKAGE = "habana_frameworks.torch"
+
+BF16_OPS = Path(__file__).parent / "hpu_bf16_ops.txt"
+"""Operators that autocast runs in bf16: the vendor's list without `mul` and `mean`, which would round pixels and losses to eight
+bits, `softmax` and `log_softmax`."""
+
+FP32_OPS = Path(__file__).parent / "hpu_fp32_ops.txt"
+"""Operators that it runs in float32: the vendor's list with those two, and without divisions, which would widen the hidden layer
+of every image block. What is on neither list keeps the precision of its inputs."""
+
+AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"
+
+
+def installed() -> bool:
+    """Whether the package is there; habana-media-loader alone brings `habana_frameworks` without it."""
+    return find_spec("habana_frameworks") is not None and find_spec(PACKAGE) is not None
+
+
+def module(name: str) -> Any:
+    """A module of the package, such as `core`."""
+    return importlib.import_module(f"{PACKAGE}.{name}")
+
+
+def load(lazy: bool, graphs: bool) -> None:
+    """Import the package in the given mode.
+
+    ConfigError where the environment, or an earlier import, asks for another. Whatever else the import raises is passed on.
+    """
+    wanted = {
+        "PT_HPU_LAZY_MODE": str(int(lazy)),
+        "PT_HPU_AUTOCAST_LOWER_PRECISION_OPS_LIST": str(BF16_OPS),
+        "PT_HPU_AUTOCAST_FP32_OPS_LIST": str(FP32_OPS),
+        AUTOLOAD: "0",  # else loader workers would import the package along with torch
+    }
+    if graphs:
+        wanted["PT_HPU_ENABLE_LAZY_COLLECTIVES"] = "true"  # the contrast gathers inside the graph
+    mode = f"device.execution={'lazy' if lazy else 'eager or compile'}"
+    imported = PACKAGE in sys.modules
+    for name, value in wanted.items():
+        given = os.environ.get(name)
+        if given is not None and given != value and name != AUTOLOAD:
+            raise ConfigError(
+                f"{name}={given} is set in the environment, but {mode} needs {value}: unset {name}"
+                + (", or change device.execution" if name == "PT_HPU_LAZY_MODE" else "")
+            )
+        if given is None and imported and name != AUTOLOAD:
+            raise ConfigError(
+                f"{PACKAGE} was imported before {name} could be set: export {AUTOLOAD}=0, or import it after bridgetower_train"
+            )
+    os.environ.update(wanted)
+    for name in (PACKAGE, f"{PACKAGE}.core", f"{PACKAGE}.distributed.hccl"):
+        importlib.import_module(name)
+    if module("utils.internal").is_lazy() != lazy:
+        raise ConfigError(f"{PACKAGE} was imported in the other mode before: {mode} needs a process of its own")

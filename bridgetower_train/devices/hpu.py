@@ -1,0 +1,210 @@
+"""Intel Gaudi (HPU), three generations: through SW 1.21 the first, through 1.24 the second and third.
+
+What they lack, and what is done about it: float64 and, in lazy mode, int64 (ids and seeds stay below 2^31); fp16 on the first
+(only bf16 is offered); HPU graphs outside lazy mode (refused); the mean as a reduction (sums are divided); a media decoder that
+reads from shards (pictures are decoded on the host, uint8 goes to the card); attention in one kernel on the first (torch's own).
+"""
+
+from collections.abc import Callable
+from dataclasses import fields
+from types import MappingProxyType
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity
+
+from bridgetower_train.config import DeviceConfig, OptimConfig
+from bridgetower_train.data.batch import Batch
+from bridgetower_train.devices import habana
+from bridgetower_train.devices.base import Device, Probe
+from bridgetower_train.errors import ConfigError
+from bridgetower_train.model.attention import AttentionFunction
+
+PEAK_BF16 = {2: 432e12, 3: 1835e12}
+"""Generation -> dense bf16 FLOP/s, by Intel; for the first none was published."""
+
+
+class HpuDevice(Device):
+    """One card, which belongs to this process alone."""
+
+    name = "hpu"
+    backend = "hccl"
+    worker_context = "forkserver"
+    executions = ("lazy", "eager", "compile")
+    compiler = "hpu_backend"
+    # Torch 2.6 itself knows no HPU activity; the vendor's builds do.
+    activities = tuple(getattr(ProfilerActivity, name) for name in ("CPU", "HPU") if hasattr(ProfilerActivity, name))
+    data_parallel = MappingProxyType({**Device.data_parallel, "bucket_cap_mb": 230})
+
+    def __init__(self, config: DeviceConfig, local_rank: int) -> None:
+        super().__init__(config, local_rank)
+        self.hpu = habana.module("hpu")
+        kinds = habana.module("utils.experimental")
+        kind = kinds._get_device_type()
+        names = {1: "synDeviceGaudi", 2: "synDeviceGaudi2", 3: "synDeviceGaudi3"}
+        self.generation = next((g for g, name in names.items() if kind == getattr(kinds.synDeviceType, name, None)), 0)
+        """1, 2 or 3; 0 where the driver names a later one."""
+        if self.generation == 1:
+            # Torch's attention would widen bf16 to float32 on the way.
+            torch._C._set_math_sdp_allow_fp16_bf16_reduction(config.precision == "bf16")
+        else:
+            self.attention = fused_attention(habana.module("hpex.kernels").FusedSDPA)
+        self._clipper: Any = None
+        self._set_iteration_count: Callable[[int], None] = _ignore
+
+    @classmethod
+    def probe(cls, config: DeviceConfig) -> Probe:
+        """Where the vendor's package can be imported in the configured mode and a card answers."""
+        if not habana.installed():
+            return Probe(False, f"{habana.PACKAGE} is not installed")
+        try:
+            habana.load(config.execution in ("auto", "lazy"), config.graphs)
+        except ConfigError:
+            raise
+        except Exception as error:  # its C++ side raises ImportError, OSError, AssertionError and AttributeError
+            return Probe(False, f"{habana.PACKAGE} cannot be imported: {type(error).__name__}: {error}")
+        hpu = habana.module("hpu")
+        if not hpu.is_available():
+            return Probe(False, "no card answers")
+        return Probe(True, f"{hpu.device_count()} cards found")
+
+    @property
+    def description(self) -> str:
+        """The card's name as the driver gives it, and the execution mode."""
+        return f"{self.hpu.get_device_name()}, {self.execution}"
+
+    @property
+    def peak_flops(self) -> float | None:
+        """The published bf16 figure; None in fp32 and for the first generation."""
+        return PEAK_BF16.get(self.generation) if self.config.precision == "bf16" else None
+
+    def memory_gb(self) -> float:
+        """Largest memory allocated to tensors."""
+        return float(self.hpu.max_memory_allocated()) / 1e9
+
+    def seed(self, seed: int) -> None:
+        """See Device: the card's generator takes 31 bits."""
+        torch.manual_seed(seed & 0x7FFFFFFF)
+
+    def mark_step(self) -> None:
+        """See Device: runs what lazy mode has recorded."""
+        if self.execution == "lazy":
+            habana.module("core").mark_step()
+
+    def synchronize(self) -> None:
+        """Wait for the card."""
+        self.hpu.synchronize()
+
+    def compilations(self) -> int:
+        """Graphs that the vendor's compiler has made."""
+        return int(dict(habana.module("hpu.metrics").metric_global("graph_compilation").stats())["TotalNumber"])
+
+    def adamw(self, groups: list[dict[str, object]], config: OptimConfig) -> torch.optim.Optimizer:
+        """FusedAdamW, whose own defaults of eps and decay are not torch's, and which cannot take an empty group."""
+        fused = habana.module("hpex.optimizers").FusedAdamW
+        optimizer: torch.optim.Optimizer = fused(
+            [group for group in groups if group["params"]], betas=(config.beta1, config.beta2), eps=config.eps
+        )
+        for group in optimizer.param_groups:
+            group["step"] = 0
+            for p in group["params"]:  # else the first update would make them, and be another graph than the second
+                optimizer.state[p] = {"step": 0, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+        return optimizer
+
+    def update(self, optimizer: torch.optim.Optimizer, skip: Tensor) -> None:
+        """See Device. FusedAdamW can leave nothing out: where `skip` is 1, the gradient and the running mean of it are zeroed.
+
+        So the weights stay as they are, but for decay; the mean starts anew, and the step is counted.
+        """
+        skipped = skip.bool()
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                for tensor in (parameter.grad, optimizer.state[parameter]["exp_avg"]):
+                    if tensor is not None:
+                        tensor.masked_fill_(skipped, 0.0)
+        optimizer.step()
+
+    def optimizer_slots(
+        self, optimizer: torch.optim.Optimizer, group: dict[str, Any], p: nn.Parameter
+    ) -> dict[str, Tensor]:
+        """See Device: FusedAdamW counts steps in the group."""
+        return {**optimizer.state[p], "step": torch.tensor(float(group["step"]))}
+
+    def load_optimizer_slots(
+        self, optimizer: torch.optim.Optimizer, group: dict[str, Any], p: nn.Parameter, slots: dict[str, Tensor]
+    ) -> None:
+        """See Device."""
+        moments = {name: slots[name].to(self.torch_device, copy=True) for name in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[p] = {"step": 0, **moments}
+        group["step"] = int(slots["step"])
+
+    def clip(self, parameters: list[nn.Parameter], max_norm: float) -> Tensor:
+        """See Device: FusedClipNorm where there is something to clip."""
+        if not max_norm:
+            return super().clip(parameters, max_norm)
+        if self._clipper is None:
+            self._clipper = habana.module("hpex.normalization").FusedClipNorm(parameters, max_norm)
+        norm: Tensor = self._clipper.clip_norm(parameters)
+        return norm.reshape(())
+
+    def record(self, task: nn.Module, graphs: int, accumulates: bool) -> nn.Module:
+        """See Device: HPU graphs of the forward and the backward pass, by ModuleCacher."""
+        if not self.config.graphs:
+            return task
+        flat = _OnDict(task)
+        self.hpu.ModuleCacher(max_graphs=graphs)(
+            model=flat, inplace=True, allow_unused_input=True, have_grad_accumulation=accumulates
+        )
+        if accumulates:
+            self._set_iteration_count = cast(Callable[[int], None], flat.set_iteration_count)
+        return _Recorded(flat)
+
+    def begin_micro_batch(self, number: int) -> None:
+        """See Device: the first micro-batch of a step has a graph of its own, whose gradients others add to."""
+        self._set_iteration_count(number)
+
+
+def fused_attention(kernel: Any) -> AttentionFunction:
+    """The model's attention as FusedSDPA, whose mask is added to the logits and whose arguments have no names."""
+
+    def attention(q_BHQE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor, mask: Tensor | None, dropout_p: float) -> Tensor:
+        added: Tensor | None = None
+        if mask is not None:
+            shape = (-1, -1, q_BHQE.shape[-2], -1)
+            lowest = torch.finfo(q_BHQE.dtype).min
+            added = torch.zeros_like(mask, dtype=q_BHQE.dtype).masked_fill(~mask, lowest).expand(shape)
+        out: Tensor = kernel.apply(q_BHQE, k_BHTE, v_BHTE, added, dropout_p, False)
+        return out
+
+    return attention
+
+
+class _OnDict(nn.Module):
+    """A task whose batch is a dict of tensors: ModuleCacher knows a graph by the shapes in it."""
+
+    def __init__(self, task: nn.Module) -> None:
+        super().__init__()
+        self.task = task
+
+    def forward(self, batch: dict[str, Tensor], totals: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, metrics = self.task(Batch(**batch, bad=[]), totals)
+        return loss, metrics
+
+
+class _Recorded(nn.Module):
+    """The task again, from its graphs."""
+
+    def __init__(self, graphs: nn.Module) -> None:
+        super().__init__()
+        self.graphs = graphs
+
+    def forward(self, batch: Batch, totals: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        tensors = {f.name: getattr(batch, f.name) for f in fields(batch) if f.name != "bad"}
+        loss, metrics = self.graphs(tensors, totals)
+        # The next replay writes its results to the same places.
+        return loss, {name: value.detach().clone() for name, value in metrics.items()}
+
+
+def _ignore(number: int) -> None:
+    """Without graphs nothing depends on the number of a micro-batch."""

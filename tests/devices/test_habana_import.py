@@ -1,0 +1,43 @@
+"""Machines without a working vendor package: what is said, and that nothing of it is needed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+ASK = """
+from bridgetower_train.config import DeviceConfig
+from bridgetower_train.devices import make_device
+from bridgetower_train.errors import ConfigError
+device, why = make_device(DeviceConfig())
+print(device.name, why)
+try:
+    make_device(DeviceConfig(name="hpu"))
+except ConfigError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("file", "source", "reason"),
+    [
+        ("torch/__init__.py", "raise OSError('libSynapse.so: cannot open')", "cannot be imported: OSError: libSynapse"),
+        ("torch/__init__.py", "assert 0, 'torch 2.6 is required'", "cannot be imported: AssertionError: torch 2.6"),
+        ("mediapipe/__init__.py", "raise RuntimeError('never imported')", "is not installed"),
+    ],
+    ids=["no library", "other torch", "media loader alone"],
+)
+def test_auto_goes_on_and_says_why(tmp_path, file, source, reason):
+    path = tmp_path / "habana_frameworks" / file
+    path.parent.mkdir(parents=True)
+    path.write_text(source)
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    done = subprocess.run([sys.executable, "-c", ASK], env=environment, capture_output=True, text=True)
+    chosen, refused = done.stdout.splitlines()
+    assert chosen.startswith(("cpu ", "cuda "))
+    assert f"no hpu: habana_frameworks.torch {reason}" in chosen
+    assert refused.startswith(f"device.name=hpu: none can be used here (habana_frameworks.torch {reason}")

@@ -1,0 +1,156 @@
+"""Scenes on the emulated device, each run by a test in a process of its own: `python scenarios.py NAME`."""
+
+import importlib
+import math
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from bridgetower_train.config import DeviceConfig, ObjectiveConfig, OptimConfig
+from bridgetower_train.devices import make_device
+from bridgetower_train.errors import ConfigError, UserError
+from bridgetower_train.objectives.joint import JointTask
+from bridgetower_train.training.recompiles import RecompileGuard
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from helpers import SMALL, random_batch
+
+STUB = Path(__file__).parent / "stub" / "habana_frameworks" / "torch"
+
+
+def hpu(**config):
+    """The device."""
+    device, _ = make_device(DeviceConfig(name="hpu", **config))
+    return device
+
+
+def auto():
+    """`auto` takes it before anything else."""
+    device, why = make_device(DeviceConfig())
+    print(device.name, device.execution, why)
+
+
+def generation():
+    """What the first generation lacks is avoided."""
+    device = hpu(precision="bf16")
+    print(device.generation, device.description, device.peak_flops, device.attention.__name__)
+    q = torch.randn(2, 2, 3, 64, device="hpu")
+    device.attention(q, q, q, None, 0.0)
+
+
+def skipped():
+    """A skipped update leaves the weights alone, and NaN out of the state."""
+    device = hpu()
+    weight = torch.nn.Parameter(torch.ones(3, device="hpu"))
+    groups = [{"params": [weight], "lr": 0.1, "weight_decay": 0.0}, {"params": [], "lr": 0.1}]
+    optimizer = device.adamw(groups, OptimConfig(eps=1e-7))
+    assert [group["eps"] for group in optimizer.param_groups] == [1e-7]
+    after = []
+    for gradient, skip in ((0.5, 0.0), (math.nan, 1.0), (0.5, 0.0)):
+        weight.grad = torch.full((3,), gradient, device="hpu")
+        device.update(optimizer, torch.tensor(skip, device="hpu"))
+        after.append(weight.detach().cpu())
+    assert torch.equal(after[0], after[1])
+    assert (after[2] < after[1]).all()
+    assert torch.isfinite(optimizer.state[weight]["exp_avg_sq"].cpu()).all()
+
+
+def clipping():
+    """The norm before, as a scalar, and gradients of at most the norm asked for."""
+    device = hpu()
+    weight = torch.nn.Parameter(torch.zeros(4, device="hpu"))
+    for max_norm, expected in ((0.0, 4.0), (1.0, 1.0)):
+        weight.grad = torch.full((4,), 2.0, device="hpu")
+        norm = device.clip([weight], max_norm)
+        assert norm.shape == ()
+        assert abs(norm.item() - 4.0) < 1e-5
+        assert abs(weight.grad.cpu().norm().item() - expected) < 1e-5
+
+
+def lacks():
+    """What the device lacks is refused by the emulation, so that a run that passes does not need it."""
+    hpu()
+    for make in (
+        lambda: torch.zeros(2, dtype=torch.float64, device="hpu"),
+        lambda: torch.tensor([2**31]).to("hpu"),
+        lambda: torch.zeros(2, dtype=torch.float16, device="hpu"),
+    ):
+        try:
+            make()
+        except RuntimeError as error:
+            print(error)
+
+
+def vendor_lists():
+    """Under the vendor's own lists the losses still are near float32."""
+    device = hpu(precision="bf16")
+    torch.manual_seed(0)
+    from habana_frameworks.torch import _emulation
+
+    task, batch = JointTask(SMALL, ObjectiveConfig(itc_dim=16), device.attention).to("hpu"), random_batch(SMALL, 4)
+    batch = batch.to(device.torch_device)
+    exact = {name: value.item() for name, value in task(batch, task.counts(batch))[1].items()}
+    for lists in ("ours", "default"):
+        if lists == "default":
+            _emulation.device.setup(True, True, str(STUB / "default_bf16.txt"), str(STUB / "default_fp32.txt"))
+        with device.autocast():
+            rounded = {name: value.item() for name, value in task(batch, task.counts(batch))[1].items()}
+            product = torch.ones(2, device="hpu") * 2
+        worst = max(abs(rounded[name] / exact[name] - 1) for name in exact if name.startswith("loss"))
+        print(lists, worst, product.dtype)
+
+
+def graph_outputs():
+    """What a graph gave stays what it was when the graph is replayed."""
+    device = hpu(graphs=True)
+    task = JointTask(SMALL, ObjectiveConfig(itc_dim=16), device.attention).to("hpu")
+    module = device.record(task, 1, False)
+    first, second = (random_batch(SMALL, 4, seed).to(device.torch_device) for seed in (1, 2))
+    loss = module(first, task.counts(first))[1]["loss"]
+    before = loss.item()
+    assert module(second, task.counts(second))[1]["loss"].item() != before
+    assert loss.item() == before
+
+
+def recompiles():
+    """A constant that changes from step to step is another graph each time, and found."""
+    device = hpu()
+    said = []
+    guard = RecompileGuard(device, 2, said.append)
+    x = torch.ones(3, device="hpu")
+    for step in range(1, 6):
+        (x * 2.0).sum()
+        device.mark_step()
+        guard.check(step, [24])
+    assert guard.count == 0
+    try:
+        for step in range(6, 20):
+            (x * float(step)).sum()
+            device.mark_step()
+            guard.check(step, [24])
+    except UserError as error:
+        print(step, "\n".join(said), error)
+
+
+def environments():
+    """Each that contradicts the configuration is refused, before anything is imported."""
+    for name, value in (("PT_HPU_LAZY_MODE", "0"), ("PT_HPU_AUTOCAST_FP32_OPS_LIST", "/mine.txt")):
+        os.environ[name] = value
+        try:
+            hpu()
+        except ConfigError as error:
+            print(error)
+        del os.environ[name]
+    importlib.import_module("habana_frameworks.torch")
+    try:
+        hpu()
+    except ConfigError as error:
+        print(error)
+    os.environ["PT_HPU_LAZY_MODE"] = "1"
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        globals()[name]()

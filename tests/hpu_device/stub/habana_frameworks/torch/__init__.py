@@ -1,0 +1,33 @@
+"""A stub of the vendor's package over the emulated device: its names, its signatures, and what it refuses."""
+
+from habana_frameworks.torch import _emulation, hpu
+from habana_frameworks.torch import core as core
+from habana_frameworks.torch.distributed import hccl as hccl
+from habana_frameworks.torch.hpu import random as _random
+
+import torch
+
+torch._register_device_module("hpu", hpu)
+_emulation.record("import", lazy=_emulation.LAZY)
+
+_manual_seed = torch.manual_seed
+
+
+def manual_seed(seed):
+    """Seeds the card too."""
+    _random.manual_seed(seed)
+    return _manual_seed(seed)
+
+
+torch.manual_seed = manual_seed
+
+
+@torch._dynamo.register_backend(name="hpu_backend")
+def _hpu_backend(graph, inputs, **options):
+    if _emulation.LAZY:
+        raise RuntimeError("hpu_backend needs PT_HPU_LAZY_MODE=0")
+    hpu.metrics.COMPILED.append(1)
+    _emulation.record("compile")
+    from torch._dynamo.backends.debugging import aot_eager
+
+    return aot_eager(graph, inputs)

@@ -1,0 +1,21 @@
+"""The card's generator: in the emulation, the host's."""
+
+import torch
+
+
+def get_rng_state(device="hpu"):
+    """Device 0 only."""
+    return torch.get_rng_state()
+
+
+def set_rng_state(new_state, device="hpu"):
+    """Device 0 only."""
+    torch.set_rng_state(new_state)
+
+
+def manual_seed(seed):
+    """Lazy mode holds integers of 32 bits."""
+    assert 0 <= int(seed) < 2**31, "seed does not fit 31 bits"
+
+
+manual_seed_all = manual_seed

@@ -1,0 +1,38 @@
+"""Text buckets and the profile."""
+
+import gzip
+import json
+
+import pytest
+
+from bridgetower_train.config import ProfileConfig
+from bridgetower_train.errors import ConfigError
+from tests.training.runs import metric_lines
+
+
+def losses(run_dir):
+    return [line["loss"] for line in metric_lines(run_dir)]
+
+
+def test_buckets_change_no_loss(tmp_path, train):
+    options = ["steps=6", "model.dropout=0", "micro_batch=2"]
+    train(tmp_path / "padded", *options)
+    train(tmp_path / "buckets", *options, "data.text_buckets=[12,16]")
+    assert losses(tmp_path / "buckets") == pytest.approx(losses(tmp_path / "padded"), abs=1e-5)
+    assert losses(tmp_path / "buckets") != losses(tmp_path / "padded")  # sums over fewer tokens round otherwise
+
+
+def test_profile(tmp_path, train):
+    train(tmp_path, "steps=4", "profile.steps=2:3")
+    table = (tmp_path / "profile" / "operations.txt").read_text()
+    assert table.startswith("steps 2 to 3")
+    assert "aten::addmm" in table
+    with gzip.open(tmp_path / "profile" / "trace.json.gz") as file:
+        events = json.load(file)["traceEvents"]
+    assert "aten::addmm" in {event.get("name") for event in events}
+
+
+@pytest.mark.parametrize("steps", ["5", "0:3", "7:3", "a:b"])
+def test_wrong_steps_are_refused(steps):
+    with pytest.raises(ConfigError, match=f"profile.steps={steps}: give the first and the last step, as in 10:15"):
+        ProfileConfig(steps)
