@@ -9,6 +9,7 @@ import socket
 import struct
 import zlib
 from collections.abc import Awaitable, Callable, Iterator
+from functools import cache
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import NamedTuple
@@ -50,6 +51,7 @@ class Kind(NamedTuple):
     or_state: str = ""
 
 
+@cache
 def kinds() -> dict[str, Kind]:
     """All that it does, by name: first what must end well."""
     return _good() | _bad_connections() | _bad_answers() | _bad_pictures()

@@ -51,6 +51,7 @@ class Client:
         self._resolver = PublicResolver(config.nameservers, config.dns_ttl, config.allow_loopback)
         self._session = self._open(keepalive_timeout=_KEEP_ALIVE)
         self._fresh = self._open(force_close=True)
+        self._fresh._retry_connection = False  # there is no stale connection because of which to try again at once
         return self
 
     def _open(self, **options: Any) -> aiohttp.ClientSession:
@@ -62,7 +63,7 @@ class Client:
             limit_per_host=config.per_host,
             **options,
         )
-        session = aiohttp.ClientSession(
+        return aiohttp.ClientSession(
             connector=connector,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=config.connect_timeout),
             headers={"User-Agent": user_agent(config.contact), "Accept": "image/*", "Accept-Encoding": "identity"},
@@ -70,8 +71,6 @@ class Client:
             cookie_jar=aiohttp.DummyCookieJar(),
             read_bufsize=_BUFFER,
         )
-        session._retry_connection = False  # it would try again at once, and in each of our attempts
-        return session
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -28,7 +28,15 @@ def hosts(jpeg: bytes) -> Iterator[list[str]]:
 def command(corpus: str, out: Path, annotations: Path, *more: str) -> list[str]:
     return [
         *(sys.executable, "-m", "bridgetower_train", "prep", corpus, f"out={out}", f"annotations={annotations}"),
-        *("size=48", "workers=1", "records_per_shard=5", "fetch.allow_loopback=true", "fetch.deadline=4", *more),
+        *(
+            "size=48",
+            "workers=1",
+            "records_per_shard=5",
+            "fetch.allow_loopback=true",
+            "fetch.deadline=4",
+            "fetch.retries=2",
+            *more,
+        ),
     ]
 
 
