@@ -16,7 +16,9 @@ PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 class Launched(Job):
     """A launcher with the overrides of a tiny run, in a process group of its own."""
 
-    def __init__(self, command: list[str], root: Path, run_dir: Path, overrides: list[str], env: dict[str, str]) -> None:
+    def __init__(
+        self, command: list[str], root: Path, run_dir: Path, overrides: list[str], env: dict[str, str]
+    ) -> None:
         self.run_dir = run_dir
         self.process = subprocess.Popen(
             [*command, *TINY, f"data.root={root}", f"run_dir={run_dir}", *overrides],

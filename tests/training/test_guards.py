@@ -55,12 +55,13 @@ def test_clipping():
     assert float(parameter.grad.norm()) == pytest.approx(1.0, abs=1e-5)
 
 
-def test_exit_codes(monkeypatch):
+@pytest.mark.parametrize("scheduler", ["KUBERNETES_SERVICE_HOST", "SLURM_JOB_ID"])
+def test_exit_codes(monkeypatch, scheduler):
     preemption = Preemption()
     try:
         preemption.signum = 2
         assert preemption.exit_code == 0
-        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+        monkeypatch.setenv(scheduler, "1")
         assert preemption.exit_code == 130
     finally:
         preemption.close()
