@@ -53,3 +53,24 @@ def test_ranks_of_a_gaudi_host_are_bound_to_their_own_cores(tmp_path, launch):
     assert first
     assert second
     assert not first & second
+
+
+@pytest.mark.slow
+def test_two_hosts(tmp_path, launch, two_hosts):
+    """In place of ssh, which mpirun calls as `ssh HOST COMMAND`, a stand-in enters the other host's namespace."""
+    need("mpirun", "unshare")
+    enter = tmp_path / "enter"
+    enter.write_text(
+        f'#!/bin/bash\nshift\nexec ip netns exec {two_hosts.names[1]} unshare --uts bash -c "hostname second && $*"\n'
+    )
+    enter.chmod(0o755)
+    hostfile = tmp_path / "hosts"
+    hostfile.write_text("".join(f"{address} slots=1\n" for address in two_hosts.addresses))
+    env = {"HOSTFILE": str(hostfile), "OMPI_MCA_plm_rsh_agent": str(enter)}
+    job = launch(two_hosts.on(0, *MPIRUN), tmp_path / "run", "steps=4000", env=env)
+    assert job.wait_for_step(3), job.wait()
+    job.process.terminate()
+    output = job.wait()
+    assert job.process.returncode == 0, output
+    assert "= 2 ranks x" in output
+    assert "stopped by a signal after step" in output
