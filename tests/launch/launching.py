@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -40,19 +41,21 @@ class Hosts:
         self.names = [f"bridgetower-{os.getpid()}-{number}" for number in (1, 2)]
 
     def __enter__(self) -> "Hosts":
-        for name in self.names:
-            self._ip("netns", "add", name)
-        first, second = self.names
-        self._ip("link", "add", "wire", "netns", first, "type", "veth", "peer", "name", "wire", "netns", second)
-        for name, address in zip(self.names, self.addresses, strict=True):
-            self._ip("-n", name, "address", "add", f"{address}/24", "dev", "wire")
-            for link in ("lo", "wire"):
-                self._ip("-n", name, "link", "set", link, "up")
+        with ExitStack() as made:
+            for name in self.names:
+                self._ip("netns", "add", name)
+                made.callback(self._ip, "netns", "delete", name)
+            first, second = self.names
+            self._ip("link", "add", "wire", "netns", first, "type", "veth", "peer", "name", "wire", "netns", second)
+            for name, address in zip(self.names, self.addresses, strict=True):
+                self._ip("-n", name, "address", "add", f"{address}/24", "dev", "wire")
+                for link in ("lo", "wire"):
+                    self._ip("-n", name, "link", "set", link, "up")
+            self._made = made.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
-        for name in self.names:
-            subprocess.run(["ip", "netns", "delete", name], check=False)
+        self._made.close()
 
     def on(self, host: int, *command: str) -> list[str]:
         """`command` as it is run on host 0 or 1."""

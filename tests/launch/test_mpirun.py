@@ -27,6 +27,7 @@ def test_ranks_train_save_when_told_to_end_and_go_on(tmp_path, launch):
     assert sorted(places) == [("0", "0", "2"), ("1", "1", "2")]
     job.process.terminate()
     output = job.wait()
+    assert job.process.returncode == 0, output
     assert "= 2 ranks x" in output
     assert "stopped by a signal after step" in output
 

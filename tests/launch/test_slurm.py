@@ -68,9 +68,9 @@ class Slurm:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.run("scancel", "--user=root")
-        self._wait_for(lambda: not self._state("squeue", "-h"))
-        self._daemons.close()
+        with self._daemons:
+            self.run("scancel", "--user=root")
+            self._wait_for(lambda: not self._state("squeue", "-h"))
 
     def run(self, *command: str) -> str:
         """What `command` prints."""
@@ -110,7 +110,7 @@ class Slurm:
         daemons.callback(process.terminate)
 
     def _state(self, *command: str) -> str:
-        asked = subprocess.run([*command], env=self.env, capture_output=True, text=True, timeout=30)
+        asked = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=30)
         return asked.stdout.strip()
 
     def _wait_for(self, happened, explain=lambda: "", timeout: float = 60) -> None:
