@@ -45,10 +45,12 @@ hosts() {
 
 # The place of this host among the hosts of the host file $1, from 0.
 place_here() {
-  local mine host place=0
+  local mine host name place=0
   mine=" $(hostname) $(hostname -f) $(hostname -I) "
   while read -r host _; do
-    case $mine in *" $host "* | *" $(getent ahostsv4 "$host" | awk '{ print $1; exit }') "*) echo "$place"; return ;; esac
+    for name in "$host" $(getent ahostsv4 "$host" | awk '{ print $1; exit }'); do
+      case $mine in *" $name "*) echo "$place"; return ;; esac
+    done
     place=$((place + 1))
   done < <(hosts "$1")
   echo "error: HOSTFILE=$1 names none of$mine" >&2
@@ -59,9 +61,11 @@ place_here() {
 # By themselves they ask for this host's name, which often stands for 127.0.1.1 at home.
 choose_interface() {
   local interface
-  address=$(ip -o route get "$(getent ahostsv4 "$1" | awk '{ print $1; exit }')" | sed -n 's/.* src \([^ ]*\).*/\1/p')
-  interface=$(ip -o addr show to "$address" | awk '{ print $2; exit }')
-  if [ "$interface" != lo ]; then
-    export GLOO_SOCKET_IFNAME=${GLOO_SOCKET_IFNAME:-$interface} HCCL_SOCKET_IFNAME=${HCCL_SOCKET_IFNAME:-$interface}
-  fi
+  address=$(ip -o route get "$(getent ahostsv4 "$1" | awk '{ print $1; exit }')" | sed -n 's/.* src \([^ ]*\).*/\1/p') || true
+  interface=$(ip -o addr show to "${address:-none}" | awk '{ print $2; exit }') || true
+  case $interface in
+    '') address='' && echo "no interface towards $1: set GLOO_SOCKET_IFNAME, HCCL_SOCKET_IFNAME if ranks do not meet" >&2 ;;
+    lo) address='' ;; # $1 is this host, by its inner name
+    *) export GLOO_SOCKET_IFNAME=${GLOO_SOCKET_IFNAME:-$interface} HCCL_SOCKET_IFNAME=${HCCL_SOCKET_IFNAME:-$interface} ;;
+  esac
 }

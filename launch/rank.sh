@@ -7,5 +7,5 @@ set -euo pipefail
 export RANK=${OMPI_COMM_WORLD_RANK:-${SLURM_PROCID:?neither mpirun nor srun started this}}
 export WORLD_SIZE=${OMPI_COMM_WORLD_SIZE:-${SLURM_NTASKS:-}}
 export LOCAL_RANK=${OMPI_COMM_WORLD_LOCAL_RANK:-${SLURM_LOCALID:-}}
-choose_interface "$MASTER_ADDR" || echo "rank $RANK: set GLOO_SOCKET_IFNAME and HCCL_SOCKET_IFNAME where ranks do not meet" >&2
+choose_interface "$MASTER_ADDR"
 exec python -m bridgetower_train train "$@"

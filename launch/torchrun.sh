@@ -8,6 +8,7 @@
 # NPROC         ranks on this host; a rank a card, or one on the CPU
 # MASTER_PORT   of host 0; 29500. One host alone finds a free one.
 # MAX_RESTARTS  how often all ranks may start again, from the newest checkpoint, after one was lost; 3
+# All hosts must see the same data.root and run_dir.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 . "$(dirname "$0")/common.sh"
@@ -28,9 +29,8 @@ else
   : "${NODE_RANK:?of this host, from 0}" "${MASTER_ADDR:?address of host 0}"
   meet=(--nnodes="$NODES" --rdzv-backend=c10d --rdzv-id=bridgetower
     --rdzv-endpoint="$MASTER_ADDR:${MASTER_PORT:-29500}" --rdzv-conf="is_host=$((NODE_RANK == 0))")
-  if choose_interface "$MASTER_ADDR"; then
-    meet+=(--local-addr="$address")
-  fi
+  choose_interface "$MASTER_ADDR"
+  meet+=(${address:+"--local-addr=$address"})
 fi
 
 python -m bridgetower_train train "$@" --cfg job >/dev/null # a wrong key ends here, not on every rank
