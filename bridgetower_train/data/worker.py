@@ -28,7 +28,8 @@ def start_worker(worker: int) -> None:
     Only the main process's own SIGTERM, by which torch ends a worker that does not answer, is obeyed.
     """
     gc.freeze()  # else the first collection would copy all that the worker still shares with the main process
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for signum in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(signum, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_obey_parent, daemon=True).start()
 

@@ -1,6 +1,8 @@
 """What stops a run, and what an update that is skipped leaves behind."""
 
 import math
+import os
+import signal
 
 import pytest
 import torch
@@ -55,12 +57,27 @@ def test_clipping():
     assert float(parameter.grad.norm()) == pytest.approx(1.0, abs=1e-5)
 
 
-def test_exit_codes(monkeypatch):
+@pytest.mark.parametrize("scheduler", ["KUBERNETES_SERVICE_HOST", "SLURM_JOB_ID"])
+def test_exit_codes(monkeypatch, scheduler):
     preemption = Preemption()
     try:
         preemption.signum = 2
         assert preemption.exit_code == 0
-        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+        monkeypatch.setenv(scheduler, "1")
         assert preemption.exit_code == 130
+    finally:
+        preemption.close()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_signals_are_remembered_until_they_are_handed_back(signum):
+    before = signal.getsignal(signum)
+    preemption = Preemption()
+    try:
+        assert not preemption.requested
+        os.kill(os.getpid(), signum)
+        assert preemption.requested
+        assert preemption.signum == signum
+        assert signal.getsignal(signum) == before
     finally:
         preemption.close()
