@@ -41,9 +41,9 @@ def test_the_presets_are_of_versions_that_fit():
 
 
 def test_what_the_image_is_built_from_reaches_the_builder():
-    """What the wheel needs must be let through, since .dockerignore lets through only what it names."""
+    """What the wheel needs, and the launchers, must be let through, since .dockerignore lets through only what it names."""
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     let_through = {line[1:].rstrip("/") for line in lines if line.startswith("!")}
     assert "*" in lines
-    assert let_through == {"bridgetower_train", "configs", "data_prep", "pyproject.toml", "README.md"}
+    assert let_through == {"bridgetower_train", "configs", "data_prep", "launch", "pyproject.toml", "README.md"}
     assert all((ROOT / name).exists() for name in let_through)
