@@ -158,7 +158,7 @@ def test_limits_are_keys(hosts: list[str], jpeg: bytes) -> None:
 def test_a_slow_host_holds_up_no_other(hosts: list[str]) -> None:
     slow = [f"{hosts[0]}/silent/{n}" for n in range(12)]
     fast = [f"{hosts[1 + n % 7]}/ok/{n}" for n in range(200)]
-    config = replace(LOCAL, in_flight=4, per_host=2, deadline=300)
+    config = replace(LOCAL, in_flight=4, per_host=2, deadline=20)
     with closing(WebPictures(SIZE, 1, config).outcomes(rows_of(slow + fast))) as outcomes:  # type: ignore[type-var]
         assert sorted(number for number, _ in itertools.islice(outcomes, 200)) == list(range(12, 212))
 
