@@ -10,10 +10,6 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing.context import ForkServerContext
 from typing import TypeVar
 
-import torch
-
-from bridgetower_train.data import worker
-
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -28,7 +24,7 @@ def cores() -> int:
 def worker_context(module: str = "data_prep.picture") -> ForkServerContext:
     """Where processes that prepare pictures come from: they begin with `module` imported, if they are the first."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", module])
+    context.set_forkserver_preload(["__main__", "torch", module])
     return context
 
 
@@ -39,6 +35,10 @@ def process_pool(workers: int) -> ProcessPoolExecutor:
 
 def start_worker() -> None:
     """What such a process does first."""
+    import torch  # slow to import, and of no use to the process that hands the work out
+
+    from bridgetower_train.data import worker
+
     worker.start_worker(0)
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()

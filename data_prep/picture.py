@@ -6,9 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
-import torch
 from PIL import Image
-from torch.nn.functional import interpolate
 
 from bridgetower_train.data.shards import MAX_PIXELS, BadRecordError
 
@@ -110,8 +108,10 @@ def _resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     height, width = size[::-1]
     if pixels.shape[:2] == (height, width):
         return np.ascontiguousarray(pixels)
+    import torch  # slow to import, and the process that hands pictures out resizes none
+
     image = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1)[None]
-    image = interpolate(image, (height, width), mode="bicubic", antialias=True)
+    image = torch.nn.functional.interpolate(image, (height, width), mode="bicubic", antialias=True)
     return np.ascontiguousarray(image[0].permute(1, 2, 0).numpy())
 
 
