@@ -69,7 +69,7 @@ class Decoders:
         while failed < _STARTS:
             here, there = socket.socketpair()
             process = worker_context("data_prep.fetch").Process(target=_work, args=(there, self._function), daemon=True)
-            process.start()
+            await _start(process)
             there.close()
             reader, writer = await asyncio.open_unix_connection(sock=here)
             try:
@@ -107,6 +107,18 @@ class Decoders:
             _answer(sent.popleft(), Outcome(DECODER_DIED, detail))
         for job in sent:
             self._jobs.put_nowait(job)
+
+
+async def _start(process: BaseProcess) -> None:
+    """Start a process while the loop goes on: the first one waits for what all of them import."""
+    starting = asyncio.ensure_future(asyncio.to_thread(process.start))
+    try:
+        await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        await starting
+        process.kill()
+        process.join()
+        raise
 
 
 def _answer(job: _Job, outcome: Outcome) -> None:

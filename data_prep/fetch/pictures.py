@@ -104,6 +104,8 @@ class _Loop:
             pass
         except BaseException as error:  # to be raised where somebody waits for outcomes
             self._ended.put(error)
+        finally:
+            self._loop.run_until_complete(self._loop.shutdown_default_executor())
 
     async def _crawl_until_cancelled(self) -> None:
         config = self._pictures.config

@@ -157,7 +157,10 @@ def test_the_card(run, folder, shapes_root):
     figures = json.loads((run / "eval.json").read_text())["figures"]
     assert {result.metric_name for result in card.data.eval_results} == set(figures)
     manifest = json.loads((shapes_root / "shapes" / "manifest.json").read_text())
-    assert f"| shapes | {manifest['images']:,} | {manifest['captions']:,} | 1 | unknown |" in card.text
+    assert (
+        f"| shapes | {manifest['images']:,} | {manifest['captions']:,} | 1 | none needed: drawn by a program |"
+        in card.text
+    )
     for part in (
         "| steps | 3 of 3 |",
         "| pairs seen | 24,",
