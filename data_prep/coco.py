@@ -19,13 +19,19 @@ _ABOUT = {
     "licence": "annotations CC BY 4.0; each photograph has its own Flickr licence",
     "note": "five to seven captions a picture, written by people",
 }
+_ABOUT_FLICKR30K = {
+    "title": "Flickr30k",
+    "homepage": "https://shannon.cs.illinois.edu/DenotationGraph/",
+    "licence": "photographs of Flickr under its terms, for non-commercial research",
+    "note": "five captions a picture, written by people",
+}
 _OFFICIAL = (
     "is no COCO captions file; it must hold `images` with `id` and `file_name`, and `annotations` with `caption` and the "
     "`image_id` of one of these images"
 )
 _KARPATHY = (
-    "is not Karpathy's dataset_coco.json; it must hold `images` with `filename`, `filepath`, `cocoid`, `split` and "
-    "`sentences` with `raw`"
+    "is not Karpathy's dataset_coco.json or dataset_flickr30k.json; it must hold `images` with `filename`, `split`, "
+    "`sentences` with `raw`, and `filepath` and `cocoid`, or `imgid` where its `dataset` is flickr30k"
 )
 
 
@@ -34,9 +40,10 @@ class CocoConfig(JobConfig):
     """`bridgetower prep coco`: write COCO pictures and their captions as a corpus."""
 
     images: str = "???"
-    """Folder of the pictures: with Karpathy's file the one that holds `train2014` and `val2014`, else such as `train2017`."""
+    """Folder of the pictures: with Karpathy's COCO the one that holds `train2014` and `val2014`, else such as `train2017`."""
     annotations: str = "???"
-    """Karpathy's `dataset_coco.json`, or the official captions of the folder, such as `captions_train2017.json`."""
+    """Karpathy's `dataset_coco.json` or `dataset_flickr30k.json`, or the folder's official captions, such as
+    `captions_train2017.json`."""
     splits: list[str] = field(default_factory=lambda: ["train", "restval"])
     """Karpathy's splits to take; the others are for evaluation. Official files have none."""
     name: str = "coco"
@@ -66,12 +73,18 @@ def run(config: CocoConfig) -> None:
             f"images={config.images}: has none of the {len(rows):,} pictures of annotations={config.annotations}; "
             "give the folder of the pictures themselves, of the same split"
         )
-    run_job(config, RowList(rows, identity), pictures, _ABOUT)
+    about = _ABOUT_FLICKR30K if is_flickr30k(content) else _ABOUT
+    run_job(config, RowList(rows, identity), pictures, about)
 
 
 def is_karpathy(content: Any) -> bool:
     """Whether a JSON's contents look like Karpathy's rather than the official annotations."""
     return isinstance(content, dict) and "annotations" not in content and isinstance(content.get("images"), list)
+
+
+def is_flickr30k(content: Any) -> bool:
+    """Whether a file of Karpathy's layout is that of Flickr30k, whose pictures lie in one folder and have no COCO number."""
+    return is_karpathy(content) and content.get("dataset") == "flickr30k"
 
 
 def karpathy_rows(config: CocoConfig, content: Any) -> list[Row]:
@@ -81,8 +94,11 @@ def karpathy_rows(config: CocoConfig, content: Any) -> list[Row]:
         for image in content["images"]:
             if image["split"] in config.splits:
                 captions = [sentence["raw"] for sentence in image["sentences"]]
-                location = f"{image['filepath']}/{image['filename']}"
-                rows.append(_row(image["cocoid"], location, captions, {"split": image["split"]}))
+                if is_flickr30k(content):
+                    image_id, location = image["imgid"], image["filename"]
+                else:
+                    image_id, location = image["cocoid"], f"{image['filepath']}/{image['filename']}"
+                rows.append(_row(image_id, location, captions, {"split": image["split"]}))
     if not rows:
         raise DataError(f"annotations={config.annotations}: has no picture of splits={config.splits}")
     return _first_of_each(rows)

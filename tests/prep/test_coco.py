@@ -213,6 +213,20 @@ def test_karpathy_s_train_and_restval_are_taken(tmp_path: Path) -> None:
     assert open_corpus(config.out, "coco_test").read(0).meta["image_id"] == 3
 
 
+def test_karpathy_s_flickr30k_has_its_own_numbers_and_one_folder(tmp_path: Path) -> None:
+    config = karpathy(tmp_path)
+    content = json.loads(Path(config.annotations).read_text())
+    images = [image for image in content["images"] if image["filepath"] == "val2014"]
+    for number, image in enumerate(images):
+        del image["filepath"], image["cocoid"]
+        image["imgid"] = 10 + number
+    Path(config.annotations).write_text(json.dumps({"images": images, "dataset": "flickr30k"}))
+    run(replace(config, images=str(tmp_path / "val2014"), splits=["test"], name="flickr30k_test"))
+    corpus = open_corpus(config.out, "flickr30k_test")
+    assert [corpus.read(row).meta["image_id"] for row in range(corpus.manifest.images)] == [12]
+    assert corpus.manifest.extra["about"]["title"] == "Flickr30k"
+
+
 def test_a_broken_karpathy_file_is_one_error(tmp_path: Path) -> None:
     config = karpathy(tmp_path)
     content = json.loads(Path(config.annotations).read_text())
