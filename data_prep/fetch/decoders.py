@@ -10,7 +10,7 @@ import pickle
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from types import TracebackType
@@ -67,20 +67,13 @@ class Decoders:
         """Keep one process at work, and replace it when it dies."""
         failed = 0
         while failed < _STARTS:
-            here, there = socket.socketpair()
-            process = worker_context("data_prep.fetch").Process(target=_work, args=(there, self._function), daemon=True)
-            await _start(process)
-            there.close()
-            reader, writer = await asyncio.open_unix_connection(sock=here)
-            try:
-                failed += 1
-                if await reader.read(1) == _READY:
-                    failed = 0
-                    await self._feed(process, reader, writer)
-            finally:
-                writer.close()
-                process.kill()
-                process.join()
+            async with _process(self._function) as (process, connection):
+                reader, writer = await asyncio.open_unix_connection(sock=connection)
+                with contextlib.closing(writer):
+                    failed += 1
+                    if await reader.read(1) == _READY:
+                        failed = 0
+                        await self._feed(process, reader, writer)
         raise UserError(f"{failed} decoding processes in turn ended before they began, exit code {process.exitcode}")
 
     async def _feed(self, process: BaseProcess, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -107,6 +100,21 @@ class Decoders:
             _answer(sent.popleft(), Outcome(DECODER_DIED, detail))
         for job in sent:
             self._jobs.put_nowait(job)
+
+
+@contextlib.asynccontextmanager
+async def _process(function: Decode) -> AsyncIterator[tuple[BaseProcess, socket.socket]]:
+    """A decoding process that ends with the context, and the socket to it."""
+    here, there = socket.socketpair()
+    with here:
+        with there:
+            process = worker_context("data_prep.fetch").Process(target=_work, args=(there, function), daemon=True)
+            await _start(process)
+        try:
+            yield process, here
+        finally:
+            process.kill()
+            process.join()
 
 
 async def _start(process: BaseProcess) -> None:

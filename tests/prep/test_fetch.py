@@ -15,6 +15,7 @@ from contextlib import closing
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -167,10 +168,10 @@ def test_a_slow_host_holds_up_no_other(hosts: list[str]) -> None:
 
 def test_no_more_connections_to_a_host_than_allowed(hosts: list[str]) -> None:
     config = replace(LOCAL, per_host=3, retries=0)  # a retry has a new connection, beside those that wait for more work
-    most = 0
-    me = psutil.Process()
+    most, me, server = 0, psutil.Process(), urlsplit(hosts[0])
     for _ in WebPictures(SIZE, 1, config).outcomes(rows_of([f"{hosts[0]}/late/{n}" for n in range(12)])):
-        most = max(most, sum(c.raddr != () and c.status == "ESTABLISHED" for c in me.net_connections("tcp4")))
+        open_now = [c for c in me.net_connections("tcp4") if c.raddr == (server.hostname, server.port)]
+        most = max(most, sum(c.status == "ESTABLISHED" for c in open_now))
     assert 0 < most <= 3
 
 
@@ -251,6 +252,21 @@ def deadly(content: bytes, encoding: str, digest: str) -> Outcome:
     if content == b"deadly":
         os._exit(7)
     return Outcome(OK, content.decode())
+
+
+@pytest.mark.parametrize("turns", range(8))
+def test_no_decoder_is_left_whenever_one_leaves(turns: int) -> None:
+    before = left_behind()
+
+    async def run() -> None:
+        async with Decoders(deadly, 1):
+            while left_behind() == before:  # the process begins
+                await asyncio.sleep(0.001)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+
+    asyncio.run(run())
+    assert left_behind() == before
 
 
 def test_a_picture_that_kills_two_decoders_is_the_only_one_to_suffer() -> None:
