@@ -1,0 +1,49 @@
+"""Every key of a run: its meaning, unit, default and check.
+
+Hydra composes these dataclasses from `configs/` and the command line; from then on they are frozen and plain. A check that
+needs more than the configuration (the index, the tokenizer, the number of ranks) stands where that is known.
+"""
+
+from bridgetower_train.config.checks import Duration, at_least, one_of
+from bridgetower_train.config.data import DataConfig
+from bridgetower_train.config.model import (
+    HEAD_WIDTH,
+    ROBERTA_POSITION_OFFSET,
+    InitConfig,
+    ModelConfig,
+    ObjectiveConfig,
+)
+from bridgetower_train.config.run import TrainConfig
+from bridgetower_train.config.training import (
+    CheckpointConfig,
+    DeviceConfig,
+    DistributedConfig,
+    EngineConfig,
+    GuardsConfig,
+    OptimConfig,
+    ProfileConfig,
+    ValidationConfig,
+    WandbConfig,
+)
+
+__all__ = [
+    "HEAD_WIDTH",
+    "ROBERTA_POSITION_OFFSET",
+    "CheckpointConfig",
+    "DataConfig",
+    "DeviceConfig",
+    "DistributedConfig",
+    "Duration",
+    "EngineConfig",
+    "GuardsConfig",
+    "InitConfig",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "OptimConfig",
+    "ProfileConfig",
+    "TrainConfig",
+    "ValidationConfig",
+    "WandbConfig",
+    "at_least",
+    "one_of",
+]

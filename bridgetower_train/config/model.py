@@ -1,0 +1,140 @@
+"""The architecture, its losses, and what it starts from."""
+
+from dataclasses import dataclass
+
+from bridgetower_train.config.checks import at_least, one_of
+from bridgetower_train.errors import ConfigError
+
+HEAD_WIDTH = 64
+"""Width of one attention head, throughout CLIP, RoBERTa and BridgeTower."""
+
+ROBERTA_POSITION_OFFSET = 2
+"""RoBERTa numbers positions from `padding_idx + 1` = 2, so its table of 514 rows serves 512 tokens."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The architecture (paper section 3). The defaults are BridgeTower base."""
+
+    image_size: int = 288
+    """Edge of the square input picture, pixels; a multiple of `patch_size`."""
+    patch_size: int = 16
+    """Edge of one image patch, pixels."""
+    width: int = 768
+    """Width of both towers and of the fusion encoder; a multiple of 64, the width of one attention head."""
+    vision_layers: int = 12
+    """Transformer blocks in the image tower."""
+    text_layers: int = 12
+    """Transformer blocks in the text tower."""
+    fusion_layers: int = 6
+    """Fusion layers (K); layer k is bridged to the k-th of the top K blocks of both towers."""
+    max_text_len: int = 50
+    """Tokens per text with `<s>` and `</s>`; longer texts are cut, shorter ones padded."""
+    text_positions: int = 514
+    """Rows of RoBERTa's position table; two more than the longest text."""
+    vocab_size: int | None = None
+    """Rows of the word table; null takes the tokenizer's size."""
+    dropout: float = 0.1
+    """Dropout of hidden states and attention in the text tower and the fusion encoder (the image tower has none)."""
+    layer_norm_eps: float = 1e-5
+    """Added to the variance in every layer norm."""
+
+    def __post_init__(self) -> None:
+        if self.image_size % self.patch_size:
+            lower = self.image_size // self.patch_size * self.patch_size
+            raise ConfigError(
+                f"model.image_size={self.image_size}: must be a multiple of model.patch_size={self.patch_size}; "
+                f"the nearest are {lower} and {lower + self.patch_size}"
+            )
+        if self.width % HEAD_WIDTH or self.width <= 0:
+            raise ConfigError(f"model.width={self.width}: must be a multiple of {HEAD_WIDTH}")
+        for name in ("vision_layers", "text_layers"):
+            if getattr(self, name) < self.fusion_layers:
+                raise ConfigError(
+                    f"model.{name}={getattr(self, name)}: must be at least model.fusion_layers={self.fusion_layers}, "
+                    "since each fusion layer is bridged to a block of its own"
+                )
+        at_least("model.fusion_layers", self.fusion_layers, 1)
+        at_least("model.max_text_len", self.max_text_len, 4)
+        if self.max_text_len > self.text_positions - ROBERTA_POSITION_OFFSET:
+            raise ConfigError(
+                f"model.max_text_len={self.max_text_len}: the position table holds "
+                f"{self.text_positions - ROBERTA_POSITION_OFFSET} tokens; lower it or raise model.text_positions"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"model.dropout={self.dropout}: must be in [0, 1)")
+
+    @property
+    def heads(self) -> int:
+        """Attention heads of every layer."""
+        return self.width // HEAD_WIDTH
+
+    @property
+    def image_tokens(self) -> int:
+        """Image tokens with the class token (N)."""
+        return (self.image_size // self.patch_size) ** 2 + 1
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """The losses and their weights; a loss of weight 0 is not computed."""
+
+    mlm: float = 1.0
+    """Weight of masked language modelling."""
+    itm: float = 1.0
+    """Weight of image-text matching."""
+    itc: float = 1.0
+    """Weight of image-text contrast."""
+    mlm_probability: float = 0.15
+    """Share of the real tokens that are masked."""
+    itm_negatives: str = "random"
+    """`random`: an image of the batch; `hard`: drawn in proportion to the ITC similarity (needs itc > 0)."""
+    itc_form: str = "hf"
+    """`hf`: the published checkpoint's three one-directional terms; `symmetric`: both directions of the three;
+    `ms`: the two-way term of the two towers."""
+    itc_dim: int = 512
+    """Width of the contrastive embeddings (512 in the published checkpoint, 256 in Microsoft's code)."""
+
+    def __post_init__(self) -> None:
+        for name in ("mlm", "itm", "itc"):
+            at_least(f"objective.{name}", getattr(self, name), 0)
+        if self.mlm + self.itm + self.itc == 0:
+            raise ConfigError("objective: at least one of mlm, itm and itc must be above 0")
+        if self.itc_form == "ms" and not self.mlm and not self.itm:
+            raise ConfigError(
+                "objective.itc_form=ms: alone it trains no fusion encoder; set objective.mlm or itm above 0"
+            )
+        one_of("objective.itm_negatives", self.itm_negatives, ("random", "hard"))
+        one_of("objective.itc_form", self.itc_form, ("hf", "symmetric", "ms"))
+        at_least("objective.itc_dim", self.itc_dim, 1)
+        if not 0 < self.mlm_probability < 1:
+            raise ConfigError(f"objective.mlm_probability={self.mlm_probability}: must be between 0 and 1")
+        if self.itm and self.itm_negatives == "hard" and not self.itc:
+            raise ConfigError("objective.itm_negatives=hard: needs objective.itc above 0; set it or take random")
+
+
+@dataclass(frozen=True)
+class InitConfig:
+    """What a new run starts from; what is not named is random. A run that resumes has its own checkpoint, and ignores this.
+
+    Each is a local file or folder, or a name on the Hugging Face hub, which is asked for nothing else.
+    """
+
+    vision: str | None = None
+    """CLIP for the image tower (ViT-B/16, ViT-L/14): Hugging Face's form, or OpenAI's own file. Positions are interpolated."""
+    text: str | None = None
+    """RoBERTa (base, large) for the text tower, with its tokenizer as `tokenizer`."""
+    checkpoint: str | None = None
+    """A whole BridgeTower: a published folder, Microsoft's .ckpt, a run folder, or one of its checkpoints."""
+
+    def __post_init__(self) -> None:
+        if self.checkpoint and (self.vision or self.text):
+            raise ConfigError(
+                f"init.checkpoint={self.checkpoint}: holds both towers; leave out init.vision and init.text"
+            )
+
+    @property
+    def named(self) -> dict[str, str]:
+        """Key -> value of what is named."""
+        values = {"init.vision": self.vision, "init.text": self.text, "init.checkpoint": self.checkpoint}
+        return {key: value for key, value in values.items() if value}

@@ -1,0 +1,111 @@
+"""A whole run."""
+
+from dataclasses import dataclass, field
+
+from bridgetower_train.config.checks import Duration, at_least
+from bridgetower_train.config.data import DataConfig
+from bridgetower_train.config.model import InitConfig, ModelConfig, ObjectiveConfig
+from bridgetower_train.config.training import (
+    CheckpointConfig,
+    DeviceConfig,
+    DistributedConfig,
+    EngineConfig,
+    GuardsConfig,
+    OptimConfig,
+    ProfileConfig,
+    ValidationConfig,
+    WandbConfig,
+)
+from bridgetower_train.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A whole run."""
+
+    run_dir: str = "???"
+    """Folder of the run: configuration, metrics, checkpoints, report. Started again with the same folder, a run resumes."""
+    seed: int = 0
+    """Seed of everything random: weights, order, masks, negatives, dropout."""
+    steps: str = "???"
+    """Length of the run: optimizer steps (1000), '2e6 samples' or '10 epochs'."""
+    global_batch: int = 64
+    """Pairs per optimizer step, over all ranks."""
+    micro_batch: int | None = None
+    """Pairs per forward pass and rank; gradients accumulate up to the global batch. null: all of a rank's pairs at once."""
+    log_every: int = 10
+    """Steps between two lines of metrics."""
+    tokenizer: str = "???"
+    """A `tokenizer.json` (or its folder) with RoBERTa's special tokens."""
+    tensorboard: bool = True
+    """Write TensorBoard files into the run folder."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    init: InitConfig = field(default_factory=InitConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    device: DeviceConfig = field(default_factory=DeviceConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    guards: GuardsConfig = field(default_factory=GuardsConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
+
+    def __post_init__(self) -> None:
+        at_least("seed", self.seed, 0)
+        at_least("log_every", self.log_every, 1)
+        at_least("global_batch", self.global_batch, 1)
+        if self.steps != "???" and Duration.parse("steps", self.steps).unit == "%":
+            raise ConfigError(f"steps={self.steps}: a percentage of what? Give steps, samples or epochs")
+        if self.global_batch % self.data.lanes:
+            divisors = [n for n in range(1, self.global_batch + 1) if self.global_batch % n == 0]
+            near = sorted(sorted(divisors, key=lambda n: abs(n - self.data.lanes))[:2])
+            raise ConfigError(
+                f"data.lanes={self.data.lanes}: must divide global_batch={self.global_batch}; "
+                f"the nearest are {' and '.join(map(str, near))}"
+            )
+        if self.objective.itm and self.objective.itm_negatives == "random" and self.lane_batch < 2:
+            raise ConfigError(
+                f"data.lanes={self.data.lanes}: leaves one sample of a lane per step, and so no ITM negative; "
+                f"take at most {self.global_batch // 2} lanes, or objective.itm_negatives=hard"
+            )
+        if self.micro_batch is not None and (self.micro_batch < 1 or self.micro_batch % self.lane_batch):
+            raise ConfigError(
+                f"micro_batch={self.micro_batch}: must be a multiple of global_batch / data.lanes = {self.lane_batch}, "
+                "so that whole lanes stay together"
+            )
+        if self.data.text_buckets and self.data.text_buckets[-1] > self.model.max_text_len:
+            raise ConfigError(
+                f"data.text_buckets={self.data.text_buckets}: the longest exceeds model.max_text_len={self.model.max_text_len}"
+            )
+        if self.validation.every and self.data.validation is None:
+            raise ConfigError(f"validation.every={self.validation.every}: needs a corpus in data.validation")
+
+    @property
+    def lane_batch(self) -> int:
+        """Samples that each lane gives to a step."""
+        return self.global_batch // self.data.lanes
+
+    @property
+    def text_lengths(self) -> list[int]:
+        """Lengths to which the texts of a micro-batch may be padded, ascending."""
+        return sorted({*self.data.text_buckets, self.model.max_text_len})
+
+    def rank_batch(self, world_size: int) -> tuple[int, int]:
+        """(micro-batch, micro-batches per step) of one of `world_size` ranks; ConfigError where they do not come out even."""
+        if self.data.lanes % world_size:
+            near = [n for n in range(1, self.data.lanes + 1) if self.data.lanes % n == 0]
+            near = sorted(sorted(near, key=lambda n: abs(n - world_size))[:2])
+            raise ConfigError(
+                f"data.lanes={self.data.lanes}: must be a multiple of the {world_size} ranks; start "
+                f"{' or '.join(map(str, near))} ranks, or change data.lanes"
+            )
+        per_rank = self.global_batch // world_size
+        micro = self.micro_batch or per_rank
+        if per_rank % micro:
+            raise ConfigError(
+                f"micro_batch={micro}: must divide the {per_rank} samples that each of {world_size} ranks has per step"
+            )
+        return micro, per_rank // micro

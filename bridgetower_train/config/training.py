@@ -1,0 +1,155 @@
+"""How a run is trained, watched and kept."""
+
+import re
+from dataclasses import dataclass
+
+from bridgetower_train.config.checks import Duration, at_least, one_of
+from bridgetower_train.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW, its groups and its schedule."""
+
+    lr: float = 1e-5
+    """Peak learning rate of the two towers."""
+    lr_fusion: float = 5e-5
+    """Peak learning rate of the fusion encoder."""
+    lr_heads: float = 5e-5
+    """Peak learning rate of the heads of the losses."""
+    beta1: float = 0.9
+    """Decay of the mean of the gradient."""
+    beta2: float = 0.98
+    """Decay of the mean of its square."""
+    eps: float = 1e-8
+    """Added to the root of that square."""
+    weight_decay: float = 0.01
+    """Decoupled decay of matrices and word embeddings; biases, norms, positions, class token and temperature have none."""
+    warmup: str = "10%"
+    """Length of the linear warm-up: steps, '2e6 samples', '1 epochs' or a percentage of the run."""
+    schedule: str = "linear"
+    """Decay after the warm-up: `linear` or `cosine` to zero, or `constant`."""
+    clip_norm: float = 0.0
+    """Largest global norm of the gradient; 0 does not clip."""
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "lr_fusion", "lr_heads", "eps", "weight_decay", "clip_norm"):
+            at_least(f"optim.{name}", getattr(self, name), 0)
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"optim.{name}={getattr(self, name)}: must be in [0, 1)")
+        one_of("optim.schedule", self.schedule, ("linear", "cosine", "constant"))
+        Duration.parse("optim.warmup", self.warmup)
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How model, optimizer and ranks are held together."""
+
+    name: str = "native"
+    """`native`: one process, or DistributedDataParallel under torchrun."""
+    activation_checkpointing: bool = False
+    """Compute each block again in the backward pass instead of keeping what is inside it: less memory, about a
+    third more work."""
+
+
+@dataclass(frozen=True)
+class DeviceConfig:
+    """Where it runs."""
+
+    name: str = "auto"
+    """`auto` takes HPU, else CUDA, else CPU, and says which and why."""
+    precision: str = "fp32"
+    """`fp32`, or `bf16`: fp32 weights under bf16 autocast; losses stay in fp32."""
+    execution: str = "auto"
+    """`eager`: operator by operator; `compile`: torch.compile the forward and backward pass; `lazy` (HPU alone): record a step's
+    work and compile it as one graph. `auto` is lazy on HPU and eager elsewhere."""
+    graphs: bool = False
+    """Replay the forward and backward pass as one HPU graph per text length, in lazy execution: less work for the host, more
+    memory for the results that stay in place. Pays where the card waits for the host, as with few pairs per card."""
+
+    def __post_init__(self) -> None:
+        one_of("device.precision", self.precision, ("fp32", "bf16"))
+        one_of("device.execution", self.execution, ("auto", "lazy", "eager", "compile"))
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When a run is saved and what is kept."""
+
+    every: int = 1000
+    """Steps between checkpoints; the last step is always saved."""
+    keep_last: int = 2
+    """How many of the newest are kept; two at least, since the newest may turn out to be damaged."""
+    keep_every: int = 0
+    """Steps of which each multiple is kept for good; 0: none."""
+
+    def __post_init__(self) -> None:
+        at_least("checkpoint.every", self.every, 1)
+        at_least("checkpoint.keep_last", self.keep_last, 2)
+        at_least("checkpoint.keep_every", self.keep_every, 0)
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """Evaluation on `data.validation` during the run."""
+
+    every: int = 0
+    """Steps between validations; 0: none."""
+    samples: int = 1024
+    """Pictures of the held-out corpus to take."""
+
+    def __post_init__(self) -> None:
+        at_least("validation.every", self.every, 0)
+        at_least("validation.samples", self.samples, 2)
+
+
+@dataclass(frozen=True)
+class GuardsConfig:
+    """When to give up."""
+
+    max_skipped: int = 10
+    """Updates skipped in a row, for a non-finite loss or gradient, after which the run stops."""
+    max_recompiles: int = 20
+    """Graphs that may be compiled in steps whose text lengths have been met before, after which the run stops."""
+
+    def __post_init__(self) -> None:
+        at_least("guards.max_skipped", self.max_skipped, 1)
+        at_least("guards.max_recompiles", self.max_recompiles, 0)
+
+
+@dataclass(frozen=True)
+class ProfileConfig:
+    """A look at where the time goes."""
+
+    steps: str | None = None
+    """First and last step to record, as in 10:15; null: none. Costs time and memory while it lasts."""
+
+    def __post_init__(self) -> None:
+        if self.steps is not None:
+            self.span()
+
+    def span(self) -> tuple[int, int]:
+        """(first, last) step."""
+        match = re.fullmatch(r"(\d+):(\d+)", self.steps or "")
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise ConfigError(f"profile.steps={self.steps}: give the first and the last step, as in 10:15")
+        return int(match[1]), int(match[2])
+
+
+@dataclass(frozen=True)
+class WandbConfig:
+    """Weights & Biases; offline where no WANDB_API_KEY is set."""
+
+    project: str | None = None
+    """Project to report to; null: W&B is not used."""
+    entity: str | None = None
+    """Team or user that owns the project; null: the key's own."""
+
+
+@dataclass(frozen=True)
+class DistributedConfig:
+    """The process group."""
+
+    timeout: float = 1800.0
+    """Seconds after which a collective that does not finish ends the run."""
