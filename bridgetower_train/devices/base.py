@@ -39,6 +39,8 @@ class Device(ABC):
     """What `device.execution` may be; the first is what `auto` takes."""
     compiler: str = "inductor"
     """Backend of torch.compile."""
+    compiler_options: Mapping[str, Any] | None = None
+    """Options of that backend."""
     activities: tuple[ProfilerActivity, ...] = (ProfilerActivity.CPU,)
     """What a profile records."""
     data_parallel: Mapping[str, Any] = MappingProxyType({"gradient_as_bucket_view": True})
@@ -148,5 +150,5 @@ class Device(ABC):
     def capture(self, module: nn.Module) -> nn.Module:
         """`module` with its forward and backward pass compiled, where `device.execution` asks for it; names stay."""
         if self.execution == "compile":
-            module.compile(backend=self.compiler, dynamic=False)
+            module.compile(backend=self.compiler, dynamic=False, options=self.compiler_options)
         return module
