@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from bridgetower_train.config import CheckpointConfig
 from bridgetower_train.distributed import Ranks
@@ -96,14 +97,15 @@ class Checkpoints:
         final = self.folder / f"step-{state['step']:08d}"
         temporary = final.with_suffix(".tmp")
         failed: str | None = None
+        files = engine.snapshot()
         try:
             if self.ranks.is_main:
                 for left_over in self.folder.glob("*.tmp"):
                     shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
                 temporary.mkdir(parents=True)
-            self.ranks.barrier()
-            engine.save(temporary)
-            if self.ranks.is_main:
+                for name, tensors in files.items():
+                    (temporary / name).parent.mkdir(exist_ok=True)
+                    save_file(tensors, temporary / name)
                 (temporary / "state.json").write_text(json.dumps(state, indent=1))
                 _seal(temporary)
                 if final.exists():  # damaged: it was skipped when the run resumed
