@@ -37,11 +37,6 @@ class Engine(ABC):
         Returns `grad_norm` (before clipping) and `skipped` (0 or 1).
         """
 
-    @property
-    @abstractmethod
-    def checkpoint_bytes(self) -> int:
-        """Size of what a snapshot holds."""
-
     @abstractmethod
     def snapshot(self) -> Files:
         """Host copies of WEIGHTS and OPTIMIZER on rank 0, nothing on the others. Called on every rank at the same step.

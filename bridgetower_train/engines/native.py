@@ -73,11 +73,6 @@ class NativeEngine(Engine):
         self.optimizer.zero_grad()
         return {"grad_norm": norm, "skipped": skipped}
 
-    @property
-    def checkpoint_bytes(self) -> int:
-        """See Engine: weights and the two moments."""
-        return 3 * sum(p.numel() * p.element_size() for p in self.parameters)
-
     def snapshot(self) -> Files:
         """See Engine."""
         if not self.ranks.is_main:
