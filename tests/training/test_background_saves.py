@@ -92,7 +92,7 @@ def test_a_signal_during_a_write_ends_the_run_with_both_checkpoints_whole(tmp_pa
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_failed_write_ends_the_run_before_the_next_save(tmp_path, start, customised, ranks):
     run_dir = tmp_path / "run"
-    job = start(run_dir, "steps=4000", "checkpoint.every=200", ranks=ranks, env=customised(SMALL_FILES))
+    job = start(run_dir, "steps=4000", "checkpoint.every=200", "log_every=50", ranks=ranks, env=customised(SMALL_FILES))
     output = job.wait()
     assert job.process.returncode == 1, output
     assert f"cannot write {run_dir}/checkpoints/step-00000200: [Errno 27] File too large" in output
