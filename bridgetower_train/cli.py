@@ -64,6 +64,9 @@ COMMANDS = {
     "bench retrieval": Command(
         "bridgetower_train.commands.bench_retrieval", "BenchRetrievalConfig", "bench_retrieval", "time retrieval"
     ),
+    "bench save": Command(
+        "bridgetower_train.commands.bench_save", "BenchSaveConfig", "bench_step", "time checkpoints beside training"
+    ),
     "bench buckets": Command(
         "bridgetower_train.commands.bench_buckets",
         "BenchBucketsConfig",

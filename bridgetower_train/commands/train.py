@@ -81,6 +81,7 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, held: ExitStack) ->
     held.enter_context(only_writer(run_dir, ranks))
     fixed = identity(config, ORDER_KEYS) | {"tokenizer": text.digest, "order": dataset.order.digest}
     checkpoints = Checkpoints(run_dir, config.checkpoint, ranks, print if ranks.is_main else _silent)
+    held.callback(checkpoints.close)
     state = checkpoints.load(engine, fixed) or {"step": 0, "skipped": 0, "bad_samples": 0}
     start = state["step"]
     if ranks.is_main:

@@ -11,6 +11,14 @@ from bridgetower_train.objectives.joint import JointTask
 Metrics = dict[str, Tensor]
 """Device scalars by name."""
 
+Files = dict[str, dict[str, Tensor]]
+"""Host tensors by name, by the path of the safetensors file that they belong in."""
+
+WEIGHTS = "model.safetensors"
+"""Full fp32 weights under Hugging Face's names, from every engine."""
+OPTIMIZER = "optimizer/state.safetensors"
+"""`{parameter}.step`, `.exp_avg` and `.exp_avg_sq`, full tensors, from every engine."""
+
 
 class Engine(ABC):
     """Model, optimizer and ranks as one thing."""
@@ -29,15 +37,13 @@ class Engine(ABC):
         Returns `grad_norm` (before clipping) and `skipped` (0 or 1).
         """
 
-    @property
     @abstractmethod
-    def checkpoint_bytes(self) -> int:
-        """Size of what `save` writes, over all ranks."""
+    def snapshot(self) -> Files:
+        """Host copies of WEIGHTS and OPTIMIZER on rank 0, nothing on the others. Called on every rank at the same step.
 
-    @abstractmethod
-    def save(self, folder: Path) -> None:
-        """Write weights (Hugging Face's names) and optimizer state into `folder`. Called on every rank."""
+        Training does not change them: they may be written while it goes on. They hold until the next snapshot.
+        """
 
     @abstractmethod
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote."""
+        """Read the files of a snapshot, whichever engine and number of ranks it is from."""

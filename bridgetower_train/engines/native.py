@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -14,7 +14,8 @@ from bridgetower_train.config import OptimConfig
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.devices import Device
 from bridgetower_train.distributed import Ranks
-from bridgetower_train.engines.base import Engine, Metrics
+from bridgetower_train.engines.base import OPTIMIZER, WEIGHTS, Engine, Files, Metrics
+from bridgetower_train.engines.host import HostCopies
 from bridgetower_train.objectives.joint import JointTask
 from bridgetower_train.training.optim import parameter_groups
 
@@ -40,6 +41,7 @@ class NativeEngine(Engine):
             module = DistributedDataParallel(module, **device.data_parallel)
         self.module = device.capture(module)
         self._micro_batch = 0
+        self._host = HostCopies(device)
 
     def forward_backward(self, batch: Batch, totals: Tensor, last: bool) -> Metrics:
         """See Engine."""
@@ -71,30 +73,22 @@ class NativeEngine(Engine):
         self.optimizer.zero_grad()
         return {"grad_norm": norm, "skipped": skipped}
 
-    @property
-    def checkpoint_bytes(self) -> int:
-        """See Engine: weights and the two moments."""
-        return 3 * sum(p.numel() * p.element_size() for p in self.parameters)
-
-    def save(self, folder: Path) -> None:
-        """See Engine: `model.safetensors` and `optimizer/state.safetensors`."""
+    def snapshot(self) -> Files:
+        """See Engine."""
         if not self.ranks.is_main:
-            return
-        # On the host: to safetensors, tensors of a device whose memory has no addresses would all seem to be one.
-        weights = {name: value.cpu().contiguous() for name, value in self.task.model.state_dict().items()}
-        save_file(weights, folder / "model.safetensors")
-        (folder / "optimizer").mkdir()
-        slots = {
-            f"{name}.{key}": value.cpu()
+            return {}
+        slots = (
+            (f"{name}.{key}", value)
             for group, name, p in self._named()
             for key, value in self.device.optimizer_slots(self.optimizer, group, p).items()
-        }
-        save_file(slots, folder / "optimizer" / "state.safetensors")
+        )
+        weights = self.task.model.state_dict().items()
+        return {WEIGHTS: self._host.copy(weights), OPTIMIZER: self._host.copy(slots)}
 
     def load(self, folder: Path) -> None:
         """See Engine."""
-        self.task.model.load_state_dict(load_file(folder / "model.safetensors"))
-        state = load_file(folder / "optimizer" / "state.safetensors")
+        self.task.model.load_state_dict(load_file(folder / WEIGHTS))
+        state = load_file(folder / OPTIMIZER)
         for group, name, parameter in self._named():
             slots = {k: state.pop(f"{name}.{k}") for k in ("step", "exp_avg", "exp_avg_sq")}
             self.device.load_optimizer_slots(self.optimizer, group, parameter, slots)

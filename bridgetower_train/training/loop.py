@@ -73,7 +73,7 @@ def fit(run: Run) -> int:
             metrics = train_step(run, step, batches)
         run.recompiles.check(step, [batch.input_ids.shape[1] for batch in batches])
 
-        stopping = stop.agree(preemption.requested)
+        stopping = stop.agree(preemption.requested or run.checkpoints.failed)
         run.console.advance()
         if step % run.config.log_every == 0 or step == run.total_steps:
             log(run, step, metrics, watch)
@@ -85,8 +85,10 @@ def fit(run: Run) -> int:
             save(run, step)
             watch.restart()
         if stopping and step < run.total_steps:
+            run.checkpoints.finish()
             run.console.say(f"stopped by a signal after step {step}; the same command goes on from there")
             return preemption.exit_code
+    run.checkpoints.finish()
     preemption.close()
     return 0
 
@@ -161,7 +163,7 @@ def report_bad_samples(run: Run, step: int) -> None:
 
 
 def save(run: Run, step: int) -> None:
-    """Write a checkpoint from which the run goes on bit for bit."""
+    """Start to write a checkpoint from which the run goes on bit for bit. Raises where the one before could not be written."""
     report_bad_samples(run, step)
     state = {
         "step": step,
