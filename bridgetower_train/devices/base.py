@@ -113,13 +113,13 @@ class Device(ABC):
         return norm
 
     def optimizer_slots(
-        self, optimizer: torch.optim.Optimizer, group: dict[str, Any], parameter: nn.Parameter
+        self, optimizer: torch.optim.Optimizer, group: dict[str, Any], parameter: Tensor
     ) -> dict[str, Tensor]:
         """What a checkpoint keeps of a parameter's state: `step`, `exp_avg` and `exp_avg_sq`, the same on all devices."""
         return dict(optimizer.state[parameter])
 
     def load_optimizer_slots(
-        self, optimizer: torch.optim.Optimizer, group: dict[str, Any], parameter: nn.Parameter, slots: dict[str, Tensor]
+        self, optimizer: torch.optim.Optimizer, group: dict[str, Any], parameter: Tensor, slots: dict[str, Tensor]
     ) -> None:
         """Put back what `optimizer_slots` gave, on whichever device."""
         optimizer.state[parameter] = {k: v.to(self.torch_device, copy=True) for k, v in slots.items()}

@@ -121,14 +121,12 @@ class HpuDevice(Device):
         for tensor in (*gradients, *(state["exp_avg"] for state in optimizer.state.values())):
             tensor.masked_fill_(skipped, 0.0)
 
-    def optimizer_slots(
-        self, optimizer: torch.optim.Optimizer, group: dict[str, Any], p: nn.Parameter
-    ) -> dict[str, Tensor]:
+    def optimizer_slots(self, optimizer: torch.optim.Optimizer, group: dict[str, Any], p: Tensor) -> dict[str, Tensor]:
         """See Device: FusedAdamW counts steps in the group."""
         return {**optimizer.state[p], "step": torch.tensor(float(group["step"]))}
 
     def load_optimizer_slots(
-        self, optimizer: torch.optim.Optimizer, group: dict[str, Any], p: nn.Parameter, slots: dict[str, Tensor]
+        self, optimizer: torch.optim.Optimizer, group: dict[str, Any], p: Tensor, slots: dict[str, Tensor]
     ) -> None:
         """See Device."""
         moments = {name: slots[name].to(self.torch_device, copy=True) for name in ("exp_avg", "exp_avg_sq")}

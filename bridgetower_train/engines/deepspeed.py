@@ -27,9 +27,13 @@ from bridgetower_train.engines.deepspeed_import import import_deepspeed
 from bridgetower_train.engines.host import HostCopies
 from bridgetower_train.engines.shards import Shards
 from bridgetower_train.errors import ConfigError
+from bridgetower_train.model.text import TextLayer
+from bridgetower_train.model.vision import Block
 from bridgetower_train.objectives.joint import JointTask
 from bridgetower_train.training.optim import parameter_groups
 
+ZERO_BUCKET = 100_000_000
+"""Gradients, at most, that are sent in one piece."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -50,13 +54,17 @@ class ZeroEngine(Engine):
         check_device(device, stage)
         self.deepspeed = import_deepspeed(device, f"zero{stage}")
         if not dist.is_initialized():  # a single process: DeepSpeed wants a group all the same
-            dist.init_process_group(device.backend, store=dist.HashStore(), rank=0, world_size=1)
+            dist.init_process_group(device.backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
         self.stage, self.task, self.device, self.ranks, self.config = stage, task, device, ranks, config
         self.parameter_count = sum(p.numel() for p in task.parameters())
         self._shapes = {name: p.shape for name, p in task.model.named_parameters()}
         self._spare = _without_weights(task) if stage == 3 else task
         self.optimizer = device.adamw(parameter_groups(task.model.named_parameters(), config), config)
         self._trained: list[list[nn.Parameter]] = [list(group["params"]) for group in self.optimizer.param_groups]
+        if (
+            stage == 3
+        ):  # a block's weights come and go together; not those of fusion layers, which may be called twice a step
+            self.deepspeed.utils.set_z3_leaf_modules(task, [Block, TextLayer])
         self.engine, *_ = self.deepspeed.initialize(
             model=_Autocast(device.capture(task), device),
             optimizer=self.optimizer,
@@ -167,12 +175,13 @@ class ZeroEngine(Engine):
             self._load_slots(file)
 
     def _load_weights(self, file: Any) -> None:
-        """From rank 0's file under ZeRO-3, which sends them to the ranks that keep them; otherwise from each rank's."""
         assert set(file.keys()) == set(self._shapes), "the weights are those of another model"
         for name, parameter in self.task.model.named_parameters():
-            with self.deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
-                if self.ranks.is_main or self.stage < 3:
-                    parameter.copy_(file.get_tensor(name))
+            if self.stage == 3:
+                parameter.all_gather(param_list=[parameter])
+            parameter.data.copy_(file.get_tensor(name))
+            if self.stage == 3:
+                parameter.partition(param_list=[parameter], has_been_updated=True)
         if self.stage:
             self.engine.optimizer.refresh_fp32_params()
 
@@ -236,7 +245,7 @@ def settings(stage: int, parameters: int, device: Device) -> dict[str, Any]:
     """DeepSpeed's configuration: sizes in proportion to the model, and what the device's vendor asks for."""
     zero: dict[str, Any] = {
         "stage": stage,
-        "reduce_bucket_size": min(parameters, 100_000_000),
+        "reduce_bucket_size": min(parameters, ZERO_BUCKET),
         # Each gradient goes to the rank that keeps it, at half the cost of a sum that every rank gets.
         "use_multi_rank_bucket_allreduce": False,
         # Biases and norms stay whole; of the weights, about a block's stay until they are used again.
