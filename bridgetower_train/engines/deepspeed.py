@@ -112,7 +112,8 @@ class ZeroEngine(Engine):
             dist.all_reduce(square)
             norm = square.sqrt()
         if self.config.clip_norm:
-            factor = (self.config.clip_norm / (norm + 1e-6)).clamp(max=1.0)
+            # A factor of NaN would stay for good in what fills up the divided gradients, and is never written again.
+            factor = (self.config.clip_norm / (norm + 1e-6)).clamp(max=1.0).nan_to_num(0.0)
             for gradient in gradients:
                 gradient.mul_(factor)
         skipped = 1.0 - torch.isfinite(norm).float()
@@ -176,6 +177,7 @@ class ZeroEngine(Engine):
 
     def _load_weights(self, file: Any) -> None:
         assert set(file.keys()) == set(self._shapes), "the weights are those of another model"
+        parameter: Any  # under ZeRO-3 with methods of DeepSpeed's
         for name, parameter in self.task.model.named_parameters():
             if self.stage == 3:
                 parameter.all_gather(param_list=[parameter])

@@ -19,7 +19,7 @@ STATE_BYTES = 16
 
 
 def state_bytes(engine: str, parameters: int, world_size: int) -> float:
-    """What one rank holds of weights, gradients and optimizer state at the end of a step's last backward pass.
+    """What one rank holds of weights, gradients and optimizer state at the end of a backward pass.
 
     Everything is float32. A ZeRO rank updates a copy of its part of the weights, so that there are 12 bytes of optimizer state
     per parameter; under ZeRO-3 it also has the bucket in which gradients wait to be sent.

