@@ -59,7 +59,10 @@ class Shards:
         """(name, full tensor) of every parameter, from the flat tensors of all ranks. Called on all of them, to the end."""
         gathered = flat_N.new_empty(self.ranks * self.length)
         dist.all_gather(list(gathered.chunk(self.ranks)), flat_N.detach().contiguous())
-        rows_WN = gathered.view(self.ranks, self.length)
+        yield from self.assembled(gathered.view(self.ranks, self.length))
+
+    def assembled(self, rows_WN: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """(name, full tensor) of every parameter, from the flat tensors of all ranks, one below the other."""
         for name, shape, places in self.places():
             yield name, torch.cat([rows_WN[p.rank, p.at : p.at + p.count] for p in places]).view(shape)
 
