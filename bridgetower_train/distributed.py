@@ -144,7 +144,7 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def shut_down(ranks: Ranks) -> None:
+def shut_down() -> None:
     """Leave the process group."""
-    if ranks.world_size > 1:
+    if dist.is_initialized():
         dist.destroy_process_group()

@@ -59,7 +59,7 @@ def run(config: TrainConfig) -> int:
                 for sink in job.sinks:
                     sink.close()
     finally:
-        shut_down(ranks)
+        shut_down()
 
 
 def build(config: TrainConfig, device: Device, ranks: Ranks, held: ExitStack) -> Run:
@@ -77,7 +77,7 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, held: ExitStack) ->
     run_dir = Path(config.run_dir)
     resumes: bool = ranks.gather_objects(bool(step_folders(run_dir)))[0]
     engine = build_engine(config, device, ranks, None if resumes else text)
-    validation = Validation(config, text, device, ranks, engine.task) if config.validation.every else None
+    validation = Validation(config, text, device, ranks) if config.validation.every else None
     held.enter_context(only_writer(run_dir, ranks))
     fixed = identity(config, ORDER_KEYS) | {"tokenizer": text.digest, "order": dataset.order.digest}
     checkpoints = Checkpoints(run_dir, config.checkpoint, ranks, print if ranks.is_main else _silent)
@@ -165,7 +165,7 @@ def introduce(run: Run, why: str) -> None:
     config, device = run.config, run.device
     batch, epoch, left = config.global_batch, run.dataset.order.epoch_samples, run.total_steps - run.start_step
     ranks, micro_batches = run.ranks.world_size, run.accumulation
-    parameters = sum(p.numel() for p in run.engine.task.parameters())
+    parameters = run.engine.parameter_count
     flops = batch * run.flops_per_sample
     lines = {
         "device": f"{device.name} ({device.description}): {why}; {config.device.precision}, torch {torch.__version__}",

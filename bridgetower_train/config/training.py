@@ -47,7 +47,9 @@ class EngineConfig:
     """How model, optimizer and ranks are held together."""
 
     name: str = "native"
-    """`native`: one process, or DistributedDataParallel under torchrun."""
+    """`native`: one process, or DistributedDataParallel under torchrun. `zero1`, `zero2`, `zero3`: DeepSpeed, with the optimizer
+    state, the gradients too, the weights too divided among the ranks; `zero0`: DeepSpeed with nothing divided. A run may go on
+    under another engine, and on another number of ranks."""
     activation_checkpointing: bool = False
     """Compute each block again in the backward pass instead of keeping what is inside it: less memory, about a
     third more work."""

@@ -1,6 +1,8 @@
 """What the training loop asks of an engine: forward and backward, update, save, load."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch import Tensor
@@ -24,7 +26,9 @@ class Engine(ABC):
     """Model, optimizer and ranks as one thing."""
 
     task: JointTask
-    """The model with its losses, unwrapped."""
+    """The model with its losses, unwrapped; its weights may be divided among the ranks (see `whole`)."""
+    parameter_count: int
+    """Of the whole model."""
 
     @abstractmethod
     def forward_backward(self, batch: Batch, totals: Tensor, last: bool) -> Metrics:
@@ -36,6 +40,11 @@ class Engine(ABC):
 
         Returns `grad_norm` (before clipping) and `skipped` (0 or 1).
         """
+
+    @contextmanager
+    def whole(self) -> Iterator[JointTask]:
+        """The task with all weights on every rank, to evaluate it while the block runs. Entered on every rank."""
+        yield self.task
 
     @abstractmethod
     def snapshot(self) -> Files:

@@ -34,6 +34,7 @@ class NativeEngine(Engine):
     ) -> None:
         """`graphs` shapes of batches are to come, in steps of several micro-batches where it `accumulates`."""
         self.task, self.device, self.ranks, self.config = task, device, ranks, config
+        self.parameter_count = sum(p.numel() for p in task.parameters())
         self.optimizer = device.adamw(parameter_groups(task.model.named_parameters(), config), config)
         self.parameters: list[nn.Parameter] = [p for group in self.optimizer.param_groups for p in group["params"]]
         module = device.record(task, graphs, accumulates)
@@ -69,7 +70,9 @@ class NativeEngine(Engine):
             group["lr"] = group["peak_lr"] * lr_factor
         norm = self.device.clip(self.parameters, self.config.clip_norm)
         skipped = 1.0 - torch.isfinite(norm).float()
-        self.device.update(self.optimizer, skipped)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        self.device.leave_out(self.optimizer, gradients, skipped)
+        self.optimizer.step()
         self.optimizer.zero_grad()
         return {"grad_norm": norm, "skipped": skipped}
 

@@ -11,10 +11,27 @@ from torch._subclasses import FakeTensorMode
 from bridgetower_train.config import TrainConfig
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.engines.activation import checkpoint_blocks
+from bridgetower_train.engines.deepspeed import ZERO_BUCKET
 from bridgetower_train.objectives.joint import JointTask
 
 STATE_BYTES = 16
 """Per parameter: fp32 weight, gradient, and AdamW's two moments; DistributedDataParallel's buckets are the gradients."""
+
+
+def state_bytes(engine: str, parameters: int, world_size: int) -> float:
+    """What one rank holds of weights, gradients and optimizer state at the end of a backward pass.
+
+    Everything is float32. A ZeRO rank updates a copy of its part of the weights, so that there are 12 bytes of optimizer state
+    per parameter; under ZeRO-3 it also has the bucket in which gradients wait to be sent.
+    """
+    part = parameters / world_size
+    return {
+        "native": STATE_BYTES * parameters,
+        "zero0": STATE_BYTES * parameters,
+        "zero1": 8 * parameters + 12 * part,
+        "zero2": 4 * parameters + 16 * part,
+        "zero3": 20 * part + 4 * min(parameters, ZERO_BUCKET),
+    }[engine]
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,8 @@ def fit(run: Run) -> int:
         if step % run.config.log_every == 0 or step == run.total_steps:
             log(run, step, metrics, watch)
         if run.validation and (step % run.config.validation.every == 0 or step == run.total_steps):
-            run.write({"step": step, **run.validation.run()})
+            with run.engine.whole() as task:
+                run.write({"step": step, **run.validation.run(task)})
             run.recompiles.forget()
             watch.restart()
         if step % run.config.checkpoint.every == 0 or step == run.total_steps or stopping:
