@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch._subclasses import FakeTensorMode
 
-from bridgetower_train.config import ObjectiveConfig, TrainConfig
+from bridgetower_train.config import ModelConfig, ObjectiveConfig
 from bridgetower_train.objectives.itc import TERMS, itc_loss
 from bridgetower_train.planning.trace import Bytes, Ledger, Platform, trace
 
@@ -119,17 +119,14 @@ class Memory:
         return sum(kept.per_pair for kept in self.kept)
 
 
-def measure(config: TrainConfig, platform: Platform, checkpointing: bool) -> Memory:
-    """Trace the configured step for two numbers of pairs, with activation checkpointing or without."""
-    few, many = (
-        trace(config.model, config.objective, pairs, checkpointing, platform) for pairs in (FEW, MANY)
-    )
+def measure(model: ModelConfig, objective: ObjectiveConfig, platform: Platform, checkpointing: bool) -> Memory:
+    """Trace a step for two numbers of pairs, with activation checkpointing or without."""
+    few, many = (trace(model, objective, pairs, checkpointing, platform) for pairs in (FEW, MANY))
     assert len(few.activations) == len(many.activations), "the operations of a step do not depend on its pairs"
     per_pair = (many.activations - few.activations) // (MANY - FEW)
     kept = [
         Kept(part, few.blocks.get(part, 0), (many.kept[part] - few.kept[part]) / (MANY - FEW)) for part in few.kept
     ]
-    objective = config.objective
     return Memory(
         few.parameters,
         few.largest,

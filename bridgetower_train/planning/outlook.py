@@ -122,7 +122,7 @@ def look_ahead(config: PlanConfig) -> Outlook:
     cluster = parse(config.hardware)
     micro_batch, _ = config.rank_batch(cluster.cards)
     platform = Platform.on_paper(cluster.card.fused_attention, config.device.precision)
-    memories = {kept: measure(config, platform, kept) for kept in (False, True)}
+    memories = {kept: measure(config.model, config.objective, platform, kept) for kept in (False, True)}
     recomputes = config.engine.activation_checkpointing
     flops = step_flops_per_sample(config.model, config.objective) * (RECOMPUTED if recomputes else 1)
     memory = memories[recomputes]
