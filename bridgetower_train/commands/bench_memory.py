@@ -53,7 +53,9 @@ class Peak:
 def run(config: BenchMemoryConfig) -> None:
     """Print both."""
     device, why = make_device(config.device)
-    print(f"device    {device.name} ({device.description}): {why}; {config.device.precision}, torch {torch.__version__}")
+    print(
+        f"device    {device.name} ({device.description}): {why}; {config.device.precision}, torch {torch.__version__}"
+    )
     peak = compare(config, device)
     use = peak.planned
     print(

@@ -5,11 +5,12 @@ from pathlib import Path
 
 from bridgetower_train.files import write_whole
 from bridgetower_train.pages.numbers import duration
-from bridgetower_train.pages.plan import efficiency, plan_page, time_to_train
+from bridgetower_train.pages.plan import plan_page, time_to_train
+from bridgetower_train.pages.plan_scan import efficiency
 from bridgetower_train.planning.collectives import link_bytes
 from bridgetower_train.planning.config import PlanConfig
 from bridgetower_train.planning.memory import ENGINES
-from bridgetower_train.planning.outlook import Outlook, look_ahead, ways_to_fit
+from bridgetower_train.planning.outlook import Outlook, look_ahead
 
 __all__ = ["PlanConfig", "run"]
 
@@ -17,7 +18,7 @@ __all__ = ["PlanConfig", "run"]
 def run(config: PlanConfig) -> None:
     """Print the plan, and write its page."""
     plan = look_ahead(config)
-    print("\n".join([*summary(plan), "", *memory_table(plan), "", *scan_table(plan)]))
+    print("\n".join([*summary(plan), *plan.remarks, "", *memory_table(plan), "", *scan_table(plan)]))
     if config.out:
         write_whole(Path(config.out), plan_page(plan))
         print(f"\nplan: {Path(config.out).resolve()}")
@@ -29,14 +30,13 @@ def summary(plan: Outlook) -> Iterator[str]:
     peak = f"{card.peak / 1e12:,.0f} TFLOP/s bf16" if card.peak else "no published peak"
     yield "A model on paper: nothing here was measured on this hardware."
     yield (
-        f"hardware    {plan.cluster.cards:,} x {card.title} on {plan.cluster.hosts:,} hosts: {card.memory / 1e9:.0f} GB, {peak}, "
-        f"{card.scale_out / 1e9:.1f} GB/s to other hosts"
+        f"hardware    {plan.cluster.cards:,} x {card.title} on {plan.cluster.hosts:,} hosts: {card.memory / 1e9:.0f} GB, "
+        f"{peak}, {card.scale_out / 1e9:.1f} GB/s to other hosts"
     )
     yield f"model       {plan.memory.parameters / 1e6:,.0f} M parameters, {plan.flops / 1e12:.3g} TFLOP per pair (counted)"
-    fault = ways_to_fit(plan)
     yield (
-        f"memory      {here.use.total / 1e9:.1f} GB per card at {here.micro_batch} pairs a micro-batch with {config.engine.name}; "
-        f"{plan.memory.per_pair_kept / 1e9:.3f} GB per pair kept for the backward pass (traced)" + (f"; {fault}" if fault else "")
+        f"memory      {here.use.total / 1e9:.1f} GB per card at {here.micro_batch} pairs a micro-batch, {config.engine.name}; "
+        f"{plan.memory.per_pair_kept / 1e9:.3f} GB per pair kept for the backward pass (traced)"
     )
     speeds = ", ".join(f"{speed / 1e12:,.0f}" for speed in config.achieved(card.peak))
     yield (
@@ -46,21 +46,21 @@ def summary(plan: Outlook) -> Iterator[str]:
     needs = ", ".join(f"{name} {1e3 * seconds:,.1f} ms" for name, seconds in here.times.items())
     yield f"binds       {here.binding} ({needs})"
     sent = ", ".join(
-        f"{call.what} {call.kind.replace('_', '-')} {link_bytes(call.kind, call.bytes, plan.cluster.cards) / 1e9:.3g} GB"
+        f"{call.what} {call.kind.replace('_', '-')} {link_bytes(call.kind, call.size, plan.cluster.cards) / 1e9:.3g} GB"
         for call in here.calls
     )
     yield f"links       each card sends {sent or 'nothing'}; at least {1e3 * here.step.links_time:,.1f} ms a step"
     rate = here.host_samples_per_s
     yield (
-        f"loader      {rate:,.0f} samples/s, {rate * data.record_bytes / 1e6:,.1f} MB/s and {rate / config.decode_rate:.2f} busy cores "
-        f"per host"
+        f"loader      {rate:,.0f} samples/s, {rate * data.record_bytes / 1e6:,.1f} MB/s and {rate / config.decode_rate:.2f} "
+        "busy cores per host"
     )
-    shards = f"{data.bytes / 1e9:,.0f} GB of shards, {data.samples / 1e6:,.3g} M samples per epoch" if data.samples else "unknown"
-    yield "data        " + shards + (f" (published counts of {', '.join(data.published)})" if data.published else "") + (
-        f"; nothing known of {', '.join(data.unknown)}" if data.unknown else ""
-    )
-    save = plan.checkpoint_bytes / 1e9 / config.disk
-    yield f"checkpoint  {plan.checkpoint_bytes / 1e9:.1f} GB, {save:,.0f} s at {config.disk:g} GB/s, every {duration(config.checkpoint.every * here.expected)}"
+    known = f"{data.bytes / 1e9:,.0f} GB of shards, {data.samples / 1e6:,.3g} M samples per epoch"
+    counts = f" (published counts of {', '.join(data.published)})" if data.published else ""
+    yield f"data        {known if data.samples else 'unknown'}{counts}"
+    seconds, interval = plan.checkpoint_bytes / 1e9 / config.disk, config.checkpoint.every * here.expected
+    stored = f"{plan.checkpoint_bytes / 1e9:.1f} GB, {seconds:,.0f} s at {config.disk:g} GB/s"
+    yield f"checkpoint  {stored}, every {duration(interval)}"
     flops = f", {plan.flops * plan.samples:.3g} FLOP, {plan.steps:,.0f} steps" if plan.samples and plan.steps else ""
     yield f"run         {time_to_train(plan)}{flops}"
 

@@ -96,8 +96,9 @@ class CpuDevice(Device):
         """Of what `work` allocates, as PyTorch's allocator reports it: the resident set holds much else."""
         with torch.profiler.profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profile:
             work()
-        assert profile.profiler is not None and profile.profiler.kineto_results is not None
-        events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+        recorded = profile.profiler.kineto_results if profile.profiler else None
+        assert recorded is not None, "the profile has ended"
+        events = [e for e in recorded.events() if e.name() == "[memory]"]
         alive = accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()))
         return max(alive, default=0)
 

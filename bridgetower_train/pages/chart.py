@@ -130,10 +130,10 @@ def chart(
 def doubling_chart(
     title: str, unit: str, curves: Sequence[Curve], limits: Limits = FREE, log: bool = False, percent: bool = False
 ) -> Markup:
-    """A figure of unsmoothed `curves` over amounts of `unit` that double from one to the next; the first curve has all of them."""
+    """A figure of unsmoothed `curves` over amounts of `unit` that double each time; the first curve has all of them."""
     amounts = curves[0].steps
     every = math.ceil(len(amounts) / 6)
-    across = Axis(float(amounts[0]), float(amounts[-1]), amounts[:: -every][::-1].tolist(), log=True)
+    across = Axis(float(amounts[0]), float(amounts[-1]), amounts[::-every][::-1].tolist(), log=True)
     names = [f"{amount:,.0f} {unit}" for amount in amounts.tolist()]
     return _lines(title, f"by {unit}", curves, across, limits, log, names, percent)
 

@@ -1,6 +1,5 @@
 """The plan of a run as a page: what it takes, what binds it, and what more cards would bring."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -8,18 +7,18 @@ import numpy as np
 from bridgetower_train.pages.chart import Curve, doubling_chart
 from bridgetower_train.pages.html import Child, Markup, element, figures, join, note, page, pairs, sections, table
 from bridgetower_train.pages.numbers import duration, figure, size
+from bridgetower_train.pages.plan_scan import scan
 from bridgetower_train.planning.arithmetic import all_reduce_time, links_times
-from bridgetower_train.planning.collectives import link_bytes
+from bridgetower_train.planning.collectives import Collective, link_bytes
 from bridgetower_train.planning.hardware import GBIT
 from bridgetower_train.planning.memory import ENGINES, Memory, Use
-from bridgetower_train.planning.outlook import Outlook, Point, ways_to_fit
+from bridgetower_train.planning.outlook import Outlook, sent
 
 COLOURS = {"native": "plain", "zero1": "mlm", "zero2": "itm", "zero3": "itc"}
 HOLDERS = {
     "weights": "plain", "copies": "soft", "gradients": "itm", "optimizer": "mlm", "activations": "itc",
 }  # fmt: skip
 """Field of Use -> its colour."""
-RESOURCES = {"products": "itc", "the card's memory": "mlm", "links": "itm", "loader": "plain"}
 LINKS = (25, 50, 100, 200, 400, 800)
 """Gbit/s of a card to other hosts."""
 DISKS = (0.2, 0.5, 1.0, 2.0, 5.0)
@@ -33,7 +32,7 @@ def plan_page(plan: Outlook) -> str:
         "Activations": _activations(plan),
         "A step": _step(plan),
         "What is sent": _sent(plan),
-        "More or fewer cards": _scan(plan),
+        "More or fewer cards": scan(plan),
         "Loader": _loader(plan),
         "Data and checkpoints": _storage(plan),
         "What this rests on": _basis(plan),
@@ -42,25 +41,23 @@ def plan_page(plan: Outlook) -> str:
 
 
 def _header(plan: Outlook) -> Markup:
-    here, config = plan.here, plan.config
+    here, config, remarks = plan.here, plan.config, plan.remarks
+    expected = plan.run_time(here, here.expected)
     facts = {
         "parameters": f"{plan.memory.parameters / 1e6:,.0f} M",
-        "memory per card": f"{here.use.total / 1e9:.1f} of {plan.cluster.card.memory / 1e9:.0f} GB",
+        "memory per card": f"{here.use.total / 1e9:.1f} GB",
         "step": f"{here.expected * 1e3:,.0f} ms",
-        "time to train": time_to_train(plan),
+        "time to train": "unknown" if expected is None else duration(expected),
         "samples/s": f"{here.samples_per_s:,.0f}",
         "FLOPs of the run": f"{plan.flops * plan.samples:.3g}" if plan.samples else "unknown",
         "largest micro-batch": f"{_most(plan, config.engine.name, plan.memory):,}",
         "what binds": here.binding,
     }
-    fault = ways_to_fit(plan)
-    remarks = [f"{here.micro_batch} pairs a micro-batch: {fault}."] if fault else []
-    remarks += [f"Nothing is known of the corpus {name}; it is left out." for name in plan.corpora.unknown]
     return element(
         "header",
         element("p", "BridgeTower plan", class_="kicker"),
-        element("h1", f"{plan.cluster.cards:,} x {plan.cluster.card.title}"),
-        note("A model on paper: no figure here was measured on this hardware. At the end stands what each rests on."),
+        element("h1", f"{plan.cluster.cards:,} {plan.cluster.card.title}"),
+        note(f"A model on paper: nothing was measured on this hardware. Time to train: {time_to_train(plan)}."),
         figures(facts),
         element("ul", *(element("li", remark) for remark in remarks), class_="remarks") if remarks else "",
     )
@@ -89,7 +86,7 @@ def _memory(plan: Outlook) -> Markup:
         uses = {engine: memory.use(engine, micro, cards, accumulates) for engine in ENGINES}
         parts += [element("h3", f"{how}, {micro} pairs a micro-batch"), _stacks(uses, plan.cluster.card.memory)]
     charts = [_memory_chart(plan, recomputes, memory) for recomputes, memory in plan.memories.items()]
-    columns = ["engine", "activations", *(f"{p:,} pairs" for p in plan.config.pairs), "largest micro-batch"]
+    columns = ["engine", "activations", *(f"at {p:,}" for p in plan.config.pairs), "largest micro-batch"]
     rows = [
         [
             engine,
@@ -104,7 +101,7 @@ def _memory(plan: Outlook) -> Markup:
         note(f"At the moment when it holds most. {plan.config.reserve:.0%} of the card are left free for workspace."),
         *parts,
         element("div", *charts, class_="charts"),
-        element("h3", "GB per card"),
+        element("h3", "GB per card, by pairs a micro-batch"),
         table(columns, rows),
     )
 
@@ -115,14 +112,14 @@ def _stacks(uses: dict[str, Use], room: float) -> Markup:
     lines = []
     for engine, use in uses.items():
         pieces = [
-            element("i", style=f"--c:var(--{colour});width:{100 * getattr(use, name) / whole:.2f}%")
+            element("i", class_=name, style=f"--c:var(--{colour});width:{100 * getattr(use, name) / whole:.2f}%")
             for name, colour in HOLDERS.items()
         ]
         end = element("b", style=f"left:{100 * room / whole:.2f}%")
         bar = element("span", *pieces, end, class_="stack", role="img", aria_label=f"{engine}, memory by what holds it")
         lines.append(element("li", element("span", engine), bar, element("em", f"{use.total / 1e9:.1f} GB")))
     names = {**{name: name for name in HOLDERS}, "copies": "weights in bf16"}
-    key = (element("span", element("i", style=f"--c:var(--{c})"), names[n]) for n, c in HOLDERS.items())
+    key = (element("span", element("i", class_=n, style=f"--c:var(--{c})"), names[n]) for n, c in HOLDERS.items())
     return join(element("p", *key, class_="holders"), element("ul", *lines, class_="stacks"))
 
 
@@ -149,13 +146,11 @@ def _activations(plan: Outlook) -> Markup:
         each = f"{kept.per_pair / kept.blocks / 1e6:.2f}" if kept.blocks else ""
         less = f"{again.per_pair / kept.blocks / 1e6:.2f}" if kept.blocks else ""
         blocks = f"{kept.blocks}" if kept.blocks else ""
-        rows.append(
-            [kept.part, blocks, each, f"{kept.per_pair / 1e6:.1f}", less, f"{again.per_pair / 1e6:.1f}"]
-        )
+        rows.append([kept.part, blocks, each, f"{kept.per_pair / 1e6:.1f}", less, f"{again.per_pair / 1e6:.1f}"])
     whole = [f"{plan.memories[recomputes].per_pair_kept / 1e6:.1f}" for recomputes in (False, True)]
     rows.append(["all", "", "", whole[0], "", whole[1]])
     text = (
-        "MB for each pair of the micro-batch that wait for the backward pass, traced operation by operation. A pair has one image, "
+        "MB for each pair of the micro-batch that wait for the backward pass, traced by operation. A pair has one image, "
         "two views of its text and up to three fusions. The rest: embeddings, bridges, heads, losses; with blocks computed again "
         "also what blocks take in from there."
     )
@@ -177,9 +172,11 @@ def _step(plan: Outlook) -> Markup:
     }
     text = (
         "What each resource needs for a step, were it alone. Expected: gradients travel behind the backward pass of the last "
-        "micro-batch, all else after the products. The range: everything hidden at the highest speed of the card, nothing at the lowest."
+        "micro-batch, all else after the products. The range: all of it hidden at the highest speed of the card, none at the lowest."
     )
-    return join(figures(facts), element("h3", "Time by resource"), note(text), table(["resource", "ms", "of the step"], rows))
+    return join(
+        figures(facts), element("h3", "Time by resource"), note(text), table(["resource", "ms", "of the step"], rows)
+    )
 
 
 def _sent(plan: Outlook) -> Markup:
@@ -190,8 +187,8 @@ def _sent(plan: Outlook) -> Markup:
         [
             call.what,
             call.kind.replace("_", "-"),
-            size(round(call.bytes)),
-            size(round(link_bytes(call.kind, call.bytes, cluster.cards))),
+            size(round(call.size)),
+            size(round(link_bytes(call.kind, call.size, cluster.cards))),
             f"{1e3 * sum(links_times(cluster, [call]).values()):,.2f}",
         ]
         for call in here.calls
@@ -210,89 +207,32 @@ def _sent(plan: Outlook) -> Markup:
         "host and one between the hosts, without latency."
     )
     return join(
-        note(text), table(columns, rows), element("div", *charts, class_="charts") if cluster.hosts > 1 else ""
+        note(text),
+        table(columns, rows),
+        element("h3", "By engine"),
+        table(["engine", "gradients", "weights", "embeddings", "least ms"], _by_engine(plan)),
+        element("div", *charts, class_="charts") if cluster.hosts > 1 else "",
     )
 
 
-def _links_ms(plan: Outlook, calls: Sequence[object], gbit: float) -> float:
-    card = replace(plan.cluster.card, scale_out=gbit * GBIT)
-    return 1e3 * sum(links_times(replace(plan.cluster, card=card), list(calls)).values())  # type: ignore[arg-type]
-
-
-def _scan(plan: Outlook) -> Markup:
-    pairs_each, batch = plan.here.pairs, plan.config.global_batch
-    scans = {
-        f"{pairs_each:,} pairs a card": ("itc", plan.same_pairs),
-        f"global batch {batch:,}": ("itm", plan.same_batch),
-    }
-    charts = [
-        _training_chart(plan, scans),
-        _scan_chart("Scaling efficiency", scans, efficiency, percent=True, limits=(0, None)),
-        _scan_chart("Links in use, share of the step", scans, lambda p: [100 * x.links_share for x in p], percent=True),
-        _scan_chart("Samples/s that a host's loaders must make", scans, lambda p: [x.host_samples_per_s for x in p]),
-        *(_resources_chart(name, points) for name, (_, points) in scans.items()),
-    ]
-    columns = ["cards", "batch", "pairs a card", "micro-batch", "GB a card", "step, ms", "samples/s", "efficiency",
-               "links", "time to train", "binds"]  # fmt: skip
-    tables = [
-        join(element("h3", name[0].upper() + name[1:]), table(columns, _rows(plan, points)))
-        for name, (_, points) in scans.items()
-    ]
-    text = (
-        f"With {pairs_each:,} pairs on each card the batch grows with the cards, and what is learned with it; with the batch as it is "
-        "each card has fewer. data.lanes must go with the cards. Time to train shows the same samples; dashed: its range."
-    )
-    return join(note(text), element("div", *filter(None, charts), class_="charts"), *tables)
-
-
-def efficiency(points: list[Point]) -> list[float]:
-    """Samples/s per card in per cent of those of the fewest cards."""
-    each = [point.samples_per_s / point.cluster.cards for point in points]
-    return [100 * rate / each[0] for rate in each]
-
-
-def _cards(points: list[Point]) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
-    return np.array([point.cluster.cards for point in points], dtype=np.float64)
-
-
-Scans = dict[str, tuple[str, list[Point]]]
-
-
-def _scan_chart(title: str, scans: Scans, values, limits=(0, None), percent=False) -> Markup:  # type: ignore[no-untyped-def]
-    curves = [Curve(n, c, _cards(p), np.array(values(p), dtype=np.float64)) for n, (c, p) in scans.items() if p]
-    return doubling_chart(title, "cards", curves, limits, percent=percent) if curves else Markup("")
-
-
-def _training_chart(plan: Outlook, scans: Scans) -> Markup:
-    curves = []
-    for name, (colour, points) in scans.items():
-        for way in ("expected", "fastest", "slowest"):
-            hours = [(plan.run_time(p, getattr(p, way)) or np.nan) / 3600 for p in points]
-            label = name if way == "expected" else f"{way}"
-            if points:
-                curves.append(Curve(label, colour, _cards(points), np.array(hours), dashed=way != "expected"))
-    return doubling_chart("Hours to train", "cards", curves, log=True) if curves else Markup("")
-
-
-def _resources_chart(name: str, points: list[Point]) -> Markup:
-    if not points:
-        return Markup("")
-    curves = [
-        Curve(resource, colour, _cards(points), np.array([1e3 * p.times[resource] for p in points]))
-        for resource, colour in RESOURCES.items()
-    ]
-    return doubling_chart(f"ms of a step by resource, {name}", "cards", curves, log=True)
-
-
-def _rows(plan: Outlook, points: list[Point]) -> list[list[Child]]:
-    return [
-        [
-            f"{p.cluster.cards:,}", f"{p.global_batch:,}", f"{p.pairs:,}", f"{p.micro_batch:,}", f"{p.use.total / 1e9:.1f}",
-            f"{1e3 * p.expected:,.0f}", f"{p.samples_per_s:,.0f}", f"{share:.0f} %", f"{p.links_share:.0%}",
-            duration(time) if (time := plan.run_time(p, p.expected)) is not None else "unknown", p.binding,
+def _by_engine(plan: Outlook) -> list[list[Child]]:
+    """Bytes that each card sends in a step, and the time that they take at least."""
+    here, cluster = plan.here, plan.cluster
+    rows: list[list[Child]] = []
+    for engine in ENGINES:
+        calls = sent(plan.config, engine, cluster, plan.memory.parameters, here.step.micro_batches, here.micro_batch)
+        volumes = [
+            sum(link_bytes(c.kind, c.size, cluster.cards) for c in calls if c.what == what)
+            for what in ("gradients", "weights", "embeddings")
         ]
-        for p, share in zip(points, efficiency(points), strict=True)
-    ] if points else []  # fmt: skip
+        least = 1e3 * sum(links_times(cluster, calls).values())
+        rows.append([engine, *(size(round(v)) for v in volumes), f"{least:,.1f}"])
+    return rows
+
+
+def _links_ms(plan: Outlook, calls: list[Collective], gbit: float) -> float:
+    card = replace(plan.cluster.card, scale_out=gbit * GBIT)
+    return 1e3 * sum(links_times(replace(plan.cluster, card=card), calls).values())
 
 
 def _loader(plan: Outlook) -> Markup:
@@ -309,7 +249,7 @@ def _loader(plan: Outlook) -> Markup:
         "they could make": f"{most:,.0f} samples/s",
     }
     text = (
-        f"A core makes {config.decode_rate:,.0f} samples/s (decode_rate), a sample takes {record / 1e3:.0f} kB. At the fastest step "
+        f"A core makes {config.decode_rate:,.0f} samples/s (decode_rate), a sample has {record / 1e3:.0f} kB. At the fastest step "
         f"a host needs {config.global_batch / here.fastest / plan.cluster.hosts:,.0f} samples/s."
     )
     return join(note(text), figures(facts))
@@ -330,7 +270,7 @@ def _storage(plan: Outlook) -> Markup:
         [f"{disk:g}", f"{plan.checkpoint_bytes / 1e9 / disk:,.1f}", f"{plan.checkpoint_bytes / 1e9 / disk / every:.1%}"]
         for disk in sorted({*DISKS, config.disk})
     ]
-    text = "Time to write a checkpoint by the speed of its file system, and its share of the training where training waits for it."
+    text = "Time to write a checkpoint by the speed of its file system, and its share of the training if that waits."
     return join(
         figures(facts), element("h3", "Checkpoints"), note(text), table(["GB/s", "seconds", "of the training"], rows)
     )
@@ -340,19 +280,21 @@ def _basis(plan: Outlook) -> Markup:
     card, config = plan.cluster.card, plan.config
     speeds = ", ".join(f"{speed / 1e12:,.0f}" for speed in config.achieved(card.peak))
     peak = f"{card.peak / 1e12:,.0f} TFLOP/s bf16" if card.peak else "no published peak"
-    how = f"{', '.join(f'{u:g}' for u in config.utilisation)} of the peak" if card.peak and not config.tflops else "given"
+    how = (
+        f"{', '.join(f'{u:g}' for u in config.utilisation)} of the peak" if card.peak and not config.tflops else "given"
+    )
     if not card.peak and not config.tflops:
         how = "assumed, no claim: give tflops=[...]"
     return join(pairs({
         "card": f"{card.memory / 1e9:.0f} GB at {card.bandwidth / 1e12:.2f} TB/s, {peak}",
-        "links": f"{card.scale_up / 1e9:.1f} GB/s to the cards of its host, {card.scale_out / 1e9:.1f} GB/s to other hosts, each way",
+        "links": f"{card.scale_up / 1e9:.1f} GB/s within the host, {card.scale_out / 1e9:.1f} GB/s to other hosts, each way",
         "from": card.source,
         "a card achieves": f"{speeds} TFLOP/s: low, expected, high ({how})",
         "precision": config.device.precision,
-        "memory": "weights and gradients 4 bytes per parameter, moments 8; activations traced through forward and backward pass on "
-        "fake tensors under the CPU's autocast lists. Left out: workspace of kernels and compilers, buffers of collectives and of "
-        "ZeRO, fragmentation",
-        "FLOPs": "counted from the shapes" + (", blocks computed again included" if config.engine.activation_checkpointing else ""),
+        "memory": "weights and gradients 4 bytes per parameter, moments 8; activations traced through forward and backward pass "
+        "on fake tensors under the CPU's autocast lists. Left out: workspace of kernels and compilers, buffers of "
+        "collectives, fragmentation",
+        "FLOPs": "counted from the shapes" + (", repeated ones too" if config.engine.activation_checkpointing else ""),
         "data": (f"published counts of {', '.join(plan.corpora.published)}" if plan.corpora.published else "manifests"),
         "one gradient sum": f"at least {1e3 * all_reduce_time(plan.cluster, 4 * plan.memory.parameters):,.1f} ms",
     }))  # fmt: skip

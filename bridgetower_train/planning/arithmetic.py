@@ -61,7 +61,7 @@ def links_times(cluster: Cluster, calls: list[Collective]) -> dict[str, float]:
     times: dict[str, float] = {}
     for call in calls:
         passes = 1.0 if call.kind == "all_reduce" else 0.5
-        times[call.what] = times.get(call.what, 0.0) + passes * all_reduce_time(cluster, call.bytes)
+        times[call.what] = times.get(call.what, 0.0) + passes * all_reduce_time(cluster, call.size)
     return times
 
 

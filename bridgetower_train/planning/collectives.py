@@ -1,26 +1,27 @@
-"""What the ranks send each other in one optimizer step, by kind."""
+"""What one optimizer step sends: each collective's bytes by engine, counted from what the engines do."""
 
 from dataclasses import dataclass
 
 from bridgetower_train.config import ObjectiveConfig
 from bridgetower_train.objectives.itc import TERMS
 
-FLOAT = 4
-"""Bytes of a weight, a gradient, an entry of an embedding: float32 under every engine."""
-COUNTS = 3 * FLOAT
-"""The totals of a step: pairs, masked tokens, pairs of ITM."""
+FP32 = 4
+"""Bytes of a weight and of a gradient: all engines keep and send both in float32."""
+TOTALS, FLAG, NORM = 3 * FP32, 8, FP32
+"""Bytes of the step's counts (JointTask.counts), of the agreement to stop (Flag), and of ZeRO's gradient norm."""
+IMAGE_ID = 8
 
 
 @dataclass(frozen=True)
 class Collective:
-    """The calls of one kind in one optimizer step."""
+    """The calls of one kind for one purpose in one optimizer step."""
 
     kind: str
     """`all_reduce`, `all_gather`, `reduce_scatter` or `reduce`."""
     what: str
-    """`gradients`, `weights`, `embeddings` or `counts`."""
-    bytes: float
-    """Of the whole tensor (of a gather, the parts of all ranks together), summed over the calls."""
+    """`gradients`, `weights`, `embeddings`, or `agreements`: counts, norm and stop."""
+    size: float
+    """Bytes of the whole tensors, all ranks' parts of a gather or scatter together."""
 
 
 def collective_bytes(
@@ -30,33 +31,34 @@ def collective_bytes(
     micro_batches: int = 1,
     pairs: int = 0,
     objective: ObjectiveConfig | None = None,
+    all_reduces: bool = False,
 ) -> list[Collective]:
-    """What one rank calls in an optimizer step of `micro_batches` of `pairs` pairs; nothing where it is alone.
+    """What one rank of `world_size` takes part in for one optimizer step; nothing where it is alone.
 
-    ZeRO after Rajbhandari et al. (2020), section 7.
+    `parameters` are those that are trained, `pairs` those of a rank's micro-batch, and `all_reduces` is true where the device
+    has ZeRO sum gradients for all ranks (`reduce_scatter: false`). Left out: padding, below one element per parameter and rank;
+    under ZeRO-3 also the parameters too small to be divided, which are gathered once per step instead of twice per micro-batch,
+    and those that a step uses again after it has let go of them.
     """
     if world_size == 1:
         return []
-    whole = FLOAT * parameters
-    calls = {
-        "zero1": [Collective("reduce", "gradients", whole), Collective("all_gather", "weights", whole)],
-        "zero2": [
-            Collective("reduce", "gradients", micro_batches * whole),
-            Collective("all_gather", "weights", whole),
-        ],
-        "zero3": [
-            Collective("reduce_scatter", "gradients", micro_batches * whole),
-            Collective("all_gather", "weights", 2 * micro_batches * whole),
-        ],
-    }.get(engine, [Collective("all_reduce", "gradients", whole)])
-    if objective and objective.itc:
+    size = float(FP32 * parameters)
+    stage = int(engine[len("zero") :]) if engine != "native" else 0
+    reduction = "all_reduce" if stage == 0 or all_reduces else "reduce_scatter" if stage == 3 else "reduce"
+    sent = [Collective(reduction, "gradients", size * (micro_batches if stage >= 2 else 1))]
+    if stage:
+        sent.append(Collective("all_gather", "weights", size * (2 * micro_batches if stage == 3 else 1)))
+    if objective is not None and objective.itc:
         keys = len({key for _, key in TERMS[objective.itc_form]})
-        gathered = micro_batches * pairs * world_size * keys * objective.itc_dim * FLOAT
-        calls += [Collective("all_gather", "embeddings", gathered), Collective("all_reduce", "embeddings", gathered)]
-    return [*calls, Collective("all_reduce", "counts", COUNTS)]
+        embeddings = float(FP32 * keys * objective.itc_dim * pairs * world_size * micro_batches)
+        ids = float(IMAGE_ID * pairs * world_size * micro_batches)
+        sent.append(Collective("all_gather", "embeddings", embeddings + ids))
+        sent.append(Collective("all_reduce", "embeddings", embeddings))
+    sent.append(Collective("all_reduce", "agreements", float(TOTALS + FLAG + (NORM if stage else 0))))
+    return sent
 
 
 def link_bytes(kind: str, size: float, world_size: int) -> float:
-    """Bytes that each rank sends for a collective over `size` bytes, in a ring."""
+    """Bytes that each rank sends, at least, for a collective over `size` bytes, as in a ring."""
     passes = 2 if kind == "all_reduce" else 1
     return passes * (world_size - 1) / world_size * size

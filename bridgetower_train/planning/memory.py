@@ -14,16 +14,34 @@ from bridgetower_train.config import ModelConfig, ObjectiveConfig
 from bridgetower_train.objectives.itc import TERMS, itc_loss
 from bridgetower_train.planning.trace import Bytes, Ledger, Platform, trace
 
-WEIGHT = GRADIENT = 4
-"""Bytes per parameter: float32 under every engine."""
+WEIGHT = GRADIENT = COPY = 4
+"""Bytes per parameter, float32 under every engine; a ZeRO rank updates a copy of its part of the weights."""
 MOMENTS = 8
 """AdamW's two."""
+ZERO_BUCKET = 100_000_000
+"""Gradients that wait under ZeRO-3 to be sent in one piece."""
 GATHERED_COPIES = 3
 """Of the gathered embeddings: themselves, their gradient, and the buffer in which it is made."""
 ENGINES = ("native", "zero1", "zero2", "zero3")
 """What the plan compares."""
 FEW, MANY = 2, 4
 """Pairs of the two traces."""
+
+
+def states(engine: str, parameters: int, cards: int) -> tuple[float, float, float]:
+    """Bytes that each of `cards` holds of weights, of gradients once they are complete, and of the optimizer's state."""
+    P, part = float(parameters), parameters / cards
+    bucket = min(parameters, ZERO_BUCKET)
+    return {
+        "zero1": (WEIGHT * P, GRADIENT * P, (COPY + MOMENTS) * part),
+        "zero2": (WEIGHT * P, GRADIENT * part, (COPY + MOMENTS) * part),
+        "zero3": (WEIGHT * part, GRADIENT * (part + bucket), (COPY + MOMENTS) * part),
+    }.get(engine, (WEIGHT * P, GRADIENT * P, MOMENTS * P))
+
+
+def state_bytes(engine: str, parameters: int, cards: int) -> float:
+    """All three of `states`."""
+    return sum(states(engine, parameters, cards))
 
 
 @dataclass(frozen=True)
@@ -76,14 +94,12 @@ class Memory:
         """At the peak of a step of `pairs` pairs a micro-batch on each of `cards`.
 
         Gradients: alone on a card and without accumulation they come one by one in the backward pass, while activations go;
-        otherwise buckets or earlier micro-batches hold all of them from the start. ZeRO keeps a rank's part beside what is
-        whole: a copy of its weights, and in stage 3 the largest module twice, in use and fetched ahead.
+        otherwise buckets or earlier micro-batches hold all of them from the start. Under ZeRO-3 the largest module is there
+        twice, in use and fetched ahead.
         """
-        sharded = {"zero1": 1, "zero2": 2, "zero3": 3}.get(engine, 0)
-        P, part = self.parameters, self.parameters / cards
-        weights = WEIGHT * (P if sharded < 3 else part + 2 * self.largest) + WEIGHT * part * (sharded > 0)
-        optimizer = MOMENTS * (part if sharded else P)
-        gradients = GRADIENT * (part if sharded >= 2 else P)
+        weights, gradients, optimizer = states(engine, self.parameters, cards)
+        if engine == "zero3":
+            weights += 2 * WEIGHT * self.largest
         pieces = self.gradients if cards == 1 and not accumulates else np.full_like(self.gradients, gradients)
         activations = self.fixed + self.per_pair * pairs
         at = int((pieces + self.copies + activations).argmax())
@@ -124,9 +140,7 @@ def measure(model: ModelConfig, objective: ObjectiveConfig, platform: Platform, 
     few, many = (trace(model, objective, pairs, checkpointing, platform) for pairs in (FEW, MANY))
     assert len(few.activations) == len(many.activations), "the operations of a step do not depend on its pairs"
     per_pair = (many.activations - few.activations) // (MANY - FEW)
-    kept = [
-        Kept(part, few.blocks.get(part, 0), (many.kept[part] - few.kept[part]) / (MANY - FEW)) for part in few.kept
-    ]
+    kept = [Kept(part, few.blocks.get(part, 0), (many.kept[part] - few.kept[part]) / (MANY - FEW)) for part in few.kept]
     return Memory(
         few.parameters,
         few.largest,
@@ -153,4 +167,5 @@ def _contrast_peak(objective: ObjectiveConfig, rows: int) -> int:
         with Ledger() as ledger:
             loss, _ = itc_loss(given, scale, ids, objective.itc_form)
             loss.backward()
-    return max(alive for alive, _, _ in ledger.line)
+    peak: int = max(alive for alive, _, _ in ledger.line)
+    return peak

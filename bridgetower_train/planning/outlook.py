@@ -16,6 +16,8 @@ SCAN = tuple(2**k for k in range(3, 13))
 """Numbers of cards to look at: 8 to 4,096."""
 RECOMPUTED = 4 / 3
 """What activation checkpointing makes of a step's FLOPs: the forward pass is done twice."""
+NOTABLE = 0.1
+"""Share of the training that writing checkpoints may take unremarked."""
 CHECKPOINT = 12
 """Bytes per parameter of a checkpoint: weight and two moments in float32."""
 
@@ -112,6 +114,24 @@ class Outlook:
         """Weights and optimizer state."""
         return CHECKPOINT * self.memory.parameters
 
+    @property
+    def remarks(self) -> list[str]:
+        """What to change, and what is not known."""
+        config, card = self.config, self.cluster.card
+        fault = ways_to_fit(self)
+        said = [f"{self.here.micro_batch} pairs a micro-batch: {fault}."] if fault else []
+        if card.peak and config.device.precision == "fp32" and not config.tflops:
+            said.append(
+                "The card's peak is that of bf16, and device.precision is fp32: give tflops=[...], what it achieves in fp32."
+            )
+        interval, saving = config.checkpoint.every * self.here.expected, self.checkpoint_bytes / 1e9 / config.disk
+        if saving > NOTABLE * interval:
+            said.append(
+                f"checkpoint.every={config.checkpoint.every} is a checkpoint every {interval:,.0f} s, each of which takes "
+                f"{saving:,.0f} s to write at {config.disk:g} GB/s: raise it."
+            )
+        return said + [f"Nothing is known of the corpus {name}; it is left out." for name in self.corpora.unknown]
+
     def run_time(self, point: Point, step: float) -> float | None:
         """Seconds that the run's samples take on `point` at `step` seconds a step."""
         return None if self.samples is None else self.samples / point.global_batch * step
@@ -150,9 +170,7 @@ def point(
     cards, pairs = cluster.cards, global_batch // cluster.cards
     micro_batches = pairs // micro_batch
     use = memory.use(config.engine.name, micro_batch, cards, micro_batches > 1)
-    calls = collective_bytes(
-        config.engine.name, memory.parameters, cards, micro_batches, micro_batch, config.objective
-    )
+    calls = sent(config, config.engine.name, cluster, memory.parameters, micro_batches, micro_batch)
     step = Step(
         pairs * flops,
         micro_batches,
@@ -169,6 +187,16 @@ def point(
         fastest=max(loading, step.fastest(speeds[-1])),
         slowest=max(loading, step.slowest(speeds[0])),
     )  # fmt: skip
+
+
+def sent(
+    config: PlanConfig, engine: str, cluster: Cluster, parameters: int, micro_batches: int, micro_batch: int
+) -> list[Collective]:
+    """What a card sends in a step under `engine`."""
+    all_reduces = cluster.card.sums_for_all and engine in ("zero2", "zero3")
+    return collective_bytes(
+        engine, parameters, cluster.cards, micro_batches, micro_batch, config.objective, all_reduces
+    )
 
 
 def best_micro_batch(config: PlanConfig, cluster: Cluster, pairs: int, memory: Memory) -> int:

@@ -92,7 +92,7 @@ def trace(
             checkpoint_blocks(task.model)
         module, totals = platform.capture(task), torch.ones(3)
         with Ledger() as ledger, _labelled(parts, ledger):
-            gradients = _count_gradients(task, ledger)
+            _count_gradients(task, ledger)
             ledger.weights = {id(p.untyped_storage()) for p in task.parameters()}
             batch = blank_batch(model, objective, pairs)
             with platform.autocast():
@@ -118,7 +118,7 @@ class Ledger(TorchDispatchMode):
     """Bytes of the storages that operations make, from when they are made to when nobody holds them any more."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.label = PARTS[-1]
         """What is being computed."""
         self.weights: set[int] = set()
