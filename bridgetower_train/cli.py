@@ -52,9 +52,15 @@ COMMANDS = {
     "doctor": Command(
         "bridgetower_train.commands.doctor", "DoctorConfig", "train", "check that this machine fits a run", ("json",)
     ),
-    "plan": Command("bridgetower_train.commands.plan", "PlanConfig", "train", "step time and memory on other hardware"),
+    "plan": Command("bridgetower_train.commands.plan", "PlanConfig", "train", "what a run takes on other hardware"),
     "bench step": Command(
         "bridgetower_train.commands.bench_step", "BenchStepConfig", "bench_step", "time the joint training step"
+    ),
+    "bench memory": Command(
+        "bridgetower_train.commands.bench_memory",
+        "BenchMemoryConfig",
+        "bench_step",
+        "a step's memory, planned and measured",
     ),
     "bench data": Command("bridgetower_train.commands.bench_data", "BenchDataConfig", None, "time the loader"),
     "bench prep": Command("bridgetower_train.commands.bench_prep", "BenchPrepConfig", None, "time the preparation"),

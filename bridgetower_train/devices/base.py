@@ -1,7 +1,7 @@
 """What the training code asks of a device. Each platform answers in one file; no other file names a platform."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -78,6 +78,12 @@ class Device(ABC):
     @abstractmethod
     def memory_gb(self) -> float:
         """Largest memory in use so far, 10^9 bytes."""
+
+    def peak_bytes(self, work: Callable[[], object]) -> int:
+        """Most bytes that tensors held at once while `work` ran, from the first work of this process on."""
+        work()
+        self.synchronize()
+        return round(self.memory_gb() * 1e9)
 
     def autocast(self) -> AbstractContextManager[None]:
         """The region in which forward passes run at `device.precision`."""

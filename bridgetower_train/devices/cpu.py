@@ -3,13 +3,16 @@
 import ctypes
 import platform
 import resource
+from collections.abc import Callable
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from packaging.version import Version
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity
 
 from bridgetower_train.config import DeviceConfig
 from bridgetower_train.devices.base import Device, Probe
@@ -96,6 +99,16 @@ class CpuDevice(Device):
     def memory_gb(self) -> float:
         """Largest resident set of this process."""
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+    def peak_bytes(self, work: Callable[[], object]) -> int:
+        """Of what `work` allocates, as PyTorch's allocator reports it: the resident set holds much else."""
+        with torch.profiler.profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profile:
+            work()
+        recorded = profile.profiler.kineto_results if profile.profiler else None
+        assert recorded is not None, "the profile has ended"
+        events = [e for e in recorded.events() if e.name() == "[memory]"]
+        alive = accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()))
+        return max(alive, default=0)
 
     def capture(self, module: nn.Module) -> nn.Module:
         """See Device; dropout goes by draws of its own."""
