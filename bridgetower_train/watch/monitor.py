@@ -77,7 +77,9 @@ class Monitor(threading.Thread):
             return writer.close()
         member = self._members[int(rank)]
         member.connection = writer
-        with suppress(OSError, asyncio.CancelledError):  # the latter when the monitor ends, as some versions of asyncio complain
+        with suppress(
+            OSError, asyncio.CancelledError
+        ):  # the latter when the monitor ends, as some versions of asyncio complain
             while line := await reader.readline():
                 self._heard(member, Doing(**json.loads(line)))
         if not member.doing.left:

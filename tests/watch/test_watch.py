@@ -53,8 +53,20 @@ def end(processes, tmp_path):
     [
         ("killed", 60, False, -signal.SIGKILL, "was lost at step 7, while training"),
         ("stopped", 4, False, -signal.SIGKILL, r"has not answered for 3.2 s \(distributed.timeout=4\)"),
-        ("hangs", 4, True, 1, r"hangs at step 6, while training \(distributed.py:\d+\); the others have waited for 3.2 s"),
-        ("hangs", 4, False, 1, r"hangs at step 7, while training \(distributed.py:\d+\); the others have waited for 3.2 s"),
+        (
+            "hangs",
+            4,
+            True,
+            1,
+            r"hangs at step 6, while training \(distributed.py:\d+\); the others have waited for 3.2 s",
+        ),
+        (
+            "hangs",
+            4,
+            False,
+            1,
+            r"hangs at step 7, while training \(distributed.py:\d+\); the others have waited for 3.2 s",
+        ),
         ("fails", 60, False, 1, "ended at step 7, while training, with ValueError: invalid literal"),
     ],
 )
