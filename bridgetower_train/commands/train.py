@@ -27,6 +27,7 @@ from bridgetower_train.training.metrics import BadSamples, Console, JsonLines, S
 from bridgetower_train.training.optim import Schedule
 from bridgetower_train.training.profiling import Profile
 from bridgetower_train.training.recompiles import RecompileGuard
+from bridgetower_train.watch import Watch
 from bridgetower_train.weights.initial import start_weights
 
 ORDER_KEYS = (
@@ -49,12 +50,12 @@ def run(config: TrainConfig) -> int:
     device, why = make_device(config.device, local_rank())
     ranks = init_ranks(device.backend, config.distributed)
     try:
-        with ExitStack() as held:
+        with Watch(ranks, config.distributed.timeout) as progress, ExitStack() as held:
             job = build(config, device, ranks, held)
             if ranks.is_main:
                 introduce(job, why)
             try:
-                return fit(job)
+                return fit(job, progress)
             finally:
                 for sink in job.sinks:
                     sink.close()

@@ -154,4 +154,5 @@ class DistributedConfig:
     """The process group."""
 
     timeout: float = 1800.0
-    """Seconds after which a collective that does not finish ends the run."""
+    """Seconds within which a rank that hangs while the others wait for it is named and the run ended, by a collective that does
+    not finish if not before. A rank that is lost ends the run at once."""

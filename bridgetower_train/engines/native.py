@@ -40,6 +40,7 @@ class NativeEngine(Engine):
         module = device.record(task, graphs, accumulates)
         if ranks.world_size > 1:
             module = DistributedDataParallel(module, **device.data_parallel)
+            _settle_buckets(module)
         self.module = device.capture(module)
         self._micro_batch = 0
         self._host = HostCopies(device)
@@ -102,3 +103,26 @@ class NativeEngine(Engine):
         for group in self.optimizer.param_groups:
             for name, parameter in zip(group["names"], group["params"], strict=True):
                 yield group, name, parameter
+
+
+class _Zero(nn.Module):
+    """A loss of nothing, whose gradients arrive in the order of DistributedDataParallel's first buckets."""
+
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        super().__init__()
+        self.trained = parameters  # a list, which registers none of them
+
+    def forward(self) -> Tensor:
+        return torch.stack([0.0 * parameter.sum() for parameter in self.trained]).sum()
+
+
+def _settle_buckets(module: DistributedDataParallel) -> None:
+    """Let DistributedDataParallel arrange its buckets once, before the first step.
+
+    It does so after the first backward pass of a process, and the place of a gradient in them decides in which order more than
+    two ranks add it up: the first step after a resume would not be bit for bit what it is in a run that went on.
+    """
+    task, module.module = module.module, _Zero([p for p in module.parameters() if p.requires_grad])
+    module().backward()
+    module.module = task
+    module.zero_grad()
