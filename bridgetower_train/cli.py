@@ -53,6 +53,9 @@ COMMANDS = {
         "bridgetower_train.commands.doctor", "DoctorConfig", "train", "check that this machine fits a run", ("json",)
     ),
     "plan": Command("bridgetower_train.commands.plan", "PlanConfig", "train", "what a run takes on other hardware"),
+    "rehearse": Command(
+        "bridgetower_train.commands.rehearse", "RehearseConfig", "train", "play one rank of a large run on one CPU"
+    ),
     "bench step": Command(
         "bridgetower_train.commands.bench_step", "BenchStepConfig", "bench_step", "time the joint training step"
     ),
