@@ -76,6 +76,12 @@ COMMANDS = {
     "bench save": Command(
         "bridgetower_train.commands.bench_save", "BenchSaveConfig", "bench_step", "time checkpoints beside training"
     ),
+    "bench ranks": Command(
+        "bridgetower_train.commands.bench_ranks",
+        "BenchRanksConfig",
+        "bench_ranks",
+        "what engine and loop cost by ranks",
+    ),
     "bench buckets": Command(
         "bridgetower_train.commands.bench_buckets",
         "BenchBucketsConfig",
