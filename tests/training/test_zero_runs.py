@@ -33,6 +33,7 @@ def without_deepspeed(folder: Path, *arguments: str) -> subprocess.CompletedProc
     )
 
 
+@pytest.mark.slow
 def test_ranks_and_engine_change_in_mid_run(tmp_path, start, train):
     options = ["steps=16", "model.dropout=0", "checkpoint.every=4", "validation.every=8", "validation.samples=16"]
     options += ["objective.itc=0", "micro_batch=2"]  # with accumulation on 1 and 2 ranks, and the same loss
@@ -52,6 +53,7 @@ def test_ranks_and_engine_change_in_mid_run(tmp_path, start, train):
         assert line == {name: pytest.approx(value, rel=AGREEMENT, abs=AGREEMENT) for name, value in expected.items()}
 
 
+@pytest.mark.slow
 def test_a_zero3_run_that_is_stopped_and_killed_equals_an_undisturbed_one(tmp_path, start, train):
     options = ["steps=18", "checkpoint.every=4", "engine=zero3", "engine.activation_checkpointing=true"]
     options += ["validation.every=9", "validation.samples=16"]
