@@ -26,7 +26,7 @@ from bridgetower_train.engines.base import OPTIMIZER, WEIGHTS, Engine, Files, Me
 from bridgetower_train.engines.deepspeed_import import import_deepspeed
 from bridgetower_train.engines.host import HostCopies
 from bridgetower_train.engines.shards import Shards
-from bridgetower_train.errors import ConfigError
+from bridgetower_train.errors import ConfigError, UserError
 from bridgetower_train.model.text import TextLayer
 from bridgetower_train.model.vision import Block
 from bridgetower_train.objectives.joint import JointTask
@@ -34,6 +34,8 @@ from bridgetower_train.training.optim import parameter_groups
 
 ZERO_BUCKET = 100_000_000
 """Gradients, at most, that are sent in one piece."""
+TESTED = "0.19.8"
+"""The newest version of DeepSpeed that this was tested with."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -85,10 +87,25 @@ class ZeroEngine(Engine):
         for group, flat in zip(groups, flats, strict=True):
             shapes = [self._shapes[name] for name in group["names"]]
             shards = Shards(group["names"], shapes, len(flat), self.ranks.world_size, self.stage == 3)
+            self._check_layout(flat, shards)
             zeros = {"step": torch.zeros(()), **{key: torch.zeros_like(flat) for key in MOMENTS}}
             self.device.load_optimizer_slots(self.optimizer, group, flat, zeros)
             divided.append((group, flat, shards))
         return divided
+
+    def _check_layout(self, flat: Tensor, shards: Shards) -> None:
+        """UserError where this version of DeepSpeed keeps its parameters in another order, which would spoil every checkpoint."""
+        parameters: dict[str, Any] = dict(self.task.model.named_parameters())
+        for name, _, places in shards.places():
+            for place in places:
+                if place.rank == self.ranks.rank:
+                    parameter, kept = parameters[name], flat[place.at : place.at + place.count]
+                    whole = parameter.ds_tensor if self.stage == 3 else parameter.detach().flatten()[place.start :]
+                    if not torch.equal(whole[: place.count], kept):
+                        raise UserError(
+                            f"DeepSpeed {self.deepspeed.__version__} divides parameters in a way that engine=zero{self.stage} "
+                            f"does not know ({name}); install one from 0.16 to {TESTED}, or take engine=native"
+                        )
 
     def forward_backward(self, batch: Batch, totals: Tensor, last: bool) -> Metrics:
         """See Engine."""

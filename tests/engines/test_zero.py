@@ -39,7 +39,7 @@ def story(rank: int, folder: Path) -> dict[str, Any]:
     """Everything that is told of each engine, on one rank."""
     traffic = Traffic()
     return {name: chapter(name, folder, traffic) for name in ENGINES} | {
-        f"like hpu {stage}": Training(f"zero{stage}", LikeHpu(DeviceConfig(name="cpu"), 0)).run(range(4)).lines
+        f"like hpu {stage}": Training(f"zero{stage}", LikeHpu(DeviceConfig(name="cpu"), 0)).run(range(2)).lines
         for stage in (1, 2, 3)
     }
 
@@ -57,7 +57,9 @@ def chapter(name: str, folder: Path, traffic: Traffic) -> dict[str, Any]:
     training.lines.append({k: float(v) for k, v in training.engine.step(1 - 9 / 40).items()})
     sent = dict(traffic.bytes)
     training.save(folder / name / "10")
-    training.run(range(10, 20))
+    training.run(range(10, 14))
+    training.save(folder / name / "14")
+    training.run(range(14, 20))
     training.save(folder / name / "20")
     training.save(folder / name / "again")
     training.step(20, poisoned=True)
@@ -66,10 +68,10 @@ def chapter(name: str, folder: Path, traffic: Traffic) -> dict[str, Any]:
     training.step(21)
     lines = training.lines
     del training
-    Training(name).load(folder / name / "10").run(range(10, 20)).save(folder / name / "resumed")
+    Training(name).load(folder / name / "10").run(range(10, 14)).save(folder / name / "resumed")
     other = Training(GOES_ON[name]).load(folder / name / "10")
     other.save(folder / name / f"as {GOES_ON[name]}")
-    other.run(range(10, 20))
+    other.run(range(10, 14))
     return {"lines": lines, "held": held, "sent": sent, "evaluated": evaluated, "went on": other.lines}
 
 
@@ -110,13 +112,13 @@ def test_figures_of_20_steps_are_the_native_engine_s(told, name):
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_the_vendor_s_settings_compute_the_same(told, stage):
-    assert differences(told[1][0][f"like hpu {stage}"], told[1][0]["native"]["lines"][:4]) < AGREEMENT
+    assert differences(told[1][0][f"like hpu {stage}"], told[1][0]["native"]["lines"][:2]) < AGREEMENT
 
 
 @pytest.mark.parametrize("name", list(ENGINES))
 def test_a_run_resumes_bit_for_bit(told, name):
     folder = told[0] / name
-    assert files(folder / "resumed") == files(folder / "20") != files(folder / "10")
+    assert files(folder / "resumed") == files(folder / "14") != files(folder / "10")
     assert set(files(folder / "20")) == {"model.safetensors", "optimizer/state.safetensors"}
 
 
@@ -124,7 +126,7 @@ def test_a_run_resumes_bit_for_bit(told, name):
 def test_another_engine_takes_all_of_a_checkpoint_and_goes_on(told, name):
     folder, tales = told
     assert files(folder / name / f"as {GOES_ON[name]}") == files(folder / name / "10")
-    assert differences(tales[0][name]["went on"], tales[0]["native"]["lines"][10:20]) < AGREEMENT
+    assert differences(tales[0][name]["went on"], tales[0]["native"]["lines"][10:14]) < AGREEMENT
 
 
 @pytest.mark.parametrize("name", list(ENGINES))

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from bridgetower_train.training.checkpoint import step_folders
-from tests.training.runs import ROOT, final_weights, metric_lines
+from tests.training.runs import ROOT, final_weights, last_step, metric_lines
 
 pytest.importorskip("deepspeed")
 
@@ -33,6 +33,7 @@ def without_deepspeed(folder: Path, *arguments: str) -> subprocess.CompletedProc
     )
 
 
+@pytest.mark.slow
 def test_ranks_and_engine_change_in_mid_run(tmp_path, start, train):
     options = ["steps=16", "model.dropout=0", "checkpoint.every=4", "validation.every=8", "validation.samples=16"]
     options += ["objective.itc=0", "micro_batch=2"]  # with accumulation on 1 and 2 ranks, and the same loss
@@ -52,16 +53,18 @@ def test_ranks_and_engine_change_in_mid_run(tmp_path, start, train):
         assert line == {name: pytest.approx(value, rel=AGREEMENT, abs=AGREEMENT) for name, value in expected.items()}
 
 
+@pytest.mark.slow
 def test_a_zero3_run_that_is_stopped_and_killed_equals_an_undisturbed_one(tmp_path, start, train):
-    options = ["steps=14", "checkpoint.every=4", "engine=zero3", "engine.activation_checkpointing=true"]
-    options += ["validation.every=7", "validation.samples=16"]
+    options = ["steps=18", "checkpoint.every=4", "engine=zero3", "engine.activation_checkpointing=true"]
+    options += ["validation.every=9", "validation.samples=16"]
     train(tmp_path / "whole", *options, ranks=2)
     run_dir = tmp_path / "disturbed"
     job = start(run_dir, *options, ranks=2)
     assert job.wait_for_step(5)
     job.kill()
+    assert last_step(run_dir) < 10
     job = start(run_dir, *options, ranks=2)
-    assert job.wait_for_step(5)
+    assert job.wait_for_step(10)
     ranks = [p for p in psutil.Process(job.process.pid).children() if "bridgetower_train" in p.cmdline()]
     os.kill(ranks[-1].pid, signal.SIGTERM)
     assert "stopped by a signal after step" in job.wait()
