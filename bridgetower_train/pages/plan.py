@@ -172,7 +172,7 @@ def _step(plan: Outlook) -> Markup:
     }
     text = (
         "What each resource needs for a step, were it alone. Expected: gradients travel behind the backward pass of the last "
-        "micro-batch, all else after the products. The range: all of it hidden at the highest speed of the card, none at the lowest."
+        "micro-batch, all else after the products. Range: all hidden at the highest speed of the card, none at the lowest."
     )
     return join(
         figures(facts), element("h3", "Time by resource"), note(text), table(["resource", "ms", "of the step"], rows)
@@ -249,8 +249,8 @@ def _loader(plan: Outlook) -> Markup:
         "they could make": f"{most:,.0f} samples/s",
     }
     text = (
-        f"A core makes {config.decode_rate:,.0f} samples/s (decode_rate), a sample has {record / 1e3:.0f} kB. At the fastest step "
-        f"a host needs {config.global_batch / here.fastest / plan.cluster.hosts:,.0f} samples/s."
+        f"A core makes {config.decode_rate:,.0f} samples/s (decode_rate), a sample has {record / 1e3:.0f} kB. At the fastest "
+        f"step a host needs {config.global_batch / here.fastest / plan.cluster.hosts:,.0f} samples/s."
     )
     return join(note(text), figures(facts))
 

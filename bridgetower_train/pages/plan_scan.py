@@ -36,8 +36,8 @@ def scan(plan: Outlook) -> Markup:
         for name, (_, points) in scans.items()
     ]
     text = (
-        f"With {pairs_each:,} pairs on each card the batch grows with the cards, and what is learned with it; with the batch as it "
-        "is each card has fewer. data.lanes must go with the cards. Time to train shows the same samples; dashed: its range."
+        f"With {pairs_each:,} pairs a card the batch grows with the cards, and so does what is learned; with the batch "
+        "as it is each card has fewer. data.lanes must go with the cards. Time to train shows the same samples; dashed: its range."
     )
     return join(note(text), element("div", *filter(None, charts), class_="charts"), *tables)
 
