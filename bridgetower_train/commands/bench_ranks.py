@@ -41,6 +41,7 @@ from bridgetower_train.objectives.joint import JointTask
 from bridgetower_train.training.loop import Run, fit
 from bridgetower_train.training.metrics import Console, Record
 from bridgetower_train.training.optim import parameter_groups
+from bridgetower_train.watch import Watch
 
 KINDS = ("bare", "engine", "loop")
 """Forward, backward and AdamW of one process alone; the same in the engine, with its ranks; the same in the training loop."""
@@ -144,7 +145,7 @@ def _rank(config: BenchRanksConfig, root: Path, run_dir: str, port: int, rank: i
     bare = _time(_bare_step(train, device, batch), config.steps, device)
     ranks = init_ranks(device.backend, train.distributed)
     try:
-        with ExitStack() as held:
+        with Watch(ranks, train.distributed.timeout) as progress, ExitStack() as held:
             job = build(train, device, ranks, held)
             totals = job.engine.task.counts(batch) * world_size
 
@@ -153,9 +154,9 @@ def _rank(config: BenchRanksConfig, root: Path, run_dir: str, port: int, rank: i
                 job.engine.step(1.0)
 
             engine = _time(step, config.steps, device)
-            return {"bare": bare, "engine": engine, "loop": _time_loop(job, host_batch)}
+            return {"bare": bare, "engine": engine, "loop": _time_loop(job, host_batch, progress)}
     finally:
-        shut_down(ranks)
+        shut_down()
 
 
 def _train_config(config: BenchRanksConfig, world_size: int, root: Path, run_dir: str) -> TrainConfig:
@@ -219,10 +220,10 @@ class _Clock:
         pass
 
 
-def _time_loop(job: Run, batch: Batch) -> tuple[float, float]:
+def _time_loop(job: Run, batch: Batch, progress: Watch) -> tuple[float, float]:
     """(seconds, CPU-seconds) per step of the loop from its first line of metrics to the last; the batch is there already."""
     clock = _Clock()
     sinks = [*(sink for sink in job.sinks if not isinstance(sink, Console)), clock]
-    fit(replace(job, batches=repeat(batch), sinks=sinks))
+    fit(replace(job, batches=repeat(batch), sinks=sinks), progress)
     (first, began, before), (last, ended, after) = clock.lines[0], clock.lines[-1]
     return (ended - began) / (last - first), (after - before) / (last - first)
