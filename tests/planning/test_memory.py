@@ -104,7 +104,8 @@ def test_the_most_pairs_are_the_most_that_fit(memory):
 
 def test_the_contrast_grows_with_all_ranks(memory):
     entry = contrast_entry(OBJECTIVE)
-    assert entry == pytest.approx(memory.entry) and 3 * 4 <= entry < 20 * 4, "three terms, a few float32 each"
+    assert entry == pytest.approx(memory.entry)
+    assert 3 * 4 <= entry < 20 * 4, "three terms, a few float32 each"
     grown = memory.use("native", 64, 512).activations - memory.use("native", 64, 2).activations
     keys = 2 * 16 * 4  # image and fused pair
     assert grown == pytest.approx(64 * 64 * 510 * entry + 3 * keys * 64 * 510)
