@@ -22,6 +22,7 @@ VARIANTS = {
     "without MLM": ["objective.mlm=0"],
     "without ITM": ["objective.itm=0"],
     "without ITC": ["objective.itc=0"],
+    "all three, hard ITM negatives": ["objective.itm_negatives=hard"],
 }
 """Row of the table -> overrides of its runs."""
 
@@ -71,7 +72,7 @@ def run(config: AblateConfig) -> int:
     folders: dict[str, list[Path]] = {}
     for name, overrides in VARIANTS.items():
         for seed in config.seeds:
-            folder = Path(config.runs) / f"{name.replace(' ', '_')}-{seed}"
+            folder = Path(config.runs) / f"{name.replace(' ', '_').replace(',', '')}-{seed}"
             _bridgetower(
                 "train", "experiment=demo", f"data.root={config.data}", f"run_dir={folder}", f"seed={seed}", *overrides,
                 *config.overrides,

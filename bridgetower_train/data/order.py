@@ -159,6 +159,11 @@ class Order:
 
     def take(self, positions: Sequence[int]) -> list[Sample]:
         """The samples at `positions`."""
+        columns = (np.asarray(positions, dtype=np.int64), *self.columns(positions))
+        return [Sample(*values) for values in zip(*(column.tolist() for column in columns), strict=True)]
+
+    def columns(self, positions: Sequence[int] | IntArray) -> tuple[IntArray, IntArray, IntArray, IntArray]:
+        """(epoch, corpus, row, caption) of the samples at `positions`, as arrays."""
         position = np.asarray(positions, dtype=np.int64)
         lane, number = self._lane(position)
         epoch, offset = np.divmod(number, self.lane_samples)
@@ -175,8 +180,7 @@ class Order:
             row[of_epoch], caption[of_epoch] = self._pairs(
                 position[of_epoch], table.corpus[segment], table.shard[segment], within
             )
-        columns = (position, epoch, corpus, row, caption)
-        return [Sample(*values) for values in zip(*(column.tolist() for column in columns), strict=True)]
+        return epoch, corpus, row, caption
 
     def following(self, position: int) -> Iterator[int]:
         """The positions that come after `position` in its lane, without end."""

@@ -9,6 +9,8 @@ from itertools import accumulate
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+from packaging.version import Version
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity
 
@@ -45,8 +47,11 @@ def attention(q_BHQE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor, mask: Tensor | Non
 def _drop(x: Tensor, dropout_p: float) -> tuple[Tensor, float]:
     """(`x` with zeros for what is dropped, the factor that keeps its mean).
 
-    Four draws of 16 bits are cut from each random word, which is far faster than PyTorch's one draw for each element.
+    Four draws of 16 bits are cut from each random word, which is far faster than PyTorch's one draw for each element; a
+    compiler fuses that draw with what is around it.
     """
+    if torch.compiler.is_compiling():
+        return F.dropout(x, dropout_p), 1.0
     words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     draws = words.view(torch.int16)[: x.numel()].view(x.shape)
     dropped = round(dropout_p * _DRAWS)
@@ -68,6 +73,9 @@ class CpuDevice(Device):
     backend = "gloo"
     worker_context = "fork"
     attention = staticmethod(attention)
+    # Inductor's kernels for one thread overwrite where they should add, until torch 2.7 (pytorch/pytorch#147961): the gradient
+    # of index_select would be wrong. Those that find out their threads as they run add.
+    compiler_options = {"cpp.dynamic_threads": True} if Version(torch.__version__) < Version("2.7") else None
 
     def __init__(self, config: DeviceConfig, local_rank: int) -> None:
         super().__init__(config, local_rank)

@@ -11,6 +11,7 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 from bridgetower_train.config import ModelConfig, ObjectiveConfig
+from bridgetower_train.engines.deepspeed import ZERO_BUCKET
 from bridgetower_train.objectives.itc import TERMS, itc_loss
 from bridgetower_train.planning.trace import Bytes, Ledger, Platform, trace
 
@@ -18,8 +19,6 @@ WEIGHT = GRADIENT = COPY = 4
 """Bytes per parameter, float32 under every engine; a ZeRO rank updates a copy of its part of the weights."""
 MOMENTS = 8
 """AdamW's two."""
-ZERO_BUCKET = 100_000_000
-"""Gradients that wait under ZeRO-3 to be sent in one piece."""
 GATHERED_COPIES = 3
 """Of the gathered embeddings: themselves, their gradient, and the buffer in which it is made."""
 ENGINES = ("native", "zero1", "zero2", "zero3")

@@ -1,0 +1,166 @@
+"""`bridgetower rehearse world_size=512 rank=137 experiment=...`: one rank of a large run, alone on one CPU."""
+
+import resource
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bridgetower_train.commands.train import build
+from bridgetower_train.config import TrainConfig, at_least
+from bridgetower_train.data.batch import Batch
+from bridgetower_train.devices import make_device
+from bridgetower_train.distributed import shut_down
+from bridgetower_train.errors import ConfigError
+from bridgetower_train.objectives.itc import TERMS
+from bridgetower_train.planning.memory import ENGINES
+from bridgetower_train.rehearsal.coverage import check_coverage
+from bridgetower_train.rehearsal.group import Log, Traffic, join
+from bridgetower_train.rehearsal.stage import Stage, set_up
+from bridgetower_train.training.loop import Run, fit
+from bridgetower_train.training.metrics import Record
+from bridgetower_train.watch import Watch
+
+_STEP = "step 1"
+
+
+@dataclass(frozen=True)
+class RehearseConfig(TrainConfig):
+    """The run, and which of its ranks to be."""
+
+    world_size: int = 512
+    """Ranks of the run; must divide data.lanes."""
+    rank: int = 0
+    """The one that is played, from 0; rank 0 writes what a run writes."""
+    rehearsed_steps: int = 2
+    """Optimizer steps, the last of which is logged and saved."""
+    scratch: str | None = None
+    """Existing folder for made-up indexes and the checkpoint, which go in the end; null: the system's for temporary files."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("world_size", self.world_size, 2)
+        at_least("rehearsed_steps", self.rehearsed_steps, 2)
+        if not 0 <= self.rank < self.world_size:
+            raise ConfigError(
+                f"rank={self.rank}: must be from 0 to {self.world_size - 1}, with world_size={self.world_size}"
+            )
+        if not self.data.corpora:
+            raise ConfigError("data.corpora: is empty; name at least one corpus, as in data.corpora={coco: 1.0}")
+        self.rank_batch(self.world_size)
+
+
+def run(config: RehearseConfig) -> None:
+    """Check what all ranks read, play one of them, and print what it sent, held and wrote."""
+    began = time.perf_counter()
+    with ExitStack() as held:
+        try:
+            folder = Path(held.enter_context(tempfile.TemporaryDirectory(dir=config.scratch, prefix="rehearsal-")))
+        except OSError as error:
+            raise ConfigError(f"scratch={config.scratch}: nothing can be written there ({error.strerror})") from None
+        stage = set_up(config, config.world_size, folder)
+        print(f"{'rank':10}{config.rank} of {config.world_size}")
+        for part, note in stage.notes.items():
+            print(f"{part:10}{note}", flush=True)
+        device, _ = make_device(stage.config.device)
+        ranks, log = join(config.rank, config.world_size)
+        held.callback(shut_down)
+        job = build(stage.config, device, ranks, held)
+        _cover(job)
+        _play(job, config.rehearsed_steps, log)
+        print("\n".join([*_held(stage, job), "", *_sent(log, config.world_size)]))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(f"\n{'took':10}{time.perf_counter() - began:.0f} s, {peak / 2**30:.1f} GiB at most")
+
+
+def _cover(job: Run) -> None:
+    began = time.perf_counter()
+    micro_batch, accumulation = job.config.rank_batch(job.ranks.world_size)
+    covered = check_coverage(job.dataset.order, job.ranks.world_size, micro_batch, accumulation)
+    print(
+        f"{'epoch':10}{job.ranks.world_size} ranks together read {covered.samples:,} samples, each as often as it is due; "
+        f"{covered.left_out:,} sit out, fewer than the {job.config.data.lanes} lanes; {time.perf_counter() - began:.0f} s",
+        flush=True,
+    )
+
+
+class _Last:
+    """A sink that keeps the last record of a training step."""
+
+    def __init__(self) -> None:
+        self.record: Record = {}
+
+    def write(self, record: Record) -> None:
+        """See Sink."""
+        if "loss" in record:
+            self.record = record
+
+    def close(self) -> None:
+        """See Sink."""
+
+
+def _play(job: Run, steps: int, log: Log) -> None:
+    """The run itself, for a few steps; the log tells one from another."""
+    last, began = _Last(), time.perf_counter()
+    batches = _announced(job.batches, job.accumulation, log)
+    alone = Watch(job.ranks, job.config.distributed.timeout)  # not entered: there is nobody to watch
+    fit(replace(job, total_steps=steps, batches=batches, sinks=[*job.sinks, last]), alone)
+    figures = {name: value for name, value in last.record.items() if name.startswith("loss")}
+    losses = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+    written = sum(file.stat().st_size for file in job.checkpoints.folder.rglob("*") if file.is_file())
+    print(f"{'played':10}{steps} steps and a checkpoint in {time.perf_counter() - began:.0f} s; {losses}")
+    print(f"{'saved':10}{written / 1e9:.3f} GB by this rank" + ("" if job.ranks.is_main else "; rank 0 writes for all"))
+
+
+def _announced(batches: Iterator[Batch], accumulation: int, log: Log) -> Iterator[Batch]:
+    for number, batch in enumerate(batches):
+        log.phase = f"step {number // accumulation + 1}"
+        yield batch
+
+
+def _held(stage: Stage, job: Run) -> Iterator[str]:
+    """Memory of a card, on paper; and what the contrast compares."""
+    memory, W = stage.memory, job.ranks.world_size
+    micro_batch, accumulation = job.config.rank_batch(W)
+    yield f"{'card':10}{memory.parameters / 1e6:.1f} M parameters as configured, {micro_batch} pairs; on paper, by engine:"
+    for engine in ENGINES:
+        use = memory.use(engine, micro_batch, W, accumulation > 1)
+        yield (
+            f"{'':10}{engine:7}{use.total / 1e9:7.2f} GB: weights {(use.weights + use.copies) / 1e9:.2f}, gradients "
+            f"{use.gradients / 1e9:.2f}, optimizer {use.optimizer / 1e9:.2f}, activations {use.activations / 1e9:.2f}"
+        )
+    objective = job.config.objective
+    if objective.itc:
+        keys = len({key for _, key in TERMS[objective.itc_form]})
+        columns = micro_batch * W
+        logits, gathered = 4 * micro_batch * columns, columns * keys * objective.itc_dim * 4
+        yield (
+            f"{'contrast':10}{micro_batch} rows x {columns:,} columns, {logits / 1e6:.3f} MB of logits a term; "
+            f"{gathered / 1e6:.2f} MB of gathered embeddings"
+        )
+
+
+def _sent(log: Log, world_size: int) -> Iterator[str]:
+    """The collectives of a step between its batches, and those of the rest."""
+    step = {key: traffic for key, traffic in log.traffic.items() if key.phase == _STEP}
+    rest: dict[tuple[str, bool], Traffic] = {}
+    for key, traffic in log.traffic.items():
+        if key.phase != _STEP:
+            label = (
+                "before the first step"
+                if key.phase == "start"
+                else "the steps after it, a line of metrics, a checkpoint"
+            )
+            sum_ = rest.setdefault((label, key.host), Traffic())
+            sum_.count, sum_.bytes = sum_.count + traffic.count, sum_.bytes + traffic.bytes
+    yield "| collectives of step 1 | between | calls | bytes | sent by a card on a ring | asked for by |"
+    yield "|---|---|---:|---:|---:|---|"
+    for key, traffic in step.items():
+        passes = 2 if key.kind == "all_reduce" else 1
+        ring = passes * (world_size - 1) / world_size * traffic.bytes
+        between = "hosts" if key.host else "cards"
+        yield f"| {key.kind} | {between} | {traffic.count} | {traffic.bytes:,} | {ring:,.0f} | {key.caller} |"
+    for (label, host), traffic in rest.items():
+        yield f"| {label} | {'hosts' if host else 'cards'} | {traffic.count} | {traffic.bytes:,} | | |"

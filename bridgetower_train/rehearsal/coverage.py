@@ -1,0 +1,73 @@
+"""Whether what all ranks read is an epoch, exactly once."""
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from bridgetower_train.data.dataset import RankPositions
+from bridgetower_train.data.order import Order
+from bridgetower_train.errors import UserError
+
+Counts = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What was found."""
+
+    samples: int
+    """That the ranks read in the epoch."""
+    left_out: int
+    """That sit out, fewer than there are lanes."""
+
+
+def check_coverage(order: Order, world_size: int, micro_batch: int, accumulation: int) -> Coverage:
+    """Walk the first epoch of each of `world_size` ranks, by the positions that its loader would ask for.
+
+    UserError where a sample is read more often than its corpus's weight says, or where more are missing than the remainder
+    that no lane takes. It holds 8 bytes for each record and one for each pair.
+    """
+    begins = [_first_pairs(order, corpus) for corpus in range(len(order.corpora))]
+    counts: list[Counts] = [np.zeros(begin[-1], dtype=np.uint8) for begin in begins]
+    steps = -(-order.lane_samples // order.lane_batch)
+    read = 0
+    for rank in range(world_size):
+        batches = RankPositions(rank, world_size, micro_batch, accumulation, 0)
+        positions = itertools.chain.from_iterable(itertools.islice(batches, steps * accumulation))
+        epoch, corpus, row, caption = order.columns(np.fromiter(positions, dtype=np.int64))
+        read += int((epoch == 0).sum())
+        for number, (begin, count) in enumerate(zip(begins, counts, strict=True)):
+            here = (corpus == number) & (epoch == 0)
+            place = begin[row[here]] + (caption[here] if order.captions == "all" else 0)
+            np.add.at(count, place, 1)
+    left_out = sum(_missing(order, corpus, count) for corpus, count in enumerate(counts))
+    if read != order.epoch_samples or left_out >= order.lanes:
+        raise UserError(
+            f"coverage: {world_size} ranks read {read:,} samples of an epoch of {order.epoch_samples:,}, and {left_out:,} "
+            f"are read too rarely; at most {order.lanes - 1} may sit out"
+        )
+    return Coverage(read, left_out)
+
+
+def _first_pairs(order: Order, corpus: int) -> npt.NDArray[np.int64]:
+    """Number of each record's first pair in its corpus, and the total; with one caption per picture, of the record itself."""
+    source = order.corpora[corpus]
+    if order.captions == "one":
+        return np.arange(len(source.index) + 1)
+    begin = np.zeros(len(source.index) + 1, dtype=np.int64)
+    np.cumsum(source.index["captions"], out=begin[1:])
+    return begin
+
+
+def _missing(order: Order, corpus: int, count: Counts) -> int:
+    """How many times the samples of a corpus are read too rarely; UserError where one is read too often."""
+    weight = order.weights[corpus]
+    if count.max() > math.ceil(weight):
+        raise UserError(
+            f"coverage: {int((count > math.ceil(weight)).sum()):,} samples of {order.corpora[corpus].name} are read more than "
+            f"{math.ceil(weight)} times in an epoch"
+        )
+    return round(weight * len(count)) - int(count.sum(dtype=np.int64))

@@ -1,0 +1,158 @@
+"""A process group of which only one rank is there.
+
+Torch's own (`torch.testing._internal.distributed.fake_pg`) sums nothing, so that means over all ranks come out wrong, and gives
+DistributedDataParallel no gradients to go on with. Here the other ranks are taken to hold what this one holds: a sum is
+`world_size` times its own tensor, a gather so many copies. Every collective is counted with its bytes.
+"""
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._C._distributed_c10d import HashStore, _create_work_from_future  # type: ignore[attr-defined]
+from torch.futures import Future
+
+from bridgetower_train.distributed import Ranks
+
+BACKEND = "rehearsed"
+_PACKAGE = Path(__file__).parents[1]
+
+Tensors = list[Tensor]
+
+
+class Collective(NamedTuple):
+    """A kind of collective, and who asks for it."""
+
+    phase: str
+    """Part of the run in which it happened."""
+    host: bool
+    """Whether it is an agreement of the hosts, rather than traffic between cards."""
+    kind: str
+    """`all_reduce`, `all_gather`, `reduce_scatter`, `broadcast` or `barrier`."""
+    caller: str
+    """File and function of this package."""
+
+
+@dataclass
+class Traffic:
+    """How often, and how many bytes: of the whole tensor that is reduced or broadcast, gathered or yet to be scattered."""
+
+    count: int = 0
+    bytes: int = 0
+
+
+@dataclass
+class Log:
+    """What the groups of a rehearsal were asked for."""
+
+    phase: str = "start"
+    """Under what collectives are counted from now on."""
+    traffic: dict[Collective, Traffic] = field(default_factory=dict)
+
+    def add(self, kind: str, tensors: Iterable[Tensor], host: bool) -> None:
+        """Count one collective."""
+        entry = self.traffic.setdefault(Collective(self.phase, host, kind, _caller()), Traffic())
+        entry.count += 1
+        entry.bytes += sum(t.numel() * t.element_size() for t in tensors)
+
+
+class RehearsedGroup(dist.ProcessGroup):
+    """See the head of this file."""
+
+    def __init__(self, rank: int, size: int, log: Log, host: bool) -> None:
+        super().__init__(rank, size)  # type: ignore[call-arg]
+        self._rank, self._size, self._log, self._host = rank, size, log, host
+
+    def getBackendName(self) -> str:  # noqa: N802  torch's name, as all below
+        """Its name for torch."""
+        return BACKEND
+
+    def allreduce(self, tensors: Tensors, opts: Any = None) -> dist.Work:  # type: ignore[override]
+        """A sum is `size` times the tensor; mean, largest and smallest are the tensor itself."""
+        self._log.add("all_reduce", tensors, self._host)
+        if opts is None or opts.reduceOp == dist.ReduceOp.SUM:
+            with torch.no_grad():
+                for tensor in tensors:
+                    tensor.mul_(self._size)
+        return _done(tensors)
+
+    allreduce_coalesced = allreduce
+
+    def broadcast(self, tensors: Tensors, opts: Any = None) -> dist.Work:  # type: ignore[override]
+        """The tensors stay as they are."""
+        self._log.add("broadcast", tensors, self._host)
+        return _done(tensors)
+
+    def allgather(self, outputs: list[Tensors], inputs: Tensors, opts: Any = None) -> dist.Work:  # type: ignore[override]
+        """As many copies as there are ranks."""
+        self._log.add("all_gather", [t for part in outputs for t in part], self._host)
+        with torch.no_grad():
+            for part, own in zip(outputs, inputs, strict=True):
+                for output in part:
+                    output.copy_(own)
+        return _done(outputs)
+
+    def allgather_into_tensor_coalesced(self, outputs: Tensors, inputs: Tensors, opts: Any = None) -> dist.Work:  # type: ignore[override]
+        """The same, into tensors that lie in one piece."""
+        self._log.add("all_gather", outputs, self._host)
+        with torch.no_grad():
+            for output, own in zip(outputs, inputs, strict=True):
+                output.view(self._size, -1).copy_(own.reshape(1, -1).expand(self._size, -1))
+        return _done(outputs)
+
+    def _allgather_base(self, output: Tensor, own: Tensor, opts: Any = None) -> dist.Work:  # type: ignore[override]
+        return self.allgather_into_tensor_coalesced([output], [own])
+
+    def reduce_scatter_tensor_coalesced(self, outputs: Tensors, inputs: Tensors, opts: Any = None) -> dist.Work:  # type: ignore[override]
+        """This rank's part, times the ranks where it is a sum."""
+        self._log.add("reduce_scatter", inputs, self._host)
+        factor = self._size if opts is None or opts.reduceOp == dist.ReduceOp.SUM else 1
+        with torch.no_grad():
+            for output, whole in zip(outputs, inputs, strict=True):
+                output.view(-1).copy_(whole.reshape(self._size, -1)[self._rank]).mul_(factor)
+        return _done(outputs)
+
+    def _reduce_scatter_base(self, output: Tensor, whole: Tensor, opts: Any = None) -> dist.Work:  # type: ignore[override]
+        return self.reduce_scatter_tensor_coalesced([output], [whole], opts)
+
+    def barrier(self, opts: Any = None) -> dist.Work:  # type: ignore[override]
+        """Nobody to wait for."""
+        self._log.add("barrier", [], self._host)
+        return _done(None)
+
+
+def join(rank: int, world_size: int) -> tuple[Ranks, Log]:
+    """Become `rank` of `world_size` ranks, the others of which are not there; leave by `distributed.shut_down`."""
+    log = Log()
+
+    def group(host: bool) -> Any:
+        return lambda store, rank, size, timeout: RehearsedGroup(rank, size, log, host)
+
+    for name, host in ((BACKEND, False), (f"{BACKEND}_host", True)):
+        dist.Backend.register_backend(name, group(host), devices=["cpu"])
+    dist.init_process_group(BACKEND, store=HashStore(), rank=rank, world_size=world_size)
+    return Ranks(rank, world_size, dist.new_group(backend=f"{BACKEND}_host")), log
+
+
+def _done(result: Any) -> dist.Work:
+    future: Future[Any] = Future()
+    future.set_result(result)
+    work: dist.Work = _create_work_from_future(future)
+    return work
+
+
+def _caller() -> str:
+    """The innermost function of this package on the stack, but for the rehearsal's own and what forwards to the group."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        path = Path(frame.f_code.co_filename)
+        if path.is_relative_to(_PACKAGE) and path.name != "distributed.py" and path.parent != Path(__file__).parent:
+            return f"{path.relative_to(_PACKAGE)} {frame.f_code.co_name}"
+        frame = frame.f_back
+    return "?"

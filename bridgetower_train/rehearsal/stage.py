@@ -1,0 +1,92 @@
+"""What a rehearsal puts in the place of what is not at hand: data, tokenizer, device, and a model that the memory holds."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bridgetower_train.config import ModelConfig, TrainConfig
+from bridgetower_train.data.cache import is_remote
+from bridgetower_train.errors import ConfigError
+from bridgetower_train.planning.memory import Memory, measure
+from bridgetower_train.planning.trace import Platform
+from bridgetower_train.rehearsal.made_up import index_bytes, size_of, write_corpora, write_tokenizer
+
+ROBERTA_TOKENS = 50265
+"""Rows of the word table where neither the model nor a tokenizer at hand says how many there are."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A configuration that runs here, and what was changed to that end."""
+
+    config: TrainConfig
+    memory: Memory
+    """Of the model as configured."""
+    notes: dict[str, str]
+    """Part of the run -> what stands in its place."""
+
+
+def set_up(config: TrainConfig, world_size: int, folder: Path) -> Stage:
+    """Replace what is missing, below `folder`. ConfigError where that has no room."""
+    notes = {}
+    missing = list(_missing_corpora(config))
+    if missing:
+        names = [*config.data.corpora, *filter(None, [config.data.validation])]
+        free, needed = shutil.disk_usage(folder).free, index_bytes(names)
+        if needed > free:
+            raise ConfigError(
+                f"scratch={folder.parent}: the made-up indexes take {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free; name a "
+                "folder with room"
+            )
+        write_corpora(folder, names, config.model.image_size)
+        sizes = ", ".join(f"{name} {size_of(name).pictures:,} x {size_of(name).captions}" for name in names)
+        notes["data"] = f"made up, since {missing[0]} is not here: pictures x captions: {sizes}"
+        config = replace(config, data=replace(config.data, root=str(folder), cache_dir=None))
+    if not os.path.exists(config.tokenizer):
+        notes["tokenizer"] = f"made up, since {config.tokenizer} is not here"
+        write_tokenizer(folder / "tokenizer.json")
+        config = replace(config, tokenizer=str(folder / "tokenizer.json"))
+        config = replace(config, model=replace(config.model, vocab_size=config.model.vocab_size or ROBERTA_TOKENS))
+    if config.device.name != "cpu":
+        notes["device"] = f"cpu in place of {config.device.name}, {config.device.precision}"
+        config = replace(config, device=replace(config.device, name="cpu", execution="auto", graphs=False))
+    sized = replace(config, model=replace(config.model, vocab_size=config.model.vocab_size or ROBERTA_TOKENS))
+    platform = Platform.on_paper(fused_attention=False, precision=config.device.precision)
+    memory = measure(sized.model, config.objective, platform, config.engine.activation_checkpointing)
+    micro_batch, accumulation = config.rank_batch(world_size)
+    needed = int(memory.use(config.engine.name, micro_batch, world_size, accumulation > 1).total)
+    free = free_memory()
+    if needed > free:
+        config = replace(config, model=cut(config.model))
+        notes["model"] = (
+            f"cut to {config.model.vision_layers} + {config.model.text_layers} + {config.model.fusion_layers} layers of width "
+            f"{config.model.width}: as configured it takes {needed / 2**30:.1f} GiB, {free / 2**30:.1f} are free"
+        )
+    # What it writes goes, and nobody is told.
+    config = replace(config, run_dir=str(folder / "run"), wandb=replace(config.wandb, project=None))
+    return Stage(config, memory, notes)
+
+
+def cut(model: ModelConfig) -> ModelConfig:
+    """`model` with the layers and the width of `tiny`; pictures, texts and vocabulary stay."""
+    return replace(model, width=128, vision_layers=4, text_layers=4, fusion_layers=2)
+
+
+def free_memory() -> int:
+    """Bytes that a new process may use without swapping; Linux alone says so."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _missing_corpora(config: TrainConfig) -> Iterator[str]:
+    """Manifests that are not there; whether a remote root has them is left to the run itself."""
+    if is_remote(config.data.root):
+        return
+    for name in [*config.data.corpora, *filter(None, [config.data.validation])]:
+        path = Path(config.data.root.removeprefix("file://"), name, "manifest.json")
+        if not path.exists():
+            yield str(path)
