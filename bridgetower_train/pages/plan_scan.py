@@ -37,7 +37,7 @@ def scan(plan: Outlook) -> Markup:
     ]
     text = (
         f"With {pairs_each:,} pairs a card the batch grows with the cards, and so does what is learned; with the batch "
-        "as it is each card has fewer. data.lanes must go with the cards. Times are for as many samples; dashed: their range."
+        "as it is each card has fewer. data.lanes must go with them. Time to train is for as many samples; dashed: its range."
     )
     return join(note(text), element("div", *filter(None, charts), class_="charts"), *tables)
 
