@@ -52,12 +52,18 @@ COMMANDS = {
     "doctor": Command(
         "bridgetower_train.commands.doctor", "DoctorConfig", "train", "check that this machine fits a run", ("json",)
     ),
-    "plan": Command("bridgetower_train.commands.plan", "PlanConfig", "train", "step time and memory on other hardware"),
+    "plan": Command("bridgetower_train.commands.plan", "PlanConfig", "train", "what a run takes on other hardware"),
     "rehearse": Command(
         "bridgetower_train.commands.rehearse", "RehearseConfig", "train", "play one rank of a large run on one CPU"
     ),
     "bench step": Command(
         "bridgetower_train.commands.bench_step", "BenchStepConfig", "bench_step", "time the joint training step"
+    ),
+    "bench memory": Command(
+        "bridgetower_train.commands.bench_memory",
+        "BenchMemoryConfig",
+        "bench_step",
+        "a step's memory, planned and measured",
     ),
     "bench data": Command("bridgetower_train.commands.bench_data", "BenchDataConfig", None, "time the loader"),
     "bench prep": Command("bridgetower_train.commands.bench_prep", "BenchPrepConfig", None, "time the preparation"),
@@ -72,6 +78,15 @@ COMMANDS = {
     ),
     "bench retrieval": Command(
         "bridgetower_train.commands.bench_retrieval", "BenchRetrievalConfig", "bench_retrieval", "time retrieval"
+    ),
+    "bench save": Command(
+        "bridgetower_train.commands.bench_save", "BenchSaveConfig", "bench_step", "time checkpoints beside training"
+    ),
+    "bench ranks": Command(
+        "bridgetower_train.commands.bench_ranks",
+        "BenchRanksConfig",
+        "bench_ranks",
+        "what engine and loop cost by ranks",
     ),
     "bench buckets": Command(
         "bridgetower_train.commands.bench_buckets",

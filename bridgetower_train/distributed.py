@@ -96,12 +96,12 @@ class Flag:
 
 
 def local_rank() -> int:
-    """This process's place on its host, by torchrun's variable; 0 for one process."""
+    """This process's place on its host, by its launcher's variable; 0 for one process."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def init_ranks(backend: str, config: DistributedConfig) -> Ranks:
-    """Join the process group that torchrun's variables describe; one process needs none."""
+    """Join the process group that the launcher's variables describe; one process needs none."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
         return Ranks(0, 1, None)
@@ -130,11 +130,11 @@ def only_writer(run_dir: Path, ranks: Ranks) -> Iterator[None]:
 
 
 def end_with_launcher() -> None:
-    """Let this process end as soon as the `torchrun` that started it is gone, which kills no rank when it is killed.
+    """Let this process end as soon as the launcher that started it is gone: killed, torchrun and DeepSpeed end no rank.
 
     Its ranks would go on beside those of the run that is started again, and keep its folder.
     """
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+    if os.environ.keys() & {"TORCHELASTIC_RUN_ID", "CROSS_RANK"}:
         threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
 
@@ -144,7 +144,7 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def shut_down(ranks: Ranks) -> None:
+def shut_down() -> None:
     """Leave the process group."""
-    if ranks.world_size > 1:
+    if dist.is_initialized():
         dist.destroy_process_group()

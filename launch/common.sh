@@ -57,6 +57,12 @@ place_here() {
   return 2
 }
 
+# The names of the variables that every rank must have, on whatever host.
+travelling() {
+  local begin='PT_|HCCL_|HABANA_|HLS_|GC_|FI_|RDMAV_|NCCL_|GLOO_|MASTER_|OMP_|DS_ACC|PYTHON|WANDB_|HF_|AWS_|KUBERNETES_SERVICE_HOST'
+  compgen -e | grep -E "^($begin)|^(LD_LIBRARY_)?PATH\$|_(proxy|PROXY)\$"
+}
+
 # Tell gloo and hccl by which interface to reach host $1, and leave this host's address there in $address.
 # By themselves they ask for this host's name, which often stands for 127.0.1.1 at home.
 choose_interface() {

@@ -35,8 +35,7 @@ if [ -n "${MPI_ROOT:-}" ]; then # as the vendor's images have it, beside the pat
 fi
 
 export MASTER_ADDR=${MASTER_ADDR:-$first} MASTER_PORT=${MASTER_PORT:-$(free_port)} OMP_NUM_THREADS=${OMP_NUM_THREADS:-$cores}
-travels='^(PT_|HCCL_|HABANA_|HLS_|GC_|FI_|RDMAV_|GLOO_|MASTER_|OMP_|PYTHON|WANDB_|HF_|AWS_|KUBERNETES_SERVICE_HOST)|^(LD_LIBRARY_)?PATH$|_(proxy|PROXY)$'
-for name in $(compgen -e | grep -E "$travels"); do
+for name in $(travelling); do
   where+=(-x "$name")
 done
 

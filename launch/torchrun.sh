@@ -22,6 +22,7 @@ fi
 NODES=${NODES:-1} NPROC=${NPROC:-$(ranks_here)}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(cores_each "$NPROC")}
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600} # seconds to save in after a signal
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 # or ranks that start again may read where the ranks before them listened
 
 if [ "$NODES" = 1 ]; then
   meet=(--standalone)

@@ -85,7 +85,7 @@ def gradients(module: torch.nn.Module) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
 
 
-def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 120.0) -> list[Any]:
+def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 400.0) -> list[Any]:
     """Call `function(rank, *args)` on `world_size` gloo ranks, each a process of its own; the results in the order of the ranks.
 
     `function` stands at the top of a test file. Raises what a rank raised, and TimeoutError after `timeout` seconds.

@@ -55,7 +55,7 @@ def run(config: EvalRetrievalConfig) -> int:
             show(figures)
             keep(trained.folder, f"retrieval on {corpus.name}", protocol, figures)
     finally:
-        shut_down(ranks)
+        shut_down()
     return 0
 
 

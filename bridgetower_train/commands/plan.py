@@ -1,113 +1,89 @@
-"""`bridgetower plan experiment=... hardware=gaudi2x512`: step time and memory of a run on cards that are not at hand."""
+"""`bridgetower plan experiment=... hardware=gaudi2x512 out=plan.html`: what a run takes on cards that are not at hand."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from pathlib import Path
 
-from bridgetower_train.config import TrainConfig, at_least
-from bridgetower_train.errors import ConfigError
-from bridgetower_train.model.flops import step_flops_per_sample
-from bridgetower_train.planning.arithmetic import Step, step
-from bridgetower_train.planning.hardware import GIB, Cluster, parse
-from bridgetower_train.planning.memory import Memory, measure
+from bridgetower_train.files import write_whole
+from bridgetower_train.pages.numbers import duration
+from bridgetower_train.pages.plan import plan_page, time_to_train
+from bridgetower_train.pages.plan_scan import efficiency
+from bridgetower_train.planning.collectives import link_bytes
+from bridgetower_train.planning.config import PlanConfig
+from bridgetower_train.planning.memory import ENGINES
+from bridgetower_train.planning.outlook import Outlook, look_ahead
 
-ASSUMED_TFLOPS = (10.0, 20.0, 40.0)
-"""What a card without a published peak is assumed to achieve, to show how the time depends on it: no measurement."""
-
-
-RECOMPUTED = 4 / 3
-"""What activation checkpointing makes of a step's FLOPs: the forward pass is done twice."""
-
-
-@dataclass(frozen=True)
-class PlanConfig(TrainConfig):
-    """The run, the hardware, and how well it is used."""
-
-    hardware: str = "gaudi2x512"
-    """Card and number: gaudi1x512, gaudi2x8, gaudi3x64."""
-    pairs: list[int] = field(default_factory=lambda: [4, 8, 16, 32, 48])
-    """Pairs per card and step to compare."""
-    utilisation: float = 0.38
-    """Share of the published peak that a card achieves; the default is what 8 Gaudi2 reached in the published fine-tune."""
-    tflops: list[float] = field(default_factory=list)
-    """What a card achieves, 10^12 FLOP/s, instead of `utilisation`; a card without a published peak takes 10, 20 and 40."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.pairs:
-            raise ConfigError("pairs: is empty; give pairs per card, as pairs=[4,8]")
-        for pairs in self.pairs:
-            at_least("pairs", pairs, 1)
-        for achieved in self.tflops:
-            at_least("tflops", achieved, 0.001)
-        if not 0 < self.utilisation <= 1:
-            raise ConfigError(f"utilisation={self.utilisation}: must be above 0 and at most 1")
+__all__ = ["PlanConfig", "run"]
 
 
 def run(config: PlanConfig) -> None:
-    """Print the table and what it rests on."""
-    if config.model.vocab_size is None:
-        raise ConfigError("model.vocab_size=null: give the number of tokens, or take model=base or model=large")
-    cluster = parse(config.hardware)
-    memory = measure(config, cluster.card.fused_attention)
-    flops = step_flops_per_sample(config.model, config.objective)
-    if config.engine.activation_checkpointing:
-        flops *= RECOMPUTED
-    steps = [step(cluster, pairs, flops, memory, config.objective) for pairs in config.pairs]
-    print(
-        "\n".join([*assumptions(config, cluster, memory, flops), "", *table(cluster, steps, achieved(config, cluster))])
-    )
+    """Print the plan, and write its page."""
+    plan = look_ahead(config)
+    print("\n".join([*summary(plan), *plan.remarks, "", *memory_table(plan), "", *scan_table(plan)]))
+    if config.out:
+        write_whole(Path(config.out), plan_page(plan))
+        print(f"\nplan: {Path(config.out).resolve()}")
 
 
-def achieved(config: PlanConfig, cluster: Cluster) -> list[float]:
-    """FLOP/s of a card for which times are given."""
-    if config.tflops:
-        return [tflops * 1e12 for tflops in config.tflops]
-    if cluster.card.peak is None:
-        return [tflops * 1e12 for tflops in ASSUMED_TFLOPS]
-    return [config.utilisation * cluster.card.peak]
-
-
-def assumptions(config: PlanConfig, cluster: Cluster, memory: Memory, flops: float) -> Iterator[str]:
-    """What the table rests on."""
-    card = cluster.card
-    peak = f"{card.peak / 1e12:.0f} TFLOP/s bf16" if card.peak else "no published peak"
-    memory_speed = f"{card.memory / GIB:.0f} GiB at {card.bandwidth / 1e12:.2f} TB/s"
-    yield "A model on paper: nothing in this table was measured on this hardware."
+def summary(plan: Outlook) -> Iterator[str]:
+    """The run on the hardware that was asked for, a line for each thing."""
+    card, here, config, data = plan.cluster.card, plan.here, plan.config, plan.corpora
+    peak = f"{card.peak / 1e12:,.0f} TFLOP/s bf16" if card.peak else "no published peak"
+    yield "A model on paper: nothing here was measured on this hardware."
     yield (
-        f"{config.hardware}: {cluster.hosts} hosts; a card has {memory_speed}, {peak}, "
-        f"{card.scale_up / 1e9:.1f} GB/s to its host's cards, {card.scale_out / 1e9:.1f} GB/s to other hosts"
+        f"hardware    {plan.cluster.cards:,} x {card.title} on {plan.cluster.hosts:,} hosts: {card.memory / 1e9:.0f} GB, "
+        f"{peak}, {card.scale_out / 1e9:.1f} GB/s to other hosts"
     )
-    yield f"{memory.parameters / 1e6:.0f} M parameters; {flops / 1e12:.3g} TFLOP per pair, forward and backward (counted)"
+    yield f"model       {plan.memory.parameters / 1e6:,.0f} M parameters, {plan.flops / 1e12:.3g} TFLOP per pair (counted)"
     yield (
-        "memory: 16 bytes per parameter (fp32 weight, gradient, two moments), "
-        f"{memory.shared / 1e9:.2f} GB for all pairs together (weights in bf16), "
-        f"{memory.per_pair / 1e9:.3f} GB per pair kept for the backward pass (traced); "
-        f"at most {memory.most_pairs(card.memory)} pairs, workspace and fragmentation left out"
+        f"memory      {here.use.total / 1e9:.1f} GB per card at {here.micro_batch} pairs a micro-batch, {config.engine.name}; "
+        f"{plan.memory.per_pair_kept / 1e9:.3f} GB per pair kept for the backward pass (traced)"
     )
-    yield "memory time, all-reduce time: lower bounds from bytes over published speeds; gradients in fp32, no latency"
-    yield "step: from all-reduce hidden behind the backward pass to all-reduce after it; loading and the host cost nothing"
+    speeds = ", ".join(f"{speed / 1e12:,.0f}" for speed in config.achieved(card.peak))
+    yield (
+        f"step        {1e3 * here.expected:,.0f} ms expected, {1e3 * here.fastest:,.0f} to {1e3 * here.slowest:,.0f}, at "
+        f"{speeds} TFLOP/s a card"
+    )
+    needs = ", ".join(f"{name} {1e3 * seconds:,.1f} ms" for name, seconds in here.times.items())
+    yield f"binds       {here.binding} ({needs})"
+    sent = ", ".join(
+        f"{call.what} {call.kind.replace('_', '-')} {link_bytes(call.kind, call.size, plan.cluster.cards) / 1e9:.3g} GB"
+        for call in here.calls
+    )
+    yield f"links       each card sends {sent or 'nothing'}; at least {1e3 * here.step.links_time:,.1f} ms a step"
+    rate = here.host_samples_per_s
+    yield (
+        f"loader      {rate:,.0f} samples/s, {rate * data.record_bytes / 1e6:,.1f} MB/s and {rate / config.decode_rate:.2f} "
+        "busy cores per host"
+    )
+    known = f"{data.bytes / 1e9:,.0f} GB of shards, {data.samples / 1e6:,.3g} M samples per epoch"
+    counts = f" (published counts of {', '.join(data.published)})" if data.published else ""
+    yield f"data        {known if data.samples else 'unknown'}{counts}"
+    seconds, interval = plan.checkpoint_bytes / 1e9 / config.disk, config.checkpoint.every * here.expected
+    stored = f"{plan.checkpoint_bytes / 1e9:.1f} GB, {seconds:,.0f} s at {config.disk:g} GB/s"
+    yield f"checkpoint  {stored}, every {duration(interval)}"
+    flops = f", {plan.flops * plan.samples:.3g} FLOP, {plan.steps:,.0f} steps" if plan.samples and plan.steps else ""
+    yield f"run         {time_to_train(plan)}{flops}"
 
 
-def table(cluster: Cluster, steps: list[Step], speeds: list[float]) -> Iterator[str]:
-    """A Markdown table, one line for each number of pairs."""
-    times = [f"step at {speed / 1e12:.0f} TFLOP/s, ms | pairs/s" for speed in speeds]
-    head = [
-        "pairs/card",
-        "global batch",
-        "memory, GB",
-        "fits",
-        "TFLOP/card",
-        "memory time, ms",
-        "all-reduce, ms",
-        *times,
-    ]
-    yield "| " + " | ".join(head) + " |"
-    yield "|" + "---|" * (len(head) + len(speeds))
-    for s in steps:
-        total = s.pairs * cluster.cards
-        cells = [f"{s.pairs}", f"{total:,}", f"{s.memory / 1e9:.1f}", "yes" if s.memory < cluster.card.memory else "no"]
-        cells += [f"{s.flops / 1e12:.1f}", f"{s.memory_time * 1e3:.0f}", f"{s.reduce_time * 1e3:.0f}"]
-        for speed in speeds:
-            fast, slow = s.fastest(speed), s.slowest(speed)
-            cells += [f"{fast * 1e3:.0f} to {slow * 1e3:.0f}", f"{total / slow:,.0f} to {total / fast:,.0f}"]
-        yield "| " + " | ".join(cells) + " |"
+def memory_table(plan: Outlook) -> Iterator[str]:
+    """GB per card by engine and micro-batch, activations kept and computed again."""
+    pairs, cards = plan.config.pairs, plan.cluster.cards
+    yield "| GB per card: pairs a micro-batch | " + " | ".join(f"{p:,}" for p in pairs) + " | most that fit |"
+    yield "|---" * (len(pairs) + 2) + "|"
+    for recomputes, memory in plan.memories.items():
+        for engine in ENGINES:
+            sizes = [f"{memory.use(engine, p, cards).total / 1e9:.1f}" for p in pairs]
+            name = engine + (", blocks computed again" if recomputes else "")
+            yield f"| {name} | " + " | ".join(sizes) + f" | {memory.most_pairs(plan.room, engine, cards):,} |"
+
+
+def scan_table(plan: Outlook) -> Iterator[str]:
+    """The numbers of cards, with the pairs per card as they are, and with the batch as it is."""
+    yield "| cards | batch | pairs a card | step, ms | samples/s | efficiency | links | time to train | binds |"
+    yield "|---" * 9 + "|"
+    for points in (plan.same_pairs, plan.same_batch):
+        for p, share in zip(points, efficiency(points) if points else [], strict=True):
+            time = plan.run_time(p, p.expected)
+            cells = [f"{p.cluster.cards:,}", f"{p.global_batch:,}", f"{p.pairs:,}", f"{1e3 * p.expected:,.0f}"]
+            cells += [f"{p.samples_per_s:,.0f}", f"{share:.0f}%", f"{p.links_share:.0%}"]
+            yield "| " + " | ".join([*cells, duration(time) if time is not None else "unknown", p.binding]) + " |"

@@ -15,12 +15,13 @@ from bridgetower_train.devices import make_device
 from bridgetower_train.distributed import shut_down
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.objectives.itc import TERMS
-from bridgetower_train.planning.memory import STATE_BYTES
+from bridgetower_train.planning.memory import ENGINES
 from bridgetower_train.rehearsal.coverage import check_coverage
 from bridgetower_train.rehearsal.group import Log, Traffic, join
 from bridgetower_train.rehearsal.stage import Stage, set_up
 from bridgetower_train.training.loop import Run, fit
 from bridgetower_train.training.metrics import Record
+from bridgetower_train.watch import Watch
 
 _STEP = "step 1"
 
@@ -65,7 +66,7 @@ def run(config: RehearseConfig) -> None:
             print(f"{part:10}{note}", flush=True)
         device, _ = make_device(stage.config.device)
         ranks, log = join(config.rank, config.world_size)
-        held.callback(shut_down, ranks)
+        held.callback(shut_down)
         job = build(stage.config, device, ranks, held)
         _cover(job)
         _play(job, config.rehearsed_steps, log)
@@ -104,7 +105,8 @@ def _play(job: Run, steps: int, log: Log) -> None:
     """The run itself, for a few steps; the log tells one from another."""
     last, began = _Last(), time.perf_counter()
     batches = _announced(job.batches, job.accumulation, log)
-    fit(replace(job, total_steps=steps, batches=batches, sinks=[*job.sinks, last]))
+    alone = Watch(job.ranks, job.config.distributed.timeout)  # not entered: there is nobody to watch
+    fit(replace(job, total_steps=steps, batches=batches, sinks=[*job.sinks, last]), alone)
     figures = {name: value for name, value in last.record.items() if name.startswith("loss")}
     losses = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
     written = sum(file.stat().st_size for file in job.checkpoints.folder.rglob("*") if file.is_file())
@@ -121,15 +123,14 @@ def _announced(batches: Iterator[Batch], accumulation: int, log: Log) -> Iterato
 def _held(stage: Stage, job: Run) -> Iterator[str]:
     """Memory of a card, on paper; and what the contrast compares."""
     memory, W = stage.memory, job.ranks.world_size
-    micro_batch, _ = job.config.rank_batch(W)
-    states = STATE_BYTES * memory.parameters
-    yield (
-        f"{'card':10}{memory.parameters / 1e6:.1f} M parameters as configured: {memory.total(micro_batch) / 1e9:.2f} GB with "
-        f"{micro_batch} pairs, of which weights, gradients and moments {states / 1e9:.2f} GB"
-    )
-    per_stage = {"zero1": 8 / W + 8, "zero2": 12 / W + 4, "zero3": 16 / W}
-    parts = ", ".join(f"{name} {each * memory.parameters / 1e9:.2f}" for name, each in per_stage.items())
-    yield f"{'':10}the states by arithmetic, each rank holding 1/{W} of what is partitioned: {parts} GB"
+    micro_batch, accumulation = job.config.rank_batch(W)
+    yield f"{'card':10}{memory.parameters / 1e6:.1f} M parameters as configured, {micro_batch} pairs; on paper, by engine:"
+    for engine in ENGINES:
+        use = memory.use(engine, micro_batch, W, accumulation > 1)
+        yield (
+            f"{'':10}{engine:7}{use.total / 1e9:7.2f} GB: weights {(use.weights + use.copies) / 1e9:.2f}, gradients "
+            f"{use.gradients / 1e9:.2f}, optimizer {use.optimizer / 1e9:.2f}, activations {use.activations / 1e9:.2f}"
+        )
     objective = job.config.objective
     if objective.itc:
         keys = len({key for _, key in TERMS[objective.itc_form]})

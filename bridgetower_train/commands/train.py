@@ -27,6 +27,7 @@ from bridgetower_train.training.metrics import BadSamples, Console, JsonLines, S
 from bridgetower_train.training.optim import Schedule
 from bridgetower_train.training.profiling import Profile
 from bridgetower_train.training.recompiles import RecompileGuard
+from bridgetower_train.watch import Watch
 from bridgetower_train.weights.initial import start_weights
 
 ORDER_KEYS = (
@@ -49,17 +50,17 @@ def run(config: TrainConfig) -> int:
     device, why = make_device(config.device, local_rank())
     ranks = init_ranks(device.backend, config.distributed)
     try:
-        with ExitStack() as held:
+        with Watch(ranks, config.distributed.timeout) as progress, ExitStack() as held:
             job = build(config, device, ranks, held)
             if ranks.is_main:
                 introduce(job, why)
             try:
-                return fit(job)
+                return fit(job, progress)
             finally:
                 for sink in job.sinks:
                     sink.close()
     finally:
-        shut_down(ranks)
+        shut_down()
 
 
 def build(config: TrainConfig, device: Device, ranks: Ranks, held: ExitStack) -> Run:
@@ -77,10 +78,11 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, held: ExitStack) ->
     run_dir = Path(config.run_dir)
     resumes: bool = ranks.gather_objects(bool(step_folders(run_dir)))[0]
     engine = build_engine(config, device, ranks, None if resumes else text)
-    validation = Validation(config, text, device, ranks, engine.task) if config.validation.every else None
+    validation = Validation(config, text, device, ranks) if config.validation.every else None
     held.enter_context(only_writer(run_dir, ranks))
     fixed = identity(config, ORDER_KEYS) | {"tokenizer": text.digest, "order": dataset.order.digest}
     checkpoints = Checkpoints(run_dir, config.checkpoint, ranks, print if ranks.is_main else _silent)
+    held.callback(checkpoints.close)
     state = checkpoints.load(engine, fixed) or {"step": 0, "skipped": 0, "bad_samples": 0}
     start = state["step"]
     if ranks.is_main:
@@ -164,7 +166,7 @@ def introduce(run: Run, why: str) -> None:
     config, device = run.config, run.device
     batch, epoch, left = config.global_batch, run.dataset.order.epoch_samples, run.total_steps - run.start_step
     ranks, micro_batches = run.ranks.world_size, run.accumulation
-    parameters = sum(p.numel() for p in run.engine.task.parameters())
+    parameters = run.engine.parameter_count
     flops = batch * run.flops_per_sample
     lines = {
         "device": f"{device.name} ({device.description}): {why}; {config.device.precision}, torch {torch.__version__}",

@@ -47,7 +47,9 @@ class EngineConfig:
     """How model, optimizer and ranks are held together."""
 
     name: str = "native"
-    """`native`: one process, or DistributedDataParallel under torchrun."""
+    """`native`: one process, or DistributedDataParallel under torchrun. `zero1`, `zero2`, `zero3`: DeepSpeed, with the optimizer
+    state, the gradients too, the weights too divided among the ranks; `zero0`: DeepSpeed with nothing divided. A run may go on
+    under another engine, and on another number of ranks."""
     activation_checkpointing: bool = False
     """Compute each block again in the backward pass instead of keeping what is inside it: less memory, about a
     third more work."""
@@ -152,4 +154,5 @@ class DistributedConfig:
     """The process group."""
 
     timeout: float = 1800.0
-    """Seconds after which a collective that does not finish ends the run."""
+    """Seconds within which a rank that hangs while the others wait for it is named and the run ended, by a collective that does
+    not finish if not before. A rank that is lost ends the run at once."""

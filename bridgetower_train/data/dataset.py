@@ -15,7 +15,7 @@ from bridgetower_train.config import TrainConfig
 from bridgetower_train.data.augment import rand_augment
 from bridgetower_train.data.batch import BadRecord, Batch
 from bridgetower_train.data.cache import ShardCache, is_remote
-from bridgetower_train.data.image import Pixels, decode, decode_crop, resize_shorter, scratch_for
+from bridgetower_train.data.image import Pixels, decode, decode_crop, resize_shorter
 from bridgetower_train.data.masking import mask_places, mask_tokens
 from bridgetower_train.data.negatives import itm_negatives
 from bridgetower_train.data.order import Order, Recent, Sample, Window
@@ -26,6 +26,8 @@ from bridgetower_train.errors import ConfigError, DataError, UserError
 
 log = logging.getLogger(__name__)
 
+SPARE = 4
+"""Places that a batch has besides its own, to decode pictures in: one is up to so many times as long as wide."""
 MAX_BAD_RUN = 1000
 """So many unreadable records in a row of one lane end the run."""
 
@@ -71,7 +73,7 @@ class PairDataset(Dataset[Batch]):
         """
         if self._remote:
             self._prefetch(positions)
-        pixels_BSSC = empty_pixels(len(positions), self._size)
+        pixels_BSSC = empty_pixels(len(positions) + SPARE, self._size)
         pairs, bad = self._fill(self.order.take(positions), pixels_BSSC.numpy())
         position = np.asarray(positions, dtype=np.int64)
         image_id = self._first_id[[p.sample.corpus for p in pairs]] + [p.sample.row for p in pairs]
@@ -81,7 +83,7 @@ class PairDataset(Dataset[Batch]):
         probability = self.config.objective.mlm_probability
         masked, places, labels = mask_tokens(self.text, ids, position, self.config.seed, probability, self._places)
         return Batch(
-            pixel_values=pixels_BSSC.permute(0, 3, 1, 2),
+            pixel_values=pixels_BSSC[: len(pairs)].permute(0, 3, 1, 2),
             input_ids=ids,
             masked_ids=masked,
             text_mask=mask,
@@ -111,6 +113,8 @@ class PairDataset(Dataset[Batch]):
         """Decode the pictures of `samples`, or of what replaces them; the pairs, and what was bad.
 
         All are read before the first is decoded: decoding empties the processor's caches, and Python is slow from cold.
+        A picture is decoded beyond its place, over the places of the next ones: these are in the caches when they are
+        written to.
         """
         read: list[_Pair | None] = []
         for sample in samples:
@@ -120,8 +124,8 @@ class PairDataset(Dataset[Batch]):
                 read.append(None)
         pairs: list[_Pair] = []
         bad: list[BadRecord] = []
-        scratch = scratch_for(self._size)
-        for sample, pair, out in zip(samples, read, pixels_BSSC, strict=True):
+        for place, (sample, pair) in enumerate(zip(samples, read, strict=True), start=1):
+            out, scratch = pixels_BSSC[place - 1], pixels_BSSC[place : place + SPARE]
             try:
                 if pair is not None:
                     self._decode(pair, out, scratch)

@@ -20,7 +20,7 @@ def decode_crop(data: bytes | memoryview, size: int, out: Pixels, scratch: Pixel
     """Decode a picture and write its centre, uint8 (size, size, 3) RGB, into `out`.
 
     Where the shorter edge is not `size` the picture is first resized to it (bicubic, antialiased), as torchvision's
-    Resize and CenterCrop do. A JPEG that fits is decoded in `scratch` (see `scratch_for`), for speed.
+    Resize and CenterCrop do. A JPEG that fits is decoded in `scratch` (contiguous, of any shape), for speed.
     BadRecordError where it cannot be decoded, is cut short or has more than MAX_PIXELS.
     """
     pixels = decode(data) if scratch is None else _decode_in(scratch, data)
@@ -29,11 +29,6 @@ def decode_crop(data: bytes | memoryview, size: int, out: Pixels, scratch: Pixel
     height, width = pixels.shape[:2]
     top, left = round((height - size) / 2), round((width - size) / 2)
     out[:] = pixels[top : top + size, left : left + size]
-
-
-def scratch_for(size: int) -> Pixels:
-    """Memory in which `decode_crop` decodes pictures of shorter edge `size` that are up to four times as long."""
-    return np.empty(4 * size * size * 3, dtype=np.uint8)
 
 
 def resize_shorter(pixels: Pixels, size: int) -> Pixels:

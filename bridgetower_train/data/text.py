@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
+from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 
 from bridgetower_train.errors import ConfigError, DataError
@@ -17,6 +18,44 @@ from bridgetower_train.errors import ConfigError, DataError
 PAD_ID = 1
 """Id of `<pad>` in every RoBERTa model; its position table is laid out for it."""
 START, PAD, END, MASK = "<s>", "<pad>", "</s>", "<mask>"
+
+_KEPT_WORDS = 1 << 16
+_KEPT_LETTERS = 32  # longer words are rare, and often no words
+
+
+class _Ids(dict[str, bytes]):
+    """The ids of texts, as the bytes of their int64 row; those of words are kept, for captions share their words."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self._tokenizer = tokenizer
+
+    def __reduce__(self) -> tuple[type["_Ids"], tuple[Tokenizer]]:
+        return _Ids, (self._tokenizer,)
+
+    def __missing__(self, text: str) -> bytes:
+        (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
+        ids = np.array(encoding.ids, dtype=np.int64).tobytes()
+        if len(text) <= _KEPT_LETTERS:
+            if len(self) == _KEPT_WORDS:
+                self.clear()
+            self[text] = ids
+        return ids
+
+
+def _by_words(tokenizer: Tokenizer) -> bool:
+    """Whether a text's ids are those of its words one after the other, each with the space before it.
+
+    So it is where GPT-2's rule, as in RoBERTa, splits texts before each space; an added token might reach across one.
+    """
+    before = tokenizer.pre_tokenizer
+    added = tokenizer.get_added_tokens_decoder().values()
+    return (
+        isinstance(before, ByteLevel)
+        and before.use_regex
+        and tokenizer.normalizer is None
+        and not any(token.rstrip or " " in token.content for token in added)
+    )
 
 
 class Text:
@@ -46,6 +85,8 @@ class Text:
         self.ordinary = np.flatnonzero(~self.special)
         """int64: ids of all other tokens."""
         self._longest_token = max(map(len, vocabulary))
+        self._by_words = _by_words(tokenizer)
+        self._ids = _Ids(tokenizer)
 
     @property
     def digest(self) -> str:
@@ -74,14 +115,24 @@ class Text:
         holds the longest text, or `max_len`.
         """
         longest = (max_len - 2) * self._longest_token  # a caption of a megabyte is not tokenized to its end
-        encodings = self.tokenizer.encode_batch_fast([text[:longest] for text in texts], add_special_tokens=False)
-        rows = [[self.start, *encoding.ids[: max_len - 2], self.end] for encoding in encodings]
-        lengths = np.array([len(row) for row in rows])
+        start, end = (np.int64(i).tobytes() for i in (self.start, self.end))
+        room = (max_len - 2) * len(start)
+        rows = [
+            start + b"".join(map(self._ids.__getitem__, self._split(text[:longest])))[:room] + end for text in texts
+        ]
+        lengths = np.array([len(row) // len(start) for row in rows])
         length = next((bucket for bucket in buckets if bucket >= lengths.max()), max_len)
         mask = np.arange(length) < lengths[:, None]
         ids = np.full(mask.shape, PAD_ID, dtype=np.int64)
-        ids[mask] = np.concatenate(rows)
+        ids[mask] = np.frombuffer(b"".join(rows), dtype=np.int64)
         return torch.from_numpy(ids), torch.from_numpy(mask)
+
+    def _split(self, text: str) -> list[str]:
+        """The words of `text`, all but the first with the space before them; the whole of it where that cannot be done."""
+        first, *others = text.split() or [""]
+        if not self._by_words or " ".join((first, *others)) != text:
+            return [text]
+        return [first, *(f" {word}" for word in others)]
 
     def lengths(self, texts: Sequence[str]) -> npt.NDArray[np.int64]:
         """int64 (len(texts),): tokens of each text with `<s>` and `</s>`, before it is cut."""

@@ -1,7 +1,7 @@
 """What the training code asks of a device. Each platform answers in one file; no other file names a platform."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -39,6 +39,8 @@ class Device(ABC):
     """What `device.execution` may be; the first is what `auto` takes."""
     compiler: str = "inductor"
     """Backend of torch.compile."""
+    compiler_options: Mapping[str, Any] | None = None
+    """Options of that backend."""
     activities: tuple[ProfilerActivity, ...] = (ProfilerActivity.CPU,)
     """What a profile records."""
     data_parallel: Mapping[str, Any] = MappingProxyType({"gradient_as_bucket_view": True})
@@ -77,6 +79,12 @@ class Device(ABC):
     def memory_gb(self) -> float:
         """Largest memory in use so far, 10^9 bytes."""
 
+    def peak_bytes(self, work: Callable[[], object]) -> int:
+        """Most bytes that tensors held at once while `work` ran, from the first work of this process on."""
+        work()
+        self.synchronize()
+        return round(self.memory_gb() * 1e9)
+
     def autocast(self) -> AbstractContextManager[None]:
         """The region in which forward passes run at `device.precision`."""
         bf16 = self.config.precision == "bf16"
@@ -95,15 +103,14 @@ class Device(ABC):
     def adamw(self, groups: list[dict[str, object]], config: OptimConfig) -> torch.optim.Optimizer:
         """AdamW over parameter groups that carry `lr` and `weight_decay`.
 
-        Fused: one kernel over all parameters, which also honours `found_inf` (see `update`).
+        Fused: one kernel over all parameters, which also honours `found_inf` (see `leave_out`).
         """
         return torch.optim.AdamW(groups, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
 
-    def update(self, optimizer: torch.optim.Optimizer, skip: Tensor) -> None:
-        """One optimizer step, left out where the device scalar `skip` is 1: decided on the device, without a host sync."""
+    def leave_out(self, optimizer: torch.optim.Optimizer, gradients: list[Tensor], skip: Tensor) -> None:
+        """Have the next update, by `gradients`, left out where the device scalar `skip` is 1, without a host sync."""
         optimizer.grad_scale = None  # type: ignore[attr-defined]
         optimizer.found_inf = skip  # type: ignore[attr-defined]
-        optimizer.step()
 
     def clip(self, parameters: list[nn.Parameter], max_norm: float) -> Tensor:
         """Scale the gradients to a global norm of at most `max_norm` (0: leave them); the norm before, a device scalar."""
@@ -114,16 +121,20 @@ class Device(ABC):
         return norm
 
     def optimizer_slots(
-        self, optimizer: torch.optim.Optimizer, group: dict[str, Any], parameter: nn.Parameter
+        self, optimizer: torch.optim.Optimizer, group: dict[str, Any], parameter: Tensor
     ) -> dict[str, Tensor]:
         """What a checkpoint keeps of a parameter's state: `step`, `exp_avg` and `exp_avg_sq`, the same on all devices."""
         return dict(optimizer.state[parameter])
 
     def load_optimizer_slots(
-        self, optimizer: torch.optim.Optimizer, group: dict[str, Any], parameter: nn.Parameter, slots: dict[str, Tensor]
+        self, optimizer: torch.optim.Optimizer, group: dict[str, Any], parameter: Tensor, slots: dict[str, Tensor]
     ) -> None:
         """Put back what `optimizer_slots` gave, on whichever device."""
         optimizer.state[parameter] = {k: v.to(self.torch_device, copy=True) for k, v in slots.items()}
+
+    def zero_settings(self, stage: int) -> dict[str, Any]:
+        """What DeepSpeed's `zero_optimization` must say on this device at this stage."""
+        return {}
 
     @property
     def compiles(self) -> bool:
@@ -148,5 +159,5 @@ class Device(ABC):
     def capture(self, module: nn.Module) -> nn.Module:
         """`module` with its forward and backward pass compiled, where `device.execution` asks for it; names stay."""
         if self.execution == "compile":
-            module.compile(backend=self.compiler, dynamic=False)
+            module.compile(backend=self.compiler, dynamic=False, options=self.compiler_options)
         return module

@@ -3,11 +3,16 @@
 import ctypes
 import platform
 import resource
+from collections.abc import Callable
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+from packaging.version import Version
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity
 
 from bridgetower_train.config import DeviceConfig
 from bridgetower_train.devices.base import Device, Probe
@@ -42,8 +47,11 @@ def attention(q_BHQE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor, mask: Tensor | Non
 def _drop(x: Tensor, dropout_p: float) -> tuple[Tensor, float]:
     """(`x` with zeros for what is dropped, the factor that keeps its mean).
 
-    Four draws of 16 bits are cut from each random word, which is far faster than PyTorch's one draw for each element.
+    Four draws of 16 bits are cut from each random word, which is far faster than PyTorch's one draw for each element; a
+    compiler fuses that draw with what is around it.
     """
+    if torch.compiler.is_compiling():
+        return F.dropout(x, dropout_p), 1.0
     words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     draws = words.view(torch.int16)[: x.numel()].view(x.shape)
     dropped = round(dropout_p * _DRAWS)
@@ -65,6 +73,9 @@ class CpuDevice(Device):
     backend = "gloo"
     worker_context = "fork"
     attention = staticmethod(attention)
+    # Inductor's kernels for one thread overwrite where they should add, until torch 2.7 (pytorch/pytorch#147961): the gradient
+    # of index_select would be wrong. Those that find out their threads as they run add.
+    compiler_options = {"cpp.dynamic_threads": True} if Version(torch.__version__) < Version("2.7") else None
 
     def __init__(self, config: DeviceConfig, local_rank: int) -> None:
         super().__init__(config, local_rank)
@@ -88,6 +99,16 @@ class CpuDevice(Device):
     def memory_gb(self) -> float:
         """Largest resident set of this process."""
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+    def peak_bytes(self, work: Callable[[], object]) -> int:
+        """Of what `work` allocates, as PyTorch's allocator reports it: the resident set holds much else."""
+        with torch.profiler.profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profile:
+            work()
+        recorded = profile.profiler.kineto_results if profile.profiler else None
+        assert recorded is not None, "the profile has ended"
+        events = [e for e in recorded.events() if e.name() == "[memory]"]
+        alive = accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()))
+        return max(alive, default=0)
 
     def capture(self, module: nn.Module) -> nn.Module:
         """See Device; dropout goes by draws of its own."""

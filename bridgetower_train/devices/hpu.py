@@ -112,27 +112,21 @@ class HpuDevice(Device):
                 optimizer.state[p] = {"step": 0, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
         return optimizer
 
-    def update(self, optimizer: torch.optim.Optimizer, skip: Tensor) -> None:
+    def leave_out(self, optimizer: torch.optim.Optimizer, gradients: list[Tensor], skip: Tensor) -> None:
         """See Device. FusedAdamW can leave nothing out: where `skip` is 1, the gradient and the running mean of it are zeroed.
 
         So the weights stay as they are, but for decay; the mean starts anew, and the step is counted.
         """
         skipped = skip.bool()
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                for tensor in (parameter.grad, optimizer.state[parameter]["exp_avg"]):
-                    if tensor is not None:
-                        tensor.masked_fill_(skipped, 0.0)
-        optimizer.step()
+        for tensor in (*gradients, *(state["exp_avg"] for state in optimizer.state.values())):
+            tensor.masked_fill_(skipped, 0.0)
 
-    def optimizer_slots(
-        self, optimizer: torch.optim.Optimizer, group: dict[str, Any], p: nn.Parameter
-    ) -> dict[str, Tensor]:
+    def optimizer_slots(self, optimizer: torch.optim.Optimizer, group: dict[str, Any], p: Tensor) -> dict[str, Tensor]:
         """See Device: FusedAdamW counts steps in the group."""
         return {**optimizer.state[p], "step": torch.tensor(float(group["step"]))}
 
     def load_optimizer_slots(
-        self, optimizer: torch.optim.Optimizer, group: dict[str, Any], p: nn.Parameter, slots: dict[str, Tensor]
+        self, optimizer: torch.optim.Optimizer, group: dict[str, Any], p: Tensor, slots: dict[str, Tensor]
     ) -> None:
         """See Device."""
         moments = {name: slots[name].to(self.torch_device, copy=True) for name in ("exp_avg", "exp_avg_sq")}
@@ -147,6 +141,14 @@ class HpuDevice(Device):
             self._clipper = habana.module("hpex.normalization").FusedClipNorm(parameters, max_norm)
         norm: Tensor = self._clipper.clip_norm(parameters)
         return norm.reshape(())
+
+    def zero_settings(self, stage: int) -> dict[str, Any]:
+        """See Device: what the vendor's examples give for each stage."""
+        return {
+            1: {"contiguous_gradients": False},
+            2: {"overlap_comm": False, "reduce_scatter": False, "contiguous_gradients": False},
+            3: {"overlap_comm": False, "reduce_scatter": False, "contiguous_gradients": True},
+        }.get(stage, {})
 
     def record(self, task: nn.Module, graphs: int, accumulates: bool) -> nn.Module:
         """See Device: HPU graphs of the forward and the backward pass, by ModuleCacher."""

@@ -1,6 +1,8 @@
 """What the training loop asks of an engine: forward and backward, update, save, load."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch import Tensor
@@ -11,12 +13,22 @@ from bridgetower_train.objectives.joint import JointTask
 Metrics = dict[str, Tensor]
 """Device scalars by name."""
 
+Files = dict[str, dict[str, Tensor]]
+"""Host tensors by name, by the path of the safetensors file that they belong in."""
+
+WEIGHTS = "model.safetensors"
+"""Full fp32 weights under Hugging Face's names, from every engine."""
+OPTIMIZER = "optimizer/state.safetensors"
+"""`{parameter}.step`, `.exp_avg` and `.exp_avg_sq`, full tensors, from every engine."""
+
 
 class Engine(ABC):
     """Model, optimizer and ranks as one thing."""
 
     task: JointTask
-    """The model with its losses, unwrapped."""
+    """The model with its losses, unwrapped; its weights may be divided among the ranks (see `whole`)."""
+    parameter_count: int
+    """Of the whole model."""
 
     @abstractmethod
     def forward_backward(self, batch: Batch, totals: Tensor, last: bool) -> Metrics:
@@ -29,15 +41,18 @@ class Engine(ABC):
         Returns `grad_norm` (before clipping) and `skipped` (0 or 1).
         """
 
-    @property
-    @abstractmethod
-    def checkpoint_bytes(self) -> int:
-        """Size of what `save` writes, over all ranks."""
+    @contextmanager
+    def whole(self) -> Iterator[JointTask]:
+        """The task with all weights on every rank, to evaluate it while the block runs. Entered on every rank."""
+        yield self.task
 
     @abstractmethod
-    def save(self, folder: Path) -> None:
-        """Write weights (Hugging Face's names) and optimizer state into `folder`. Called on every rank."""
+    def snapshot(self) -> Files:
+        """Host copies of WEIGHTS and OPTIMIZER on rank 0, nothing on the others. Called on every rank at the same step.
+
+        Training does not change them: they may be written while it goes on. They hold until the next snapshot.
+        """
 
     @abstractmethod
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote."""
+        """Read the files of a snapshot, whichever engine and number of ranks it is from."""

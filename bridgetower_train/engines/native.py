@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -14,7 +14,8 @@ from bridgetower_train.config import OptimConfig
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.devices import Device
 from bridgetower_train.distributed import Ranks
-from bridgetower_train.engines.base import Engine, Metrics
+from bridgetower_train.engines.base import OPTIMIZER, WEIGHTS, Engine, Files, Metrics
+from bridgetower_train.engines.host import HostCopies
 from bridgetower_train.objectives.joint import JointTask
 from bridgetower_train.training.optim import parameter_groups
 
@@ -33,13 +34,16 @@ class NativeEngine(Engine):
     ) -> None:
         """`graphs` shapes of batches are to come, in steps of several micro-batches where it `accumulates`."""
         self.task, self.device, self.ranks, self.config = task, device, ranks, config
+        self.parameter_count = sum(p.numel() for p in task.parameters())
         self.optimizer = device.adamw(parameter_groups(task.model.named_parameters(), config), config)
         self.parameters: list[nn.Parameter] = [p for group in self.optimizer.param_groups for p in group["params"]]
         module = device.record(task, graphs, accumulates)
         if ranks.world_size > 1:
             module = DistributedDataParallel(module, **device.data_parallel)
+            _settle_buckets(module)
         self.module = device.capture(module)
         self._micro_batch = 0
+        self._host = HostCopies(device)
 
     def forward_backward(self, batch: Batch, totals: Tensor, last: bool) -> Metrics:
         """See Engine."""
@@ -67,34 +71,28 @@ class NativeEngine(Engine):
             group["lr"] = group["peak_lr"] * lr_factor
         norm = self.device.clip(self.parameters, self.config.clip_norm)
         skipped = 1.0 - torch.isfinite(norm).float()
-        self.device.update(self.optimizer, skipped)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        self.device.leave_out(self.optimizer, gradients, skipped)
+        self.optimizer.step()
         self.optimizer.zero_grad()
         return {"grad_norm": norm, "skipped": skipped}
 
-    @property
-    def checkpoint_bytes(self) -> int:
-        """See Engine: weights and the two moments."""
-        return 3 * sum(p.numel() * p.element_size() for p in self.parameters)
-
-    def save(self, folder: Path) -> None:
-        """See Engine: `model.safetensors` and `optimizer/state.safetensors`."""
+    def snapshot(self) -> Files:
+        """See Engine."""
         if not self.ranks.is_main:
-            return
-        # On the host: to safetensors, tensors of a device whose memory has no addresses would all seem to be one.
-        weights = {name: value.cpu().contiguous() for name, value in self.task.model.state_dict().items()}
-        save_file(weights, folder / "model.safetensors")
-        (folder / "optimizer").mkdir()
-        slots = {
-            f"{name}.{key}": value.cpu()
+            return {}
+        slots = (
+            (f"{name}.{key}", value)
             for group, name, p in self._named()
             for key, value in self.device.optimizer_slots(self.optimizer, group, p).items()
-        }
-        save_file(slots, folder / "optimizer" / "state.safetensors")
+        )
+        weights = self.task.model.state_dict().items()
+        return {WEIGHTS: self._host.copy(weights), OPTIMIZER: self._host.copy(slots)}
 
     def load(self, folder: Path) -> None:
         """See Engine."""
-        self.task.model.load_state_dict(load_file(folder / "model.safetensors"))
-        state = load_file(folder / "optimizer" / "state.safetensors")
+        self.task.model.load_state_dict(load_file(folder / WEIGHTS))
+        state = load_file(folder / OPTIMIZER)
         for group, name, parameter in self._named():
             slots = {k: state.pop(f"{name}.{k}") for k in ("step", "exp_avg", "exp_avg_sq")}
             self.device.load_optimizer_slots(self.optimizer, group, parameter, slots)
@@ -105,3 +103,26 @@ class NativeEngine(Engine):
         for group in self.optimizer.param_groups:
             for name, parameter in zip(group["names"], group["params"], strict=True):
                 yield group, name, parameter
+
+
+class _Zero(nn.Module):
+    """A loss of nothing, whose gradients arrive in the order of DistributedDataParallel's first buckets."""
+
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        super().__init__()
+        self.trained = parameters  # a list, which registers none of them
+
+    def forward(self) -> Tensor:
+        return torch.stack([0.0 * parameter.sum() for parameter in self.trained]).sum()
+
+
+def _settle_buckets(module: DistributedDataParallel) -> None:
+    """Let DistributedDataParallel arrange its buckets once, before the first step.
+
+    It does so after the first backward pass of a process, and the place of a gradient in them decides in which order more than
+    two ranks add it up: the first step after a resume would not be bit for bit what it is in a run that went on.
+    """
+    task, module.module = module.module, _Zero([p for p in module.parameters() if p.requires_grad])
+    module().backward()
+    module.module = task
+    module.zero_grad()

@@ -18,8 +18,8 @@ from bridgetower_train.training.metrics import to_host
 class Validation:
     """Holds the samples; `run` evaluates the model as it is and leaves the order of training alone."""
 
-    def __init__(self, config: TrainConfig, text: Text, device: Device, ranks: Ranks, task: JointTask) -> None:
-        self.device, self.ranks, self.task = device, ranks, task
+    def __init__(self, config: TrainConfig, text: Text, device: Device, ranks: Ranks) -> None:
+        self.device, self.ranks, self.text = device, ranks, text
         dataset = open_data(config, text, validation=True)
         micro_batch, _ = config.rank_batch(ranks.world_size)
         per_rank = config.global_batch // ranks.world_size
@@ -30,22 +30,22 @@ class Validation:
             for part in range(0, per_rank, micro_batch)
         )
         self.batches = [dataset.__getitems__(range(start, start + micro_batch)) for start in starts]
-        self.predictor = Predictor(task, text, device)
         self.held_out = load_held_out(dataset.corpora[0], config.validation.samples, config.model.image_size)
 
-    def run(self) -> dict[str, float]:
+    def run(self, task: JointTask) -> dict[str, float]:
         """`val_` figures: the losses and accuracies of training, and R@1 in both directions among 128."""
         on_device = [batch.to(self.device.torch_device) for batch in self.batches]
-        totals = torch.stack([self.task.counts(batch) for batch in on_device]).sum(0)
+        totals = torch.stack([task.counts(batch) for batch in on_device]).sum(0)
         if self.ranks.world_size > 1:
             dist.all_reduce(totals)
-        with evaluating(self.task, self.device):
+        with evaluating(task, self.device):
             parts = []
             for batch in on_device:
-                parts.append(self.task(batch, totals)[1])
+                parts.append(task(batch, totals)[1])
                 self.device.mark_step()
         sums = {name: torch.stack([part[name] for part in parts]).sum() for name in parts[0]}
         figures = {f"val_{name}": value for name, value in to_host(sums, self.ranks).items() if name != "logit_scale"}
-        if self.task.objective.itc:
-            figures["val_i2t_r1"], figures["val_t2i_r1"] = recall(similarities(self.predictor, self.held_out))
+        if task.objective.itc:
+            predictor = Predictor(task, self.text, self.device)
+            figures["val_i2t_r1"], figures["val_t2i_r1"] = recall(similarities(predictor, self.held_out))
         return figures

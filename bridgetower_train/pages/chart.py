@@ -124,14 +124,42 @@ def chart(
     `limits` fixes the lower or upper end of the value axis; None lets it follow the data. `log` makes it logarithmic where
     the values differ tenfold.
     """
+    return _lines(title, "over the steps", curves, step_axis(*span), limits, log)
+
+
+def doubling_chart(
+    title: str, unit: str, curves: Sequence[Curve], limits: Limits = FREE, log: bool = False, percent: bool = False
+) -> Markup:
+    """A figure of unsmoothed `curves` over amounts of `unit` that double each time; the first curve has all of them."""
+    amounts = curves[0].steps
+    every = math.ceil(len(amounts) / 6)
+    across = Axis(float(amounts[0]), float(amounts[-1]), amounts[::-every][::-1].tolist(), log=True)
+    names = [f"{amount:,.0f} {unit}" for amount in amounts.tolist()]
+    return _lines(title, f"by {unit}", curves, across, limits, log, names, percent)
+
+
+def _lines(
+    title: str,
+    what: str,
+    curves: Sequence[Curve],
+    across: Axis,
+    limits: Limits,
+    log: bool,
+    names: Sequence[str] = (),
+    percent: bool = False,
+) -> Markup:
+    """`names` are what the pointer calls the places of the first curve, where they are no steps."""
     curves = [c for c in (_finite(curve, log) for curve in curves) if len(c.steps)]
     if not curves:
         return Markup("")
     low = min(float(c.values.min()) for c in curves) if limits[0] is None else limits[0]
     high = max(float(c.values.max()) for c in curves) if limits[1] is None else limits[1]
-    steps, values = step_axis(*span), value_axis(low, high, log and high > 10 * low)
-    drawn, read = zip(*(_draw(c, steps, values) for c in curves), strict=True)
-    return framed(title, "over the steps", _legend(curves, read), drawn, steps, values, read)
+    values = value_axis(low, high, log and high > 10 * low)
+    drawn, read = zip(*(_draw(c, across, values) for c in curves), strict=True)
+    if names:  # the pointer reads in proportion to the width
+        read = tuple({**r, "steps": across.place(r["steps"]).tolist(), "names": names} for r in read)
+        return framed(title, what, _legend(curves, read), drawn, across, values, read, percent, (0.0, 1.0))
+    return framed(title, what, _legend(curves, read), drawn, across, values, read, percent)
 
 
 def framed(
@@ -143,10 +171,12 @@ def framed(
     up: Axis,
     read: Sequence[dict[str, Any]],
     percent: bool = False,
+    span: tuple[float, float] | None = None,
 ) -> Markup:
     """A figure of what is `drawn` in the square: its title, legend, grid and ticks, and `read`, what the pointer tells.
 
-    `what` completes the title for those who cannot see it; `percent` marks the ticks of the value axis so.
+    `what` completes the title for those who cannot see it; `percent` marks the ticks of the value axis so. `span` is what the
+    width stands for to the pointer, where that is not the axis.
     """
     grid = "".join(f"M0 {_down(up, t):.1f}H1000" for t in up.ticks)
     lines = element(
@@ -162,9 +192,8 @@ def framed(
     labels = [element("span", tick(t) + sign, class_="y", style=f"top:{_down(up, t) / 10:.2f}%") for t in up.ticks]
     labels += [element("span", tick(t), class_="x", style=f"left:{100 * across.place(t):.2f}%") for t in across.ticks]
     caption = element("figcaption", element("b", title), legend)
-    plot = element(
-        "div", lines, *labels, class_="plot", data_curves=json.dumps(read), data_range=f"[{across.low},{across.high}]"
-    )
+    reach = json.dumps(span or (across.low, across.high))
+    plot = element("div", lines, *labels, class_="plot", data_curves=json.dumps(read), data_range=reach)
     return element("figure", caption, plot, class_="chart")
 
 

@@ -1,68 +1,72 @@
-"""How long a step takes and what it holds: bounds from counted work, bytes and links, on paper.
+"""How long a step takes: bounds from counted work, bytes and links, on paper.
 
 Nothing here was measured on the hardware that it is about.
 """
 
 from dataclasses import dataclass
 
-from bridgetower_train.config import ObjectiveConfig
+from bridgetower_train.planning.collectives import Collective
 from bridgetower_train.planning.hardware import Cluster
-from bridgetower_train.planning.memory import Memory
 
-GRADIENT_BYTES = 4
-"""Gradients are summed over ranks in float32."""
 WEIGHT_TRAFFIC = 46
 """Bytes of memory traffic per parameter and step: the bf16 copy (4 read, 2 written) and its use forward and backward (2 + 2),
 the gradient (4 written, 4 read for its norm), AdamW (16 read, 12 written)."""
-EMBEDDING_BYTES = 4
+BACKWARD = 2 / 3
+"""Share of a step's products that is done in the backward pass, behind which gradients can be reduced."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step of `pairs` pairs a card, without accumulation. Times in seconds, memory in bytes per card."""
+    """One optimizer step on each card. Times in seconds."""
 
-    pairs: int
     flops: float
     """Of one card."""
-    memory: float
+    micro_batches: int
     memory_time: float
     """At least, for weights, optimizer and kept activations to pass between card and memory once."""
-    reduce_time: float
-    """At least, for the gradients and the contrast's embeddings over the links, nothing else using them."""
+    links: dict[str, float]
+    """What is sent -> time that it takes at least, nothing else using the links."""
+
+    @property
+    def links_time(self) -> float:
+        """Of all that is sent."""
+        return sum(self.links.values())
 
     def compute_time(self, achieved: float) -> float:
         """At `achieved` FLOP/s."""
         return self.flops / achieved
 
     def fastest(self, achieved: float) -> float:
-        """With the reduction wholly behind the backward pass."""
-        return max(self.compute_time(achieved), self.memory_time, self.reduce_time)
+        """With all that is sent wholly behind the products."""
+        return max(self.compute_time(achieved), self.memory_time, self.links_time)
 
     def slowest(self, achieved: float) -> float:
-        """With the reduction after it."""
-        return max(self.compute_time(achieved), self.memory_time) + self.reduce_time
+        """With all of it after them."""
+        return max(self.compute_time(achieved), self.memory_time) + self.links_time
+
+    def expected(self, achieved: float) -> float:
+        """With gradients behind the backward pass of the last micro-batch as far as it reaches, and the rest after it."""
+        compute = max(self.compute_time(achieved), self.memory_time)
+        hidden = min(self.links.get("gradients", 0.0), BACKWARD * compute / self.micro_batches)
+        return compute + self.links_time - hidden
 
 
-def step(cluster: Cluster, pairs: int, flops_per_pair: float, memory: Memory, objective: ObjectiveConfig) -> Step:
-    """The bounds of a step of `pairs` pairs on each card of `cluster`."""
-    traffic = WEIGHT_TRAFFIC * memory.parameters + 2 * pairs * memory.per_pair
-    reduce_time = all_reduce_time(cluster, GRADIENT_BYTES * memory.parameters)
-    if objective.itc:
-        embeddings = (2 if objective.itc_form == "ms" else 3) * objective.itc_dim * EMBEDDING_BYTES
-        reduce_time += all_reduce_time(
-            cluster, embeddings * pairs * cluster.cards
-        )  # gathered, and gradients reduced back
-    return Step(
-        pairs=pairs,
-        flops=pairs * flops_per_pair,
-        memory=memory.total(pairs),
-        memory_time=traffic / cluster.card.bandwidth,
-        reduce_time=reduce_time,
-    )
+def memory_time(cluster: Cluster, parameters: int, kept: float, micro_batches: int) -> float:
+    """Least time for the weights of a step, and what its micro-batches keep (`kept` bytes each), to pass once."""
+    return (WEIGHT_TRAFFIC * parameters + 2 * kept * micro_batches) / cluster.card.bandwidth
+
+
+def links_times(cluster: Cluster, calls: list[Collective]) -> dict[str, float]:
+    """What is sent -> least time for it."""
+    times: dict[str, float] = {}
+    for call in calls:
+        passes = 1.0 if call.kind == "all_reduce" else 0.5
+        times[call.what] = times.get(call.what, 0.0) + passes * all_reduce_time(cluster, call.size)
+    return times
 
 
 def all_reduce_time(cluster: Cluster, size: float) -> float:
-    """Least time for every card to have the sum of `size` bytes of each.
+    """Least time for every card to have the sum of `size` bytes of each; a gather or a scatter takes half of it.
 
     Within a host each card gathers and gives its share over the scale-up links, and between hosts the shares go round a
     ring over the scale-out links, all cards at once. Latency is left out.

@@ -14,6 +14,7 @@ class Card:
     """One accelerator, with its share of the host's links."""
 
     name: str
+    title: str
     memory: float
     """Bytes."""
     bandwidth: float
@@ -26,19 +27,48 @@ class Card:
     """Bytes per second, one direction, to other hosts."""
     fused_attention: bool
     """Whether attention keeps no matrix of queries by keys for the backward pass."""
+    sums_for_all: bool
+    """Whether ZeRO-2 and 3 sum gradients for all ranks there, as the vendor's settings say (`reduce_scatter: false`)."""
+    source: str
+    """Where the figures come from, and what is not known."""
     per_host: int = 8
 
 
+_INTEL = "Intel's documents (memory, ports) and press (peak)"
+_NVIDIA = "NVIDIA's data sheets of the card (SXM) and of the DGX host, with a network adapter for each card"
+
 CARDS = {
-    # HL-205: 32 GB HBM2, ten ports of 100 Gb/s, seven of them within the host. No peak was ever published; about 1 TB/s is from
-    # vendor briefs. That its fused attention trains was not established.
-    "gaudi1": Card("gaudi1", 32 * GIB, 1.0e12, None, 700 * GBIT, 300 * GBIT, False),
-    # HL-225: 96 GB HBM2E, 24 ports of 100 Gb/s, 21 of them within the host.
-    "gaudi2": Card("gaudi2", 96 * GIB, 2.45e12, 432e12, 2100 * GBIT, 300 * GBIT, True),
-    # HL-325L: 128 GB HBM2e, 24 ports of 200 Gb/s, 21 of them within the host.
-    "gaudi3": Card("gaudi3", 128 * GIB, 3.7e12, 1835e12, 4200 * GBIT, 600 * GBIT, True),
-}
-"""Intel's figures. AWS's DL1 has Gaudi1 with 400 Gb/s for the whole host instead of its own scale-out ports."""
+    card.name: card
+    for card in (
+        Card(
+            "gaudi1", "Gaudi (HL-205)", 32 * GIB, 1.0e12, None, 700 * GBIT, 300 * GBIT, False, True,
+            "Intel's documents: 32 GB HBM2, ten ports of 100 Gb/s, seven of them within the host; 1 TB/s is from vendor briefs. "
+            "No peak was ever published. Fused attention in training was not established. AWS's DL1 has 400 Gb/s for the whole "
+            "host instead of the cards' own ports to other hosts.",
+        ),
+        Card(
+            "gaudi2", "Gaudi2 (HL-225)", 96 * GIB, 2.45e12, 432e12, 2100 * GBIT, 300 * GBIT, True, True,
+            f"{_INTEL}: 96 GB HBM2E, 24 ports of 100 Gb/s, 21 of them within the host.",
+        ),
+        Card(
+            "gaudi3", "Gaudi3 (HL-325L)", 128 * GIB, 3.7e12, 1835e12, 4200 * GBIT, 600 * GBIT, True, True,
+            f"{_INTEL}: 128 GB HBM2e, 24 ports of 200 Gb/s, 21 of them within the host. Its only published run of this model was "
+            "bound by data.",
+        ),
+        Card(
+            "a100", "A100 SXM 80 GB", 80 * GIB, 2.039e12, 312e12, 300e9, 200 * GBIT, True, False,
+            f"{_NVIDIA}: 80 GB HBM2e, NVLink of 600 GB/s in both directions together, 200 Gb/s per adapter.",
+        ),
+        Card(
+            "h100", "H100 SXM 80 GB", 80 * GIB, 3.35e12, 989e12, 450e9, 400 * GBIT, True, False,
+            f"{_NVIDIA}: 80 GB HBM3, NVLink of 900 GB/s in both directions together, 400 Gb/s per adapter.",
+        ),
+        Card(
+            "h200", "H200 SXM", 141e9, 4.8e12, 989e12, 450e9, 400 * GBIT, True, False,
+            f"{_NVIDIA}: 141 GB HBM3e, NVLink of 900 GB/s in both directions together, 400 Gb/s per adapter.",
+        ),
+    )
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,6 +82,11 @@ class Cluster:
     def hosts(self) -> int:
         """Hosts, the last one perhaps partly filled."""
         return -(-self.cards // self.card.per_host)
+
+    @property
+    def name(self) -> str:
+        """As `parse` reads it."""
+        return f"{self.card.name}x{self.cards}"
 
 
 def parse(text: str) -> Cluster:

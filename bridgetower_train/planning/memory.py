@@ -1,131 +1,170 @@
-"""What a step keeps in memory, measured on fake tensors: every shape and type of the real step, and no numbers in them."""
+"""What a card holds during training, by engine and micro-batch: states by arithmetic, activations from a trace.
 
-import math
-from dataclasses import dataclass
-from typing import Any
+Each moment of a step holds a fixed number of bytes and so many more for each pair. Two traces give both for every moment;
+the peak for any micro-batch is the largest of these lines.
+"""
 
+from dataclasses import astuple, dataclass
+
+import numpy as np
 import torch
-from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
-from bridgetower_train.config import TrainConfig
-from bridgetower_train.data.batch import Batch
-from bridgetower_train.engines.activation import checkpoint_blocks
-from bridgetower_train.objectives.joint import JointTask
+from bridgetower_train.config import ModelConfig, ObjectiveConfig
+from bridgetower_train.engines.deepspeed import ZERO_BUCKET
+from bridgetower_train.objectives.itc import TERMS, itc_loss
+from bridgetower_train.planning.trace import Bytes, Ledger, Platform, trace
 
-STATE_BYTES = 16
-"""Per parameter: fp32 weight, gradient, and AdamW's two moments; DistributedDataParallel's buckets are the gradients."""
+WEIGHT = GRADIENT = COPY = 4
+"""Bytes per parameter, float32 under every engine; a ZeRO rank updates a copy of its part of the weights."""
+MOMENTS = 8
+"""AdamW's two."""
+GATHERED_COPIES = 3
+"""Of the gathered embeddings: themselves, their gradient, and the buffer in which it is made."""
+ENGINES = ("native", "zero1", "zero2", "zero3")
+"""What the plan compares."""
+FEW, MANY = 2, 4
+"""Pairs of the two traces."""
+
+
+def states(engine: str, parameters: int, cards: int) -> tuple[float, float, float]:
+    """Bytes that each of `cards` holds of weights, of gradients once they are complete, and of the optimizer's state."""
+    P, part = float(parameters), parameters / cards
+    bucket = min(parameters, ZERO_BUCKET)
+    return {
+        "zero1": (WEIGHT * P, GRADIENT * P, (COPY + MOMENTS) * part),
+        "zero2": (WEIGHT * P, GRADIENT * part, (COPY + MOMENTS) * part),
+        "zero3": (WEIGHT * part, GRADIENT * (part + bucket), (COPY + MOMENTS) * part),
+    }.get(engine, (WEIGHT * P, GRADIENT * P, MOMENTS * P))
+
+
+def state_bytes(engine: str, parameters: int, cards: int) -> float:
+    """All three of `states`."""
+    return sum(states(engine, parameters, cards))
+
+
+@dataclass(frozen=True)
+class Use:
+    """Bytes of one card at the moment when it holds most."""
+
+    weights: float
+    copies: float
+    """Weights in bf16, which autocast keeps until the backward pass has used them."""
+    gradients: float
+    optimizer: float
+    activations: float
+
+    @property
+    def total(self) -> float:
+        """Bytes."""
+        return float(sum(astuple(self)))
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What the blocks of one part of the model keep for the backward pass."""
+
+    part: str
+    blocks: int
+    """0 for what lies between and after the blocks."""
+    per_pair: float
+    """Bytes of all of them, for each pair of the micro-batch."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Of one card."""
+    """Of one card. The arrays have an entry for each moment of the forward and backward pass of one micro-batch."""
 
     parameters: int
-    shared: float
-    """Bytes that the backward pass needs however many pairs there are: weights in bf16."""
-    per_pair: float
-    """Bytes that it needs for each pair."""
+    largest: int
+    """Parameters of the largest module that is used at once."""
+    gradients: Bytes
+    copies: Bytes
+    fixed: Bytes
+    """Activations however many pairs there are."""
+    per_pair: Bytes
+    kept: list[Kept]
+    entry: float
+    """Bytes for each entry of the contrast's local rows x global columns."""
+    embedding: int
+    """Bytes of what each pair gives to the contrast of all ranks."""
 
-    def total(self, pairs: int) -> float:
-        """Bytes in use at the end of the forward pass, gradients included."""
-        return STATE_BYTES * self.parameters + self.shared + pairs * self.per_pair
+    def use(self, engine: str, pairs: int, cards: int = 1, accumulates: bool = False) -> Use:
+        """At the peak of a step of `pairs` pairs a micro-batch on each of `cards`.
 
-    def most_pairs(self, card: float) -> int:
-        """Pairs that fit into `card` bytes; 0 where not even the weights do."""
-        return max(0, int((card - self.total(0)) / self.per_pair))
-
-
-def measure(config: TrainConfig, fused_attention: bool) -> Memory:
-    """Trace the configured step for two and for four pairs, and draw the line through both."""
-    few, many = (saved_bytes(config, pairs, fused_attention) for pairs in (2, 4))
-    per_pair = (many[1] - few[1]) / 2
-    return Memory(few[0], few[1] - 2 * per_pair, per_pair)
-
-
-def saved_bytes(config: TrainConfig, pairs: int, fused_attention: bool) -> tuple[int, int]:
-    """(parameters, bytes that the forward pass of one micro-batch keeps for the backward pass, weights apart).
-
-    With activation checkpointing that is the blocks' inputs; what one block keeps while it is computed again is left out.
-    """
-    bf16 = config.device.precision == "bf16"
-    with FakeTensorMode():
-        task = JointTask(config.model, config.objective, fused if fused_attention else plain)
-        kept = _Kept(task)
-        if config.engine.activation_checkpointing:
-            checkpoint_blocks(task.model)
-        batch = blank_batch(config, pairs)
-        with (
-            torch.autograd.graph.saved_tensors_hooks(kept.tensor, _same),
-            torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16),
-        ):
-            task(batch, torch.ones(3))
-    return sum(p.numel() for p in task.parameters()), kept.bytes()
-
-
-class _Kept:
-    """Storages that something holds on to, each counted once."""
-
-    def __init__(self, task: nn.Module) -> None:
-        self._weights = {p.untyped_storage()._cdata for p in task.parameters()}
-        self._tensors: dict[int, Tensor] = {}
-
-    def tensor(self, tensor: Tensor) -> Tensor:
-        key = tensor.untyped_storage()._cdata
-        if key not in self._weights:
-            self._tensors.setdefault(key, tensor)
-        return tensor
-
-    def bytes(self) -> int:
-        return sum(t.untyped_storage().nbytes() for t in self._tensors.values())
-
-
-def _same(tensor: Tensor) -> Tensor:
-    return tensor
-
-
-class _Fused(torch.autograd.Function):
-    """Attention as fused kernels keep it: its operands, its result, and one float32 per query."""
-
-    @staticmethod
-    def forward(ctx: Any, q_BHQE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor) -> Tensor:  # type: ignore[override]
-        out_BHQE = torch.empty_like(q_BHQE)
-        ctx.save_for_backward(
-            q_BHQE, k_BHTE, v_BHTE, out_BHQE, q_BHQE.new_empty(q_BHQE.shape[:-1], dtype=torch.float32)
+        Gradients: alone on a card and without accumulation they come one by one in the backward pass, while activations go;
+        otherwise buckets or earlier micro-batches hold all of them from the start. Under ZeRO-3 the largest module is there
+        twice, in use and fetched ahead.
+        """
+        weights, gradients, optimizer = states(engine, self.parameters, cards)
+        if engine == "zero3":
+            weights += 2 * WEIGHT * self.largest
+        pieces = self.gradients if cards == 1 and not accumulates else np.full_like(self.gradients, gradients)
+        activations = self.fixed + self.per_pair * pairs
+        at = int((pieces + self.copies + activations).argmax())
+        contrast = 0.0
+        if cards > 1:
+            columns = pairs * cards
+            contrast = self.entry * pairs * (columns - pairs) + GATHERED_COPIES * self.embedding * columns
+        peak = Use(
+            weights, float(self.copies[at]), float(pieces[at]), optimizer, max(0.0, float(activations[at])) + contrast
         )
-        return out_BHQE
+        update = Use(weights, 0.0, gradients, optimizer, 0.0)
+        return max(peak, update, key=lambda use: use.total)
+
+    def most_pairs(self, room: float, engine: str, cards: int, accumulates: bool = False) -> int:
+        """The largest micro-batch that stays within `room` bytes; 0 where none does."""
+
+        def fits(pairs: int) -> bool:
+            return self.use(engine, pairs, cards, accumulates).total <= room
+
+        if not fits(1):
+            return 0
+        low, high = 1, 2
+        while fits(high):
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(middle) else (low, middle)
+        return low
+
+    @property
+    def per_pair_kept(self) -> float:
+        """Bytes that each pair keeps from the forward to the backward pass."""
+        return sum(kept.per_pair for kept in self.kept)
 
 
-def fused(q_BHQE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor, mask: Tensor | None, dropout_p: float) -> Tensor:
-    """An AttentionFunction of the right shapes and memory."""
-    out: Tensor = _Fused.apply(q_BHQE, k_BHTE, v_BHTE)  # type: ignore[no-untyped-call]
-    return out
-
-
-def plain(q_BHQE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor, mask: Tensor | None, dropout_p: float) -> Tensor:
-    """Attention in products, which keeps its probabilities, before and after dropout."""
-    logits_BHQT = q_BHQE @ k_BHTE.transpose(-2, -1) * q_BHQE.shape[-1] ** -0.5
-    if mask is not None:
-        logits_BHQT = logits_BHQT.masked_fill(~mask, float("-inf"))
-    weights_BHQT = logits_BHQT.softmax(-1).to(v_BHTE.dtype)
-    return torch.dropout(weights_BHQT, dropout_p, True) @ v_BHTE
-
-
-def blank_batch(config: TrainConfig, pairs: int) -> Batch:
-    """A batch of the shapes and types that the loader gives."""
-    model = config.model
-    places = math.ceil(config.objective.mlm_probability * (model.max_text_len - 2))
-
-    def numbers(*shape: int) -> Tensor:
-        return torch.zeros(*shape, dtype=torch.int64)
-
-    return Batch(
-        pixel_values=torch.zeros(pairs, 3, model.image_size, model.image_size, dtype=torch.uint8),
-        input_ids=numbers(pairs, model.max_text_len),
-        masked_ids=numbers(pairs, model.max_text_len),
-        text_mask=torch.ones(pairs, model.max_text_len, dtype=torch.bool),
-        mlm_positions=numbers(pairs, places),
-        mlm_labels=numbers(pairs, places),
-        image_id=torch.arange(pairs),
-        itm_negative=torch.arange(pairs).roll(1),
+def measure(model: ModelConfig, objective: ObjectiveConfig, platform: Platform, checkpointing: bool) -> Memory:
+    """Trace a step for two numbers of pairs, with activation checkpointing or without."""
+    few, many = (trace(model, objective, pairs, checkpointing, platform) for pairs in (FEW, MANY))
+    assert len(few.activations) == len(many.activations), "the operations of a step do not depend on its pairs"
+    per_pair = (many.activations - few.activations) // (MANY - FEW)
+    kept = [Kept(part, few.blocks.get(part, 0), (many.kept[part] - few.kept[part]) / (MANY - FEW)) for part in few.kept]
+    return Memory(
+        few.parameters,
+        few.largest,
+        few.gradients,
+        few.copies,
+        few.activations - FEW * per_pair,
+        per_pair,
+        kept,
+        contrast_entry(objective) if objective.itc else 0.0,
+        len({key for _, key in TERMS[objective.itc_form]}) * objective.itc_dim * 4 if objective.itc else 0,
     )
+
+
+def contrast_entry(objective: ObjectiveConfig) -> float:
+    """Bytes that the contrast holds at its peak for each entry of its logits, from its growth with the square of the rows."""
+    one, two, four = (_contrast_peak(objective, rows) for rows in (128, 256, 512))
+    return (four - 3 * two + 2 * one) / (6 * 128**2)
+
+
+def _contrast_peak(objective: ObjectiveConfig, rows: int) -> int:
+    with FakeTensorMode():
+        given = {name: torch.ones(rows, objective.itc_dim, requires_grad=True) for name in ("text", "image", "cross")}
+        scale, ids = torch.ones((), requires_grad=True), torch.arange(rows)
+        with Ledger() as ledger:
+            loss, _ = itc_loss(given, scale, ids, objective.itc_form)
+            loss.backward()
+    peak: int = max(alive for alive, _, _ in ledger.line)
+    return peak

@@ -10,6 +10,7 @@ from bridgetower_train.config import ModelConfig, TrainConfig
 from bridgetower_train.data.cache import is_remote
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.planning.memory import Memory, measure
+from bridgetower_train.planning.trace import Platform
 from bridgetower_train.rehearsal.made_up import index_bytes, size_of, write_corpora, write_tokenizer
 
 ROBERTA_TOKENS = 50265
@@ -52,8 +53,11 @@ def set_up(config: TrainConfig, world_size: int, folder: Path) -> Stage:
         notes["device"] = f"cpu in place of {config.device.name}, {config.device.precision}"
         config = replace(config, device=replace(config.device, name="cpu", execution="auto", graphs=False))
     sized = replace(config, model=replace(config.model, vocab_size=config.model.vocab_size or ROBERTA_TOKENS))
-    memory = measure(sized, fused_attention=False)
-    needed, free = int(memory.total(config.rank_batch(world_size)[0])), free_memory()
+    platform = Platform.on_paper(fused_attention=False, precision=config.device.precision)
+    memory = measure(sized.model, config.objective, platform, config.engine.activation_checkpointing)
+    micro_batch, accumulation = config.rank_batch(world_size)
+    needed = int(memory.use(config.engine.name, micro_batch, world_size, accumulation > 1).total)
+    free = free_memory()
     if needed > free:
         config = replace(config, model=cut(config.model))
         notes["model"] = (

@@ -5,16 +5,17 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-
-from safetensors import SafetensorError
 
 from bridgetower_train.config import CheckpointConfig
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.engines import Engine
+from bridgetower_train.engines.base import Files
 from bridgetower_train.errors import CheckpointError
 from bridgetower_train.files import sync, write_whole
+from bridgetower_train.training.tensor_file import write_tensors
 
 Say = Callable[[str], None]
 
@@ -28,14 +29,17 @@ def verify(folder: Path) -> str | None:
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return "manifest.json is missing or damaged"
-    for name, (size, digest) in files.items():
+    for name, (size, _) in files.items():
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
         if path.stat().st_size != size:
             return f"{name} holds {path.stat().st_size} bytes instead of {size}"
-        if _sha256(path) != digest:
-            return f"the contents of {name} have changed"
+    with ThreadPoolExecutor() as threads:
+        digests = threads.map(_sha256, (folder / name for name in files))
+        for (name, (_, digest)), found in zip(files.items(), digests, strict=True):
+            if found != digest:
+                return f"the contents of {name} have changed"
     return None
 
 
@@ -61,11 +65,13 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 class Checkpoints:
-    """The checkpoints of one run. Rank 0 writes; all ranks take part."""
+    """The checkpoints of one run. Rank 0 writes them, in a thread, while training goes on."""
 
     def __init__(self, run_dir: Path, config: CheckpointConfig, ranks: Ranks, say: Say) -> None:
         self.run_dir, self.config, self.ranks, self.say = run_dir, config, ranks, say
         self.folder = run_dir / "checkpoints"
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[None] | None = None
 
     def load(self, engine: Engine, expected: dict[str, Any]) -> dict[str, Any] | None:
         """Load the newest whole checkpoint into `engine` and return its state; None where the run has not been saved yet.
@@ -92,38 +98,68 @@ class Checkpoints:
         return state
 
     def save(self, engine: Engine, state: dict[str, Any]) -> None:
-        """Write the checkpoint of `state["step"]`, point `latest` at it, and remove what is no longer kept."""
-        final = self.folder / f"step-{state['step']:08d}"
-        temporary = final.with_suffix(".tmp")
-        failed: str | None = None
-        try:
-            if self.ranks.is_main:
-                for left_over in self.folder.glob("*.tmp"):
-                    shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
-                temporary.mkdir(parents=True)
-            self.ranks.barrier()
-            engine.save(temporary)
-            if self.ranks.is_main:
-                (temporary / "state.json").write_text(json.dumps(state, indent=1))
-                _seal(temporary)
-                if final.exists():  # damaged: it was skipped when the run resumed
-                    shutil.rmtree(final)
-                temporary.rename(final)
-                sync(self.folder)
-                write_whole(self.folder / "latest", final.name)
-                self._remove_old()
-        except (OSError, SafetensorError) as error:
-            free = shutil.disk_usage(self.run_dir).free
-            shutil.rmtree(temporary, ignore_errors=True)
-            kept = step_folders(self.run_dir)
-            failed = (
-                f"cannot write {final}: {error}. It needs {engine.checkpoint_bytes / 1e9:.3f} GB, {free / 1e9:.3f} GB were free; "
-                + (f"{kept[-1].name} stays. " if kept else "")
-                + "Make room and start the same command again"
-            )
-        failures = [f for f in self.ranks.gather_objects(failed) if f]
+        """Copy what the checkpoint of `state["step"]` holds to the host, and have it written from there.
+
+        There is one copy, and so one write at a time: the one before is waited for. Raises as `finish`.
+        """
+        self.finish()
+        files = engine.snapshot()
+        if self.ranks.is_main:
+            self._writing = self._thread.submit(self._write, files, state)
+
+    @property
+    def failed(self) -> bool:
+        """True from the moment when a write fails on this rank: `finish` will raise."""
+        return self._writing is not None and self._writing.done() and self._writing.exception() is not None
+
+    def finish(self) -> None:
+        """Wait until the last checkpoint is whole. Called on every rank; raises CheckpointError on all where it could not be."""
+        failure = self._wait()
+        failures = [found for found in self.ranks.gather_objects(failure) if found]
         if failures:
             raise CheckpointError(failures[0])
+
+    def close(self) -> None:
+        """Wait for the last write, on this rank alone; says where it failed. For runs that end by an error before `finish`."""
+        failure = self._wait()
+        if failure:
+            self.say(failure)
+        self._thread.shutdown()
+
+    def _wait(self) -> str | None:
+        """None once the last write is over, or why it failed."""
+        writing, self._writing = self._writing, None
+        try:
+            if writing is not None:
+                writing.result()
+        except CheckpointError as error:
+            return str(error)
+        return None
+
+    def _write(self, files: Files, state: dict[str, Any]) -> None:
+        """Write a checkpoint, point `latest` at it, and remove what is no longer kept."""
+        final = self.folder / f"step-{state['step']:08d}"
+        temporary = final.with_suffix(".tmp")
+        try:
+            for left_over in self.folder.glob("*.tmp"):
+                shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
+            temporary.mkdir(parents=True)
+            write_sealed(temporary, files, state)
+            if final.exists():  # damaged: it was skipped when the run resumed
+                shutil.rmtree(final)
+            temporary.rename(final)
+            sync(self.folder)
+            write_whole(self.folder / "latest", final.name)
+            self._remove_old()
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            needed = sum(tensor.nbytes for tensors in files.values() for tensor in tensors.values())
+            free, kept = shutil.disk_usage(self.run_dir).free, step_folders(self.run_dir)
+            raise CheckpointError(
+                f"cannot write {final}: {error}. It needs {needed / 1e9:.3f} GB, {free / 1e9:.3f} GB are free; "
+                + (f"{kept[-1].name} stays. " if kept else "")
+                + f"Make room in run_dir={self.run_dir}, or allow writing there, and start the same command again"
+            ) from error
 
     def _remove_old(self) -> None:
         every = self.config.keep_every
@@ -133,19 +169,18 @@ class Checkpoints:
                 shutil.rmtree(folder)
 
 
-def _seal(folder: Path) -> None:
-    """Sync every file to disk, and write the manifest of them last."""
-    files = {}
-    for path in _files(folder):
-        sync(path)
-        files[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-    write_whole(folder / "manifest.json", json.dumps({"files": files}, indent=1))
+def write_sealed(folder: Path, files: Files, state: dict[str, Any]) -> None:
+    """Write an engine's files and `state.json` into an empty folder, and the manifest of them last, all synced to disk."""
+    digests = {}
+    for name, tensors in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        digests[name] = write_tensors(folder / name, tensors)
+    write_whole(folder / "state.json", json.dumps(state, indent=1))
+    digests["state.json"] = _sha256(folder / "state.json")
+    entries = {name: {"bytes": (folder / name).stat().st_size, "sha256": digest} for name, digest in digests.items()}
+    write_whole(folder / "manifest.json", json.dumps({"files": entries}, indent=1))
     for path in (folder, *(p for p in folder.iterdir() if p.is_dir())):
         sync(path)
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if path.is_file())
 
 
 def _sha256(path: Path) -> str:

@@ -26,6 +26,7 @@ from bridgetower_train.training.preemption import Preemption
 from bridgetower_train.training.profiling import Profile
 from bridgetower_train.training.recompiles import RecompileGuard
 from bridgetower_train.versions import versions
+from bridgetower_train.watch import Watch
 
 
 @dataclass
@@ -59,34 +60,44 @@ class Run:
             sink.write({**record, "time": time.time()})
 
 
-def fit(run: Run) -> int:
-    """Train from `start_step` to `total_steps`. Returns the exit code: not 0 where a preemption asks for one."""
+def fit(run: Run, progress: Watch) -> int:
+    """Train from `start_step` to `total_steps`, telling `progress` where it is.
+
+    Returns the exit code: not 0 where a preemption asks for one.
+    """
     preemption, stop = Preemption(), Flag(run.ranks)
     watch = Stopwatch()
     run.device.mark_step()  # what was recorded so far would make the first step's graph another than the second's
     for step in range(run.start_step + 1, run.total_steps + 1):
+        progress.at(step, "reading its batch")
         began = time.perf_counter()
         batches = [next(run.batches) for _ in range(run.accumulation)]
         watch.waited(time.perf_counter() - began)
 
+        progress.at(step, "training")
         with run.profile.step(step):
             metrics = train_step(run, step, batches)
         run.recompiles.check(step, [batch.input_ids.shape[1] for batch in batches])
 
-        stopping = stop.agree(preemption.requested)
+        stopping = stop.agree(preemption.requested or run.checkpoints.failed)
         run.console.advance()
         if step % run.config.log_every == 0 or step == run.total_steps:
             log(run, step, metrics, watch)
         if run.validation and (step % run.config.validation.every == 0 or step == run.total_steps):
-            run.write({"step": step, **run.validation.run()})
+            progress.at(step, "validating")
+            with run.engine.whole() as task:
+                run.write({"step": step, **run.validation.run(task)})
             run.recompiles.forget()
             watch.restart()
         if step % run.config.checkpoint.every == 0 or step == run.total_steps or stopping:
+            progress.at(step, "saving")
             save(run, step)
             watch.restart()
         if stopping and step < run.total_steps:
+            run.checkpoints.finish()
             run.console.say(f"stopped by a signal after step {step}; the same command goes on from there")
             return preemption.exit_code
+    run.checkpoints.finish()
     preemption.close()
     return 0
 
@@ -161,7 +172,7 @@ def report_bad_samples(run: Run, step: int) -> None:
 
 
 def save(run: Run, step: int) -> None:
-    """Write a checkpoint from which the run goes on bit for bit."""
+    """Start to write a checkpoint from which the run goes on bit for bit. Raises where the one before could not be written."""
     report_bad_samples(run, step)
     state = {
         "step": step,

@@ -24,9 +24,9 @@ def test_it_measures_and_prints(tmp_path):
         "records=512",
         "size=32",
     ]
-    done = subprocess.run([*command, "workers=2"], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([*command, "workers=2"], capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr
     for line in ("bare decode, resize, encode", "prep,  1 at work", "prep,  2 at work", "target 0.8"):
         assert line in done.stdout
-    done = subprocess.run([*command, "images=nowhere"], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([*command, "images=nowhere"], capture_output=True, text=True, timeout=400, check=False)
     assert (done.returncode, done.stderr) == (1, "error: images=nowhere: holds no .jpg\n")

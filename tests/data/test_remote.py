@@ -28,9 +28,9 @@ class Server(http.server.ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.asked: Counter[str] = Counter()
         self.misdeeds: list[str] = []
-        """What the next requests meet: `500`; half of the file and the end (`drop`), a long pause (`stall`) or success
-        (`cut`)."""
+        """What the next requests meet: `500`; half of the file and the end (`drop`), silence (`stall`) or success (`cut`)."""
         self.delay = 0.0
+        self.ended = threading.Event()
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -50,7 +50,8 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content[: len(content) // 2])
         self.wfile.flush()
-        time.sleep(20 if misdeed == "stall" else 0)
+        if misdeed == "stall":
+            self.server.ended.wait(600)
         return None
 
     def log_message(self, *args: object) -> None:
@@ -62,13 +63,13 @@ def server(small_corpus):
     with Server(small_corpus) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield server
+        server.ended.set()
         server.shutdown()
 
 
 @pytest.fixture(autouse=True)
 def _without_waiting(monkeypatch):
     monkeypatch.setattr(cache_module, "RETRY_DELAYS", (0.01, 0.02, 0.03))
-    monkeypatch.setattr(cache_module, "STALL_SECONDS", 0.3)
 
 
 @pytest.fixture
@@ -123,12 +124,14 @@ def test_a_remote_root_needs_a_cache(server):
 
 
 @pytest.mark.parametrize("misdeeds", [["500"], ["drop"], ["stall"], ["cut"], ["500", "drop", "cut"]])
-def test_hiccups_are_survived(server, cache, expected, misdeeds):
+def test_hiccups_are_survived(server, cache, expected, misdeeds, monkeypatch):
     corpus = open_corpus(server.url, "small", cache)
-    server.misdeeds = misdeeds
+    server.misdeeds = misdeeds.copy()
+    if "stall" in misdeeds:
+        monkeypatch.setattr(cache_module, "STALL_SECONDS", 1.0)
     start = time.monotonic()
     assert contents(corpus) == expected
-    assert time.monotonic() - start < 15, "nobody waits for a server that has gone silent"
+    assert time.monotonic() - start < 300, "nobody waits for a server that has gone silent"
     assert server.misdeeds == []
     assert kept(cache) == {"index.npy", "000000.tar", "000001.tar", "000002.tar"}
 
@@ -240,9 +243,9 @@ def test_processes_of_a_host_fetch_each_file_once(server, cache, expected, metho
     for process in processes:
         process.start()
     start.set()
-    assert all(result.get(timeout=60) == expected for _ in processes)
+    assert all(result.get(timeout=300) == expected for _ in processes)
     for process in processes:
-        process.join(timeout=60)
+        process.join(timeout=300)
         assert process.exitcode == 0
     assert {name: count for name, count in server.asked.items() if name != "manifest.json"} == {
         "index.npy": 1,
@@ -253,7 +256,7 @@ def test_processes_of_a_host_fetch_each_file_once(server, cache, expected, metho
 
 
 def wait_for(condition) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 180
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -273,7 +276,7 @@ def test_a_corpus_crosses_a_fork(server, cache, expected):
     result = context.Queue()
     for _ in range(2):
         context.Process(target=prefetch_and_read, args=(corpus, cache, result), daemon=True).start()
-    assert [result.get(timeout=60) for _ in range(2)] == [expected, expected]
+    assert [result.get(timeout=300) for _ in range(2)] == [expected, expected]
 
 
 def test_prefetch_fetches_ahead(server, cache):
@@ -296,9 +299,9 @@ def test_prefetch_leaves_errors_to_the_reader(server, cache):
 
 
 def test_a_local_corpus_has_nothing_to_prefetch(small_corpus):
-    threads = threading.active_count()
+    threads = set(threading.enumerate())
     open_corpus(str(small_corpus), "small").prefetch([0, 1, 2])
-    assert threading.active_count() == threads
+    assert set(threading.enumerate()) <= threads
 
 
 def test_sha256_of_a_file(tmp_path):

@@ -6,10 +6,14 @@ import os
 import pickle
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from toy import SPECIAL, toy_text, toy_tokenizer
 
 from bridgetower_train.data.text import Text
 from bridgetower_train.errors import ConfigError, DataError
+from data_prep.tokenizer import train_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +33,69 @@ def test_roberta_ids(roberta):
     assert roberta.encode(["The capital of France is <mask>."], 9)[0].tolist() == [
         [0, 133, 812, 9, 1470, 16, 50264, 4, 2]
     ]
+
+
+SPACED = [
+    "",
+    "  ",
+    " a",
+    "a ",
+    "a  b",
+    "a\tb \t c",
+    "a\u2003b",
+    "a\x1cb",
+    "it's 3 o'clock",
+    "x<mask> <mask> y",
+    "é" * 40 + " ü",
+]
+PIECES = st.sampled_from(
+    [" ", " ", "  ", "\t", "\n", "\xa0", "\x1c", "the", "dogs'", "'s", "3rd", "<mask>", "</s>", "Zoë", "猫", "!?"]
+)
+
+
+def plain(text, caption):
+    return text.tokenizer.encode(caption, add_special_tokens=False).ids
+
+
+def assert_as_plain(text, captions):
+    ids, mask = text.encode(captions, 300)
+    assert [row[kept].tolist() for row, kept in zip(ids, mask, strict=True)] == [
+        [text.start, *plain(text, caption), text.end] for caption in captions
+    ]
+
+
+@pytest.mark.parametrize("caption", SPACED)
+def test_words_have_the_ids_that_they_have_in_their_text(roberta, caption):
+    assert_as_plain(roberta, [caption])
+
+
+@given(st.lists(st.one_of(st.lists(PIECES).map("".join), st.text(max_size=30)), min_size=1, max_size=4))
+def test_any_text_has_the_ids_of_its_tokenizer(roberta, captions):
+    assert_as_plain(roberta, captions)
+
+
+@pytest.mark.parametrize(
+    "change", ["a token that takes the space after it", "a token of two words", "normalizer", "rule"]
+)
+def test_tokenizers_that_look_beyond_a_word(change):
+    tokenizer = train_tokenizer(["a red dog", "a blue cat"] * 9, 300)
+    if change.startswith("a token"):
+        tokenizer.add_tokens([AddedToken("red", rstrip=True) if "after" in change else AddedToken("red dog")])
+    elif change == "normalizer":
+        tokenizer.normalizer = normalizers.Replace("d d", "x")
+    else:
+        tokenizer = Tokenizer(models.WordLevel({name: i for i, name in enumerate([*SPECIAL, "aĠred", "a"])}, "<unk>"))
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    assert_as_plain(Text(tokenizer), ["a red dog", "red red dog cat", "a red"])
+
+
+def test_kept_words_are_few_and_short(roberta, monkeypatch):
+    monkeypatch.setattr("bridgetower_train.data.text._KEPT_WORDS", 5)
+    text = Text(roberta.tokenizer)
+    for number in range(20):
+        assert_as_plain(text, [f"number {number} {'long' * 9}"])
+    assert 0 < len(text._ids) <= 5
+    assert all(len(word) <= 32 for word in text._ids)
 
 
 def test_long_texts_keep_their_end_token(roberta):

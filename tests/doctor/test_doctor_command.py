@@ -52,7 +52,7 @@ def test_as_a_process_on_this_machine(shapes_root, tmp_path):
     result = subprocess.run(
         [sys.executable, "-m", "bridgetower_train", "doctor", "--json", "experiment=demo", f"data.root={shapes_root}",
          "model.image_size=32", f"run_dir={tmp_path}", "device.name=cpu"],
-        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=120,
+        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=400,
     )  # fmt: skip
     report = json.loads(result.stdout)
     assert result.returncode == 0, [f for f in report["findings"] if f["level"] == "fail"]

@@ -109,7 +109,7 @@ def test_any_number_of_ranks_gives_the_same(run_dir, uneven):
             f"root={uneven}", "corpus=uneven", "rerank=4", "fold=10", "batch=4",
         ]  # fmt: skip
         env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        result = subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
+        result = subprocess.run(command, capture_output=True, text=True, env=env, timeout=400)
         assert result.returncode == 0, result.stderr
         found.append(evaluations(run_dir))
         assert result.stdout.count("RSUM") == 1

@@ -59,7 +59,7 @@ def scenario(hpu: dict[str, str]) -> Callable[..., str]:
     return scenario
 
 
-def run_python(arguments: list[str], environment: dict[str, str], code: int = 0, timeout: float = 120) -> str:
+def run_python(arguments: list[str], environment: dict[str, str], code: int = 0, timeout: float = 400) -> str:
     """Run Python; both outputs as one. Fails where it does not end with `code`."""
     done = subprocess.run(
         [sys.executable, *arguments], env={**os.environ, "OMP_NUM_THREADS": "1", **environment},

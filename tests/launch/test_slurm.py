@@ -106,14 +106,14 @@ class Slurm:
     def _start(self, daemons: ExitStack, *command: str) -> None:
         log = daemons.enter_context((self.folder / f"{command[0]}.log").open("w"))
         process = subprocess.Popen(command, env=self.env, stdout=log, stderr=log)
-        daemons.callback(process.wait, timeout=20)
+        daemons.callback(process.wait, timeout=120)
         daemons.callback(process.terminate)
 
     def _state(self, *command: str) -> str:
-        asked = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=30)
+        asked = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=120)
         return asked.stdout.strip()
 
-    def _wait_for(self, happened, explain=lambda: "", timeout: float = 60) -> None:
+    def _wait_for(self, happened, explain=lambda: "", timeout: float = 300) -> None:
         deadline = time.monotonic() + timeout
         while not happened():
             if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""What is traced on fake tensors against what a real step keeps."""
+"""What is traced on fake tensors against what a real step keeps and holds."""
 
 from dataclasses import replace
 
@@ -6,23 +6,25 @@ import pytest
 import torch
 from helpers import SMALL, random_batch
 
-from bridgetower_train.config import DataConfig, EngineConfig, ObjectiveConfig, TrainConfig
+from bridgetower_train.commands.bench_memory import BenchMemoryConfig, compare
+from bridgetower_train.config import DeviceConfig, ObjectiveConfig
+from bridgetower_train.devices.cpu import CpuDevice
 from bridgetower_train.objectives.joint import JointTask
-from bridgetower_train.planning.memory import Memory, measure, plain, saved_bytes
+from bridgetower_train.planning.memory import ENGINES, ZERO_BUCKET, Memory, contrast_entry, measure, state_bytes, states
+from bridgetower_train.planning.trace import PARTS, Platform, plain, trace
 
-CONFIG = TrainConfig(
-    run_dir="run",
-    steps="1",
-    tokenizer="none",
-    model=SMALL,
-    data=DataConfig(root="data"),
-    objective=ObjectiveConfig(itc_dim=16),
-)
+OBJECTIVE = ObjectiveConfig(itc_dim=16)
+PLAIN, FUSED = (Platform.on_paper(fused_attention, "fp32") for fused_attention in (False, True))
+
+
+@pytest.fixture(scope="module")
+def memory() -> Memory:
+    return measure(SMALL, OBJECTIVE, FUSED, checkpointing=False)
 
 
 def really_saved(pairs: int) -> int:
     """Bytes that a real forward pass gives to autograd, each storage once, weights apart."""
-    task = JointTask(SMALL, CONFIG.objective, plain)
+    task = JointTask(SMALL, OBJECTIVE, plain)
     weights = {p.data_ptr() for p in task.parameters()}
     kept = {}
 
@@ -37,27 +39,84 @@ def really_saved(pairs: int) -> int:
     return sum(t.untyped_storage().nbytes() for t in kept.values())
 
 
-@pytest.mark.parametrize("pairs", [2, 6])
-def test_fake_tensors_keep_what_real_ones_do(pairs):
-    parameters, traced = saved_bytes(CONFIG, pairs, fused_attention=False)
-    assert parameters == sum(p.numel() for p in JointTask(SMALL, CONFIG.objective, plain).parameters())
-    # The loader masks one more place per text than the test's batch has.
-    assert traced == pytest.approx(really_saved(pairs), rel=0.03)
+def test_the_trace_keeps_what_autograd_does():
+    timeline = trace(SMALL, OBJECTIVE, 6, False, PLAIN)
+    assert timeline.parameters == sum(p.numel() for p in JointTask(SMALL, OBJECTIVE, plain).parameters())
+    # Beyond what autograd asks for, the batch and the metrics are alive; the loader masks one more place per text.
+    assert sum(timeline.kept.values()) == pytest.approx(really_saved(6), rel=0.05)
+    assert set(timeline.kept) == set(PARTS)
+    assert [timeline.blocks[part] for part in PARTS[:-1]] == [4, 4, 2, 2]
 
 
-def test_memory_is_a_line_in_the_pairs():
-    memory = measure(CONFIG, fused_attention=True)
-    _, traced = saved_bytes(CONFIG, 16, fused_attention=True)
-    assert memory.shared + 16 * memory.per_pair == pytest.approx(traced, rel=0.03)
-    assert Memory(10, 5.0, 2.0).total(3) == 16 * 10 + 5 + 6
-    assert Memory(10, 5.0, 2.0).most_pairs(172) == 3
-    assert Memory(10, 5.0, 2.0).most_pairs(100) == 0
+@pytest.mark.parametrize(
+    ("batch", "micro_batches", "checkpointing", "precision", "dropout"),
+    [(2, 1, False, "fp32", 0.0), (12, 1, False, "fp32", 0.1), (12, 1, True, "fp32", 0.0), (12, 2, False, "fp32", 0.0),
+     (12, 1, False, "bf16", 0.0)],
+)  # fmt: skip
+def test_the_plan_is_within_a_tenth_of_a_real_step(batch, micro_batches, checkpointing, precision, dropout):
+    config = BenchMemoryConfig(
+        batch, micro_batches, checkpointing, replace(SMALL, dropout=dropout), OBJECTIVE,
+        device=DeviceConfig(name="cpu", precision=precision),
+    )  # fmt: skip
+    peak = compare(config, CpuDevice(config.device, 0))
+    assert peak.planned.total == pytest.approx(peak.measured, rel=0.1)
+    assert (peak.planned.copies > 0) == (precision == "bf16")
+    assert min(peak.planned.weights, peak.planned.optimizer, peak.planned.activations) > 0
 
 
-def test_fused_attention_and_checkpointing_keep_less():
-    keep = {fused: saved_bytes(CONFIG, 4, fused)[1] for fused in (True, False)}
-    recomputed = saved_bytes(replace(CONFIG, engine=EngineConfig(activation_checkpointing=True)), 4, True)[1]
+def test_the_peak_is_a_line_in_the_pairs(memory):
+    direct = trace(SMALL, OBJECTIVE, 16, False, FUSED)
+    use = memory.use("native", 16, accumulates=True)
+    assert use.activations == pytest.approx((direct.activations + direct.copies).max(), rel=0.01)
+    assert memory.per_pair_kept * 16 == pytest.approx(sum(direct.kept.values()), rel=0.05)
+
+
+def test_gradients_come_while_activations_go(memory):
+    alone, together = memory.use("native", 16), memory.use("native", 16, cards=2)
+    assert alone.gradients < together.gradients == 4 * memory.parameters
+    assert alone.total < together.total
+    assert memory.use("native", 1, 2).total >= state_bytes("native", memory.parameters, 2)
+
+
+def test_states_by_hand():
+    P = 10 * ZERO_BUCKET
+    assert states("native", P, 8) == (4 * P, 4 * P, 8 * P)
+    assert state_bytes("zero1", P, 8) == 8 * P + 12 * P / 8
+    assert state_bytes("zero2", P, 8) == 4 * P + 16 * P / 8
+    assert state_bytes("zero3", P, 8) == 20 * P / 8 + 4 * ZERO_BUCKET
+
+
+def test_each_stage_holds_less():
+    big = replace(SMALL, vocab_size=50_000, text_layers=8)
+    memory = measure(big, OBJECTIVE, FUSED, checkpointing=False)
+    assert memory.largest == 50_000 * 128
+    totals = [memory.use(engine, 2, 64).total for engine in ENGINES[:3]]
+    assert totals == sorted(totals, reverse=True)
+    assert memory.use("zero0", 2, 64) == memory.use("native", 2, 64)
+
+
+def test_the_most_pairs_are_the_most_that_fit(memory):
+    room = memory.use("zero2", 37, 8).total
+    assert memory.most_pairs(room, "zero2", 8) == 37
+    assert memory.most_pairs(room - 1, "zero2", 8) == 36
+    assert memory.most_pairs(1e5, "zero2", 8) == 0
+
+
+def test_the_contrast_grows_with_all_ranks(memory):
+    entry = contrast_entry(OBJECTIVE)
+    assert entry == pytest.approx(memory.entry)
+    assert 3 * 4 <= entry < 20 * 4, "three terms, a few float32 each"
+    grown = memory.use("native", 64, 512).activations - memory.use("native", 64, 2).activations
+    keys = 2 * 16 * 4  # image and fused pair
+    assert grown == pytest.approx(64 * 64 * 510 * entry + 3 * keys * 64 * 510)
+    assert measure(SMALL, ObjectiveConfig(itc=0), FUSED, False).entry == 0
+
+
+def test_fused_attention_and_checkpointing_keep_less(memory):
+    unfused = measure(SMALL, OBJECTIVE, PLAIN, checkpointing=False)
+    again = measure(SMALL, OBJECTIVE, FUSED, checkpointing=True)
+    assert unfused.per_pair_kept > memory.per_pair_kept > 2 * again.per_pair_kept
+    assert again.use("native", 32).total < memory.use("native", 32).total
     # The input of each block: images once, texts in two views, float32.
     tokens = SMALL.vision_layers * SMALL.image_tokens + 2 * SMALL.text_layers * SMALL.max_text_len
-    assert keep[False] > keep[True] > 3 * recomputed
-    assert recomputed > 4 * tokens * SMALL.width * 4
+    assert again.per_pair_kept > tokens * SMALL.width * 4

@@ -33,7 +33,8 @@ def command(corpus: str, out: Path, annotations: Path, *more: str) -> list[str]:
             "workers=1",
             "records_per_shard=5",
             "fetch.allow_loopback=true",
-            "fetch.deadline=4",
+            "fetch.deadline=10",
+            "fetch.max_bytes=4000000",
             "fetch.retries=2",
             *more,
         ),
@@ -85,7 +86,7 @@ def test_a_run_that_is_killed_goes_on_and_fetches_nothing_twice(tmp_path: Path, 
     for signum, code in ((signal.SIGKILL, -9), (signal.SIGTERM, 143)):
         process = subprocess.Popen(killed, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         before = len(list((tmp_path / "killed").rglob("*.parquet")))
-        until = time.monotonic() + 60
+        until = time.monotonic() + 180
         while len(list((tmp_path / "killed").rglob("*.parquet"))) < before + 4 and time.monotonic() < until:
             time.sleep(0.02)
         os.kill(process.pid, signum)

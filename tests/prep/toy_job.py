@@ -4,7 +4,6 @@ HAD is a file to which the number of each picture is appended once the job has i
 """
 
 import io
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -101,7 +100,6 @@ def files(folder: Path) -> dict[str, bytes]:
 if __name__ == "__main__":
     from bridgetower_train.errors import UserError
 
-    print("started", os.getpid(), flush=True)
     try:
         keys = dict(argument.split("=") for argument in sys.argv[4:])
         prepare(sys.argv[1], ToyTable(), sys.argv[2], float(sys.argv[3]), **keys)

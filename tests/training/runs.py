@@ -42,7 +42,7 @@ class Job:
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **env},
         )
 
-    def wait(self, timeout: float = 120) -> str:
+    def wait(self, timeout: float = 400) -> str:
         """Its output, once it has ended."""
         try:
             return self.process.communicate(timeout=timeout)[0]
@@ -50,7 +50,7 @@ class Job:
             self.kill()
             raise AssertionError(f"still running after {timeout} s:\n{self.process.communicate()[0]}") from None
 
-    def wait_for(self, happened: Callable[[], bool], timeout: float = 60) -> bool:
+    def wait_for(self, happened: Callable[[], bool], timeout: float = 300) -> bool:
         """True once `happened`; False where the process ended before."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
@@ -66,10 +66,14 @@ class Job:
         """True once the line of `step` has been written."""
         return self.wait_for(lambda: last_step(self.run_dir) >= step)
 
-    def kill(self) -> None:
-        """kill -9 it and all its children: torchrun gives each rank a session of its own."""
+    def family(self) -> list[psutil.Process]:
+        """It and all its children: torchrun gives each rank a session of its own."""
         process = psutil.Process(self.process.pid)
-        for victim in [process, *process.children(recursive=True)]:
+        return [process, *process.children(recursive=True)]
+
+    def kill(self) -> None:
+        """kill -9 it and all its children."""
+        for victim in self.family():
             with contextlib.suppress(psutil.NoSuchProcess):
                 victim.kill()
         self.process.wait()

@@ -35,16 +35,16 @@ def test_a_skipped_update_changes_neither_weights_nor_moments():
     parameter = torch.nn.Parameter(torch.ones(3))
     device = CpuDevice(DeviceConfig(), 0)
     optimizer = device.adamw([{"params": [parameter], "lr": 0.1, "weight_decay": 0.1}], OptimConfig())
-    parameter.grad = torch.ones(3)
-    device.update(optimizer, torch.tensor(0.0))
-    before = [parameter.detach().clone(), *(value.clone() for value in optimizer.state[parameter].values())]
-    parameter.grad = torch.full((3,), math.nan)
-    device.update(optimizer, torch.tensor(1.0))
-    after = [parameter.detach(), *optimizer.state[parameter].values()]
+
+    def update(gradient: float, skip: float) -> list[torch.Tensor]:
+        parameter.grad = torch.full((3,), gradient)
+        device.leave_out(optimizer, [parameter.grad], torch.tensor(skip))
+        optimizer.step()
+        return [parameter.detach().clone(), *(value.clone() for value in optimizer.state[parameter].values())]
+
+    before, after = update(1.0, 0.0), update(math.nan, 1.0)
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-    parameter.grad = torch.ones(3)
-    device.update(optimizer, torch.tensor(0.0))
-    assert not torch.equal(before[0], parameter.detach())
+    assert not torch.equal(before[0], update(1.0, 0.0)[0])
 
 
 def test_clipping():

@@ -32,7 +32,7 @@ class Loopback:
             "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1", **env,
         }  # fmt: skip
         command = [sys.executable, "-m", "bridgetower_train", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=400)
 
     def close(self) -> None:
         self.process.terminate()

@@ -1,0 +1,300 @@
+"""The plan of a run as a page: what it takes, what binds it, and what more cards would bring."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from bridgetower_train.pages.chart import Curve, doubling_chart
+from bridgetower_train.pages.html import Child, Markup, element, figures, join, note, page, pairs, sections, table
+from bridgetower_train.pages.numbers import duration, figure, size
+from bridgetower_train.pages.plan_scan import scan
+from bridgetower_train.planning.arithmetic import all_reduce_time, links_times
+from bridgetower_train.planning.collectives import Collective, link_bytes
+from bridgetower_train.planning.hardware import GBIT
+from bridgetower_train.planning.memory import ENGINES, Memory, Use
+from bridgetower_train.planning.outlook import Outlook, sent
+
+COLOURS = {"native": "plain", "zero1": "mlm", "zero2": "itm", "zero3": "itc"}
+HOLDERS = {
+    "weights": "plain", "copies": "soft", "gradients": "itm", "optimizer": "mlm", "activations": "itc",
+}  # fmt: skip
+"""Field of Use -> its colour."""
+LINKS = (25, 50, 100, 200, 400, 800)
+"""Gbit/s of a card to other hosts."""
+DISKS = (0.2, 0.5, 1.0, 2.0, 5.0)
+"""10^9 bytes per second."""
+
+
+def plan_page(plan: Outlook) -> str:
+    """The page."""
+    parts: dict[str, Child] = {
+        "Memory of a card": _memory(plan),
+        "Activations": _activations(plan),
+        "A step": _step(plan),
+        "What is sent": _sent(plan),
+        "More or fewer cards": scan(plan),
+        "Loader": _loader(plan),
+        "Data and checkpoints": _storage(plan),
+        "What this rests on": _basis(plan),
+    }
+    return page(f"{plan.cluster.name} · BridgeTower plan", _header(plan), sections(parts))
+
+
+def _header(plan: Outlook) -> Markup:
+    here, config, remarks = plan.here, plan.config, plan.remarks
+    expected = plan.run_time(here, here.expected)
+    facts = {
+        "parameters": f"{plan.memory.parameters / 1e6:,.0f} M",
+        "memory per card": f"{here.use.total / 1e9:.1f} GB",
+        "step": f"{here.expected * 1e3:,.0f} ms",
+        "time to train": "unknown" if expected is None else duration(expected),
+        "samples/s": f"{here.samples_per_s:,.0f}",
+        "FLOPs of the run": f"{plan.flops * plan.samples:.3g}" if plan.samples else "unknown",
+        "largest micro-batch": f"{_most(plan, config.engine.name, plan.memory):,}",
+        "what binds": here.binding,
+    }
+    return element(
+        "header",
+        element("p", "BridgeTower plan", class_="kicker"),
+        element("h1", f"{plan.cluster.cards:,} {plan.cluster.card.title}"),
+        note(f"A model on paper: nothing was measured on this hardware. Time to train: {time_to_train(plan)}."),
+        figures(facts),
+        element("ul", *(element("li", remark) for remark in remarks), class_="remarks") if remarks else "",
+    )
+
+
+def time_to_train(plan: Outlook) -> str:
+    """The expected time with its range."""
+    expected, fast, slow = (
+        plan.run_time(plan.here, step) for step in (plan.here.expected, plan.here.fastest, plan.here.slowest)
+    )
+    if expected is None or fast is None or slow is None:
+        return "unknown"
+    return f"{duration(expected)} ({duration(fast)} to {duration(slow)})"
+
+
+def _most(plan: Outlook, engine: str, memory: Memory) -> int:
+    return memory.most_pairs(plan.room, engine, plan.cluster.cards)
+
+
+def _memory(plan: Outlook) -> Markup:
+    """By engine and micro-batch, with and without activation checkpointing."""
+    cards, micro, accumulates = plan.cluster.cards, plan.here.micro_batch, plan.here.pairs > plan.here.micro_batch
+    parts: list[Child] = []
+    for recomputes, memory in plan.memories.items():
+        how = "Blocks computed again" if recomputes else "All activations kept"
+        uses = {engine: memory.use(engine, micro, cards, accumulates) for engine in ENGINES}
+        parts += [element("h3", f"{how}, {micro} pairs a micro-batch"), _stacks(uses, plan.cluster.card.memory)]
+    charts = [_memory_chart(plan, recomputes, memory) for recomputes, memory in plan.memories.items()]
+    columns = ["engine", "activations", *(f"at {p:,}" for p in plan.config.pairs), "largest micro-batch"]
+    rows = [
+        [
+            engine,
+            "computed again" if recomputes else "kept",
+            *(f"{memory.use(engine, p, cards).total / 1e9:.1f}" for p in plan.config.pairs),
+            f"{_most(plan, engine, memory):,}",
+        ]
+        for recomputes, memory in plan.memories.items()
+        for engine in ENGINES
+    ]
+    return join(
+        note(f"At the moment when it holds most. {plan.config.reserve:.0%} of the card are left free for workspace."),
+        *parts,
+        element("div", *charts, class_="charts"),
+        element("h3", "GB per card, by pairs a micro-batch"),
+        table(columns, rows),
+    )
+
+
+def _stacks(uses: dict[str, Use], room: float) -> Markup:
+    """A bar for each engine, of what it holds, on a scale that ends at the card's memory or beyond."""
+    whole = max(room, *(use.total for use in uses.values()))
+    lines = []
+    for engine, use in uses.items():
+        pieces = [
+            element("i", class_=name, style=f"--c:var(--{colour});width:{100 * getattr(use, name) / whole:.2f}%")
+            for name, colour in HOLDERS.items()
+        ]
+        end = element("b", style=f"left:{100 * room / whole:.2f}%")
+        bar = element("span", *pieces, end, class_="stack", role="img", aria_label=f"{engine}, memory by what holds it")
+        lines.append(element("li", element("span", engine), bar, element("em", f"{use.total / 1e9:.1f} GB")))
+    names = {**{name: name for name in HOLDERS}, "copies": "weights in bf16"}
+    key = (element("span", element("i", class_=n, style=f"--c:var(--{c})"), names[n]) for n, c in HOLDERS.items())
+    return join(element("p", *key, class_="holders"), element("ul", *lines, class_="stacks"))
+
+
+def _memory_chart(plan: Outlook, recomputes: bool, memory: Memory) -> Markup:
+    amounts = np.array(sorted(set(plan.config.pairs)), dtype=np.float64)
+    curves = [
+        Curve(engine, colour, amounts, np.array([_gb(plan, memory, engine, int(p)) for p in amounts]))
+        for engine, colour in COLOURS.items()
+    ]
+    limit = np.full_like(amounts, plan.cluster.card.memory / 1e9)
+    curves.append(Curve("the card's", "wrong", amounts, limit, dashed=True))
+    how = "blocks computed again" if recomputes else "activations kept"
+    return doubling_chart(f"GB per card, {how}", "pairs a micro-batch", curves, (0, None))
+
+
+def _gb(plan: Outlook, memory: Memory, engine: str, micro_batch: int) -> float:
+    return memory.use(engine, micro_batch, plan.cluster.cards).total / 1e9
+
+
+def _activations(plan: Outlook) -> Markup:
+    """What the blocks keep."""
+    rows = []
+    for kept, again in zip(plan.memories[False].kept, plan.memories[True].kept, strict=True):
+        each = f"{kept.per_pair / kept.blocks / 1e6:.2f}" if kept.blocks else ""
+        less = f"{again.per_pair / kept.blocks / 1e6:.2f}" if kept.blocks else ""
+        blocks = f"{kept.blocks}" if kept.blocks else ""
+        rows.append([kept.part, blocks, each, f"{kept.per_pair / 1e6:.1f}", less, f"{again.per_pair / 1e6:.1f}"])
+    whole = [f"{plan.memories[recomputes].per_pair_kept / 1e6:.1f}" for recomputes in (False, True)]
+    rows.append(["all", "", "", whole[0], "", whole[1]])
+    text = (
+        "MB for each pair of the micro-batch that wait for the backward pass, traced by operation. A pair has one image, "
+        "two views of its text and up to three fusions. The rest: embeddings, bridges, heads, losses; with blocks computed again "
+        "also what blocks take in from there."
+    )
+    columns = ["part", "blocks", "a block keeps", "all keep", "a block, computed again", "all, computed again"]
+    return join(note(text), table(columns, rows))
+
+
+def _step(plan: Outlook) -> Markup:
+    here = plan.here
+    rows = [[name, f"{1e3 * seconds:,.1f}", f"{seconds / here.expected:.0%}"] for name, seconds in here.times.items()]
+    accumulation = here.pairs // here.micro_batch
+    facts = {
+        "pairs per card": f"{here.pairs:,}" + (f" in {accumulation} micro-batches" if accumulation > 1 else ""),
+        "FLOPs per pair": f"{plan.flops / 1e12:.3g} T",
+        "FLOPs per card": f"{here.step.flops / 1e12:,.1f} T",
+        "expected": f"{1e3 * here.expected:,.0f} ms",
+        "from": f"{1e3 * here.fastest:,.0f} ms",
+        "to": f"{1e3 * here.slowest:,.0f} ms",
+    }
+    text = (
+        "What each resource needs for a step, were it alone. Expected: gradients travel behind the backward pass of the last "
+        "micro-batch, all else after the products. Range: all hidden at the highest speed of the card, none at the lowest."
+    )
+    return join(
+        figures(facts), element("h3", "Time by resource"), note(text), table(["resource", "ms", "of the step"], rows)
+    )
+
+
+def _sent(plan: Outlook) -> Markup:
+    here, cluster = plan.here, plan.cluster
+    if not here.calls:
+        return note("One card sends nothing.")
+    rows = [
+        [
+            call.what,
+            call.kind.replace("_", "-"),
+            size(round(call.size)),
+            size(round(link_bytes(call.kind, call.size, cluster.cards))),
+            f"{1e3 * sum(links_times(cluster, [call]).values()):,.2f}",
+        ]
+        for call in here.calls
+    ]
+    speeds = np.array(LINKS, dtype=np.float64)
+    curves = []
+    for what, colour in (("gradients", "itm"), ("weights", "mlm"), ("embeddings", "itc")):
+        calls = [call for call in here.calls if call.what == what]
+        if calls:
+            times = [_links_ms(plan, calls, gbit) for gbit in LINKS]
+            curves.append(Curve(what, colour, speeds, np.array(times)))
+    columns = ["what", "how", "tensor", "each card sends", "least ms"]
+    charts = [doubling_chart("ms of a step on the links, by their speed", "Gbit/s between hosts", curves, (0, None))]
+    text = (
+        f"In one step of {plan.config.engine.name}. Least time over published links, nothing else using them: a ring within the "
+        "host and one between the hosts, without latency."
+    )
+    return join(
+        note(text),
+        table(columns, rows),
+        element("h3", "By engine"),
+        table(["engine", "gradients", "weights", "embeddings", "least ms"], _by_engine(plan)),
+        element("div", *charts, class_="charts") if cluster.hosts > 1 else "",
+    )
+
+
+def _by_engine(plan: Outlook) -> list[list[Child]]:
+    """Bytes that each card sends in a step, and the time that they take at least."""
+    here, cluster = plan.here, plan.cluster
+    rows: list[list[Child]] = []
+    for engine in ENGINES:
+        calls = sent(plan.config, engine, cluster, plan.memory.parameters, here.step.micro_batches, here.micro_batch)
+        volumes = [
+            sum(link_bytes(c.kind, c.size, cluster.cards) for c in calls if c.what == what)
+            for what in ("gradients", "weights", "embeddings")
+        ]
+        least = 1e3 * sum(links_times(cluster, calls).values())
+        rows.append([engine, *(size(round(v)) for v in volumes), f"{least:,.1f}"])
+    return rows
+
+
+def _links_ms(plan: Outlook, calls: list[Collective], gbit: float) -> float:
+    card = replace(plan.cluster.card, scale_out=gbit * GBIT)
+    return 1e3 * sum(links_times(replace(plan.cluster, card=card), calls).values())
+
+
+def _loader(plan: Outlook) -> Markup:
+    here, config = plan.here, plan.config
+    cards = min(plan.cluster.cards, plan.cluster.card.per_host)
+    rate, most = here.host_samples_per_s, cards * max(1, config.data.workers) * config.decode_rate
+    record = plan.corpora.record_bytes
+    facts = {
+        "samples/s per host": f"{rate:,.0f}",
+        "read per host": f"{rate * record / 1e6:,.1f} MB/s",
+        "read by all": f"{here.samples_per_s * record / 1e9:,.2f} GB/s",
+        "cores busy per host": f"{rate / config.decode_rate:,.2f}",
+        "workers per host": f"{cards * config.data.workers:,}",
+        "they could make": f"{most:,.0f} samples/s",
+    }
+    text = (
+        f"A core makes {config.decode_rate:,.0f} samples/s (decode_rate), a sample has {record / 1e3:.0f} kB. At the fastest "
+        f"step a host needs {config.global_batch / here.fastest / plan.cluster.hosts:,.0f} samples/s."
+    )
+    return join(note(text), figures(facts))
+
+
+def _storage(plan: Outlook) -> Markup:
+    data, here, config = plan.corpora, plan.here, plan.config
+    every = config.checkpoint.every * here.expected
+    facts = {
+        "pictures": f"{data.pictures / 1e6:,.3g} M" if data.pictures else "unknown",
+        "samples per epoch": f"{data.samples / 1e6:,.3g} M" if data.samples else "unknown",
+        "shards": f"{data.bytes / 1e9:,.0f} GB" if data.bytes else "unknown",
+        "steps of the run": figure(round(plan.steps)) if plan.steps else "unknown",
+        "checkpoint": f"{plan.checkpoint_bytes / 1e9:.1f} GB",
+        "one every": duration(every),
+    }
+    rows = [
+        [f"{disk:g}", f"{plan.checkpoint_bytes / 1e9 / disk:,.1f}", f"{plan.checkpoint_bytes / 1e9 / disk / every:.1%}"]
+        for disk in sorted({*DISKS, config.disk})
+    ]
+    text = "Time to write a checkpoint by the speed of its file system, and its share of the training if that waits."
+    return join(
+        figures(facts), element("h3", "Checkpoints"), note(text), table(["GB/s", "seconds", "of the training"], rows)
+    )
+
+
+def _basis(plan: Outlook) -> Markup:
+    card, config = plan.cluster.card, plan.config
+    speeds = ", ".join(f"{speed / 1e12:,.0f}" for speed in config.achieved(card.peak))
+    peak = f"{card.peak / 1e12:,.0f} TFLOP/s bf16" if card.peak else "no published peak"
+    how = (
+        f"{', '.join(f'{u:g}' for u in config.utilisation)} of the peak" if card.peak and not config.tflops else "given"
+    )
+    if not card.peak and not config.tflops:
+        how = "assumed, no claim: give tflops=[...]"
+    return join(pairs({
+        "card": f"{card.memory / 1e9:.0f} GB at {card.bandwidth / 1e12:.2f} TB/s, {peak}",
+        "links": f"{card.scale_up / 1e9:.1f} GB/s within the host, {card.scale_out / 1e9:.1f} GB/s to other hosts, each way",
+        "from": card.source,
+        "a card achieves": f"{speeds} TFLOP/s: low, expected, high ({how})",
+        "precision": config.device.precision,
+        "memory": "weights and gradients 4 bytes per parameter, moments 8; activations traced through forward and backward pass "
+        "on fake tensors under the CPU's autocast lists. Left out: workspace of kernels and compilers, buffers of "
+        "collectives, fragmentation",
+        "FLOPs": "counted from the shapes" + (", repeated ones too" if config.engine.activation_checkpointing else ""),
+        "data": (f"published counts of {', '.join(plan.corpora.published)}" if plan.corpora.published else "manifests"),
+        "one gradient sum": f"at least {1e3 * all_reduce_time(plan.cluster, 4 * plan.memory.parameters):,.1f} ms",
+    }))  # fmt: skip

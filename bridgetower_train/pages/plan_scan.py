@@ -1,0 +1,91 @@
+"""What more or fewer cards would bring, as a part of the page of a plan."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from bridgetower_train.pages.chart import Curve, Floats, doubling_chart
+from bridgetower_train.pages.html import Child, Markup, element, join, note, table
+from bridgetower_train.pages.numbers import duration
+from bridgetower_train.planning.outlook import Outlook, Point
+
+RESOURCES = {"products": "itc", "the card's memory": "mlm", "links": "itm", "loader": "plain"}
+"""Resource of a step -> its colour."""
+Scans = dict[str, tuple[str, list[Point]]]
+"""Name -> colour and points."""
+
+
+def scan(plan: Outlook) -> Markup:
+    """Charts and tables of both ways to use more cards: with the pairs of each as they are, and with the batch as it is."""
+    pairs_each, batch = plan.here.pairs, plan.config.global_batch
+    scans = {
+        f"{pairs_each:,} pairs a card": ("itc", plan.same_pairs),
+        f"global batch {batch:,}": ("itm", plan.same_batch),
+    }
+    charts = [
+        _training_chart(plan, scans),
+        _scan_chart("Scaling efficiency", scans, efficiency, percent=True),
+        _scan_chart("Links in use, share of the step", scans, lambda p: [100 * x.links_share for x in p], percent=True),
+        _scan_chart("Samples/s that a host's loaders must make", scans, lambda p: [x.host_samples_per_s for x in p]),
+        *(_resources_chart(name, points) for name, (_, points) in scans.items()),
+    ]
+    columns = ["cards", "batch", "pairs a card", "micro-batch", "GB a card", "step, ms", "samples/s", "efficiency",
+               "links", "time to train", "binds"]  # fmt: skip
+    tables = [
+        join(element("h3", name[0].upper() + name[1:]), table(columns, _rows(plan, points)))
+        for name, (_, points) in scans.items()
+    ]
+    text = (
+        f"With {pairs_each:,} pairs a card the batch grows with the cards, and so does what is learned; with the batch "
+        "as it is each card has fewer. data.lanes must go with the cards. Time to train is for as many samples; dashed: its range."
+    )
+    return join(note(text), element("div", *filter(None, charts), class_="charts"), *tables)
+
+
+def efficiency(points: list[Point]) -> list[float]:
+    """Samples/s per card in per cent of those of the fewest cards."""
+    each = [point.samples_per_s / point.cluster.cards for point in points]
+    return [100 * rate / each[0] for rate in each]
+
+
+def _cards(points: list[Point]) -> Floats:
+    return np.array([point.cluster.cards for point in points], dtype=np.float64)
+
+
+def _scan_chart(
+    title: str, scans: Scans, values: Callable[[list[Point]], list[float]], percent: bool = False
+) -> Markup:
+    curves = [Curve(n, c, _cards(p), np.array(values(p), dtype=np.float64)) for n, (c, p) in scans.items() if p]
+    return doubling_chart(title, "cards", curves, (0, None), percent=percent) if curves else Markup("")
+
+
+def _training_chart(plan: Outlook, scans: Scans) -> Markup:
+    curves = []
+    for name, (colour, points) in scans.items():
+        for way in ("expected", "fastest", "slowest"):
+            hours = [(plan.run_time(p, getattr(p, way)) or np.nan) / 3600 for p in points]
+            label = name if way == "expected" else f"{way}"
+            if points:
+                curves.append(Curve(label, colour, _cards(points), np.array(hours), dashed=way != "expected"))
+    return doubling_chart("Hours to train", "cards", curves, log=True) if curves else Markup("")
+
+
+def _resources_chart(name: str, points: list[Point]) -> Markup:
+    if not points:
+        return Markup("")
+    curves = [
+        Curve(resource, colour, _cards(points), np.array([1e3 * p.times[resource] for p in points]))
+        for resource, colour in RESOURCES.items()
+    ]
+    return doubling_chart(f"ms of a step by resource, {name}", "cards", curves, log=True)
+
+
+def _rows(plan: Outlook, points: list[Point]) -> list[list[Child]]:
+    return [
+        [
+            f"{p.cluster.cards:,}", f"{p.global_batch:,}", f"{p.pairs:,}", f"{p.micro_batch:,}", f"{p.use.total / 1e9:.1f}",
+            f"{1e3 * p.expected:,.0f}", f"{p.samples_per_s:,.0f}", f"{share:.0f} %", f"{p.links_share:.0%}",
+            duration(time) if (time := plan.run_time(p, p.expected)) is not None else "unknown", p.binding,
+        ]
+        for p, share in zip(points, efficiency(points), strict=True)
+    ] if points else []  # fmt: skip

@@ -1,0 +1,64 @@
+"""What one optimizer step sends: each collective's bytes by engine, counted from what the engines do."""
+
+from dataclasses import dataclass
+
+from bridgetower_train.config import ObjectiveConfig
+from bridgetower_train.objectives.itc import TERMS
+
+FP32 = 4
+"""Bytes of a weight and of a gradient: all engines keep and send both in float32."""
+TOTALS, FLAG, NORM = 3 * FP32, 8, FP32
+"""Bytes of the step's counts (JointTask.counts), of the agreement to stop (Flag), and of ZeRO's gradient norm."""
+IMAGE_ID = 8
+
+
+@dataclass(frozen=True)
+class Collective:
+    """The calls of one kind for one purpose in one optimizer step."""
+
+    kind: str
+    """`all_reduce`, `all_gather`, `reduce_scatter` or `reduce`."""
+    what: str
+    """`gradients`, `weights`, `embeddings`, or `agreements`: counts, norm and stop."""
+    size: float
+    """Bytes of the whole tensors, all ranks' parts of a gather or scatter together."""
+
+
+def collective_bytes(
+    engine: str,
+    parameters: int,
+    world_size: int,
+    micro_batches: int = 1,
+    pairs: int = 0,
+    objective: ObjectiveConfig | None = None,
+    all_reduces: bool = False,
+) -> list[Collective]:
+    """What one rank of `world_size` takes part in for one optimizer step; nothing where it is alone.
+
+    `parameters` are those that are trained, `pairs` those of a rank's micro-batch, and `all_reduces` is true where the device
+    has ZeRO sum gradients for all ranks (`reduce_scatter: false`). Left out: padding, below one element per parameter and rank;
+    under ZeRO-3 also the parameters too small to be divided, which are gathered once per step instead of twice per micro-batch,
+    and those that a step uses again after it has let go of them.
+    """
+    if world_size == 1:
+        return []
+    size = float(FP32 * parameters)
+    stage = int(engine[len("zero") :]) if engine != "native" else 0
+    reduction = "all_reduce" if stage == 0 or all_reduces else "reduce_scatter" if stage == 3 else "reduce"
+    sent = [Collective(reduction, "gradients", size * (micro_batches if stage >= 2 else 1))]
+    if stage:
+        sent.append(Collective("all_gather", "weights", size * (2 * micro_batches if stage == 3 else 1)))
+    if objective is not None and objective.itc:
+        keys = len({key for _, key in TERMS[objective.itc_form]})
+        embeddings = float(FP32 * keys * objective.itc_dim * pairs * world_size * micro_batches)
+        ids = float(IMAGE_ID * pairs * world_size * micro_batches)
+        sent.append(Collective("all_gather", "embeddings", embeddings + ids))
+        sent.append(Collective("all_reduce", "embeddings", embeddings))
+    sent.append(Collective("all_reduce", "agreements", float(TOTALS + FLAG + (NORM if stage else 0))))
+    return sent
+
+
+def link_bytes(kind: str, size: float, world_size: int) -> float:
+    """Bytes that each rank sends, at least, for a collective over `size` bytes, as in a ring."""
+    passes = 2 if kind == "all_reduce" else 1
+    return passes * (world_size - 1) / world_size * size

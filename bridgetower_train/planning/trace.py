@@ -1,0 +1,256 @@
+"""What a training step holds in memory, operation by operation: one real forward and backward pass on fake tensors.
+
+Every shape, type and lifetime is that of a real step; there are no numbers in the tensors, so that it takes seconds and next
+to no memory whatever the size of the model. What a kernel takes for itself while it runs stays unseen.
+"""
+
+import math
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from bridgetower_train.config import ModelConfig, ObjectiveConfig
+from bridgetower_train.data.batch import Batch
+from bridgetower_train.devices import Device
+from bridgetower_train.engines.activation import checkpoint_blocks
+from bridgetower_train.model.attention import AttentionFunction
+from bridgetower_train.model.fusion import CrossLayer
+from bridgetower_train.model.text import TextLayer
+from bridgetower_train.model.vision import Block
+from bridgetower_train.objectives.joint import JointTask
+
+Bytes = npt.NDArray[np.int64]
+
+PARTS = ("image tower", "text tower", "fusion, text stream", "fusion, image stream", "the rest")
+"""What the kept bytes are counted by: transformer blocks, and all that lies between and after them."""
+
+
+@dataclass(frozen=True)
+class Platform:
+    """How the step is run: what the trace needs to know of a device."""
+
+    attention: AttentionFunction
+    autocast: Callable[[], AbstractContextManager[Any]]
+    capture: Callable[[nn.Module], nn.Module]
+    where: torch.device
+
+    @staticmethod
+    def of(device: Device) -> "Platform":
+        """A device that is at hand."""
+        return Platform(device.attention, device.autocast, device.capture, device.torch_device)
+
+    @staticmethod
+    def on_paper(fused_attention: bool, precision: str) -> "Platform":
+        """An accelerator that is not: PyTorch's own dropout, and autocast by the lists of the CPU."""
+        bf16 = precision == "bf16"
+        return Platform(
+            fused if fused_attention else plain,
+            lambda: torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16),
+            lambda module: module,
+            torch.device("cpu"),
+        )
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Bytes alive after each operation of one forward and backward pass of `pairs` pairs."""
+
+    pairs: int
+    parameters: int
+    gradients: Bytes
+    """Of parameters whose gradient is complete."""
+    copies: Bytes
+    """Weights in the precision of autocast."""
+    activations: Bytes
+    """All else but the weights: the batch, what is kept for the backward pass, and what is at work."""
+    kept: dict[str, int]
+    """Part of the model -> bytes that it holds at the end of the forward pass."""
+    blocks: dict[str, int]
+    """Part of the model -> its transformer blocks."""
+    largest: int
+    """Parameters of the largest module that is used at once: a block, or a table of words."""
+
+
+def trace(
+    model: ModelConfig, objective: ObjectiveConfig, pairs: int, checkpointing: bool, platform: Platform
+) -> Timeline:
+    """One step of `pairs` pairs, with the weights there and no gradients yet."""
+    with FakeTensorMode(), torch.device(platform.where):
+        task = JointTask(model, objective, platform.attention)
+        parts = _parts(task)
+        if checkpointing:
+            checkpoint_blocks(task.model)
+        module, totals = platform.capture(task), torch.ones(3)
+        with Ledger() as ledger, _labelled(parts, ledger):
+            _count_gradients(task, ledger)
+            ledger.weights = {id(p.untyped_storage()) for p in task.parameters()}
+            batch = blank_batch(model, objective, pairs)
+            with platform.autocast():
+                loss, _ = module(batch, totals)
+            kept = ledger.labelled()
+            loss.backward()
+    lines = np.array(ledger.line, dtype=np.int64)
+    done, copies = lines[:, 1], lines[:, 2]
+    sizes = [sum(p.numel() for p in module.parameters()) for module in (*parts, *_tables(task))]
+    return Timeline(
+        pairs,
+        sum(p.numel() for p in task.parameters()),
+        done,
+        copies,
+        lines[:, 0] - done - copies,
+        kept,
+        {part: list(parts.values()).count(part) for part in PARTS[:-1]},
+        max(sizes),
+    )
+
+
+class Ledger(TorchDispatchMode):
+    """Bytes of the storages that operations make, from when they are made to when nobody holds them any more."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.label = PARTS[-1]
+        """What is being computed."""
+        self.weights: set[int] = set()
+        """Storages that are there already, which do not count."""
+        self.line: list[tuple[int, int, int]] = []
+        """After each operation: bytes of all, of complete gradients, of copies of weights."""
+        self.gradients = 0
+        self._alive: dict[int, tuple[int, str, bool]] = {}
+        self._bytes = self._copies = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = function(*args, **(kwargs or {}))
+        if function is torch.ops.prim.device.default:  # asked for all the time, and makes nothing
+            return out
+        copied = function is torch.ops.aten._to_copy.default and id(args[0].untyped_storage()) in self.weights
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self._add(tensor.untyped_storage(), copied)
+        self.line.append((self._bytes, self.gradients, self._copies))
+        return out
+
+    def _add(self, storage: torch.UntypedStorage, copied: bool) -> None:
+        key = id(storage)
+        if key in self._alive or key in self.weights:
+            return
+        size = storage.nbytes()
+        self._alive[key] = size, self.label, copied
+        self._bytes += size
+        self._copies += size * copied
+        weakref.finalize(storage, self._drop, key)
+
+    def _drop(self, key: int) -> None:
+        size, _, copied = self._alive.pop(key)
+        self._bytes -= size
+        self._copies -= size * copied
+
+    def labelled(self) -> dict[str, int]:
+        """Label -> bytes alive that were made under it, copies of weights apart."""
+        sums = dict.fromkeys(PARTS, 0)
+        for size, label, copied in self._alive.values():
+            sums[label] += size * (not copied)
+        return sums
+
+
+def _parts(task: JointTask) -> dict[nn.Module, str]:
+    """The transformer blocks, and the part to which each belongs."""
+    text_stream = set(task.model.bridgetower.cross_modal_text_layers)
+    kinds = {Block: PARTS[0], TextLayer: PARTS[1]}
+    parts = {module: part for module in task.modules() for kind, part in kinds.items() if isinstance(module, kind)}
+    cross = [module for module in task.modules() if isinstance(module, CrossLayer)]
+    return parts | {layer: PARTS[2] if layer in text_stream else PARTS[3] for layer in cross}
+
+
+def _tables(task: JointTask) -> list[nn.Module]:
+    """The words on the way in, and on the way out where they are predicted."""
+    out = [task.model.mlm_score.decoder] if task.needs.masked else []
+    return [task.model.bridgetower.text_model.embeddings.word_embeddings, *out]
+
+
+@contextmanager
+def _labelled(parts: dict[nn.Module, str], ledger: Ledger) -> Iterator[None]:
+    """Have `ledger` know which part is being computed in the forward pass."""
+
+    def enter(module: nn.Module, _: Any) -> None:
+        ledger.label = parts[module]
+
+    def leave(module: nn.Module, _: Any, __: Any) -> None:
+        ledger.label = PARTS[-1]
+
+    hooks = [part.register_forward_pre_hook(enter) for part in parts]
+    hooks += [part.register_forward_hook(leave) for part in parts]
+    yield
+    for hook in hooks:
+        hook.remove()
+
+
+def _count_gradients(task: JointTask, ledger: Ledger) -> None:
+    """Have `ledger` know when a gradient is complete."""
+
+    def complete(parameter: Tensor) -> None:
+        ledger.gradients += parameter.numel() * parameter.element_size()
+
+    for parameter in task.parameters():
+        if parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(complete)
+
+
+class _Fused(torch.autograd.Function):
+    """Attention as fused kernels keep it: its operands, its result, and one float32 per query."""
+
+    @staticmethod
+    def forward(ctx: Any, q_BHQE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor) -> Tensor:  # type: ignore[override]
+        out_BHQE = torch.empty_like(q_BHQE)
+        ctx.save_for_backward(
+            q_BHQE, k_BHTE, v_BHTE, out_BHQE, q_BHQE.new_empty(q_BHQE.shape[:-1], dtype=torch.float32)
+        )
+        return out_BHQE
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.empty_like(x) for x in ctx.saved_tensors[:3])
+
+
+def fused(q_BHQE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor, mask: Tensor | None, dropout_p: float) -> Tensor:
+    """An AttentionFunction of the right shapes and memory."""
+    out: Tensor = _Fused.apply(q_BHQE, k_BHTE, v_BHTE)  # type: ignore[no-untyped-call]
+    return out
+
+
+def plain(q_BHQE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor, mask: Tensor | None, dropout_p: float) -> Tensor:
+    """Attention in products, which keeps its probabilities, before and after dropout."""
+    logits_BHQT = q_BHQE @ k_BHTE.transpose(-2, -1) * q_BHQE.shape[-1] ** -0.5
+    if mask is not None:
+        logits_BHQT = logits_BHQT.masked_fill(~mask, float("-inf"))
+    weights_BHQT = logits_BHQT.softmax(-1).to(v_BHTE.dtype)
+    return torch.dropout(weights_BHQT, dropout_p, True) @ v_BHTE
+
+
+def blank_batch(model: ModelConfig, objective: ObjectiveConfig, pairs: int) -> Batch:
+    """A batch of the shapes and types that the loader gives."""
+    places = math.ceil(objective.mlm_probability * (model.max_text_len - 2))
+
+    def numbers(*shape: int) -> Tensor:
+        return torch.zeros(*shape, dtype=torch.int64)
+
+    return Batch(
+        pixel_values=torch.zeros(pairs, 3, model.image_size, model.image_size, dtype=torch.uint8),
+        input_ids=numbers(pairs, model.max_text_len),
+        masked_ids=numbers(pairs, model.max_text_len),
+        text_mask=torch.ones(pairs, model.max_text_len, dtype=torch.bool),
+        mlm_positions=numbers(pairs, places),
+        mlm_labels=numbers(pairs, places),
+        image_id=torch.arange(pairs),
+        itm_negative=torch.arange(pairs).roll(1),
+    )

@@ -1,0 +1,126 @@
+"""What the tests of ZeRO do on every rank of a process group: engines trained side by side on the same batches."""
+
+import gc
+import inspect
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from helpers import random_batch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from bridgetower_train.config import DeviceConfig, ModelConfig, ObjectiveConfig, OptimConfig
+from bridgetower_train.devices.cpu import CpuDevice
+from bridgetower_train.distributed import Flag, Ranks
+from bridgetower_train.engines import ENGINES, Engine
+from bridgetower_train.objectives.joint import JointTask
+
+MODEL = ModelConfig(
+    image_size=32, patch_size=16, width=64, vision_layers=2, text_layers=2, fusion_layers=2, max_text_len=12,
+    text_positions=20, vocab_size=1999, dropout=0.1,
+)  # fmt: skip
+OBJECTIVE = ObjectiveConfig(itc_dim=16)
+OPTIM = OptimConfig(lr=1e-3, lr_fusion=2e-3, lr_heads=5e-4, clip_norm=0.5)
+MICRO_BATCHES, PAIRS = 2, 3
+COLLECTIVES = ("all_reduce", "reduce", "all_gather", "all_gather_into_tensor", "reduce_scatter_tensor", "broadcast")
+
+
+class Traffic:
+    """Counts the bytes that go through torch.distributed in this process, by kind. Made before DeepSpeed is imported."""
+
+    def __init__(self) -> None:
+        self.bytes: Counter[str] = Counter()
+        for name in COLLECTIVES:
+            setattr(dist, name, self._counted(name, getattr(dist, name)))
+
+    def _counted(self, name: str, call: Any) -> Any:
+        kind = {"all_gather_into_tensor": "all_gather", "reduce_scatter_tensor": "reduce_scatter"}.get(name, name)
+        signature = inspect.signature(call)
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            given = signature.bind(*args, **kwargs).arguments
+            whole = given["input"] if name == "reduce_scatter_tensor" else next(iter(given.values()))
+            for tensor in whole if isinstance(whole, list) else [whole]:
+                self.bytes[kind] += tensor.numel() * tensor.element_size()
+            return call(*args, **kwargs)
+
+        return counted
+
+
+def ddp_traffic(engine: Engine, traffic: Traffic) -> None:
+    """Count what DistributedDataParallel, which does not go through Python, reduces."""
+
+    def hook(state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+        traffic.bytes["all_reduce"] += bucket.buffer().numel() * bucket.buffer().element_size()
+        work = torch.distributed.distributed_c10d.all_reduce(bucket.buffer().div_(dist.get_world_size()), async_op=True)
+        return work.get_future().then(lambda future: future.value()[0])
+
+    engine.module.register_comm_hook(None, hook)
+
+
+def held_bytes() -> int:
+    """Of all tensors that are alive in this process."""
+    gc.collect()
+    tensors = [t for t in gc.get_objects() if isinstance(t, Tensor) and t.device.type == "cpu"]
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+
+
+class Training:
+    """One engine and the steps that it takes."""
+
+    def __init__(self, name: str, device: CpuDevice | None = None, optim: OptimConfig = OPTIM) -> None:
+        torch.manual_seed(0)
+        device = device or CpuDevice(DeviceConfig(name="cpu"), 0)
+        self.ranks = Ranks(dist.get_rank(), dist.get_world_size(), dist.group.WORLD)
+        task = JointTask(MODEL, OBJECTIVE, device.attention)
+        self.engine = ENGINES[name](task, device, self.ranks, optim, 1, accumulates=True)
+        self.flag = Flag(self.ranks)
+        self.lines: list[dict[str, float]] = []
+        self.held: list[int] = []
+
+    def backward(self, step: int, poisoned: bool = False, measured: bool = False) -> dict[str, Tensor]:
+        """The micro-batches of `step`, the loss of rank 1 not finite where it is `poisoned`; `held` where it is `measured`."""
+        first = (step * self.ranks.world_size + self.ranks.rank) * MICRO_BATCHES
+        batches = [random_batch(MODEL, PAIRS, seed=first + number) for number in range(MICRO_BATCHES)]
+        totals = torch.stack([self.engine.task.counts(batch) for batch in batches]).sum(0)
+        dist.all_reduce(totals)
+        metrics: Counter[str] = Counter()
+        for number, batch in enumerate(batches):
+            torch.manual_seed(first + number)
+            wrong = torch.nan if poisoned and self.ranks.rank == 1 else 1.0
+            metrics.update(self.engine.forward_backward(batch, totals * wrong, last=number == MICRO_BATCHES - 1))
+            if measured:
+                self.held.append(held_bytes())
+        self.flag.agree(False)
+        return dict(metrics)
+
+    def step(self, step: int, poisoned: bool = False) -> None:
+        """Step number `step`; its figures go to `lines`."""
+        metrics = self.backward(step, poisoned) | self.engine.step(lr_factor=1 - step / 40)
+        self.lines.append({name: float(value) for name, value in metrics.items()})
+
+    def run(self, steps: range) -> "Training":
+        """Several steps."""
+        for step in steps:
+            self.step(step)
+        return self
+
+    def save(self, folder: Path) -> None:
+        """What a checkpoint writes."""
+        for name, tensors in self.engine.snapshot().items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, folder / name)
+        dist.barrier()
+
+    def load(self, folder: Path) -> "Training":
+        """Go on from there."""
+        self.engine.load(folder)
+        return self
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """The contents of a saved folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.safetensors")}
