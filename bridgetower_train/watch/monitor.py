@@ -118,7 +118,9 @@ class Monitor(threading.Thread):
         return [member for member in self._members if not member.doing.left]
 
     def _tell(self, message: bytes) -> None:
-        for member in self._members:
+        for member in reversed(
+            self._members
+        ):  # rank 0 last: once it knows a verdict, this thread may end with its process
             if member.connection:
                 member.connection.write(message)
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from bridgetower_train.watch import Watch
 
 FAULTS = {
     "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
-    "killed with a child": lambda: os.fork() and os.kill(os.getpid(), signal.SIGKILL),
+    "killed with a child": lambda: _leave_a_child(),
     "stopped": lambda: os.kill(os.getpid(), signal.SIGSTOP),
     "hangs": lambda: distributed._end_with(os.getppid()),  # a loop in the package, as long as pytest lives
     "fails": lambda: int("nonsense"),
@@ -33,6 +34,15 @@ def member(rank: int, world_size: int, port: int, folder: Path, timeout: float, 
     with Watch(ranks, timeout) as progress:
         _run(ranks, progress, FAULTS[fault], before)
     sys.exit(0)
+
+
+def _leave_a_child() -> None:
+    """End, but for a child that has copies of all connections, as loader workers have."""
+    if os.fork():
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.write(2, str(os.getpid()).encode())
+    time.sleep(60)
+    os._exit(0)
 
 
 def _run(ranks: Ranks, progress: Watch, fault: Callable[[], object], before: bool) -> None:

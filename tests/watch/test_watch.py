@@ -83,6 +83,7 @@ def test_a_child_of_a_killed_rank_does_not_hide_its_end(end):
     _, codes, said = end(2, "killed with a child", 60)
     assert codes[:2] == [1, 1]
     assert "was lost at step 7" in said[0]
+    psutil.Process(int(said[2])).kill()  # which is still there
 
 
 def test_ranks_that_finish_say_nothing(end):
