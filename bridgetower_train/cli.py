@@ -70,6 +70,12 @@ COMMANDS = {
     "bench fetch": Command(
         "bridgetower_train.commands.bench_fetch", "BenchFetchConfig", None, "time fetching from a hostile server"
     ),
+    "bench scale": Command(
+        "bridgetower_train.commands.bench_scale",
+        "BenchScaleConfig",
+        None,
+        "open and walk a corpus of a billion records",
+    ),
     "bench retrieval": Command(
         "bridgetower_train.commands.bench_retrieval", "BenchRetrievalConfig", "bench_retrieval", "time retrieval"
     ),

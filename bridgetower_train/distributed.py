@@ -1,6 +1,7 @@
 """The process group, and the small agreements that ranks make beside the gradients."""
 
 import os
+import resource
 import sys
 import threading
 import time
@@ -100,12 +101,19 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
+def allow_connections() -> None:
+    """Raise the soft limit of open files to the hard one: gloo holds a connection to every rank, and 1,024 is a usual limit."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def init_ranks(backend: str, config: DistributedConfig) -> Ranks:
     """Join the process group that the launcher's variables describe; one process needs none."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
         return Ranks(0, 1, None)
     timeout = timedelta(seconds=config.timeout)
+    allow_connections()
     dist.init_process_group(backend, timeout=timeout)
     return Ranks(dist.get_rank(), world_size, dist.new_group(backend="gloo", timeout=timeout))
 

@@ -8,7 +8,6 @@ was stopped or killed goes on where it was, and writes the bytes that an undistu
 import errno
 import signal
 from collections.abc import Generator, Iterator
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from multiprocessing import active_children
@@ -98,11 +97,6 @@ def run_job(
         raise DataError(
             f"out={output}: {error.strerror}{f' ({error.filename})' if error.filename else ''}; what is there is whole; "
             "make room, or mend it, and give the same command again"
-        ) from error
-    except BrokenProcessPool as error:
-        raise DataError(
-            f"{config.name}: a worker process was killed, perhaps for want of memory; take fewer `workers`; the same "
-            "command goes on"
         ) from error
     except _StoppedError as stop:
         for child in active_children():  # one that the signal has cut off from its pool would be waited for at exit

@@ -7,8 +7,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.context import ForkServerContext
 from typing import TypeVar
+
+from bridgetower_train.errors import UserError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -49,7 +52,7 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], workers: int, ch
 
     `chunk` items travel together; at most four times as many per worker are under way or waiting to be taken, so memory
     stays bounded however slowly they are.
-    An exception in `function` is raised here; a worker that dies raises BrokenProcessPool.
+    An exception in `function` is raised here; a worker that is killed is a UserError.
     """
     if workers <= 1:
         yield from map(function, items)
@@ -64,6 +67,10 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], workers: int, ch
                 if not pending:
                     return
                 yield from pending.popleft().result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a worker process was killed, perhaps for want of memory; take fewer `workers`, and give the same command again"
+            ) from error
         finally:
             for future in pending:
                 future.cancel()

@@ -74,6 +74,7 @@ def test_every_key_is_documented():
         (["data.lanes=7"], ["data.lanes=7", "global_batch=64", "4 and 8"]),
         (["data.lanes=64"], ["data.lanes=64", "at most 32"]),
         (["micro_batch=12"], ["micro_batch=12", "multiple of", "8"]),
+        (["distributed.timeout=0"], ["distributed.timeout=0", "at least 1"]),
         (["data.captions=al"], ["data.captions=al", "all, one", "did you mean 'all'"]),
         (["data.text_buckets=[16,200]"], ["data.text_buckets", "model.max_text_len"]),
         (["objective.itc=0", "objective.itm_negatives=hard"], ["objective.itm_negatives=hard", "objective.itc"]),

@@ -17,9 +17,9 @@ from pathlib import Path
 from bridgetower_train.lock import hold
 with hold(Path(sys.argv[1]), "run_dir"):
     if os.fork() == 0:
-        time.sleep(60)
+        time.sleep(600)
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 

@@ -154,5 +154,8 @@ class DistributedConfig:
     """The process group."""
 
     timeout: float = 1800.0
-    """Seconds within which a rank that hangs while the others wait for it is named and the run ended, by a collective that does
-    not finish if not before. A rank that is lost ends the run at once."""
+    """Seconds within which a rank that hangs while the others wait for it is named and the run ended, at the latest by
+    the collective that does not finish. A rank that is lost ends the run at once."""
+
+    def __post_init__(self) -> None:
+        at_least("distributed.timeout", self.timeout, 1)

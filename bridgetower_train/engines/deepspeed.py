@@ -63,9 +63,8 @@ class ZeroEngine(Engine):
         self._spare = _without_weights(task) if stage == 3 else task
         self.optimizer = device.adamw(parameter_groups(task.model.named_parameters(), config), config)
         self._trained: list[list[nn.Parameter]] = [list(group["params"]) for group in self.optimizer.param_groups]
-        if (
-            stage == 3
-        ):  # a block's weights come and go together; not those of fusion layers, which may be called twice a step
+        if stage == 3:
+            # A block's weights come and go together; not those of fusion layers, which may be called twice in a step.
             self.deepspeed.utils.set_z3_leaf_modules(task, [Block, TextLayer])
         self.engine, *_ = self.deepspeed.initialize(
             model=_Autocast(device.capture(task), device),

@@ -1,6 +1,6 @@
 """Image-text contrast: which image belongs to which text, among the batch of all ranks.
 
-Shapes: B local pairs, G pairs of all ranks, E width of the embeddings.
+Shapes: B local pairs, b of them at once, G pairs of all ranks, E width of the embeddings.
 """
 
 import math
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from bridgetower_train.model.bridgetower import BridgeTower, ImageStates
 from bridgetower_train.model.precision import no_autocast
@@ -28,6 +29,11 @@ LOGIT_SCALE_RANGE = (math.log(1 / 0.5), math.log(1 / 0.001))
 
 EXCLUDED = -1e4
 """Logit of what is no negative: finite, and far below any other (at most 1000 in size)."""
+
+
+BLOCK_LOGITS = 1 << 21
+"""Logits of a term that are held at once, 8 MB. More are compared in blocks of rows, each of which is computed again in the
+backward pass, so that memory does not grow with local rows x columns of all ranks."""
 
 
 class _ClampFromInside(torch.autograd.Function):
@@ -86,12 +92,35 @@ def itc_loss(
     gathered = dict(zip(keys, all_gather(torch.stack([embeddings[key] for key in keys], dim=1)).unbind(1), strict=True))
     image_id_G = all_gather(image_id_B)
     target_B = rank() * len(image_id_B) + torch.arange(len(image_id_B), device=image_id_B.device)
-    same_BG = image_id_B[:, None] == image_id_G
-    excluded_BG = same_BG & (target_B[:, None] != torch.arange(len(image_id_G), device=image_id_B.device))
+    rows = max(1, BLOCK_LOGITS // len(image_id_G))
+    if rows >= len(image_id_B):
+        return _compare(embeddings, gathered, logit_scale, image_id_B, image_id_G, target_B, form)
+    blocks = []
+    for begin in range(0, len(image_id_B), rows):
+        block = slice(begin, begin + rows)
+        own_b = {name: value[block] for name, value in embeddings.items()}
+        arguments = (own_b, gathered, logit_scale, image_id_B[block], image_id_G, target_B[block], form)
+        blocks.append(checkpoint(_compare, *arguments, use_reentrant=False, preserve_rng_state=False))
+    losses, right = zip(*blocks, strict=True)
+    return torch.stack(losses).sum(), torch.stack(right).sum()
+
+
+def _compare(
+    embeddings: dict[str, Tensor],
+    gathered: dict[str, Tensor],
+    logit_scale: Tensor,
+    image_id_b: Tensor,
+    image_id_G: Tensor,
+    target_b: Tensor,
+    form: str,
+) -> tuple[Tensor, Tensor]:
+    """`itc_loss` for b of the local rows, whose own columns are `target_b`, against all columns."""
+    same_bG = image_id_b[:, None] == image_id_G
+    excluded_bG = same_bG & (target_b[:, None] != torch.arange(len(image_id_G), device=image_id_G.device))
     logits = {(query, key): itc_logits(embeddings[query], gathered[key], logit_scale) for query, key in TERMS[form]}
     losses = [
-        F.cross_entropy(logits_BG.masked_fill(excluded_BG, EXCLUDED), target_B, reduction="sum")
-        for logits_BG in logits.values()
+        F.cross_entropy(logits_bG.masked_fill(excluded_bG, EXCLUDED), target_b, reduction="sum")
+        for logits_bG in logits.values()
     ]
-    nearest_B1 = logits["text", "image"].argmax(dim=-1, keepdim=True)
-    return torch.stack(losses).mean(), same_BG.gather(1, nearest_B1).sum()
+    nearest_b1 = logits["text", "image"].argmax(dim=-1, keepdim=True)
+    return torch.stack(losses).mean(), same_bG.gather(1, nearest_b1).sum()

@@ -33,7 +33,7 @@ def set_up(config: TrainConfig, world_size: int, folder: Path) -> Stage:
     notes = {}
     missing = list(_missing_corpora(config))
     if missing:
-        names = [*config.data.corpora, *filter(None, [config.data.validation])]
+        names = _corpora(config)
         free, needed = shutil.disk_usage(folder).free, index_bytes(names)
         if needed > free:
             raise ConfigError(
@@ -82,11 +82,17 @@ def free_memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+def _corpora(config: TrainConfig) -> list[str]:
+    """Those that the run reads, the held-out one last."""
+    read = [name for name, weight in config.data.corpora.items() if weight]
+    return [*read, config.data.validation] if config.data.validation else read
+
+
 def _missing_corpora(config: TrainConfig) -> Iterator[str]:
     """Manifests that are not there; whether a remote root has them is left to the run itself."""
     if is_remote(config.data.root):
         return
-    for name in [*config.data.corpora, *filter(None, [config.data.validation])]:
+    for name in _corpora(config):
         path = Path(config.data.root.removeprefix("file://"), name, "manifest.json")
         if not path.exists():
             yield str(path)

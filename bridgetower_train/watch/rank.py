@@ -121,6 +121,7 @@ class Watch:
         if verdict.stopped and verdict.machine == self._me.machine:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(verdict.stopped, signal.SIGKILL)
+        sys.stdout.flush()
         self._judged.set()
         time.sleep(self.limits.pulse)
         os._exit(1)

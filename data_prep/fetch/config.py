@@ -12,7 +12,7 @@ class FetchConfig:
     in_flight: int = 2000
     """URLs that are being fetched at any moment; each needs a file descriptor."""
     per_host: int = 16
-    """Connections to one host that are at work at any moment."""
+    """Connections to one host that are at work at any moment; as many more may be idle, for 2 seconds each."""
     ahead: int = 20_000
     """Rows of the source that wait at any moment, most of them for their host, so that a slow host holds up no other."""
     deadline: float = 30.0

@@ -65,6 +65,7 @@ def held_bytes() -> int:
     """Of all tensors that are alive in this process."""
     gc.collect()
     tensors = [t for t in gc.get_objects() if isinstance(t, Tensor) and t.device.type == "cpu"]
+    tensors += [t.grad for t in tensors if t.is_leaf and t.grad is not None]  # Python may not have met them yet
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 

@@ -4,12 +4,18 @@ import math
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from helpers import run_ranks
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from bridgetower_train.objectives import itc
 from bridgetower_train.objectives.gather import all_gather
 from bridgetower_train.objectives.itc import LOGIT_SCALE_RANGE, TERMS, contrast_factor, itc_loss
+from bridgetower_train.rehearsal.group import join
 
 IMAGE_ID = torch.tensor([7, 8, 7, 9, 10, 7, 11, 12])
 LOGIT_SCALE = torch.tensor(math.log(10.0), dtype=torch.float64)
@@ -135,3 +141,48 @@ def test_ranks_agree_with_one_process(world_size: int):
         mean_gradients = torch.stack([result[form][1] for result in ranks]).mean(0)
         assert mean_loss.item() == pytest.approx(loss.item(), abs=1e-12)
         assert torch.allclose(mean_gradients, gradients, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("form", TERMS)
+def test_blocks_of_rows_give_the_same(form: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch):
+    """Eight rows at once, and in blocks of three, three and two."""
+    results = []
+    for limit in (itc.BLOCK_LOGITS, 3 * len(IMAGE_ID)):
+        monkeypatch.setattr(itc, "BLOCK_LOGITS", limit)
+        whole = torch.stack(list(embeddings().values())).to(dtype).requires_grad_()
+        scale = LOGIT_SCALE.to(dtype).requires_grad_()
+        made = dict(zip(("text", "image", "cross"), whole.unbind(), strict=True))
+        loss, right = itc_loss(made, scale, IMAGE_ID, form)
+        results.append((loss.detach(), right, *torch.autograd.grad(loss, [whole, scale])))
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-6
+    for at_once, in_blocks in zip(*results, strict=True):
+        torch.testing.assert_close(in_blocks, at_once, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("ranks", "rows"), [(512, 4), (64, 512)])
+def test_no_logits_exceed_a_block(ranks: int, rows: int):
+    """The shapes of one rank at full size, forward and backward, without numbers in them."""
+    columns, width = ranks * rows, 300
+    logits: list[int] = []
+
+    class Logits(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            shapes = [t.shape for t in tree_leaves(result) if isinstance(t, Tensor)]
+            logits.extend(shape.numel() for shape in shapes if shape[1:] == (columns,) and shape[0] != width)
+            return result
+
+    _, log = join(0, ranks)
+    try:
+        with FakeTensorMode(), Logits():
+            made = {name: torch.ones(rows, width, requires_grad=True) for name in ("text", "image", "cross")}
+            loss, _ = itc_loss(made, torch.ones((), requires_grad=True), torch.arange(rows), "hf")
+            loss.backward()
+    finally:
+        dist.destroy_process_group()
+    assert max(logits) == min(rows * columns, itc.BLOCK_LOGITS)
+    assert {key.kind: traffic.bytes for key, traffic in log.traffic.items()} == {
+        "all_gather": 2 * columns * width * 4 + columns * 8,
+        "all_reduce": 2 * columns * width * 4,
+    }

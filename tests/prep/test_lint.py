@@ -5,12 +5,16 @@ import http.server
 import json
 import os
 import shutil
+import subprocess
+import sys
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 
 import fsspec
 import numpy as np
+import psutil
 import pytest
 
 from bridgetower_train.cli import main
@@ -20,6 +24,8 @@ from data_prep.index import build_index
 from data_prep.lint import LintConfig, run
 from data_prep.tokenizer import train_tokenizer
 from data_prep.writer import ShardWriter, prepare_jpeg
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -230,3 +236,22 @@ def test_impossible_keys_are_refused(tmp_path, small_corpus):
         LintConfig(root=str(tmp_path), duplicates="drop")
     with pytest.raises(ConfigError, match="tokenizer=nowhere"):
         run(LintConfig(root=str(small_corpus), tokenizer="nowhere"))
+
+
+def test_a_worker_that_is_killed_is_one_line(root):
+    shard = root / "small" / "000001.tar"
+    shard.unlink()
+    os.mkfifo(shard)  # nobody writes to it: who reads it waits
+    command = [sys.executable, "-m", "bridgetower_train", "prep", "lint", f"root={root}", "workers=2"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    workers: list[psutil.Process] = []
+    deadline = time.monotonic() + 180
+    while len(workers) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+        workers = [w for child in psutil.Process(process.pid).children() for w in child.children()]
+    workers[0].kill()
+    _, err = process.communicate(timeout=180)
+    assert process.returncode == 1
+    assert err.startswith("error: a worker process was killed")
+    assert err.count("\n") == 1

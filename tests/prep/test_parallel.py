@@ -2,10 +2,10 @@
 
 import os
 import time
-from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
+from bridgetower_train.errors import UserError
 from data_prep.parallel import ordered_map
 
 
@@ -47,5 +47,5 @@ def test_an_error_is_raised_here(workers: int) -> None:
 
 
 def test_a_dead_worker_does_not_hang() -> None:
-    with pytest.raises(BrokenProcessPool):
+    with pytest.raises(UserError, match=r"a worker process was killed.*take fewer `workers`"):
         list(ordered_map(die_at_fifty, range(1000), 2))

@@ -58,7 +58,7 @@ class Job:
                 return True
             if self.process.poll() is not None:
                 return False
-            time.sleep(0.001)
+            time.sleep(0.005)
         self.kill()
         raise AssertionError(f"nothing happened in {timeout} s:\n{self.process.communicate()[0]}")
 

@@ -79,6 +79,8 @@ def test_a_zero3_run_that_is_stopped_and_killed_equals_an_undisturbed_one(tmp_pa
         assert done.returncode == 0, done.stdout
         exported.append((tmp_path / name / "model.safetensors").read_bytes())
     assert exported[0] == exported[1]
+    evaluated = without_deepspeed(tmp_path / "none", "eval", f"run_dir={run_dir}", "samples=16")
+    assert evaluated.returncode == 0, evaluated.stdout
 
 
 def test_bf16_under_zero_is_the_native_engine_s(tmp_path, train):

@@ -167,7 +167,8 @@ def test_the_card(run, folder, shapes_root):
         "| carbon | unknown |",
         "| cost | unknown |",
         "about",
-        "cpu",
+        "| hardware | 1 x ",
+        " threads, at this checkpoint |",
     ):
         assert part in card.text
     assert f"{run}" not in card.text
