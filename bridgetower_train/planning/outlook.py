@@ -140,9 +140,15 @@ class Outlook:
 def look_ahead(config: PlanConfig) -> Outlook:
     """Trace the model, count the data, and go through the numbers of cards; ConfigError where the cards do not fit the run."""
     cluster = parse(config.hardware)
-    micro_batch, _ = config.rank_batch(cluster.cards)
+    config.rank_batch(cluster.cards)  # before the work of tracing
     platform = Platform.on_paper(cluster.card.fused_attention, config.device.precision)
-    memories = {kept: measure(config.model, config.objective, platform, kept) for kept in (False, True)}
+    return outlook(config, {kept: measure(config.model, config.objective, platform, kept) for kept in (False, True)})
+
+
+def outlook(config: PlanConfig, memories: dict[bool, Memory]) -> Outlook:
+    """The same from the model's memory without and with activation checkpointing."""
+    cluster = parse(config.hardware)
+    micro_batch, _ = config.rank_batch(cluster.cards)
     recomputes = config.engine.activation_checkpointing
     flops = step_flops_per_sample(config.model, config.objective) * (RECOMPUTED if recomputes else 1)
     memory = memories[recomputes]

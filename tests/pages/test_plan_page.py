@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 
 from bridgetower_train.pages.plan import plan_page
-from bridgetower_train.planning.outlook import Outlook, look_ahead
+from bridgetower_train.planning.outlook import Outlook, outlook
 
 sys.path.append(str(Path(__file__).parents[1] / "planning"))
-from plans import small_plan
+from plans import made_up_memories, small_plan
 
 
 @pytest.fixture(scope="module")
 def plan() -> Outlook:
-    return look_ahead(small_plan())
+    return outlook(small_plan(), made_up_memories())
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "light"), (1280, "dark")])
@@ -25,7 +25,7 @@ def test_everything_is_shown_at_any_width(plan, width, scheme, tmp_path, open_pa
     assert browser.title == "gaudi2x512 · BridgeTower plan"
     shown = browser.find_element("css selector", "body").text
     for part in (
-        "512 x Gaudi2",
+        "512 Gaudi2",
         "fusion, image stream",
         "all-reduce",
         "4,096",
