@@ -54,7 +54,7 @@ class BenchScaleConfig:
 def run(config: BenchScaleConfig) -> None:
     """Measure and print."""
     for name, figure in bench_scale(config).items():
-        print(f"{name:52}{figure:,.3f}".rstrip("0").rstrip("."))
+        print(f"{name:56}{figure:,.3f}".rstrip("0").rstrip("."))
 
 
 def bench_scale(config: BenchScaleConfig) -> dict[str, float]:
