@@ -53,7 +53,7 @@ def chapter(name: str, folder: Path, traffic: Traffic) -> dict[str, Any]:
     training.run(range(9))
     traffic.bytes.clear()
     training.backward(9, measured=True)
-    held = training.held[0] - before
+    held = training.held[-1 if name == "native" else 0] - before
     training.lines.append({k: float(v) for k, v in training.engine.step(1 - 9 / 40).items()})
     sent = dict(traffic.bytes)
     training.save(folder / name / "10")
