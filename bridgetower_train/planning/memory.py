@@ -22,14 +22,13 @@ def state_bytes(engine: str, parameters: int, world_size: int) -> float:
     """What one rank holds of weights, gradients and optimizer state at the end of a backward pass.
 
     Everything is float32. A ZeRO rank updates a copy of its part of the weights, so that there are 12 bytes of optimizer state
-    per parameter; under ZeRO-1 and ZeRO-3 it also keeps the bucket in which gradients wait to be sent. Left out: the native
-    engine's gradients of all micro-batches but the last, which lie beside DistributedDataParallel's buckets.
+    per parameter; under ZeRO-3 it also has the bucket in which gradients wait to be sent.
     """
     part = parameters / world_size
     return {
         "native": STATE_BYTES * parameters,
         "zero0": STATE_BYTES * parameters,
-        "zero1": 8 * parameters + 12 * part + 4 * min(parameters, ZERO_BUCKET),
+        "zero1": 8 * parameters + 12 * part,
         "zero2": 4 * parameters + 16 * part,
         "zero3": 20 * part + 4 * min(parameters, ZERO_BUCKET),
     }[engine]
