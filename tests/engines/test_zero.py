@@ -15,6 +15,7 @@ from bridgetower_train.config import DeviceConfig
 from bridgetower_train.devices.cpu import CpuDevice
 from bridgetower_train.devices.hpu import HpuDevice
 from bridgetower_train.engines import ENGINES
+from bridgetower_train.engines.deepspeed import ZERO_BUCKET
 from bridgetower_train.evaluation.predictor import evaluating
 from bridgetower_train.planning.collectives import collective_bytes, link_bytes
 from bridgetower_train.planning.memory import state_bytes
@@ -53,7 +54,7 @@ def chapter(name: str, folder: Path, traffic: Traffic) -> dict[str, Any]:
     training.run(range(9))
     traffic.bytes.clear()
     training.backward(9, measured=True)
-    held = training.held[0] - before
+    held = training.held[-1 if name == "native" else 0] - before
     training.lines.append({k: float(v) for k, v in training.engine.step(1 - 9 / 40).items()})
     sent = dict(traffic.bytes)
     training.save(folder / name / "10")
@@ -189,6 +190,8 @@ def test_what_a_step_sends_by_hand():
 def test_a_rank_holds_what_it_should(told, name):
     for tale in told[1]:
         expected = state_bytes(name, parameters(told), RANKS)
+        if name == "zero1":  # while gradients accumulate, the bucket that is to send them is there too
+            expected += 4 * min(parameters(told), ZERO_BUCKET)
         print(name, tale[name]["held"] / parameters(told), expected / parameters(told))
         assert tale[name]["held"] == pytest.approx(expected, rel=0.1)
 
