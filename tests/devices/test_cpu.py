@@ -79,3 +79,15 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 10 * 16384, "64 MiB are 16,384 pages: fresh ones would be 20 times that"
+
+
+def test_peak_bytes_are_those_of_the_tensors_alive_together():
+    device, _ = make_device(DeviceConfig(name="cpu"))
+
+    def work() -> None:
+        first = torch.ones(1_000_000)
+        second = first + 1  # 8 MB with it
+        del first, second
+        assert torch.ones(1_500_000).sum() > 0  # 6 MB
+
+    assert device.peak_bytes(work) == pytest.approx(8_000_000, rel=0.01)
