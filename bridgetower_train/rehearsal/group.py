@@ -34,7 +34,7 @@ class Collective(NamedTuple):
     host: bool
     """Whether it is an agreement of the hosts, rather than traffic between cards."""
     kind: str
-    """`all_reduce`, `all_gather`, `reduce_scatter`, `broadcast` or `barrier`."""
+    """`all_reduce`, `reduce`, `all_gather`, `reduce_scatter`, `broadcast` or `barrier`."""
     caller: str
     """File and function of this package."""
 
@@ -75,7 +75,10 @@ class RehearsedGroup(dist.ProcessGroup):
 
     def allreduce(self, tensors: Tensors, opts: Any = None) -> dist.Work:  # type: ignore[override]
         """A sum is `size` times the tensor; mean, largest and smallest are the tensor itself."""
-        self._log.add("all_reduce", tensors, self._host)
+        return self._reduced("all_reduce", tensors, opts)
+
+    def _reduced(self, kind: str, tensors: Tensors, opts: Any) -> dist.Work:
+        self._log.add(kind, tensors, self._host)
         if opts is None or opts.reduceOp == dist.ReduceOp.SUM:
             with torch.no_grad():
                 for tensor in tensors:
@@ -83,6 +86,10 @@ class RehearsedGroup(dist.ProcessGroup):
         return _done(tensors)
 
     allreduce_coalesced = allreduce
+
+    def reduce(self, tensors: Tensors, opts: Any = None) -> dist.Work:  # type: ignore[override]
+        """As to all: those to whom it is not sent do not read it."""
+        return self._reduced("reduce", tensors, opts)
 
     def broadcast(self, tensors: Tensors, opts: Any = None) -> dist.Work:  # type: ignore[override]
         """The tensors stay as they are."""
@@ -109,6 +116,8 @@ class RehearsedGroup(dist.ProcessGroup):
     def _allgather_base(self, output: Tensor, own: Tensor, opts: Any = None) -> dist.Work:  # type: ignore[override]
         return self.allgather_into_tensor_coalesced([output], [own])
 
+    all_gather_single = _allgather_base  # torch 2.13's name
+
     def reduce_scatter_tensor_coalesced(self, outputs: Tensors, inputs: Tensors, opts: Any = None) -> dist.Work:  # type: ignore[override]
         """This rank's part, times the ranks where it is a sum."""
         self._log.add("reduce_scatter", inputs, self._host)
@@ -120,6 +129,8 @@ class RehearsedGroup(dist.ProcessGroup):
 
     def _reduce_scatter_base(self, output: Tensor, whole: Tensor, opts: Any = None) -> dist.Work:  # type: ignore[override]
         return self.reduce_scatter_tensor_coalesced([output], [whole], opts)
+
+    reduce_scatter_single = _reduce_scatter_base
 
     def barrier(self, opts: Any = None) -> dist.Work:  # type: ignore[override]
         """Nobody to wait for."""

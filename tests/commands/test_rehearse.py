@@ -124,10 +124,13 @@ def test_the_other_ranks_hold_what_this_one_holds():
         part = torch.zeros(2)
         dist.reduce_scatter_tensor(part, torch.arange(10.0))
         assert torch.equal(part, 5 * torch.tensor([6.0, 7.0]))
+        reduced = torch.ones(2)
+        dist.reduce(reduced, dst=4)
+        assert torch.equal(reduced, torch.full((2,), 5.0))
         assert ranks.gather_objects({"rank": 3}) == [{"rank": 3}] * 5
         assert ranks.total(2) == 10
     finally:
-        shut_down(ranks)
+        shut_down()
     kinds = {(key.kind, key.host): (traffic.count, traffic.bytes) for key, traffic in log.traffic.items()}
     assert kinds["all_reduce", False] == (3, 48)
     assert kinds["all_gather", False] == (1, 80)
