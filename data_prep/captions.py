@@ -12,7 +12,7 @@ from typing import Any, TextIO
 from bridgetower_train.data.shards import BadRecordError, parse_caption_member
 from bridgetower_train.errors import ConfigError, DataError, nearest
 from data_prep.annotations import digest_file, expecting
-from data_prep.fetch import WebPictures
+from data_prep.fetch.pictures import WebPictures
 from data_prep.job import run_job
 from data_prep.local import LocalPictures, RowList
 from data_prep.rows import Pictures, Row

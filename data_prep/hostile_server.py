@@ -144,13 +144,19 @@ def _bad_answers() -> dict[str, Kind]:
 def _bad_pictures() -> dict[str, Kind]:
     bomb, small, zipped = pixel_bomb(), tiny_gif(), gzip_bomb()
 
+    def keep_back(reply: Reply) -> None:
+        """Else the kernel takes megabytes for a client that reads none of them."""
+        reply.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, EDGE)
+
     async def endless(reply: Reply) -> None:
+        keep_back(reply)
         await reply.send(b"", Content_Length=None, Connection="close")
         while True:
             reply.writer.write(bytes(EDGE))
             await reply.writer.drain()
 
     async def five_gigabytes(reply: Reply) -> None:
+        keep_back(reply)
         await reply.send(b"", Content_Length=5_000_000_000)
         for _ in range(5_000_000_000 // EDGE):
             reply.writer.write(bytes(EDGE))

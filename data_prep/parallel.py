@@ -24,16 +24,16 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def worker_context(module: str = "data_prep.picture") -> ForkServerContext:
-    """Where processes that prepare pictures come from: they begin with `module` imported, if they are the first."""
+def worker_context(*modules: str) -> ForkServerContext:
+    """Where processes that prepare pictures come from: they begin with `modules` imported, if they are the first."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", "torch", module])
+    context.set_forkserver_preload(["__main__", "torch", *modules])
     return context
 
 
 def process_pool(workers: int) -> ProcessPoolExecutor:
     """Processes that prepare pictures: one thread each, deaf to signals meant for the job, gone when the job is killed."""
-    return ProcessPoolExecutor(workers, worker_context(), start_worker)
+    return ProcessPoolExecutor(workers, worker_context("data_prep.picture"), start_worker)
 
 
 def start_worker() -> None:

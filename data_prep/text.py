@@ -1,12 +1,11 @@
 """What captions may hold."""
 
-import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
 from bridgetower_train.data.shards import clean_captions
 
-_CONTROLS = {code: " " for code in range(0x110000) if unicodedata.category(chr(code)) in ("Cc", "Zl", "Zp")}
+_CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029], " ")  # Unicode's Cc, Zl and Zp, for ever
 
 
 def tidy(captions: Iterable[Any]) -> list[str]:

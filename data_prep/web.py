@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 
 from bridgetower_train.data.manifest import Manifest
-from data_prep.fetch import FetchConfig, WebPictures
+from data_prep.fetch.config import FetchConfig
+from data_prep.fetch.decoders import begin_imports
 from data_prep.job import JobConfig, run_job
 from data_prep.rows import OK, Table
 
@@ -18,6 +19,10 @@ class WebConfig(JobConfig):
 
 def prepare_from_web(config: WebConfig, table: Table, about: dict[str, str], history: str) -> Manifest:
     """Run the job, and put its yield beside `history`: what others have got of the same list, and when."""
+    if config.engine == "local":
+        begin_imports()
+    from data_prep.fetch.pictures import WebPictures  # slow to import: meanwhile the others import too
+
     pictures = WebPictures(config.size, config.workers, config.fetch)
     manifest = run_job(config, table, pictures, {**about, "note": f"{about['note']}; others got {history}"})
     print(compare(manifest, history))

@@ -17,7 +17,8 @@ import torch
 
 from bridgetower_train.commands.bench_data import photograph_like
 from bridgetower_train.config import at_least
-from data_prep.fetch import FetchConfig, WebPictures
+from data_prep.fetch.config import FetchConfig
+from data_prep.fetch.pictures import WebPictures
 from data_prep.hostile_server import kinds, serve
 from data_prep.parallel import cores
 from data_prep.picture import prepare_jpeg

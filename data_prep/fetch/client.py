@@ -2,8 +2,10 @@
 
 import asyncio
 import email.utils
+import errno
 import itertools
 import random
+import ssl
 import time
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -11,19 +13,28 @@ from typing import Any, NamedTuple
 import aiohttp
 from yarl import URL
 
+from bridgetower_train.errors import UserError
 from bridgetower_train.versions import versions
 from data_prep.fetch.addresses import PublicResolver, check_literal, parse
 from data_prep.fetch.budget import Held
 from data_prep.fetch.config import FetchConfig
 from data_prep.fetch.robots import AGENT, opted_out
 from data_prep.fetch.states import (
+    BAD_RESPONSE,
+    BAD_URL,
+    CONNECTION,
+    DNS,
+    FAILED,
     OPTED_OUT,
+    REFUSED_ADDRESS,
     RETRIED,
     TIMEOUT,
+    TLS,
     TOO_LARGE,
     TOO_MANY_REDIRECTS,
+    TRUNCATED,
     NoPictureError,
-    explain,
+    RefusedAddressError,
 )
 
 _REDIRECTS = {301, 302, 303, 307, 308}
@@ -152,3 +163,30 @@ def _retry_after(header: str) -> float:
         return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
     except ValueError:
         return 0.0
+
+
+def explain(error: Exception) -> NoPictureError:
+    """The state that an error of the connection stands for. UserError where this machine is to blame."""
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    detail = str(cause) or type(cause).__name__
+    if isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE):
+        raise UserError(f"{cause.strerror}: lower fetch.in_flight, or raise `ulimit -n`") from None
+    if isinstance(cause, RefusedAddressError):
+        return NoPictureError(REFUSED_ADDRESS, detail)
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return NoPictureError(DNS, detail)
+    if isinstance(error, ssl.SSLError | aiohttp.ClientSSLError):
+        return NoPictureError(TLS, detail)
+    if isinstance(error, asyncio.TimeoutError):
+        return NoPictureError(TIMEOUT, detail)
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return NoPictureError(TRUNCATED, detail, wait=0)
+    if isinstance(error, aiohttp.ClientResponseError):
+        return NoPictureError(BAD_RESPONSE, detail, wait=0)
+    if isinstance(error, aiohttp.InvalidURL | ValueError):
+        return NoPictureError(BAD_URL, detail)
+    if isinstance(error, aiohttp.ServerDisconnectedError) or isinstance(cause, ConnectionResetError | BrokenPipeError):
+        return NoPictureError(CONNECTION, detail, wait=0)
+    if isinstance(error, aiohttp.ClientError | OSError):
+        return NoPictureError(CONNECTION, detail)
+    return NoPictureError(FAILED, repr(error))

@@ -12,6 +12,7 @@ import struct
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from types import TracebackType
 
@@ -28,6 +29,13 @@ _LENGTH = struct.Struct("<Q")
 _SENT = 2  # pictures that a process has at once, so that it need not wait for the next
 _LIVES = 2
 _STARTS = 3
+_IMPORTED = (__name__, "data_prep.fetch.decode")  # by all of them together, before the first
+
+
+def begin_imports() -> None:
+    """Start the server that the processes come from: what it imports, torch above all, takes it a second or two."""
+    worker_context(*_IMPORTED)
+    forkserver.ensure_running()
 
 
 @dataclass
@@ -108,7 +116,7 @@ async def _process(function: Decode) -> AsyncIterator[tuple[BaseProcess, socket.
     here, there = socket.socketpair()
     with here:
         with there:
-            process = worker_context("data_prep.fetch").Process(target=_work, args=(there, function), daemon=True)
+            process = worker_context(*_IMPORTED).Process(target=_work, args=(there, function), daemon=True)
             await _start(process)
         try:
             yield process, here

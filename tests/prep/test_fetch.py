@@ -22,9 +22,9 @@ import pytest
 from name_server import name_server
 
 from bridgetower_train.errors import ConfigError, UserError
-from data_prep.fetch import FetchConfig, WebPictures
+from data_prep.fetch.config import FetchConfig
 from data_prep.fetch.decoders import Decoders
-from data_prep.fetch.pictures import allow_open_files
+from data_prep.fetch.pictures import WebPictures, allow_open_files
 from data_prep.hostile_server import kinds, serve
 from data_prep.picture import prepare_jpeg
 from data_prep.rows import OK, Outcome, Row
