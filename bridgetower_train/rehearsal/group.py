@@ -116,7 +116,7 @@ class RehearsedGroup(dist.ProcessGroup):
     def _allgather_base(self, output: Tensor, own: Tensor, opts: Any = None) -> dist.Work:  # type: ignore[override]
         return self.allgather_into_tensor_coalesced([output], [own])
 
-    all_gather_single = _allgather_base  # torch 2.13's name
+    all_gather_single = _allgather_base  # type: ignore[assignment]  # torch 2.13's name
 
     def reduce_scatter_tensor_coalesced(self, outputs: Tensors, inputs: Tensors, opts: Any = None) -> dist.Work:  # type: ignore[override]
         """This rank's part, times the ranks where it is a sum."""
@@ -130,7 +130,7 @@ class RehearsedGroup(dist.ProcessGroup):
     def _reduce_scatter_base(self, output: Tensor, whole: Tensor, opts: Any = None) -> dist.Work:  # type: ignore[override]
         return self.reduce_scatter_tensor_coalesced([output], [whole], opts)
 
-    reduce_scatter_single = _reduce_scatter_base
+    reduce_scatter_single = _reduce_scatter_base  # type: ignore[assignment]
 
     def barrier(self, opts: Any = None) -> dist.Work:  # type: ignore[override]
         """Nobody to wait for."""
