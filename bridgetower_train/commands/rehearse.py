@@ -60,7 +60,7 @@ def run(config: RehearseConfig) -> None:
             folder = Path(held.enter_context(tempfile.TemporaryDirectory(dir=config.scratch, prefix="rehearsal-")))
         except OSError as error:
             raise ConfigError(f"scratch={config.scratch}: nothing can be written there ({error.strerror})") from None
-        stage = set_up(config, config.world_size, folder)
+        stage = set_up(config, config.rank, config.world_size, folder)
         print(f"{'rank':10}{config.rank} of {config.world_size}")
         for part, note in stage.notes.items():
             print(f"{part:10}{note}", flush=True)

@@ -9,12 +9,16 @@ from pathlib import Path
 from bridgetower_train.config import ModelConfig, TrainConfig
 from bridgetower_train.data.cache import is_remote
 from bridgetower_train.errors import ConfigError
-from bridgetower_train.planning.memory import Memory, measure
+from bridgetower_train.planning.memory import MOMENTS, WEIGHT, Memory, measure
 from bridgetower_train.planning.trace import Platform
 from bridgetower_train.rehearsal.made_up import index_bytes, size_of, write_corpora, write_tokenizer
 
 ROBERTA_TOKENS = 50265
 """Rows of the word table where neither the model nor a tokenizer at hand says how many there are."""
+
+MARGIN = 1.5
+"""Memory that must be free, in multiples of the plan's figure for a card: `zero2` of `large` was seen to take more than the plan
+says, and a machine out of memory ends whatever it likes."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Stage:
     """Part of the run -> what stands in its place."""
 
 
-def set_up(config: TrainConfig, world_size: int, folder: Path) -> Stage:
+def set_up(config: TrainConfig, rank: int, world_size: int, folder: Path) -> Stage:
     """Replace what is missing, below `folder`. ConfigError where that has no room."""
     notes = {}
     missing = list(_missing_corpora(config))
@@ -56,13 +60,15 @@ def set_up(config: TrainConfig, world_size: int, folder: Path) -> Stage:
     platform = Platform.on_paper(fused_attention=False, precision=config.device.precision)
     memory = measure(sized.model, config.objective, platform, config.engine.activation_checkpointing)
     micro_batch, accumulation = config.rank_batch(world_size)
-    needed = int(memory.use(config.engine.name, micro_batch, world_size, accumulation > 1).total)
+    needed = int(MARGIN * memory.use(config.engine.name, micro_batch, world_size, accumulation > 1).total)
+    if rank == 0:
+        needed += (WEIGHT + MOMENTS) * memory.parameters  # the copy that a checkpoint is written from
     free = free_memory()
     if needed > free:
         config = replace(config, model=cut(config.model))
         notes["model"] = (
             f"cut to {config.model.vision_layers} + {config.model.text_layers} + {config.model.fusion_layers} layers of width "
-            f"{config.model.width}: as configured it takes {needed / 2**30:.1f} GiB, {free / 2**30:.1f} are free"
+            f"{config.model.width}: as configured it may take {needed / 2**30:.1f} GiB, {free / 2**30:.1f} are free"
         )
     # What it writes goes, and nobody is told.
     config = replace(config, run_dir=str(folder / "run"), wandb=replace(config.wandb, project=None))
