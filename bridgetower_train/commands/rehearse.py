@@ -47,13 +47,13 @@ class RehearseConfig(TrainConfig):
             raise ConfigError(
                 f"rank={self.rank}: must be from 0 to {self.world_size - 1}, with world_size={self.world_size}"
             )
-        if not self.data.corpora:
-            raise ConfigError("data.corpora: is empty; name at least one corpus, as in data.corpora={coco: 1.0}")
-        self.rank_batch(self.world_size)
 
 
 def run(config: RehearseConfig) -> None:
     """Check what all ranks read, play one of them, and print what it sent, held and wrote."""
+    if not config.data.corpora:
+        raise ConfigError("data.corpora: is empty; name at least one corpus, as in data.corpora={coco: 1.0}")
+    config.rank_batch(config.world_size)
     began = time.perf_counter()
     with ExitStack() as held:
         try:

@@ -47,8 +47,6 @@ class PlanConfig(TrainConfig):
             raise ConfigError(f"reserve={self.reserve}: must be in [0, 1)")
         at_least("decode_rate", self.decode_rate, 1)
         at_least("disk", self.disk, 0.001)
-        if self.model.vocab_size is None:
-            raise ConfigError("model.vocab_size=null: give the number of tokens, or take model=base or model=large")
 
     def achieved(self, peak: float | None) -> list[float]:
         """FLOP/s that a card of this peak may achieve, ascending."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from bridgetower_train.config import Duration
+from bridgetower_train.errors import ConfigError
 from bridgetower_train.model.flops import step_flops_per_sample
 from bridgetower_train.planning.arithmetic import Step, links_times, memory_time
 from bridgetower_train.planning.collectives import Collective, collective_bytes
@@ -139,6 +140,8 @@ class Outlook:
 
 def look_ahead(config: PlanConfig) -> Outlook:
     """Trace the model, count the data, and go through the numbers of cards; ConfigError where the cards do not fit the run."""
+    if config.model.vocab_size is None:
+        raise ConfigError("model.vocab_size=null: give the number of tokens, or take model=base or model=large")
     cluster = parse(config.hardware)
     config.rank_batch(cluster.cards)  # before the work of tracing
     platform = Platform.on_paper(cluster.card.fused_attention, config.device.precision)

@@ -7,7 +7,7 @@ import os
 import pickle
 import shutil
 import tarfile
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,8 +65,8 @@ def read_row(corpus: Corpus, row: int) -> tuple[str, list[str]]:
 def test_processes_share_a_corpus(small_corpus, method):
     corpus = open_corpus(str(small_corpus), "small")
     expected = [read_row(corpus, row) for row in range(60)]
-    with multiprocessing.get_context(method).Pool(2) as pool:
-        assert pool.starmap(read_row, [(corpus, row) for row in range(60)], chunksize=20) == expected
+    with ProcessPoolExecutor(2, multiprocessing.get_context(method)) as pool:
+        assert list(pool.map(read_row, [corpus] * 60, range(60), chunksize=20)) == expected
     assert [read_row(corpus, row) for row in range(60)] == expected
 
 

@@ -10,6 +10,7 @@ class FusedSDPA(torch.autograd.Function):
     """Positional arguments only; not shown to work on the first generation."""
 
     @staticmethod
+    @torch.compiler.disable  # a kernel is opaque to the compiler
     def forward(
         ctx, q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, softmax_mode="None",
         recompute_mode=None, valid_seq_len=None, seq_padding_type="left",
@@ -23,6 +24,7 @@ class FusedSDPA(torch.autograd.Function):
         return out.detach()
 
     @staticmethod
+    @torch.compiler.disable
     def backward(ctx, grad):
         """For q, k and v."""
         return *torch.autograd.grad(ctx.out, ctx.inputs, grad), *[None] * 8
