@@ -1,6 +1,5 @@
 """`bridgetower bench data`: the loader against bare JPEG decoding and against stock webdataset, on the same shards."""
 
-import dataclasses
 import io
 import itertools
 import math
@@ -24,11 +23,11 @@ from PIL import Image
 from torch import Tensor
 
 from bridgetower_train.config import DataConfig, ModelConfig, ObjectiveConfig, TrainConfig, at_least
-from bridgetower_train.data.cache import sha256_file
 from bridgetower_train.data.dataset import PairDataset, make_loader, open_data
-from bridgetower_train.data.shards import INDEX_DTYPE, Corpus
+from bridgetower_train.data.shards import Corpus
 from bridgetower_train.data.text import Text
 from bridgetower_train.model.vision import CLIP_MEAN, CLIP_STD
+from data_prep.repeated import RECORDS_PER_SHARD, repeat_shard
 from data_prep.tokenizer import train_tokenizer
 from data_prep.writer import ShardWriter
 
@@ -198,30 +197,10 @@ def _resident_mb(pid: int | None) -> float:
 def _open_huge(config: BenchDataConfig, corpus: Corpus, text: Text, scratch: Path) -> float:
     """Seconds from nothing to the first batch, shards checked, of a corpus that repeats one shard over and over.
 
-    Its shards have 1000 records each, as those that are written here; the index is in memory already, as far as it fits.
+    The index is in memory already, as far as it fits.
     """
     folder = scratch / "huge"
-    folder.mkdir()
-    rows = np.resize(corpus.index[: corpus.shard_rows[1]], 1000)
-    shards = max(1, config.huge_records // len(rows))
-    index = np.lib.format.open_memmap(folder / "index.npy", "w+", INDEX_DTYPE, (shards * len(rows),))
-    for shard in range(shards):
-        (folder / f"{shard:06d}.tar").symlink_to(Path(corpus.folder, corpus.manifest.shards[0].name).resolve())
-        part = index[shard * len(rows) : (shard + 1) * len(rows)]
-        part[:] = rows
-        part["shard"] = shard
-    index.flush()
-    captions = int(rows["captions"].sum())
-    first = dataclasses.replace(corpus.manifest.shards[0], records=len(rows), captions=captions)
-    manifest = dataclasses.replace(
-        corpus.manifest,
-        corpus="huge",
-        shards=[dataclasses.replace(first, name=f"{shard:06d}.tar") for shard in range(shards)],
-        images=len(index),
-        captions=shards * captions,
-        index_sha256=sha256_file(folder / "index.npy"),
-    )
-    (folder / "manifest.json").write_text(manifest.to_json())
+    repeat_shard(corpus, folder, max(1, config.huge_records // RECORDS_PER_SHARD) * RECORDS_PER_SHARD)
     start = time.perf_counter()
     dataset = open_data(_train_config(config, folder), text)
     dataset.corpora[0].check_shards()

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 
 from bridgetower_train.config import at_least
-from bridgetower_train.evaluation.captioned import count_cut
 from bridgetower_train.evaluation.heldout import load_held_out
 from bridgetower_train.evaluation.masked_lm import masked_lm
-from bridgetower_train.evaluation.protocol import announce, describe, keep, show
+from bridgetower_train.evaluation.protocol import announce, describe_held_out, keep, show
 from bridgetower_train.evaluation.trained import load_run
 
 
@@ -39,12 +38,7 @@ def run(config: EvalMaskedLMConfig) -> int:
     held_out = load_held_out(corpus, config.samples, trained.config.model.image_size)
     probability = trained.config.objective.mlm_probability
     figures = masked_lm(trained.predictor, held_out, probability, config.seed)
-    captions, length = [captions[0] for captions in held_out.captions], trained.config.model.max_text_len
-    protocol = describe(trained, corpus) | {
-        "pictures": len(held_out),
-        "captions": "the first of each picture",
-        "captions cut": count_cut(trained.predictor.text, captions, length),
-        "left out": ", ".join(held_out.left_out) or 0,
+    protocol = describe_held_out(trained, corpus, held_out, "the first of each picture") | {
         "masked": f"{probability:.0%} of the tokens, 80/10/10 as in training, seed {config.seed}",
     }
     announce(protocol)

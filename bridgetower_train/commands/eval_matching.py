@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 
 from bridgetower_train.config import at_least
-from bridgetower_train.evaluation.captioned import count_cut
 from bridgetower_train.evaluation.heldout import load_held_out
 from bridgetower_train.evaluation.matching import BINS, match_scores, matching
-from bridgetower_train.evaluation.protocol import announce, describe, keep, show
+from bridgetower_train.evaluation.protocol import announce, describe_held_out, keep, show
 from bridgetower_train.evaluation.trained import load_run
 
 
@@ -35,12 +34,8 @@ def run(config: EvalMatchingConfig) -> int:
     corpus = trained.open_corpus(config.corpus, config.root)
     held_out = load_held_out(corpus, config.samples, trained.config.model.image_size)
     figures = matching(*match_scores(trained.predictor, held_out))
-    captions, length = [captions[0] for captions in held_out.captions], trained.config.model.max_text_len
-    protocol = describe(trained, corpus) | {
-        "pictures": len(held_out),
-        "captions": "the first of each picture, and that of the next picture as the mismatch",
-        "captions cut": count_cut(trained.predictor.text, captions, length),
-        "left out": ", ".join(held_out.left_out) or 0,
+    shown = "the first of each picture, and that of the next picture as the mismatch"
+    protocol = describe_held_out(trained, corpus, held_out, shown) | {
         "calibration": f"{BINS} equal bins of the probability of a match",
     }
     announce(protocol)

@@ -15,6 +15,7 @@ from bridgetower_train.devices import make_device
 from bridgetower_train.distributed import shut_down
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.objectives.itc import TERMS
+from bridgetower_train.planning.collectives import link_bytes
 from bridgetower_train.planning.memory import ENGINES
 from bridgetower_train.rehearsal.coverage import check_coverage
 from bridgetower_train.rehearsal.group import Log, Traffic, join
@@ -158,8 +159,7 @@ def _sent(log: Log, world_size: int) -> Iterator[str]:
     yield "| collectives of step 1 | between | calls | bytes | sent by a card on a ring | asked for by |"
     yield "|---|---|---:|---:|---:|---|"
     for key, traffic in step.items():
-        passes = 2 if key.kind == "all_reduce" else 1
-        ring = passes * (world_size - 1) / world_size * traffic.bytes
+        ring = link_bytes(key.kind, traffic.bytes, world_size)
         between = "hosts" if key.host else "cards"
         yield f"| {key.kind} | {between} | {traffic.count} | {traffic.bytes:,} | {ring:,.0f} | {key.caller} |"
     for (label, host), traffic in rest.items():

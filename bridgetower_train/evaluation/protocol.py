@@ -8,6 +8,8 @@ from typing import Any
 from bridgetower_train.config import TrainConfig
 from bridgetower_train.data.shards import Corpus, open_corpus
 from bridgetower_train.errors import UserError
+from bridgetower_train.evaluation.captioned import count_cut
+from bridgetower_train.evaluation.heldout import HeldOut
 from bridgetower_train.evaluation.trained import TrainedRun, read_config
 from bridgetower_train.files import write_whole
 
@@ -77,6 +79,17 @@ def describe(run: TrainedRun, corpus: Corpus) -> dict[str, Any]:
         "image size": run.config.model.image_size,
         "text length": run.config.model.max_text_len,
         "device": run.device.name,
+    }
+
+
+def describe_held_out(run: TrainedRun, corpus: Corpus, held_out: HeldOut, captions: str) -> dict[str, Any]:
+    """The same where each picture comes with its first caption; `captions` says which ones it is shown with."""
+    first, length = [texts[0] for texts in held_out.captions], run.config.model.max_text_len
+    return describe(run, corpus) | {
+        "pictures": len(held_out),
+        "captions": captions,
+        "captions cut": count_cut(run.predictor.text, first, length),
+        "left out": ", ".join(held_out.left_out) or 0,
     }
 
 

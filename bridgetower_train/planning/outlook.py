@@ -10,7 +10,7 @@ from bridgetower_train.planning.collectives import Collective, collective_bytes
 from bridgetower_train.planning.config import PlanConfig
 from bridgetower_train.planning.corpora import Corpora, count
 from bridgetower_train.planning.hardware import Card, Cluster, parse
-from bridgetower_train.planning.memory import Memory, Use, measure
+from bridgetower_train.planning.memory import MOMENTS, WEIGHT, Memory, Use, measure
 from bridgetower_train.planning.trace import Platform
 
 SCAN = tuple(2**k for k in range(3, 13))
@@ -19,8 +19,8 @@ RECOMPUTED = 4 / 3
 """What activation checkpointing makes of a step's FLOPs: the forward pass is done twice."""
 NOTABLE = 0.1
 """Share of the training that writing checkpoints may take unremarked."""
-CHECKPOINT = 12
-"""Bytes per parameter of a checkpoint: weight and two moments in float32."""
+CHECKPOINT = WEIGHT + MOMENTS
+"""Bytes per parameter of a checkpoint."""
 
 
 @dataclass(frozen=True)
