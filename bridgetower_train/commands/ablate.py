@@ -23,8 +23,9 @@ VARIANTS = {
     "without ITM": ["objective.itm=0"],
     "without ITC": ["objective.itc=0"],
     "all three, hard ITM negatives": ["objective.itm_negatives=hard"],
+    "all three, then as long with hard ITM negatives": ["init.checkpoint={all_three}", "objective.itm_negatives=hard"],
 }
-"""Row of the table -> overrides of its runs."""
+"""Row of the table -> overrides of its runs; {all_three} is the run of that row with the same seed."""
 
 COLUMNS = {
     "Matching": ("matching", {"accuracy": "accuracy", "AUC": "AUC", "ECE": "ECE"}),
@@ -71,10 +72,12 @@ def run(config: AblateConfig) -> int:
     """Train and evaluate every variant with every seed, one after the other, and write the tables."""
     folders: dict[str, list[Path]] = {}
     for name, overrides in VARIANTS.items():
-        for seed in config.seeds:
+        for number, seed in enumerate(config.seeds):
             folder = Path(config.runs) / f"{name.replace(' ', '_').replace(',', '')}-{seed}"
+            folders.setdefault(name, []).append(folder)
+            variant = [override.format(all_three=folders["all three"][number]) for override in overrides]
             _bridgetower(
-                "train", "experiment=demo", f"data.root={config.data}", f"run_dir={folder}", f"seed={seed}", *overrides,
+                "train", "experiment=demo", f"data.root={config.data}", f"run_dir={folder}", f"seed={seed}", *variant,
                 *config.overrides,
             )  # fmt: skip
             objective = read_config(str(folder)).objective
@@ -86,7 +89,6 @@ def run(config: AblateConfig) -> int:
                         else []
                     )
                     _bridgetower("eval", command, f"run_dir={folder}", *more)
-            folders.setdefault(name, []).append(folder)
     out = Path(config.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, results(config, folders))
