@@ -1,5 +1,5 @@
 import sys
 
-from bridgetower_train.cli import main
+from bridgetower_train.cli import entry
 
-sys.exit(main())
+sys.exit(entry())

@@ -1,10 +1,12 @@
 """`bridgetower <command> [overrides]`: one table, one line a command."""
 
+import atexit
 import errno
 import importlib
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from typing import NamedTuple
 
 from bridgetower_train.errors import ConfigError, UserError, nearest
@@ -116,6 +118,29 @@ USAGE = """usage: bridgetower <command> [key=value ...]
   <command> --help       the keys of a command
   <command> --cfg job    print the composed configuration
   <command> --multirun   one job for each combination of values: seed=0,1,2 optim.lr=1e-4,1e-3"""
+
+
+def entry() -> int:
+    """`main` as the whole of a process. Returns its exit code, except where the process is one of several ranks: it ends here."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return main()
+    code = 1
+    try:
+        code = main()
+    except SystemExit as error:
+        if not isinstance(error.code, int):
+            raise
+        code = error.code
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+    # Threads of gloo live on, and let go of the tensors of the last collective when they come to it. That takes the GIL: before
+    # Python 3.14, a thread that asks for it while the interpreter is finalised is unwound through noexcept C++, which aborts the
+    # process ("terminate called without an active exception"). So all is done that comes at an exit, but for the finalisation.
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(code)
 
 
 def main(argv: list[str] | None = None) -> int:

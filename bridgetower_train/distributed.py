@@ -86,19 +86,14 @@ class Flag:
         """True where any rank had raised it at the call before (one process: at this call)."""
         if self.ranks.control is None:
             return raised
-        outcome = self.settle()
+        outcome = False
+        if self._pending is not None:
+            work, tensor = self._pending
+            work.wait()
+            outcome = bool(tensor)
         tensor = torch.tensor([int(raised)])
         self._pending = (dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.ranks.control, async_op=True), tensor)
         return outcome
-
-    def settle(self) -> bool:
-        """The outcome of the last `agree`; False where there is none. A reduction must not outlive the training."""
-        if self._pending is None:
-            return False
-        work, tensor = self._pending
-        self._pending = None
-        work.wait()
-        return bool(tensor)
 
 
 def local_rank() -> int:

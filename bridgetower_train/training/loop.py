@@ -94,11 +94,9 @@ def fit(run: Run, progress: Watch) -> int:
             save(run, step)
             watch.restart()
         if stopping and step < run.total_steps:
-            stop.settle()
             run.checkpoints.finish()
             run.console.say(f"stopped by a signal after step {step}; the same command goes on from there")
             return preemption.exit_code
-    stop.settle()
     run.checkpoints.finish()
     preemption.close()
     return 0
