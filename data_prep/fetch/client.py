@@ -6,6 +6,7 @@ import errno
 import itertools
 import random
 import ssl
+import sys
 import time
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -36,6 +37,11 @@ from data_prep.fetch.states import (
     NoPictureError,
     RefusedAddressError,
 )
+
+if sys.version_info >= (3, 11):
+    from asyncio import timeout
+else:
+    from async_timeout import timeout
 
 _REDIRECTS = {301, 302, 303, 307, 308}
 _BACK_OFF = 0.5  # seconds before the first retry; doubles
@@ -95,9 +101,11 @@ class Client:
         deadline = self._config.deadline
         failures = [NoPictureError(TIMEOUT, f"not whole after {deadline:g} s")]
         try:
-            return await asyncio.wait_for(self._retried(parse(location), held, failures), deadline)
+            # Not wait_for, before Python 3.12: its task and an error in it hold each other until they are collected as garbage.
+            async with timeout(deadline):
+                return await self._retried(parse(location), held, failures)
         except asyncio.TimeoutError:
-            raise failures[-1] from None
+            raise failures.pop() from None
 
     async def _retried(self, url: URL, held: Held, failures: list[NoPictureError]) -> Body:
         end = time.monotonic() + self._config.deadline
@@ -111,7 +119,8 @@ class Client:
                 pause = max(error.wait, _BACK_OFF * 2**attempt * random.uniform(0.5, 1.5))
                 if time.monotonic() + pause > end:
                     raise
-                failures.append(error)  # says more than that a retry had too little time
+                # It says more than that a retry had too little time; anew, for with its traceback it would hold itself.
+                failures.append(NoPictureError(error.state, error.detail))
                 held.clear()
                 await asyncio.sleep(pause)
         raise AssertionError

@@ -1,6 +1,8 @@
 """Pictures from the web, for a job."""
 
 import asyncio
+import contextlib
+import gc
 import resource
 import threading
 from collections.abc import Iterator
@@ -16,6 +18,8 @@ from data_prep.fetch.crawl import Crawl, Ended
 from data_prep.fetch.decode import Wanted, prepare
 from data_prep.fetch.decoders import Decoders
 from data_prep.rows import Outcome, Row
+
+_NEW_OBJECTS = 50_000  # between two searches for garbage; that many take about 10 MB
 
 
 class WebPictures:
@@ -33,7 +37,7 @@ class WebPictures:
         slowly slows the fetching. UserError where this machine is to blame, such as too few file descriptors.
         """
         allow_open_files(self.config.in_flight)
-        with _Loop(self) as loop:
+        with _rare_collections(), _Loop(self) as loop:
             waiting, more = 0, True
             while more or waiting:
                 while more and waiting < self.config.ahead:
@@ -122,6 +126,21 @@ class _Loop:
                 done.pop().result()
             finally:
                 await crawl.close()
+
+
+@contextlib.contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Python's search for cyclic garbage made rare: it stops all threads, and goes through what every connection holds.
+
+    By default it comes once in 700 new objects, which a dozen connections have. Pictures do not wait for it: they are freed
+    as soon as they are let go.
+    """
+    usual = gc.get_threshold()
+    gc.set_threshold(_NEW_OBJECTS, *usual[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
 
 
 def allow_open_files(connections: int) -> None:

@@ -1,6 +1,7 @@
 """Fetching from a server that does what the web does: the right state for each row, within limits, and nothing left behind."""
 
 import asyncio
+import gc
 import itertools
 import multiprocessing
 import os
@@ -25,6 +26,7 @@ from bridgetower_train.errors import ConfigError, UserError
 from data_prep.fetch.config import FetchConfig
 from data_prep.fetch.decoders import Decoders
 from data_prep.fetch.pictures import WebPictures, allow_open_files
+from data_prep.fetch.states import NoPictureError
 from data_prep.hostile_server import kinds, serve
 from data_prep.picture import prepare_jpeg
 from data_prep.rows import OK, Outcome, Row
@@ -202,6 +204,26 @@ def test_memory_is_bounded_however_much_is_sent(hosts: list[str]) -> None:
         done.set()
         watcher.join()
     assert most - before < 400e6, "64 pictures of 16 MiB would be a gigabyte"
+
+
+@pytest.mark.parametrize("kind", ["404", "to_file", "reset", "drip"])
+def test_an_error_is_freed_without_a_search_for_garbage(hosts: list[str], kind: str) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        assert states([f"{host}/{kind}/1" for host in hosts], replace(LOCAL, deadline=2)) == [kinds()[kind].state] * 8
+        assert not [found for found in gc.get_objects() if isinstance(found, NoPictureError)]
+    finally:
+        gc.enable()
+
+
+def test_searches_for_garbage_are_rare_only_meanwhile(hosts: list[str]) -> None:
+    usual = gc.get_threshold()
+    outcomes = WebPictures(SIZE, 1, LOCAL).outcomes(rows_of([hosts[0] + "/404/1", hosts[0] + "/404/2"]))
+    next(outcomes)
+    assert gc.get_threshold()[0] > usual[0]
+    outcomes.close()  # type: ignore[attr-defined]
+    assert gc.get_threshold() == usual
 
 
 def test_who_takes_slowly_slows_the_fetching(hosts: list[str]) -> None:
