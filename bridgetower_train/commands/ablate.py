@@ -117,8 +117,8 @@ def results(config: AblateConfig, folders: dict[str, list[Path]]) -> str:
         f"The demo's recipe ({first.steps} steps of {first.global_batch} pairs, tiny model, {first.model.image_size} px), "
         f"with and without each loss, seeds {', '.join(map(str, config.seeds))}: mean and, where there are several seeds, "
         f"standard deviation. Measured on `{protocol['corpus']}`, whose combinations of colour, shape and texture training never "
-        f"shows. Retrieval: the first caption of each picture, among all; re-ranked are the best "
-        f"{config.rerank} of each query.",
+        f"shows. Retrieval, in percent: the first caption of each of {protocol['pictures']:,} pictures, among all; "
+        f"re-ranked are the best {config.rerank} of each query.",
         "",
         f"Made by `bridgetower ablate` on {device.description}; {installed}.",
         "",
@@ -140,7 +140,8 @@ def results(config: AblateConfig, folders: dict[str, list[Path]]) -> str:
         for name, runs in folders.items():
             found = [_figures(folder, evaluation, title) for folder in runs]
             if all(found):
-                cells = [_mean([figures[column] for figures in found]) for column in columns]
+                digits = 1 if evaluation == "retrieval" else 3
+                cells = [_mean([figures[column] for figures in found], digits) for column in columns]
                 lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -164,7 +165,6 @@ def _figures(folder: Path, evaluation: str, title: str) -> dict[str, float]:
     return next((values for method, values in figures.items() if ("ITM" in method) == ("ITM" in title)), {})
 
 
-def _mean(values: Sequence[float]) -> str:
-    digits = 1 if max(values) > 10 else 3
+def _mean(values: Sequence[float], digits: int) -> str:
     spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.{digits}f}{spread}"
