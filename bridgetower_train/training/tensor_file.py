@@ -19,19 +19,18 @@ from torch import Tensor
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.errors import CheckpointError
 
-PIECE = 1 << 22
-"""Elements, at most, that are sent at once: while a rank passes a piece on, the next one comes."""
-
 Read = Callable[[str, torch.Size], Tensor]
 """(name, shape) -> a float32 host tensor of its own. Called on all ranks with the same arguments in the same order."""
+
+_DAMAGE = (OSError, ValueError, LookupError)
 
 
 @contextmanager
 def shared_tensors(path: Path, ranks: Ranks) -> Iterator[Read]:
-    """The tensors of a file, all of which must be read while the block runs. Rank 0 alone opens it and sends on what it reads.
+    """The tensors of a file, all of which must be read while the block runs.
 
-    Raises CheckpointError on all ranks at the end of the block where rank 0 could not read something: until then it sends
-    on whatever it has, so that no rank waits in vain.
+    Rank 0 alone opens it, and sends on what it reads, one tensor at a time. Where it cannot read something it goes on sending
+    all the same, so that no rank waits in vain, and at the end of the block all ranks raise CheckpointError.
     """
     failure: str | None = None
     file: _File | None = None
@@ -50,7 +49,7 @@ def shared_tensors(path: Path, ranks: Ranks) -> Iterator[Read]:
                     file.fill(name, tensor)
                 except _DAMAGE as error:
                     failure = str(error)
-            ranks.broadcast(tensor.view(-1).split(PIECE))
+            ranks.broadcast([tensor])
             return tensor
 
         yield read
@@ -60,9 +59,6 @@ def shared_tensors(path: Path, ranks: Ranks) -> Iterator[Read]:
     said = ranks.gather_objects(said)[0]
     if said is not None:
         raise CheckpointError(said)
-
-
-_DAMAGE = (OSError, ValueError, LookupError)
 
 
 class _File:

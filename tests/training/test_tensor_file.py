@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.errors import CheckpointError
-from bridgetower_train.training import tensor_file
 from bridgetower_train.training.tensor_file import shared_tensors, write_tensors
 
 shapes = st.lists(st.integers(0, 5), max_size=3)
@@ -38,7 +37,6 @@ SHAPES = {"matrix": torch.Size([70, 110]), "scalar": torch.Size([]), "vector": t
 
 def everything_read(rank: int, path: Path, ends: list[int]) -> list[dict[str, torch.Tensor] | str]:
     """What a rank gets of the file, or why not, each time that its end is moved while it is open. Only rank 0 has it."""
-    tensor_file.PIECE = 1000
     ranks = Ranks(rank, dist.get_world_size(), dist.group.WORLD)
     found: list[dict[str, torch.Tensor] | str] = []
     for end in ends:
