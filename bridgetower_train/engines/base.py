@@ -1,10 +1,11 @@
 """What the training loop asks of an engine: forward and backward, update, save, load."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from bridgetower_train.data.batch import Batch
@@ -20,6 +21,8 @@ WEIGHTS = "model.safetensors"
 """Full fp32 weights under Hugging Face's names, from every engine."""
 OPTIMIZER = "optimizer/state.safetensors"
 """`{parameter}.step`, `.exp_avg` and `.exp_avg_sq`, full tensors, from every engine."""
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""Slots of the optimizer that are as large as the parameter."""
 
 
 class Engine(ABC):
@@ -47,6 +50,10 @@ class Engine(ABC):
         yield self.task
 
     @abstractmethod
+    def reserve(self) -> None:
+        """Start to take the memory of a snapshot, in the background, so that the first one waits for no more than later ones."""
+
+    @abstractmethod
     def snapshot(self) -> Files:
         """Host copies of WEIGHTS and OPTIMIZER on rank 0, nothing on the others. Called on every rank at the same step.
 
@@ -55,4 +62,15 @@ class Engine(ABC):
 
     @abstractmethod
     def load(self, folder: Path) -> None:
-        """Read the files of a snapshot, whichever engine and number of ranks it is from."""
+        """Take over the files of a snapshot, whichever engine and number of ranks it is from.
+
+        Called on every rank; rank 0 alone reads. Raises CheckpointError on all where it cannot.
+        """
+
+
+def snapshot_shapes(weights: dict[str, torch.Size], trained: Iterable[str]) -> dict[str, torch.Size]:
+    """The shapes of all tensors of a snapshot, from those of the weights and the names of the trained ones."""
+    shapes = dict(weights)
+    for name in trained:
+        shapes |= {f"{name}.step": torch.Size(()), **{f"{name}.{key}": weights[name] for key in MOMENTS}}
+    return shapes

@@ -15,14 +15,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from bridgetower_train.config import OptimConfig
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.devices import Device
 from bridgetower_train.distributed import Ranks
-from bridgetower_train.engines.base import OPTIMIZER, WEIGHTS, Engine, Files, Metrics
+from bridgetower_train.engines.base import MOMENTS, OPTIMIZER, WEIGHTS, Engine, Files, Metrics, snapshot_shapes
 from bridgetower_train.engines.deepspeed_import import import_deepspeed
 from bridgetower_train.engines.host import HostCopies
 from bridgetower_train.engines.shards import Shards
@@ -31,12 +30,12 @@ from bridgetower_train.model.text import TextLayer
 from bridgetower_train.model.vision import Block
 from bridgetower_train.objectives.joint import JointTask
 from bridgetower_train.training.optim import parameter_groups
+from bridgetower_train.training.tensor_file import Read, shared_tensors
 
 ZERO_BUCKET = 100_000_000
 """Gradients, at most, that are sent in one piece."""
 TESTED = "0.19.8"
 """The newest version of DeepSpeed that this was tested with."""
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class ZeroEngine(Engine):
@@ -143,6 +142,12 @@ class ZeroEngine(Engine):
             return [p.grad for group in self._trained for p in group if p.grad is not None]
         return [gradient for group in self.engine.optimizer.averaged_gradients.values() for gradient in group]
 
+    def reserve(self) -> None:
+        """See Engine."""
+        if self.ranks.is_main:
+            trained = (name for group in self.optimizer.param_groups for name in group["names"])
+            self._host.reserve(snapshot_shapes(self._shapes, trained))
+
     def snapshot(self) -> Files:
         """See Engine: what is divided is gathered, one group at a time."""
         return self._on_main(WEIGHTS, self._whole_weights()) | self._on_main(OPTIMIZER, self._whole_slots())
@@ -181,35 +186,34 @@ class ZeroEngine(Engine):
 
     def load(self, folder: Path) -> None:
         """See Engine."""
-        with safe_open(folder / WEIGHTS, framework="pt") as file:
-            self._load_weights(file)
-        with safe_open(folder / OPTIMIZER, framework="pt") as file:
-            self._load_slots(file)
+        with shared_tensors(folder / WEIGHTS, self.ranks) as read:
+            self._load_weights(read)
+        with shared_tensors(folder / OPTIMIZER, self.ranks) as read:
+            self._load_slots(read)
 
-    def _load_weights(self, file: Any) -> None:
-        assert set(file.keys()) == set(self._shapes), "the weights are those of another model"
+    def _load_weights(self, read: Read) -> None:
         parameter: Any  # under ZeRO-3 with methods of DeepSpeed's
         for name, parameter in self.task.model.named_parameters():
             if self.stage == 3:
                 parameter.all_gather(param_list=[parameter])
-            parameter.data.copy_(file.get_tensor(name))
+            parameter.data.copy_(read(name, self._shapes[name]))
             if self.stage == 3:
                 parameter.partition(param_list=[parameter], has_been_updated=True)
         if self.stage:
             self.engine.optimizer.refresh_fp32_params()
 
-    def _load_slots(self, file: Any) -> None:
-        trained = [name for group in self.optimizer.param_groups for name in group["names"]]
-        assert set(file.keys()) == {f"{name}.{key}" for name in trained for key in ("step", *MOMENTS)}
+    def _load_slots(self, read: Read) -> None:
         if self.stage == 0:
             for group, parameters in zip(self.optimizer.param_groups, self._trained, strict=True):
                 for name, parameter in zip(group["names"], parameters, strict=True):
-                    slots = {key: file.get_tensor(f"{name}.{key}") for key in ("step", *MOMENTS)}
+                    slots = {"step": read(f"{name}.step", torch.Size(()))}
+                    slots |= {key: read(f"{name}.{key}", parameter.shape) for key in MOMENTS}
                     self.device.load_optimizer_slots(self.optimizer, group, parameter, slots)
         for group, flat, shards in self._flats:
-            slots = {"step": file.get_tensor(f"{group['names'][0]}.step")}
+            steps = [read(f"{name}.step", torch.Size(())) for name in group["names"]]
+            slots = {"step": steps[0]}
             for key in MOMENTS:
-                slots[key] = shards.part(self.ranks.rank, lambda name, key=key: file.get_tensor(f"{name}.{key}"))  # type: ignore[misc]
+                slots[key] = shards.part(self.ranks.rank, lambda name, shape, key=key: read(f"{name}.{key}", shape))  # type: ignore[misc]
             self.device.load_optimizer_slots(self.optimizer, group, flat, slots)
 
     @contextmanager

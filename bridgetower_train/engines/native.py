@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -14,10 +13,11 @@ from bridgetower_train.config import OptimConfig
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.devices import Device
 from bridgetower_train.distributed import Ranks
-from bridgetower_train.engines.base import OPTIMIZER, WEIGHTS, Engine, Files, Metrics
+from bridgetower_train.engines.base import MOMENTS, OPTIMIZER, WEIGHTS, Engine, Files, Metrics, snapshot_shapes
 from bridgetower_train.engines.host import HostCopies
 from bridgetower_train.objectives.joint import JointTask
 from bridgetower_train.training.optim import parameter_groups
+from bridgetower_train.training.tensor_file import shared_tensors
 
 
 class NativeEngine(Engine):
@@ -77,6 +77,12 @@ class NativeEngine(Engine):
         self.optimizer.zero_grad()
         return {"grad_norm": norm, "skipped": skipped}
 
+    def reserve(self) -> None:
+        """See Engine."""
+        if self.ranks.is_main:
+            weights = {name: parameter.shape for name, parameter in self.task.model.named_parameters()}
+            self._host.reserve(snapshot_shapes(weights, (name for _, name, _ in self._named())))
+
     def snapshot(self) -> Files:
         """See Engine."""
         if not self.ranks.is_main:
@@ -91,12 +97,14 @@ class NativeEngine(Engine):
 
     def load(self, folder: Path) -> None:
         """See Engine."""
-        self.task.model.load_state_dict(load_file(folder / WEIGHTS))
-        state = load_file(folder / OPTIMIZER)
-        for group, name, parameter in self._named():
-            slots = {k: state.pop(f"{name}.{k}") for k in ("step", "exp_avg", "exp_avg_sq")}
-            self.device.load_optimizer_slots(self.optimizer, group, parameter, slots)
-        assert not state, f"optimizer state of parameters that the model lacks: {sorted(state)[:3]}"
+        with shared_tensors(folder / WEIGHTS, self.ranks) as read, torch.no_grad():
+            for name, parameter in self.task.model.named_parameters():
+                parameter.copy_(read(name, parameter.shape))
+        with shared_tensors(folder / OPTIMIZER, self.ranks) as read:
+            for group, name, parameter in self._named():
+                slots = {"step": read(f"{name}.step", torch.Size(()))}
+                slots |= {key: read(f"{name}.{key}", parameter.shape) for key in MOMENTS}
+                self.device.load_optimizer_slots(self.optimizer, group, parameter, slots)
 
     def _named(self) -> Iterator[tuple[dict[str, Any], str, nn.Parameter]]:
         """(group, name, parameter) of all that is trained."""

@@ -66,12 +66,12 @@ class Shards:
         for name, shape, places in self.places():
             yield name, torch.cat([rows_WN[p.rank, p.at : p.at + p.count] for p in places]).view(shape)
 
-    def part(self, rank: int, read: Callable[[str], Tensor]) -> Tensor:
-        """The flat tensor of `rank`, on the host, of parameters that `read` gives by name."""
+    def part(self, rank: int, read: Callable[[str, torch.Size], Tensor]) -> Tensor:
+        """The flat tensor of `rank`, on the host, of parameters each of which `read` gives, by name and shape, in order."""
         flat_N = torch.zeros(self.length)
-        for name, _, places in self.places():
+        for name, shape, places in self.places():
+            elements = read(name, shape).flatten()
             for place in places:
                 if place.rank == rank:
-                    elements = read(name).flatten()[place.start : place.start + place.count]
-                    flat_N[place.at : place.at + place.count] = elements
+                    flat_N[place.at : place.at + place.count] = elements[place.start : place.start + place.count]
         return flat_N

@@ -37,9 +37,12 @@ def verify(folder: Path) -> str | None:
             return f"{name} holds {path.stat().st_size} bytes instead of {size}"
     with ThreadPoolExecutor() as threads:
         digests = threads.map(_sha256, (folder / name for name in files))
-        for (name, (_, digest)), found in zip(files.items(), digests, strict=True):
-            if found != digest:
-                return f"the contents of {name} have changed"
+        try:
+            for (name, (_, digest)), found in zip(files.items(), digests, strict=True):
+                if found != digest:
+                    return f"the contents of {name} have changed"
+        except OSError as error:
+            return f"it cannot be read ({error})"
     return None
 
 
@@ -76,15 +79,17 @@ class Checkpoints:
     def load(self, engine: Engine, expected: dict[str, Any]) -> dict[str, Any] | None:
         """Load the newest whole checkpoint into `engine` and return its state; None where the run has not been saved yet.
 
+        Rank 0 alone looks for it, verifies it and reads it. Every outcome is that of all ranks.
+
         Raises CheckpointError where the state differs from `expected`, the values on which the order of data depends.
         """
-        found = newest(self.run_dir, self.say) if self.ranks.is_main else None
-        folder: Path | None = self.ranks.gather_objects(found)[0]
-        if folder is None:
-            if step_folders(self.run_dir):
+        found: tuple[Path, dict[str, Any]] | None
+        found, saved = self.ranks.gather_objects(self._find() if self.ranks.is_main else None)[0]
+        if found is None:
+            if saved:
                 raise CheckpointError(f"no checkpoint in {self.folder} is whole; move the folder away to start anew")
             return None
-        state = read_state(folder)
+        folder, state = found
         changed = [
             f"{k} was {state['identity'].get(k)!r}, is {v!r}"
             for k, v in expected.items()
@@ -96,6 +101,11 @@ class Checkpoints:
             )
         engine.load(folder)
         return state
+
+    def _find(self) -> tuple[tuple[Path, dict[str, Any]] | None, bool]:
+        """(the newest whole checkpoint and its state, whether there is any)."""
+        folder = newest(self.run_dir, self.say)
+        return (folder, read_state(folder)) if folder else None, bool(step_folders(self.run_dir))
 
     def save(self, engine: Engine, state: dict[str, Any]) -> None:
         """Copy what the checkpoint of `state["step"]` holds to the host, and have it written from there.

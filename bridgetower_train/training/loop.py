@@ -67,6 +67,7 @@ def fit(run: Run, progress: Watch) -> int:
     """
     preemption, stop = Preemption(), Flag(run.ranks)
     watch = Stopwatch()
+    run.engine.reserve()  # now that the loader's workers are there: pages taken before would be shared with those, and copied
     run.device.mark_step()  # what was recorded so far would make the first step's graph another than the second's
     for step in range(run.start_step + 1, run.total_steps + 1):
         progress.at(step, "reading its batch")

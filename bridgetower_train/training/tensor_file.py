@@ -1,21 +1,92 @@
-"""Writing safetensors files and hashing them at the same time, from memory and without another copy of it."""
+"""Safetensors files: written from memory without another copy of it and hashed meanwhile, and read once for all ranks.
+
+Format: https://github.com/huggingface/safetensors#format
+"""
 
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from bridgetower_train.distributed import Ranks
+from bridgetower_train.errors import CheckpointError
+
+Read = Callable[[str, torch.Size], Tensor]
+"""(name, shape) -> a float32 host tensor of its own. Called on all ranks with the same arguments in the same order."""
+
+_DAMAGE = (OSError, ValueError, LookupError)
+
+
+@contextmanager
+def shared_tensors(path: Path, ranks: Ranks) -> Iterator[Read]:
+    """The tensors of a file, all of which must be read while the block runs.
+
+    Rank 0 alone opens it, and sends on what it reads, one tensor at a time. Where it cannot read something it goes on sending
+    all the same, so that no rank waits in vain, and at the end of the block all ranks raise CheckpointError.
+    """
+    failure: str | None = None
+    file: _File | None = None
+    with ExitStack() as stack:
+        if ranks.is_main:
+            try:
+                file = _File(stack.enter_context(path.open("rb")))
+            except _DAMAGE as error:
+                failure = str(error)
+
+        def read(name: str, shape: torch.Size) -> Tensor:
+            nonlocal failure
+            tensor = torch.empty(shape)
+            if file is not None and failure is None:
+                try:
+                    file.fill(name, tensor)
+                except _DAMAGE as error:
+                    failure = str(error)
+            ranks.broadcast([tensor])
+            return tensor
+
+        yield read
+    if file is not None and failure is None and file.entries:
+        failure = f"it holds {', '.join(list(file.entries)[:3])}, which the model lacks"
+    said = failure and f"cannot read {path}: {failure}. Move that checkpoint away, and the one before it is taken"
+    said = ranks.gather_objects(said)[0]
+    if said is not None:
+        raise CheckpointError(said)
+
+
+class _File:
+    """What is still to be read of an open file."""
+
+    def __init__(self, file: BufferedReader) -> None:
+        self.file = file
+        size = int.from_bytes(file.read(8), "little")
+        self.entries: dict[str, Any] = json.loads(file.read(size))
+        self.entries.pop("__metadata__", None)
+        self.begin = 8 + size
+
+    def fill(self, name: str, tensor: Tensor) -> None:
+        """Read a tensor into a contiguous one, and cross it off."""
+        if name not in self.entries:
+            raise ValueError(f"it lacks {name}")
+        entry = self.entries.pop(name)
+        if (entry["dtype"], entry["shape"]) != ("F32", list(tensor.shape)):
+            raise ValueError(f"{name} is {entry['dtype']} {entry['shape']}, the model's F32 {list(tensor.shape)}")
+        self.file.seek(self.begin + entry["data_offsets"][0])
+        if self.file.readinto(_bytes(tensor)) != tensor.nbytes:
+            raise ValueError(f"it ends within {name}")
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
     """Write contiguous float32 host tensors as a safetensors file, synced to disk; returns its SHA-256.
 
     safetensors' own `save_file` would copy all of them once more, and the file would have to be read again for its hash.
-    Format: https://github.com/huggingface/safetensors#format
     """
     pieces: list[bytes | memoryview] = [_header(tensors), *map(_bytes, tensors.values())]
     with ThreadPoolExecutor(1, "hash") as thread, path.open("wb") as file:

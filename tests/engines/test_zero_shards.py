@@ -25,7 +25,7 @@ def test_every_element_has_one_place(shapes, ranks, each_cut, padding):
     total = sum(shape.numel() for shape in shapes)
     length = sum(-(-s.numel() // ranks) for s in shapes) if each_cut else -(-total // ranks) + padding
     shards = Shards(list(tensors), shapes, length, ranks, each_cut)
-    rows_WN = torch.stack([shards.part(rank, tensors.__getitem__) for rank in range(ranks)])
+    rows_WN = torch.stack([shards.part(rank, lambda name, shape: tensors[name]) for rank in range(ranks)])
     assert sorted(rows_WN[rows_WN > 0].tolist()) == list(range(1, total + 1))
     for name, tensor in shards.assembled(rows_WN):
         assert torch.equal(tensor, tensors[name])
@@ -37,5 +37,5 @@ def test_every_element_has_one_place(shapes, ranks, each_cut, padding):
 def test_each_parameter_is_cut_in_parts_of_one_length():
     shapes = [torch.Size([5]), torch.Size([2, 2])]
     shards = Shards(["p0", "p1"], shapes, 5, 2, True)
-    rows = [shards.part(rank, numbered(shapes).__getitem__).tolist() for rank in (0, 1)]
+    rows = [shards.part(rank, lambda name, shape: numbered(shapes)[name]).tolist() for rank in (0, 1)]
     assert rows == [[1, 2, 3, 6, 7], [4, 5, 0, 8, 9]]

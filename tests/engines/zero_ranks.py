@@ -117,8 +117,8 @@ class Training:
         dist.barrier()
 
     def load(self, folder: Path) -> "Training":
-        """Go on from there."""
-        self.engine.load(folder)
+        """Go on from there, as on hosts of which only the first has the files."""
+        self.engine.load(folder if self.ranks.is_main else folder / "not here")
         return self
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.runs import Job
+from tests.training.runs import ROOT, Job
 
 
 @pytest.fixture
@@ -35,3 +35,16 @@ def train(start):
         return output
 
     return train
+
+
+@pytest.fixture
+def customised(tmp_path):
+    """The environment in which Python runs a source first."""
+
+    def customised(source: str, **env: str) -> dict[str, str]:
+        folder = tmp_path / "site"
+        folder.mkdir()
+        (folder / "sitecustomize.py").write_text(source)
+        return {"PYTHONPATH": f"{folder}:{ROOT}", **env}
+
+    return customised

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from bridgetower_train.training.checkpoint import newest, step_folders
-from tests.training.runs import ROOT, final_weights, last_step, metric_lines
+from tests.training.runs import final_weights, last_step, metric_lines
 
 HOLDING = """
 import os, threading, time
@@ -21,19 +21,6 @@ os.fsync = fsync
 """A disk that does not sync a certain checkpoint before a certain file is there."""
 
 SMALL_FILES = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))"
-
-
-@pytest.fixture
-def customised(tmp_path):
-    """The environment in which Python runs a source first."""
-
-    def customised(source: str, **env: str) -> dict[str, str]:
-        folder = tmp_path / "site"
-        folder.mkdir()
-        (folder / "sitecustomize.py").write_text(source)
-        return {"PYTHONPATH": f"{folder}:{ROOT}", **env}
-
-    return customised
 
 
 @pytest.fixture

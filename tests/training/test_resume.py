@@ -18,6 +18,17 @@ from tests.training.runs import Job, final_weights, metric_lines
 SAVING = ["steps=200", "checkpoint.every=4", "validation.every=50", "validation.samples=16"]
 
 
+REFUSING = """
+import os, sys
+def refuse(event, arguments):
+    if event == "open" and "/checkpoints/" in str(arguments[0]):
+        raise PermissionError(f"rank {os.environ['RANK']} opens {arguments[0]}")
+if os.environ.get("RANK", "0") != "0":
+    sys.addaudithook(refuse)
+"""
+"""A host that has no checkpoints, for all ranks but the first."""
+
+
 def modified_since(pattern: str, folder: Path, moment: float) -> bool:
     """True where a path below `folder` that matches `pattern` has changed since `moment`."""
     try:
@@ -135,6 +146,19 @@ def test_every_kind_of_damage_falls_back_to_the_checkpoint_before(tmp_path, trai
     assert f"skipping {last}" in output
     assert "resume    from step 4" in output
     assert final_weights(run_dir) == (intact / "model.safetensors").read_bytes()
+
+
+def test_ranks_that_see_no_checkpoint_go_on_from_that_of_the_first(tmp_path, train, customised):
+    """The newest is damaged, so that the first has to choose."""
+    run_dir, options, blind = tmp_path / "run", ["steps=8", "checkpoint.every=4"], customised(REFUSING)
+    train(run_dir, *options, ranks=4, env=blind)
+    last = step_folders(run_dir)[-1]
+    intact = (last / "model.safetensors").read_bytes()
+    (last / "model.safetensors").write_bytes(b"torn")
+    output = train(run_dir, *options, ranks=4, env=blind)
+    assert f"skipping {last}" in output
+    assert "resume    from step 4" in output
+    assert final_weights(run_dir) == intact
 
 
 def test_no_whole_checkpoint_is_an_error_and_not_a_new_beginning(tmp_path, train):
