@@ -136,7 +136,8 @@ class Client:
             except NoPictureError:
                 raise
             except Exception as error:  # whatever a server, or a URL that nobody has thought of, makes the client raise
-                raise explain(error) from error
+                # What raised it may keep it: with its traceback, in which that is, both would wait for a search for garbage.
+                raise explain(error) from error.with_traceback(None)
             url = parse(target, url)
         raise NoPictureError(TOO_MANY_REDIRECTS, str(url)[:200])
 

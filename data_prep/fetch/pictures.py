@@ -19,7 +19,7 @@ from data_prep.fetch.decode import Wanted, prepare
 from data_prep.fetch.decoders import Decoders
 from data_prep.rows import Outcome, Row
 
-_NEW_OBJECTS = 50_000  # between two searches for garbage; that many take about 10 MB
+_NEW_OBJECTS = 200_000  # between two searches for garbage: about 30 MB
 
 
 class WebPictures:
