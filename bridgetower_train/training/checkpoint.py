@@ -84,7 +84,7 @@ class Checkpoints:
         Raises CheckpointError where the state differs from `expected`, the values on which the order of data depends.
         """
         found: tuple[Path, dict[str, Any]] | None
-        found, saved = self.ranks.gather_objects(self._find() if self.ranks.is_main else None)[0]
+        found, saved = self.ranks.gather_objects(self._find() if self.ranks.is_main else (None, False))[0]
         if found is None:
             if saved:
                 raise CheckpointError(f"no checkpoint in {self.folder} is whole; move the folder away to start anew")
