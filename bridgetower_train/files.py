@@ -1,6 +1,10 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and large ones written past the kernel's cache."""
 
+import errno
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -22,3 +26,38 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def open_direct(path: Path) -> Iterator[int]:
+    """The descriptor of a new file for `write_direct`, closed with the block.
+
+    Large files go past the kernel's cache, where the system can do that: copying them there first takes longer than a fast disk,
+    a core, and the room of what is read again and again.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    try:
+        with suppress(OSError):  # tmpfs and some network file systems
+            _set_direct(descriptor, True)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def write_direct(descriptor: int, data: memoryview) -> None:
+    """Write all of `data`, which begins and ends with a page of memory and continues a file of whole pages."""
+    while data:
+        try:
+            data = data[os.write(descriptor, data) :]
+        except OSError as error:
+            if error.errno != errno.EINVAL or not _set_direct(descriptor, False):
+                raise  # otherwise larger blocks are wanted here, or the file ended within one
+
+
+def _set_direct(descriptor: int, direct: bool) -> bool:
+    """Returns whether that is a change."""
+    flag = getattr(os, "O_DIRECT", 0)
+    before = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    after = before | flag if direct else before & ~flag
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, after)
+    return after != before

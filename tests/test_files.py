@@ -1,11 +1,15 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and large ones written past the kernel's cache."""
 
+import errno
+import fcntl
+import mmap
+import os
 import re
 from pathlib import Path
 
 import pytest
 
-from bridgetower_train.files import write_whole
+from bridgetower_train.files import open_direct, write_direct, write_whole
 
 
 def test_what_is_there_stays_until_the_new_is_whole(tmp_path, monkeypatch):
@@ -21,3 +25,37 @@ def test_half_a_surrogate_pair_can_be_written(tmp_path):
     write_whole(tmp_path / "page.html", "a\ud800b 猫")
     assert [p.name for p in tmp_path.iterdir()] == ["page.html"]
     assert (tmp_path / "page.html").read_text("utf-8") == "a?b 猫"
+
+
+@pytest.mark.parametrize("folder", ["here", "/dev/shm"])
+@pytest.mark.parametrize("skipped", [0, 8], ids=["pages", "within a page"])
+def test_whatever_the_file_system_takes_directly_all_is_written(tmp_path, folder, skipped):
+    block = mmap.mmap(-1, 1 << 16)
+    block[:] = os.urandom(1 << 16)
+    path = (tmp_path if folder == "here" else Path(folder)) / f"direct-{os.getpid()}"
+    try:
+        with open_direct(path) as descriptor:
+            write_direct(descriptor, memoryview(block)[skipped:])
+            write_direct(descriptor, memoryview(block))
+        assert path.read_bytes() == block[skipped:] + block[:]
+    finally:
+        path.unlink()
+
+
+def test_a_file_is_written_past_the_cache(tmp_path):
+    try:
+        os.close(os.open(tmp_path / "probe", os.O_WRONLY | os.O_CREAT | os.O_DIRECT))
+    except OSError:
+        pytest.skip("this file system has no direct writing")
+    with open_direct(tmp_path / "x") as descriptor:
+        write_direct(descriptor, memoryview(mmap.mmap(-1, 1 << 16)))
+        assert fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT
+
+
+def test_what_is_refused_for_another_reason_is_an_error():
+    descriptor = os.eventfd(0)  # takes eight bytes
+    try:
+        with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
+            write_direct(descriptor, memoryview(b"abc"))
+    finally:
+        os.close(descriptor)

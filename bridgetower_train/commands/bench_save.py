@@ -1,5 +1,6 @@
 """`bridgetower bench save`: writing and verifying checkpoints against the disk's own speed, and what training feels of it."""
 
+import mmap
 import os
 import shutil
 import tempfile
@@ -17,6 +18,7 @@ from bridgetower_train.devices import Device, make_device
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.engines import NativeEngine
 from bridgetower_train.engines.base import Files
+from bridgetower_train.files import open_direct, write_direct
 from bridgetower_train.objectives.joint import JointTask
 from bridgetower_train.training.checkpoint import Checkpoints, step_folders, verify
 
@@ -55,6 +57,8 @@ class Round:
 
     disk: float
     """The same number of bytes, written in sequence and synced."""
+    read: float
+    """The same, read in sequence."""
     alone: float
     """A checkpoint written, with nothing beside it."""
     write: float
@@ -124,7 +128,7 @@ def _seconds(step: Callable[[], None], device: Device) -> float:
 
 
 def _round(folder: Path, engine: NativeEngine, step: Callable[[], None], device: Device, size: int) -> Round:
-    disk = write_in_sequence(folder / "sequence", size)
+    disk, read = in_sequence(folder / "sequence", size)
     _, alone, _, _ = _save(folder / "alone", engine, None, device)
     shutil.rmtree(folder / "alone")
     stall, write, steps, saved = _save(folder / "beside", engine, step, device)
@@ -135,20 +139,28 @@ def _round(folder: Path, engine: NativeEngine, step: Callable[[], None], device:
     seconds = time.perf_counter() - began
     assert wrong is None, wrong
     shutil.rmtree(folder / "beside")
-    return Round(disk, alone, write, stall, steps, seconds)
+    return Round(disk, read, alone, write, stall, steps, seconds)
 
 
-def write_in_sequence(path: Path, size: int) -> float:
-    """Seconds in which a file of `size` random bytes is written and synced; it is removed."""
-    block = memoryview(os.urandom(_BLOCK))
+def in_sequence(path: Path, size: int) -> tuple[float, float]:
+    """Seconds in which `size` random bytes, in whole pages, are written as fast as the disk takes them and synced, and read."""
+    block = mmap.mmap(-1, _BLOCK)
+    block[:] = os.urandom(_BLOCK)
     began = time.perf_counter()
-    with path.open("wb", buffering=0) as file:
+    with open_direct(path) as descriptor:
         for start in range(0, size, _BLOCK):
-            file.write(block[: size - start])
-        os.fsync(file.fileno())
-    seconds = time.perf_counter() - began
+            pages = -(-(size - start) // mmap.PAGESIZE) * mmap.PAGESIZE
+            write_direct(descriptor, memoryview(block)[:pages])
+        os.fsync(descriptor)
+    written = time.perf_counter() - began
+    _forget(path)
+    began = time.perf_counter()
+    with path.open("rb", buffering=0) as file:
+        while file.readinto(block):
+            pass
+    read = time.perf_counter() - began
     path.unlink()
-    return seconds
+    return written, read
 
 
 def _save(
@@ -176,19 +188,23 @@ def _forget(path: Path) -> None:
 
 def report(size: int, times: int, first: float, plain: list[float], rounds: list[Round]) -> None:
     """Print medians; the stall is that of a copy of all that was written, were it in memory."""
-    disk, alone, write, check = (
-        median(getattr(r, name) for r in rounds) for name in ("disk", "alone", "write", "verify")
+    disk, read, alone, write, check = (
+        median(getattr(r, name) for r in rounds) for name in ("disk", "read", "alone", "write", "verify")
     )
     stall = median(r.stall for r in rounds)
     steps = [seconds for r in rounds for seconds in r.steps[:-1]] or rounds[0].steps  # the last one outlasts the write
-    print(f"disk        {size / disk / 1e6:.0f} MB/s written in sequence and synced ({_each(size, rounds, 'disk')})")
-    for name, seconds, key in (("write", alone, "alone"), ("", write, "write"), ("verify", check, "verify")):
-        where = {"alone": "nothing beside it", "write": "beside training", "verify": "read from the disk"}[key]
-        ratio = f"{disk / seconds:.2f} of the disk's speed" + (f" (wanted: {WANTED})" if name != "verify" else "")
-        print(f"{name:12}{size / seconds / 1e6:.0f} MB/s, {where}, {ratio} ({_each(size, rounds, key)})")
-    both = write + check
+    lines = (
+        ("disk", disk, "disk", "written in sequence and synced", ""),
+        ("", read, "read", "read in sequence", ""),
+        ("write", alone, "alone", "nothing beside it", f"{disk / alone:.2f} of the disk's speed (wanted: {WANTED})"),
+        ("", write, "write", "beside training", f"{disk / write:.2f} (wanted: {WANTED})"),
+        ("verify", check, "verify", "read from the disk and hashed", f"{read / check:.2f} (wanted: {WANTED})"),
+    )
+    for name, seconds, key, what, share in lines:
+        print(f"{name:12}{size / seconds / 1e6:.0f} MB/s, {what}{share and ', '}{share} ({_each(size, rounds, key)})")
     print(
-        f"both        {size / both / 1e6:.0f} MB/s written beside training, then verified: {disk / both:.2f} (wanted: {WANTED})"
+        f"both        {(disk + read) / (write + check):.2f} of the disk's speed: written beside training, then verified, against "
+        f"written and read in sequence (wanted: {WANTED})"
     )
     print(
         f"stall       {stall:.3f} s to copy {size / times / 1e9:.3f} GB, {stall * times / write:.1%} of the time in which "

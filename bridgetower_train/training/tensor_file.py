@@ -5,6 +5,7 @@ Format: https://github.com/huggingface/safetensors#format
 
 import hashlib
 import json
+import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,15 +14,18 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.errors import CheckpointError
+from bridgetower_train.files import open_direct, write_direct
 
 Read = Callable[[str, torch.Size], Tensor]
 """(name, shape) -> a float32 host tensor of its own. Called on all ranks with the same arguments in the same order."""
 
+_BLOCK = 1 << 24
 _DAMAGE = (OSError, ValueError, LookupError)
 
 
@@ -62,7 +66,7 @@ def shared_tensors(path: Path, ranks: Ranks) -> Iterator[Read]:
 
 
 class _File:
-    """What is still to be read of an open file."""
+    """What is still to be read of an open file. The library would map all of it, which takes its size in memory and is slower."""
 
     def __init__(self, file: BufferedReader) -> None:
         self.file = file
@@ -88,14 +92,30 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
 
     safetensors' own `save_file` would copy all of them once more, and the file would have to be read again for its hash.
     """
-    pieces: list[bytes | memoryview] = [_header(tensors), *map(_bytes, tensors.values())]
-    with ThreadPoolExecutor(1, "hash") as thread, path.open("wb") as file:
+    pieces = [memoryview(_header(tensors)), *map(_bytes, tensors.values())]
+    with ThreadPoolExecutor(1, "hash") as thread:
         digest = thread.submit(_sha256, pieces)  # neither hashing nor writing holds the interpreter's lock
-        for piece in pieces:
-            file.write(piece)
-        file.flush()
-        os.fsync(file.fileno())
+        _write(path, pieces)
     return digest.result()
+
+
+def _write(path: Path, pieces: list[memoryview]) -> None:
+    """Write and sync a file, a block at a time from memory as direct writing wants it: whole pages."""
+    block = np.frombuffer(mmap.mmap(-1, _BLOCK), np.uint8)
+    with open_direct(path) as descriptor:
+        filled = 0
+        for piece in pieces:
+            rest = np.frombuffer(piece, np.uint8)
+            while len(rest):
+                part, rest = np.split(rest, [_BLOCK - filled])
+                block[filled : filled + len(part)] = part
+                filled += len(part)
+                if filled == _BLOCK:
+                    write_direct(descriptor, block.data)
+                    filled = 0
+        write_direct(descriptor, block.data[: -(-filled // mmap.PAGESIZE) * mmap.PAGESIZE])
+        os.ftruncate(descriptor, sum(map(len, pieces)))
+        os.fsync(descriptor)
 
 
 def _header(tensors: dict[str, Tensor]) -> bytes:
@@ -114,7 +134,7 @@ def _bytes(tensor: Tensor) -> memoryview:
     return tensor.view(-1).numpy().data.cast("B")
 
 
-def _sha256(pieces: Iterable[bytes | memoryview]) -> str:
+def _sha256(pieces: Iterable[memoryview]) -> str:
     digest = hashlib.sha256()
     for piece in pieces:
         digest.update(piece)
