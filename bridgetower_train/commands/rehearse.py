@@ -17,7 +17,7 @@ from bridgetower_train.errors import ConfigError
 from bridgetower_train.objectives.itc import TERMS
 from bridgetower_train.planning.memory import ENGINES
 from bridgetower_train.rehearsal.coverage import check_coverage
-from bridgetower_train.rehearsal.group import Log, Traffic, join
+from bridgetower_train.rehearsal.group import Log, Traffic, agree_for_deepspeed, join
 from bridgetower_train.rehearsal.stage import Stage, set_up
 from bridgetower_train.training.loop import Run, fit
 from bridgetower_train.training.metrics import Record
@@ -67,6 +67,8 @@ def run(config: RehearseConfig) -> None:
         device, _ = make_device(stage.config.device)
         ranks, log = join(config.rank, config.world_size)
         held.callback(shut_down)
+        if config.engine.name == "zero3":
+            agree_for_deepspeed(device)
         job = build(stage.config, device, ranks, held)
         _cover(job)
         _play(job, config.rehearsed_steps, log)

@@ -11,9 +11,14 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 from bridgetower_train.config import ModelConfig, ObjectiveConfig
+from bridgetower_train.engines.activation import checkpoint_blocks
 from bridgetower_train.engines.deepspeed import ZERO_BUCKET
+from bridgetower_train.engines.zero_weights import Limits
 from bridgetower_train.objectives.itc import TERMS, itc_loss
-from bridgetower_train.planning.trace import Bytes, Ledger, Platform, trace
+from bridgetower_train.objectives.joint import JointTask
+from bridgetower_train.planning.gathers import Gathers, gathers
+from bridgetower_train.planning.trace import Bytes, Ledger, Platform, blank_batch, trace
+from bridgetower_train.planning.uses import record
 
 WEIGHT = GRADIENT = COPY = 4
 """Bytes per parameter, float32 under every engine; a ZeRO rank updates a copy of its part of the weights."""
@@ -76,8 +81,8 @@ class Memory:
     """Of one card. The arrays have an entry for each moment of the forward and backward pass of one micro-batch."""
 
     parameters: int
-    largest: int
-    """Parameters of the largest module that is used at once."""
+    gathers: Gathers
+    """Under ZeRO-3."""
     gradients: Bytes
     copies: Bytes
     fixed: Bytes
@@ -93,12 +98,11 @@ class Memory:
         """At the peak of a step of `pairs` pairs a micro-batch on each of `cards`.
 
         Gradients: alone on a card and without accumulation they come one by one in the backward pass, while activations go;
-        otherwise buckets or earlier micro-batches hold all of them from the start. Under ZeRO-3 the largest module is there
-        twice, in use and fetched ahead.
+        otherwise buckets or earlier micro-batches hold all of them from the start.
         """
         weights, gradients, optimizer = states(engine, self.parameters, cards)
         if engine == "zero3":
-            weights += 2 * WEIGHT * self.largest
+            weights += WEIGHT * self.gathers.live
         pieces = self.gradients if cards == 1 and not accumulates else np.full_like(self.gradients, gradients)
         activations = self.fixed + self.per_pair * pairs
         at = int((pieces + self.copies + activations).argmax())
@@ -139,10 +143,15 @@ def measure(model: ModelConfig, objective: ObjectiveConfig, platform: Platform, 
     few, many = (trace(model, objective, pairs, checkpointing, platform) for pairs in (FEW, MANY))
     assert len(few.activations) == len(many.activations), "the operations of a step do not depend on its pairs"
     per_pair = (many.activations - few.activations) // (MANY - FEW)
+    with FakeTensorMode(), torch.device(platform.where):
+        task = JointTask(model, objective, platform.attention)
+        if checkpointing:
+            checkpoint_blocks(task.model)
+        uses = record(task, blank_batch(model, objective, FEW), platform.autocast)
     kept = [Kept(part, few.blocks.get(part, 0), (many.kept[part] - few.kept[part]) / (MANY - FEW)) for part in few.kept]
     return Memory(
         few.parameters,
-        few.largest,
+        gathers(uses, Limits.of(few.parameters)),
         few.gradients,
         few.copies,
         few.activations - FEW * per_pair,

@@ -89,7 +89,6 @@ def test_states_by_hand():
 def test_each_stage_holds_less():
     big = replace(SMALL, vocab_size=50_000, text_layers=8)
     memory = measure(big, OBJECTIVE, FUSED, checkpointing=False)
-    assert memory.largest == 50_000 * 128
     totals = [memory.use(engine, 2, 64).total for engine in ENGINES[:3]]
     assert totals == sorted(totals, reverse=True)
     assert memory.use("zero0", 2, 64) == memory.use("native", 2, 64)
