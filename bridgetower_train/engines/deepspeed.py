@@ -254,11 +254,16 @@ def check_device(device: Device, stage: int) -> None:
         )
 
 
+def bucket_size(parameters: int) -> int:
+    """Gradients that DeepSpeed's bucket holds."""
+    return min(parameters, ZERO_BUCKET)
+
+
 def settings(stage: int, parameters: int, device: Device) -> dict[str, Any]:
     """DeepSpeed's configuration: sizes in proportion to the model, and what the device's vendor asks for."""
     zero: dict[str, Any] = {
         "stage": stage,
-        "reduce_bucket_size": min(parameters, ZERO_BUCKET),
+        "reduce_bucket_size": bucket_size(parameters),
         # Each gradient goes to the rank that keeps it, at half the cost of a sum that every rank gets.
         "use_multi_rank_bucket_allreduce": False,
         **Limits.of(parameters).settings(),
