@@ -65,6 +65,7 @@ def run(config: RehearseConfig) -> None:
         for part, note in stage.notes.items():
             print(f"{part:10}{note}", flush=True)
         device, _ = make_device(stage.config.device)
+        device.worker_context = "forkserver"  # a forked loader worker would keep every weight that an update changes
         ranks, log = join(config.rank, config.world_size)
         held.callback(shut_down)
         if config.engine.name == "zero3":
