@@ -18,7 +18,7 @@ from bridgetower_train.objectives.itc import TERMS
 from bridgetower_train.planning.collectives import link_bytes
 from bridgetower_train.planning.memory import ENGINES
 from bridgetower_train.rehearsal.coverage import check_coverage
-from bridgetower_train.rehearsal.group import Log, Traffic, join
+from bridgetower_train.rehearsal.group import Log, Traffic, agree_for_deepspeed, join
 from bridgetower_train.rehearsal.stage import Stage, set_up
 from bridgetower_train.training.loop import Run, fit
 from bridgetower_train.training.metrics import Record
@@ -66,8 +66,11 @@ def run(config: RehearseConfig) -> None:
         for part, note in stage.notes.items():
             print(f"{part:10}{note}", flush=True)
         device, _ = make_device(stage.config.device)
+        device.worker_context = "forkserver"  # a forked loader worker would keep every weight that an update changes
         ranks, log = join(config.rank, config.world_size)
         held.callback(shut_down)
+        if config.engine.name == "zero3":
+            agree_for_deepspeed(device)
         job = build(stage.config, device, ranks, held)
         _cover(job)
         _play(job, config.rehearsed_steps, log)

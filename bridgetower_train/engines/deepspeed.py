@@ -7,8 +7,8 @@ waits for the host, and differs between its versions.
 """
 
 import importlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,8 @@ from bridgetower_train.engines.base import MOMENTS, OPTIMIZER, WEIGHTS, Engine, 
 from bridgetower_train.engines.deepspeed_import import import_deepspeed
 from bridgetower_train.engines.host import HostCopies
 from bridgetower_train.engines.shards import Shards
+from bridgetower_train.engines.zero_weights import Limits, leaves
 from bridgetower_train.errors import ConfigError, UserError
-from bridgetower_train.model.text import TextLayer
-from bridgetower_train.model.vision import Block
 from bridgetower_train.objectives.joint import JointTask
 from bridgetower_train.training.optim import parameter_groups
 from bridgetower_train.training.tensor_file import Read, shared_tensors
@@ -63,10 +62,10 @@ class ZeroEngine(Engine):
         self.optimizer = device.adamw(parameter_groups(task.model.named_parameters(), config), config)
         self._trained: list[list[nn.Parameter]] = [list(group["params"]) for group in self.optimizer.param_groups]
         if stage == 3:
-            # A block's weights come and go together; not those of fusion layers, which may be called twice in a step.
-            self.deepspeed.utils.set_z3_leaf_modules(task, [Block, TextLayer])
+            for leaf in leaves(task):
+                self.deepspeed.utils.set_z3_leaf_module(leaf, True)
         self.engine, *_ = self.deepspeed.initialize(
-            model=_Autocast(device.capture(task), device),
+            model=Autocast(device.capture(task), device.autocast),
             optimizer=self.optimizer,
             config=settings(stage, self.parameter_count, device),
         )
@@ -233,15 +232,16 @@ class ZeroEngine(Engine):
             self._spare.to("meta")
 
 
-class _Autocast(nn.Module):
-    """The task under the device's autocast: DeepSpeed switches off one that it is called under."""
+class Autocast(nn.Module):
+    """The task under autocast: DeepSpeed switches off one that it is called under."""
 
-    def __init__(self, task: nn.Module, device: Device) -> None:
+    def __init__(self, task: nn.Module, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
         super().__init__()
-        self.task, self.device = task, device
+        self.task, self.autocast = task, autocast
 
     def forward(self, batch: Batch, totals: Tensor) -> tuple[Tensor, Metrics]:
-        with self.device.autocast():
+        """See JointTask."""
+        with self.autocast():
             loss, metrics = self.task(batch, totals)
         return loss, metrics
 
@@ -258,17 +258,19 @@ def check_device(device: Device, stage: int) -> None:
         )
 
 
+def bucket_size(parameters: int) -> int:
+    """Gradients that DeepSpeed's bucket holds."""
+    return min(parameters, ZERO_BUCKET)
+
+
 def settings(stage: int, parameters: int, device: Device) -> dict[str, Any]:
     """DeepSpeed's configuration: sizes in proportion to the model, and what the device's vendor asks for."""
     zero: dict[str, Any] = {
         "stage": stage,
-        "reduce_bucket_size": min(parameters, ZERO_BUCKET),
+        "reduce_bucket_size": bucket_size(parameters),
         # Each gradient goes to the rank that keeps it, at half the cost of a sum that every rank gets.
         "use_multi_rank_bucket_allreduce": False,
-        # Biases and norms stay whole; of the weights, about a block's stay until they are used again.
-        "stage3_param_persistence_threshold": parameters // 10_000,
-        "stage3_max_reuse_distance": parameters // 64,
-        "stage3_prefetch_bucket_size": parameters // 64,
+        **Limits.of(parameters).settings(),
         "sub_group_size": 2**62,
         **device.zero_settings(stage),
     }

@@ -7,6 +7,8 @@ import warnings
 from types import ModuleType
 from typing import Any
 
+import torch.distributed as dist
+
 from bridgetower_train.devices import Device
 from bridgetower_train.distributed import local_rank
 from bridgetower_train.errors import ConfigError
@@ -43,6 +45,8 @@ def _nothing(engine: Any) -> None:
 
 
 def _partition(init: Any, parameter: Any) -> None:
-    """What DeepSpeed does with a parameter under ZeRO-3, but for the broadcast."""
+    """What DeepSpeed does with a parameter under ZeRO-3, but for the broadcast, and with zeros to fill up the last parts."""
     init._convert_to_deepspeed_param(parameter)
     parameter.partition()
+    part = parameter.ds_tensor
+    part[max(0, parameter.ds_numel - dist.get_rank() * part.numel()) :] = 0

@@ -220,7 +220,7 @@ def _by_engine(plan: Outlook) -> list[list[Child]]:
     here, cluster = plan.here, plan.cluster
     rows: list[list[Child]] = []
     for engine in ENGINES:
-        calls = sent(plan.config, engine, cluster, plan.memory.parameters, here.step.micro_batches, here.micro_batch)
+        calls = sent(plan.config, engine, cluster, plan.memory, here.step.micro_batches, here.micro_batch)
         volumes = [
             sum(link_bytes(c.kind, c.size, cluster.cards) for c in calls if c.what == what)
             for what in ("gradients", "weights", "embeddings")

@@ -32,13 +32,14 @@ def collective_bytes(
     pairs: int = 0,
     objective: ObjectiveConfig | None = None,
     all_reduces: bool = False,
+    gathered: int = 0,
 ) -> list[Collective]:
     """What one rank of `world_size` takes part in for one optimizer step; nothing where it is alone.
 
     `parameters` are those that are trained, `pairs` those of a rank's micro-batch, and `all_reduces` is true where the device
-    has ZeRO sum gradients for all ranks (`reduce_scatter: false`). Left out: padding, below one element per parameter and rank;
-    under ZeRO-3 also the parameters too small to be divided, which are gathered once per step instead of twice per micro-batch,
-    and those that a step uses again after it has let go of them.
+    has ZeRO sum gradients for all ranks (`reduce_scatter: false`); `gathered` are the elements that ZeRO-3 gathers
+    (Gathers.elements). Left out: the padding of gradients and of whole groups, below one element per
+    parameter and rank.
     """
     if world_size == 1:
         return []
@@ -47,7 +48,7 @@ def collective_bytes(
     reduction = "all_reduce" if stage == 0 or all_reduces else "reduce_scatter" if stage == 3 else "reduce"
     sent = [Collective(reduction, "gradients", size * (micro_batches if stage >= 2 else 1))]
     if stage:
-        sent.append(Collective("all_gather", "weights", size * (2 * micro_batches if stage == 3 else 1)))
+        sent.append(Collective("all_gather", "weights", float(FP32 * gathered) if stage == 3 else size))
     if objective is not None and objective.itc:
         keys = len({key for _, key in TERMS[objective.itc_form]})
         embeddings = float(FP32 * keys * objective.itc_dim * pairs * world_size * micro_batches)

@@ -7,13 +7,19 @@ the peak for any micro-batch is the largest of these lines.
 from dataclasses import astuple, dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch._subclasses import FakeTensorMode
 
 from bridgetower_train.config import ModelConfig, ObjectiveConfig
-from bridgetower_train.engines.deepspeed import ZERO_BUCKET
+from bridgetower_train.engines.activation import checkpoint_blocks
+from bridgetower_train.engines.deepspeed import bucket_size
+from bridgetower_train.engines.zero_weights import Limits
 from bridgetower_train.objectives.itc import TERMS, itc_loss
-from bridgetower_train.planning.trace import Bytes, Ledger, Platform, trace
+from bridgetower_train.objectives.joint import JointTask
+from bridgetower_train.planning.gathers import Gathers, gathers
+from bridgetower_train.planning.trace import Bytes, Ledger, Platform, blank_batch, trace
+from bridgetower_train.planning.uses import record
 
 WEIGHT = GRADIENT = COPY = 4
 """Bytes per parameter, float32 under every engine; a ZeRO rank updates a copy of its part of the weights."""
@@ -23,19 +29,25 @@ GATHERED_COPIES = 3
 """Of the gathered embeddings: themselves, their gradient, and the buffer in which it is made."""
 ENGINES = ("native", "zero1", "zero2", "zero3")
 """What the plan compares."""
+FloatBytes = npt.NDArray[np.float64]
+
 FEW, MANY = 2, 4
 """Pairs of the two traces."""
 
 
 def states(engine: str, parameters: int, cards: int) -> tuple[float, float, float]:
-    """Bytes that each of `cards` holds of weights, of gradients once they are complete, and of the optimizer's state."""
-    P, part = float(parameters), parameters / cards
-    bucket = min(parameters, ZERO_BUCKET)
+    """Bytes that each of `cards` holds of weights, gradients and optimizer state, between the micro-batches of a step.
+
+    The native engine's ranks hold the buckets that are reduced beside the gradients that add up; ZeRO-1 and 3 hold their bucket.
+    """
+    P, part, bucket = float(parameters), parameters / cards, bucket_size(parameters)
+    copied = (COPY + MOMENTS) * part
     return {
-        "zero1": (WEIGHT * P, GRADIENT * P, (COPY + MOMENTS) * part),
-        "zero2": (WEIGHT * P, GRADIENT * part, (COPY + MOMENTS) * part),
-        "zero3": (WEIGHT * part, GRADIENT * (part + bucket), (COPY + MOMENTS) * part),
-    }.get(engine, (WEIGHT * P, GRADIENT * P, MOMENTS * P))
+        "zero0": (WEIGHT * P, GRADIENT * P, MOMENTS * P),
+        "zero1": (WEIGHT * P, GRADIENT * (P + bucket), copied),
+        "zero2": (WEIGHT * P, GRADIENT * part, copied),
+        "zero3": (WEIGHT * part, GRADIENT * (part + bucket), copied),
+    }.get(engine, (WEIGHT * P, GRADIENT * P * (2 if cards > 1 else 1), MOMENTS * P))
 
 
 def state_bytes(engine: str, parameters: int, cards: int) -> float:
@@ -76,8 +88,8 @@ class Memory:
     """Of one card. The arrays have an entry for each moment of the forward and backward pass of one micro-batch."""
 
     parameters: int
-    largest: int
-    """Parameters of the largest module that is used at once."""
+    gathers: Gathers
+    """Under ZeRO-3."""
     gradients: Bytes
     copies: Bytes
     fixed: Bytes
@@ -90,16 +102,11 @@ class Memory:
     """Bytes of what each pair gives to the contrast of all ranks."""
 
     def use(self, engine: str, pairs: int, cards: int = 1, accumulates: bool = False) -> Use:
-        """At the peak of a step of `pairs` pairs a micro-batch on each of `cards`.
-
-        Gradients: alone on a card and without accumulation they come one by one in the backward pass, while activations go;
-        otherwise buckets or earlier micro-batches hold all of them from the start. Under ZeRO-3 the largest module is there
-        twice, in use and fetched ahead.
-        """
-        weights, gradients, optimizer = states(engine, self.parameters, cards)
+        """At the peak of a step of `pairs` pairs a micro-batch on each of `cards`, in a backward pass or in the update."""
+        weights, _, optimizer = states(engine, self.parameters, cards)
         if engine == "zero3":
-            weights += 2 * WEIGHT * self.largest
-        pieces = self.gradients if cards == 1 and not accumulates else np.full_like(self.gradients, gradients)
+            weights += WEIGHT * self.gathers.live
+        pieces = self._gradients(engine, cards, accumulates)
         activations = self.fixed + self.per_pair * pairs
         at = int((pieces + self.copies + activations).argmax())
         contrast = 0.0
@@ -109,8 +116,31 @@ class Memory:
         peak = Use(
             weights, float(self.copies[at]), float(pieces[at]), optimizer, max(0.0, float(activations[at])) + contrast
         )
-        update = Use(weights, 0.0, gradients, optimizer, 0.0)
+        left = {"zero1": 2 / cards, "zero2": 2 / cards, "zero3": 1 / cards}.get(engine, 1.0)
+        update = Use(weights, 0.0, GRADIENT * left * self.parameters, optimizer, 0.0)
         return max(peak, update, key=lambda use: use.total)
+
+    def _gradients(self, engine: str, cards: int, accumulates: bool) -> FloatBytes:
+        """Of them at each moment; with accumulation, in a micro-batch that is not the first.
+
+        Alone on a card they come one by one while activations go. ZeRO fills a bucket with them, which is there from the first
+        one on, and under ZeRO-3 always; ZeRO-1 empties it after the pass, and ZeRO-3 takes a copy of a full one to send. Device
+        settings that know no bucket (`contiguous_gradients: false`, on HPU) take it when they send, and under ZeRO-2 another.
+        """
+        come = self.gradients.astype(np.float64)
+        P, bucket = float(GRADIENT * self.parameters), float(GRADIENT * bucket_size(self.parameters))
+        part = P / cards
+        begun: FloatBytes = np.where(come > 0, bucket, 0.0)
+        full: FloatBytes = np.where(come >= min(bucket, come.max()), bucket, 0.0)
+        whole: FloatBytes = np.full_like(come, P)
+        native = whole + P * (accumulates and cards > 1) if accumulates or cards > 1 else come
+        moments: dict[str, FloatBytes] = {
+            "zero0": whole,
+            "zero1": whole + bucket if accumulates else come + begun,
+            "zero2": begun + part * (2 if accumulates else 1),
+            "zero3": part + bucket + full,
+        }
+        return moments.get(engine, native)
 
     def most_pairs(self, room: float, engine: str, cards: int, accumulates: bool = False) -> int:
         """The largest micro-batch that stays within `room` bytes; 0 where none does."""
@@ -139,10 +169,15 @@ def measure(model: ModelConfig, objective: ObjectiveConfig, platform: Platform, 
     few, many = (trace(model, objective, pairs, checkpointing, platform) for pairs in (FEW, MANY))
     assert len(few.activations) == len(many.activations), "the operations of a step do not depend on its pairs"
     per_pair = (many.activations - few.activations) // (MANY - FEW)
+    with FakeTensorMode(), torch.device(platform.where):
+        task = JointTask(model, objective, platform.attention)
+        if checkpointing:
+            checkpoint_blocks(task.model)
+        uses = record(task, blank_batch(model, objective, FEW), platform.autocast)
     kept = [Kept(part, few.blocks.get(part, 0), (many.kept[part] - few.kept[part]) / (MANY - FEW)) for part in few.kept]
     return Memory(
         few.parameters,
-        few.largest,
+        gathers(uses, Limits.of(few.parameters)),
         few.gradients,
         few.copies,
         few.activations - FEW * per_pair,

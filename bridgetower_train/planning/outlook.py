@@ -179,7 +179,7 @@ def point(
     cards, pairs = cluster.cards, global_batch // cluster.cards
     micro_batches = pairs // micro_batch
     use = memory.use(config.engine.name, micro_batch, cards, micro_batches > 1)
-    calls = sent(config, config.engine.name, cluster, memory.parameters, micro_batches, micro_batch)
+    calls = sent(config, config.engine.name, cluster, memory, micro_batches, micro_batch)
     step = Step(
         pairs * flops,
         micro_batches,
@@ -199,13 +199,14 @@ def point(
 
 
 def sent(
-    config: PlanConfig, engine: str, cluster: Cluster, parameters: int, micro_batches: int, micro_batch: int
+    config: PlanConfig, engine: str, cluster: Cluster, memory: Memory, micro_batches: int, micro_batch: int
 ) -> list[Collective]:
     """What a card sends in a step under `engine`."""
     all_reduces = cluster.card.sums_for_all and engine in ("zero2", "zero3")
     return collective_bytes(
-        engine, parameters, cluster.cards, micro_batches, micro_batch, config.objective, all_reduces
-    )
+        engine, memory.parameters, cluster.cards, micro_batches, micro_batch, config.objective, all_reduces,
+        memory.gathers.elements(cluster.cards, micro_batches),
+    )  # fmt: skip
 
 
 def best_micro_batch(config: PlanConfig, cluster: Cluster, pairs: int, memory: Memory) -> int:

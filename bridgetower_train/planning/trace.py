@@ -77,8 +77,6 @@ class Timeline:
     """Part of the model -> bytes that it holds at the end of the forward pass."""
     blocks: dict[str, int]
     """Part of the model -> its transformer blocks."""
-    largest: int
-    """Parameters of the largest module that is used at once: a block, or a table of words."""
 
 
 def trace(
@@ -101,7 +99,6 @@ def trace(
             loss.backward()
     lines = np.array(ledger.line, dtype=np.int64)
     done, copies = lines[:, 1], lines[:, 2]
-    sizes = [sum(p.numel() for p in module.parameters()) for module in (*parts, *_tables(task))]
     return Timeline(
         pairs,
         sum(p.numel() for p in task.parameters()),
@@ -110,7 +107,6 @@ def trace(
         lines[:, 0] - done - copies,
         kept,
         {part: list(parts.values()).count(part) for part in PARTS[:-1]},
-        max(sizes),
     )
 
 
@@ -170,12 +166,6 @@ def _parts(task: JointTask) -> dict[nn.Module, str]:
     parts = {module: part for module in task.modules() for kind, part in kinds.items() if isinstance(module, kind)}
     cross = [module for module in task.modules() if isinstance(module, CrossLayer)]
     return parts | {layer: PARTS[2] if layer in text_stream else PARTS[3] for layer in cross}
-
-
-def _tables(task: JointTask) -> list[nn.Module]:
-    """The words on the way in, and on the way out where they are predicted."""
-    out = [task.model.mlm_score.decoder] if task.needs.masked else []
-    return [task.model.bridgetower.text_model.embeddings.word_embeddings, *out]
 
 
 @contextmanager

@@ -5,6 +5,7 @@ DistributedDataParallel no gradients to go on with. Here the other ranks are tak
 `world_size` times its own tensor, a gather so many copies. Every collective is counted with its bytes.
 """
 
+import importlib
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -18,7 +19,9 @@ from torch import Tensor
 from torch._C._distributed_c10d import HashStore, _create_work_from_future  # type: ignore[attr-defined]
 from torch.futures import Future
 
+from bridgetower_train.devices import Device
 from bridgetower_train.distributed import Ranks
+from bridgetower_train.engines.deepspeed_import import import_deepspeed
 
 BACKEND = "rehearsed"
 _PACKAGE = Path(__file__).parents[1]
@@ -149,6 +152,17 @@ def join(rank: int, world_size: int) -> tuple[Ranks, Log]:
         dist.Backend.register_backend(name, group(host), devices=["cpu"])
     dist.init_process_group(BACKEND, store=HashStore(), rank=rank, world_size=world_size)
     return Ranks(rank, world_size, dist.new_group(backend=f"{BACKEND}_host")), log
+
+
+def agree_for_deepspeed(device: Device) -> None:
+    """Let ZeRO-3 not ask rank 0, who is not there, which modules it has called, to compare them with its own."""
+    import_deepspeed(device, "zero3")
+    coordinator: Any = importlib.import_module("deepspeed.runtime.zero.partitioned_param_coordinator")
+    coordinator.assert_ints_same_as_other_ranks = _agree
+
+
+def _agree(numbers: list[int]) -> None:
+    """In place of the comparison."""
 
 
 def _done(result: Any) -> dist.Work:

@@ -17,6 +17,7 @@ from bridgetower_train.distributed import shut_down
 from bridgetower_train.errors import UserError
 from bridgetower_train.rehearsal.coverage import check_coverage
 from bridgetower_train.rehearsal.group import Collective, join
+from bridgetower_train.rehearsal.stage import free_memory
 from data_prep.repeated import repeat_shard
 
 
@@ -60,6 +61,25 @@ def test_rank_zero_writes_the_checkpoint(root: Path):
     done = rehearse("world_size=8", "global_batch=32", *data)
     assert done.returncode == 0, done.stderr
     assert float(re.search(r"saved +([\d.]+) GB by this rank", done.stdout)[1]) > 0.01
+
+
+@pytest.mark.parametrize("engine", ["zero1", "zero3"])
+def test_a_rank_that_shares_its_states(root: Path, engine: str):
+    """Gradients go to whoever keeps them, weights are gathered; the checkpoint is rank 0's."""
+    pytest.importorskip("deepspeed")
+    data = [f"data.root={root}", "data.corpora={large: 1.0, shapes: 0}", "data.validation=null"]
+    done = rehearse("world_size=8", "rank=5", "global_batch=32", f"engine={engine}", *data)
+    assert done.returncode == 0, done.stderr
+    parameters = float(re.search(r"([\d.]+) M parameters", done.stdout)[1]) * 1e6
+    sums = dict.fromkeys(("reduce", "reduce_scatter", "all_gather"), 0)
+    rows = re.findall(r"\| (\w+) \| cards \| \d+ \| ([\d,]+) \| [\d,]+ \| (?!objectives/gather)", done.stdout)
+    for kind, size in rows:
+        sums[kind] = sums.get(kind, 0) + int(size.replace(",", ""))
+    assert sums["reduce" if engine == "zero1" else "reduce_scatter"] == pytest.approx(4 * parameters, rel=0.3)
+    times = 1 if engine == "zero1" else 2  # the forward and the backward pass
+    assert sums["all_gather"] == pytest.approx(times * 4 * parameters, rel=0.3)
+    assert "rank 0 writes for all" in done.stdout
+    assert re.search(r"loss \d", done.stdout), "what fills up the parts is no number"
 
 
 @pytest.mark.parametrize(
@@ -108,6 +128,16 @@ def test_a_faulty_order_is_found(root: Path, faulty: type[Order], named: str):
     order = faulty([open_corpus(str(root), "large")], [1.0], 7, 8, 2, "all", 100)
     with pytest.raises(UserError, match=named):
         check_coverage(order, 4, 4, 1)
+
+
+def test_a_container_s_limit_counts(tmp_path: Path):
+    machine = free_memory(tmp_path)
+    assert 2**20 < machine < 2**50
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_memory(tmp_path) == pytest.approx(machine, rel=0.2)
+    (tmp_path / "memory.max").write_text("3000000\n")
+    (tmp_path / "memory.current").write_text("1000000\n")
+    assert free_memory(tmp_path) == 2_000_000
 
 
 def test_the_other_ranks_hold_what_this_one_holds():

@@ -1,0 +1,47 @@
+"""Which weights come and go together under ZeRO-3, and how many of them are there at a time."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from bridgetower_train.model.text import TextLayer
+from bridgetower_train.model.vision import Block
+from bridgetower_train.objectives.joint import JointTask
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Numbers of elements, by which DeepSpeed decides what to fetch and what to keep."""
+
+    persistent: int
+    """A weight of at most so many is never divided."""
+    reuse: int
+    """A weight stays where it is used again before so many others are."""
+    prefetch: int
+    """How many to fetch ahead with each module."""
+    live: int
+    """How many may be there for any to be fetched ahead: without a limit the look-ahead would gather the whole model."""
+
+    @staticmethod
+    def of(parameters: int) -> "Limits":
+        """In proportion to the model: biases and norms stay whole; of the rest, about a block's is kept and fetched at a time."""
+        return Limits(parameters // 10_000, parameters // 64, parameters // 64, parameters // 16)
+
+    def settings(self) -> dict[str, int]:
+        """DeepSpeed's names for them."""
+        return {
+            "stage3_param_persistence_threshold": self.persistent,
+            "stage3_max_reuse_distance": self.reuse,
+            "stage3_prefetch_bucket_size": self.prefetch,
+            "stage3_max_live_parameters": self.live,
+        }
+
+
+def leaves(task: JointTask) -> list[nn.Module]:
+    """The modules whose weights come and go together: the transformer blocks, but for the fusion's last.
+
+    That one may be called twice, and DeepSpeed takes such a module's gradients to be complete after one backward pass.
+    """
+    trunk = task.model.bridgetower
+    blocks = [module for module in task.modules() if isinstance(module, (Block, TextLayer))]
+    return [*blocks, *trunk.cross_modal_text_layers[:-1], *trunk.cross_modal_image_layers[:-1]]
