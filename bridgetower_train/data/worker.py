@@ -43,7 +43,8 @@ def killed_worker(error: RuntimeError, data: DataConfig) -> UserError | None:
 
     Torch raises it from a signal handler: the main process meets it wherever it is, and not only where it asks for a batch.
     """
-    said = re.match(r"DataLoader (worker \(pid.*?\d\)) (is killed by signal: [\w ]+)?", str(error.__cause__ or error))
+    pattern = r"DataLoader (worker(?: \(pid.*?\d\))?) (?:(is killed by signal: [\w ]+)|exited)"
+    said = re.match(pattern, str(error.__cause__)) or re.match(pattern, str(error))
     if said is None:
         return None
     return UserError(
