@@ -11,6 +11,7 @@ from bridgetower_train import compose
 from bridgetower_train.config import Duration, ModelConfig, ProfileConfig, TrainConfig
 from bridgetower_train.data.dataset import make_loader, open_data
 from bridgetower_train.data.text import Text
+from bridgetower_train.data.worker import killed_worker
 from bridgetower_train.devices import Device, make_device
 from bridgetower_train.distributed import Ranks, end_with_launcher, init_ranks, local_rank, only_writer, shut_down
 from bridgetower_train.engines import ENGINES, Engine
@@ -56,6 +57,11 @@ def run(config: TrainConfig) -> int:
                 introduce(job, why)
             try:
                 return fit(job, progress)
+            except RuntimeError as error:
+                killed = killed_worker(error, config.data)
+                if killed is None:
+                    raise
+                raise killed from None
             finally:
                 for sink in job.sinks:
                     sink.close()

@@ -215,10 +215,17 @@ class Loader(DataLoader[Batch]):
     """The stock DataLoader; a UserError met by a worker is raised here as itself."""
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        for batch in super().__iter__():
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
+        try:
+            for batch in super().__iter__():
+                if isinstance(batch, UserError):
+                    raise batch
+                yield batch
+        except (ConnectionError, EOFError, FileNotFoundError) as error:
+            if not self.num_workers or str(error).startswith("Caught "):  # by a worker, which lives
+                raise
+            # It ended while it handed a batch over: of a child, torch says more as soon as it knows.
+            time.sleep(1)
+            raise RuntimeError("DataLoader worker exited unexpectedly") from None
 
 
 def make_loader(

@@ -71,3 +71,19 @@ def test_a_corpus_that_changed_since_the_checkpoint_is_refused(tmp_path, train, 
     index.run(index.IndexConfig(root=str(root / "shapes")))
     output = train(tmp_path / "run", "steps=4", root=root, code=1)
     assert "belongs to another run" in output
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_killed_loader_worker_ends_the_run_and_says_what_to_change(tmp_path, start, ranks):
+    job = start(tmp_path / "run", "steps=100000", "data.workers=2", "checkpoint.every=100000", ranks=ranks)
+    assert job.wait_for_step(2), job.wait()
+    trainers = [p for p in job.family() if "train" in p.cmdline() and "torch.distributed.run" not in p.cmdline()]
+    rank = [p for p in trainers if p.parent() not in trainers][-1]
+    worker = next(p for p in rank.children() if p in trainers)
+    worker.kill()
+    output = job.wait()
+    assert job.process.returncode == 1
+    assert f"error: loader worker (pid {worker.pid}) is killed by signal: Killed" in output
+    assert "Lower data.workers=2 or data.prefetch=4" in output
+    assert "RuntimeError" not in output
+    assert output.count("Traceback") == ranks - 1, "torchrun's own"

@@ -87,8 +87,10 @@ def test_bf16_under_zero_is_the_native_engine_s(tmp_path, train):
     options = ["steps=4", "model.dropout=0", "device.precision=bf16"]
     train(tmp_path / "native", *options)
     train(tmp_path / "zero3", *options, "engine=zero3")
-    for line, expected in zip(metric_lines(tmp_path / "zero3"), metric_lines(tmp_path / "native"), strict=True):
-        assert line == {name: pytest.approx(value, rel=0.01, abs=0.01) for name, value in expected.items()}
+    for line, native in zip(metric_lines(tmp_path / "zero3"), metric_lines(tmp_path / "native"), strict=True):
+        # Of eight pairs one more or less may be right, where two of its logits are about equal.
+        expected = {name: value for name, value in native.items() if not name.startswith(("acc_", "recall_"))}
+        assert {name: line[name] for name in expected} == pytest.approx(expected, rel=0.01, abs=0.01)
     newest = step_folders(tmp_path / "zero3")[-1]
     assert {value.dtype for value in load_file(newest / "model.safetensors").values()} == {torch.float32}
 

@@ -27,6 +27,7 @@ FAULTS = {
 def member(rank: int, world_size: int, port: int, folder: Path, timeout: float, fault: str, before: bool) -> None:
     """Twenty steps, but for the rank that meets with `fault` at step 7, `before` it says where it is or later."""
     own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    own["TORCHELASTIC_USE_AGENT_STORE"] = True  # as under torchrun, the caller has a store at this port
     os.environ.update({name: str(value) for name, value in own.items()})
     os.dup2(os.open(folder / f"{rank}.txt", os.O_WRONLY | os.O_CREAT), 2)
     torch.set_num_threads(1)

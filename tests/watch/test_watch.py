@@ -4,10 +4,10 @@ import contextlib
 import multiprocessing
 import re
 import signal
-import socket
 
 import psutil
 import pytest
+import torch.distributed as dist
 
 from tests.watch.members import member
 
@@ -28,11 +28,9 @@ def end(processes, tmp_path):
     started = []
 
     def end(culprit: int, fault: str, timeout: float, before: bool = False) -> tuple[int, list[int], list[str]]:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         for rank in range(RANKS):
-            arguments = (rank, RANKS, port, tmp_path, timeout, fault if rank == culprit else "", before)
+            arguments = (rank, RANKS, store.port, tmp_path, timeout, fault if rank == culprit else "", before)
             started.append(processes.Process(target=member, args=arguments))
             started[-1].start()
         for process in started:
