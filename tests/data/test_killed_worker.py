@@ -37,11 +37,7 @@ def kill_and_go_on(batches, worker, signum):
 
 @pytest.mark.parametrize(
     ("batches", "signum", "how"),
-    [
-        ("fork", signal.SIGKILL, r"\(pid {}\) is killed by signal: Killed"),
-        ("fork", signal.SIGBUS, r"\(pid {}\) is killed by signal: Bus error"),
-        ("forkserver", signal.SIGKILL, r"(\(pid\(s\) {}\) )?ended unexpectedly"),  # it is another process's child
-    ],
+    [("fork", signal.SIGKILL, "Killed"), ("fork", signal.SIGBUS, "Bus error"), ("forkserver", signal.SIGKILL, None)],
     indirect=["batches"],
 )
 def test_the_error_says_what_to_change(batches, signum, how):
@@ -49,7 +45,11 @@ def test_the_error_says_what_to_change(batches, signum, how):
     with pytest.raises(RuntimeError) as met:
         kill_and_go_on(batches, worker, signum)
     said = str(killed_worker(met.value, DATA))
-    assert re.match(f"loader worker {how.format(worker)}: ", said)
+    # Torch's signal handler knows more of a child, but what it raises is lost where it interrupts a destructor.
+    known = [rf"\(pid {worker}\) is killed by signal: {how}"] if how else []
+    assert re.match(
+        "|".join(f"loader worker {p}: " for p in [*known, rf"(\(pid\(s\) {worker}\) )?ended unexpectedly"]), said
+    )
     assert "Lower data.workers=1 or data.prefetch=2" in said
 
 
