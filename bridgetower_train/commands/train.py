@@ -9,7 +9,7 @@ import torch
 
 from bridgetower_train import compose
 from bridgetower_train.config import Duration, ModelConfig, ProfileConfig, TrainConfig
-from bridgetower_train.data.dataset import make_loader, open_data
+from bridgetower_train.data.dataset import PairDataset, make_loader, open_data
 from bridgetower_train.data.text import Text
 from bridgetower_train.data.worker import killed_worker
 from bridgetower_train.devices import Device, make_device
@@ -75,12 +75,7 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, held: ExitStack) ->
     The run folder is made, and kept from other runs until `held` ends, once nothing in the configuration is wrong.
     """
     micro_batch, accumulation = config.rank_batch(ranks.world_size)
-    text = Text.load(config.tokenizer)
-    config = dataclasses.replace(config, model=sized_vocabulary(config.model, text.vocab_size))
-    dataset = open_data(config, text)
-    if ranks.is_main:
-        for corpus in dataset.corpora:
-            corpus.check_shards()
+    config, text, dataset = read_data(config, ranks)
     run_dir = Path(config.run_dir)
     resumes: bool = ranks.gather_objects(bool(step_folders(run_dir)))[0]
     engine = build_engine(config, device, ranks, None if resumes else text)
@@ -122,6 +117,17 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, held: ExitStack) ->
         total_steps=total_steps,
         flops_per_sample=step_flops_per_sample(config.model, config.objective),
     )
+
+
+def read_data(config: TrainConfig, ranks: Ranks) -> tuple[TrainConfig, Text, PairDataset]:
+    """(`config` with the size of the vocabulary, the text side, the pairs), all shards being there."""
+    text = Text.load(config.tokenizer)
+    config = dataclasses.replace(config, model=sized_vocabulary(config.model, text.vocab_size))
+    dataset = open_data(config, text)
+    if ranks.is_main:
+        for corpus in dataset.corpora:
+            corpus.check_shards()
+    return config, text, dataset
 
 
 def build_engine(config: TrainConfig, device: Device, ranks: Ranks, text: Text | None) -> Engine:
