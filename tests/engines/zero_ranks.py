@@ -61,10 +61,18 @@ def ddp_traffic(engine: Engine, traffic: Traffic) -> None:
     engine.module.register_comm_hook(None, hook)
 
 
+def on_host(tensor: Tensor) -> bool:
+    """False, too, of one that does not hold anything: on torch 2.6 such a tensor was met once."""
+    try:
+        return tensor.device.type == "cpu"
+    except RuntimeError:
+        return False
+
+
 def held_bytes() -> int:
     """Of all tensors that are alive in this process."""
     gc.collect()
-    tensors = [t for t in gc.get_objects() if isinstance(t, Tensor) and t.device.type == "cpu"]
+    tensors = [t for t in gc.get_objects() if isinstance(t, Tensor) and on_host(t)]
     tensors += [t.grad for t in tensors if t.is_leaf and t.grad is not None]  # Python may not have met them yet
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
