@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.objectives.joint import JointTask
+from bridgetower_train.training.tensor_file import Read
 
 Metrics = dict[str, Tensor]
 """Device scalars by name."""
@@ -66,6 +67,11 @@ class Engine(ABC):
 
         Called on every rank; rank 0 alone reads. Raises CheckpointError on all where it cannot.
         """
+
+
+def read_slots(read: Read, name: str, shape: torch.Size) -> dict[str, Tensor]:
+    """The optimizer's state of one parameter, from OPTIMIZER."""
+    return {"step": read(f"{name}.step", torch.Size(()))} | {key: read(f"{name}.{key}", shape) for key in MOMENTS}
 
 
 def snapshot_shapes(weights: dict[str, torch.Size], trained: Iterable[str]) -> dict[str, torch.Size]:

@@ -21,7 +21,16 @@ from bridgetower_train.config import OptimConfig
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.devices import Device
 from bridgetower_train.distributed import Ranks
-from bridgetower_train.engines.base import MOMENTS, OPTIMIZER, WEIGHTS, Engine, Files, Metrics, snapshot_shapes
+from bridgetower_train.engines.base import (
+    MOMENTS,
+    OPTIMIZER,
+    WEIGHTS,
+    Engine,
+    Files,
+    Metrics,
+    read_slots,
+    snapshot_shapes,
+)
 from bridgetower_train.engines.deepspeed_import import import_deepspeed
 from bridgetower_train.engines.host import HostCopies
 from bridgetower_train.engines.shards import Shards
@@ -172,11 +181,9 @@ class ZeroEngine(Engine):
 
     def _whole_slots(self) -> Iterator[tuple[str, Tensor]]:
         """(parameter's name.slot, full tensor) of the whole optimizer state; collective."""
-        if self.stage == 0:
-            for group, parameters in zip(self.optimizer.param_groups, self._trained, strict=True):
-                for name, parameter in zip(group["names"], parameters, strict=True):
-                    slots = self.device.optimizer_slots(self.optimizer, group, parameter)
-                    yield from ((f"{name}.{key}", value) for key, value in slots.items())
+        for group, name, parameter in self._undivided():
+            slots = self.device.optimizer_slots(self.optimizer, group, parameter)
+            yield from ((f"{name}.{key}", value) for key, value in slots.items())
         for group, flat, shards in self._flats:
             slots = self.device.optimizer_slots(self.optimizer, group, flat)
             yield from ((f"{name}.step", slots["step"]) for name in group["names"])
@@ -202,18 +209,23 @@ class ZeroEngine(Engine):
             self.engine.optimizer.refresh_fp32_params()
 
     def _load_slots(self, read: Read) -> None:
-        if self.stage == 0:
-            for group, parameters in zip(self.optimizer.param_groups, self._trained, strict=True):
-                for name, parameter in zip(group["names"], parameters, strict=True):
-                    slots = {"step": read(f"{name}.step", torch.Size(()))}
-                    slots |= {key: read(f"{name}.{key}", parameter.shape) for key in MOMENTS}
-                    self.device.load_optimizer_slots(self.optimizer, group, parameter, slots)
+        for group, name, parameter in self._undivided():
+            slots = read_slots(read, name, parameter.shape)
+            self.device.load_optimizer_slots(self.optimizer, group, parameter, slots)
         for group, flat, shards in self._flats:
             steps = [read(f"{name}.step", torch.Size(())) for name in group["names"]]
             slots = {"step": steps[0]}
             for key in MOMENTS:
                 slots[key] = shards.part(self.ranks.rank, lambda name, shape, key=key: read(f"{name}.{key}", shape))  # type: ignore[misc]
             self.device.load_optimizer_slots(self.optimizer, group, flat, slots)
+
+    def _undivided(self) -> Iterator[tuple[dict[str, Any], str, nn.Parameter]]:
+        """(group, name, parameter) of all that is trained, under stage 0."""
+        if self.stage:
+            return
+        for group, parameters in zip(self.optimizer.param_groups, self._trained, strict=True):
+            for name, parameter in zip(group["names"], parameters, strict=True):
+                yield group, name, parameter
 
     @contextmanager
     def whole(self) -> Iterator[JointTask]:

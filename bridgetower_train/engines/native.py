@@ -13,7 +13,7 @@ from bridgetower_train.config import OptimConfig
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.devices import Device
 from bridgetower_train.distributed import Ranks
-from bridgetower_train.engines.base import MOMENTS, OPTIMIZER, WEIGHTS, Engine, Files, Metrics, snapshot_shapes
+from bridgetower_train.engines.base import OPTIMIZER, WEIGHTS, Engine, Files, Metrics, read_slots, snapshot_shapes
 from bridgetower_train.engines.host import HostCopies
 from bridgetower_train.objectives.joint import JointTask
 from bridgetower_train.training.optim import parameter_groups
@@ -102,8 +102,7 @@ class NativeEngine(Engine):
                 parameter.copy_(read(name, parameter.shape))
         with shared_tensors(folder / OPTIMIZER, self.ranks) as read:
             for group, name, parameter in self._named():
-                slots = {"step": read(f"{name}.step", torch.Size(()))}
-                slots |= {key: read(f"{name}.{key}", parameter.shape) for key in MOMENTS}
+                slots = read_slots(read, name, parameter.shape)
                 self.device.load_optimizer_slots(self.optimizer, group, parameter, slots)
 
     def _named(self) -> Iterator[tuple[dict[str, Any], str, nn.Parameter]]:
