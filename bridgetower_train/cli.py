@@ -38,13 +38,13 @@ COMMANDS = {
         "bridgetower_train.commands.eval_retrieval", "EvalRetrievalConfig", None, "retrieval as it is published"
     ),
     "eval masked_lm": Command(
-        "bridgetower_train.commands.eval_masked_lm", "EvalMaskedLMConfig", None, "masked words with and without picture"
+        "bridgetower_train.commands.eval_masked_lm", "EvalMaskedLMConfig", None, "masked words with and without image"
     ),
     "eval matching": Command(
         "bridgetower_train.commands.eval_matching", "EvalMatchingConfig", None, "matching: accuracy, AUC, calibration"
     ),
     "predict": Command(
-        "bridgetower_train.commands.predict", "PredictConfig", None, "one picture and some texts, as a page"
+        "bridgetower_train.commands.predict", "PredictConfig", None, "one image and some texts, as a page"
     ),
     "ablate": Command(
         "bridgetower_train.commands.ablate", "AblateConfig", None, "what each loss buys, as docs/results.md"
@@ -59,56 +59,60 @@ COMMANDS = {
         "bridgetower_train.commands.rehearse", "RehearseConfig", "train", "play one rank of a large run on one CPU"
     ),
     "bench step": Command(
-        "bridgetower_train.commands.bench_step", "BenchStepConfig", "bench_step", "time the joint training step"
+        "bridgetower_train.bench.step", "BenchStepConfig", "bench_step", "time the joint training step"
     ),
     "bench memory": Command(
-        "bridgetower_train.commands.bench_memory",
+        "bridgetower_train.bench.memory",
         "BenchMemoryConfig",
         "bench_step",
         "a step's memory, planned and measured",
     ),
-    "bench data": Command("bridgetower_train.commands.bench_data", "BenchDataConfig", None, "time the loader"),
-    "bench prep": Command("bridgetower_train.commands.bench_prep", "BenchPrepConfig", None, "time the preparation"),
+    "bench data": Command("bridgetower_train.bench.data", "BenchDataConfig", None, "time the loader"),
+    "bench prep": Command("bridgetower_train.bench.prep", "BenchPrepConfig", None, "time the preparation"),
     "bench fetch": Command(
-        "bridgetower_train.commands.bench_fetch", "BenchFetchConfig", None, "time fetching from a hostile server"
+        "bridgetower_train.bench.fetch", "BenchFetchConfig", None, "time fetching from a hostile server"
     ),
     "bench scale": Command(
-        "bridgetower_train.commands.bench_scale",
+        "bridgetower_train.bench.scale",
         "BenchScaleConfig",
         None,
         "open and walk a corpus of a billion records",
     ),
     "bench retrieval": Command(
-        "bridgetower_train.commands.bench_retrieval", "BenchRetrievalConfig", "bench_retrieval", "time retrieval"
+        "bridgetower_train.bench.retrieval", "BenchRetrievalConfig", "bench_retrieval", "time retrieval"
     ),
     "bench save": Command(
-        "bridgetower_train.commands.bench_save", "BenchSaveConfig", "bench_step", "time checkpoints beside training"
+        "bridgetower_train.bench.save", "BenchSaveConfig", "bench_step", "time checkpoints beside training"
     ),
     "bench ranks": Command(
-        "bridgetower_train.commands.bench_ranks",
+        "bridgetower_train.bench.ranks",
         "BenchRanksConfig",
         "bench_ranks",
         "what engine and loop cost by ranks",
     ),
     "bench buckets": Command(
-        "bridgetower_train.commands.bench_buckets",
+        "bridgetower_train.bench.buckets",
         "BenchBucketsConfig",
         "bench_buckets",
         "what text buckets would save on a corpus",
     ),
-    "prep shapes": Command("data_prep.shapes", "ShapesConfig", None, "draw the shapes corpus"),
-    "prep coco": Command("data_prep.coco", "CocoConfig", None, "write COCO captions as shards"),
+    "prep shapes": Command("data_prep.shapes.corpus", "ShapesConfig", None, "draw the shapes corpus"),
+    "prep coco": Command("data_prep.corpora.coco", "CocoConfig", None, "write COCO captions as shards"),
     "prep visual_genome": Command(
-        "data_prep.visual_genome", "VisualGenomeConfig", None, "write Visual Genome as shards"
+        "data_prep.corpora.visual_genome", "VisualGenomeConfig", None, "write Visual Genome as shards"
     ),
-    "prep captions": Command("data_prep.captions", "CaptionsConfig", None, "write any captioned pictures as shards"),
-    "prep cc3m": Command("data_prep.conceptual", "Cc3mConfig", None, "fetch Conceptual Captions 3M as shards"),
-    "prep cc12m": Command("data_prep.conceptual", "Cc12mConfig", None, "fetch Conceptual 12M as shards"),
-    "prep sbu": Command("data_prep.sbu", "SbuConfig", None, "fetch the SBU captioned photographs as shards"),
-    "prep index": Command("data_prep.index", "IndexConfig", None, "index shards that other tools wrote"),
-    "prep lint": Command("data_prep.lint", "LintConfig", None, "read every record of corpora and report the bad ones"),
-    "prep stats": Command("data_prep.stats", "StatsConfig", None, "print and draw what corpora hold"),
-    "prep card": Command("data_prep.card", "CardConfig", None, "write a dataset card of corpora"),
+    "prep captions": Command(
+        "data_prep.corpora.captions", "CaptionsConfig", None, "write any captioned images as shards"
+    ),
+    "prep cc3m": Command("data_prep.corpora.conceptual", "Cc3mConfig", None, "fetch Conceptual Captions 3M as shards"),
+    "prep cc12m": Command("data_prep.corpora.conceptual", "Cc12mConfig", None, "fetch Conceptual 12M as shards"),
+    "prep sbu": Command("data_prep.corpora.sbu", "SbuConfig", None, "fetch the SBU captioned photographs as shards"),
+    "prep index": Command("data_prep.shards.index", "IndexConfig", None, "index shards that other tools wrote"),
+    "prep lint": Command(
+        "data_prep.inspect.lint", "LintConfig", None, "read every record of corpora and report the bad ones"
+    ),
+    "prep stats": Command("data_prep.inspect.stats", "StatsConfig", None, "print and draw what corpora hold"),
+    "prep card": Command("data_prep.inspect.card", "CardConfig", None, "write a dataset card of corpora"),
 }
 
 USAGE = """usage: bridgetower <command> [key=value ...]

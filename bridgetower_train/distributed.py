@@ -119,7 +119,7 @@ def init_ranks(backend: str, config: DistributedConfig) -> Ranks:
 
 
 @contextmanager
-def only_writer(run_dir: Path, ranks: Ranks) -> Iterator[None]:
+def run_dir_lock(run_dir: Path, ranks: Ranks) -> Iterator[None]:
     """Rank 0 holds the run folder while the block runs. Where another run has it, or it cannot be made, all ranks exit with 1.
 
     Rank 0 says why before any of them leaves: a launcher ends the others as soon as one has.
@@ -137,7 +137,7 @@ def only_writer(run_dir: Path, ranks: Ranks) -> Iterator[None]:
         yield
 
 
-def end_with_launcher() -> None:
+def exit_with_parent() -> None:
     """Let this process end as soon as the launcher that started it is gone: killed, torchrun and DeepSpeed end no rank.
 
     Its ranks would go on beside those of the run that is started again, and keep its folder.

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
+def atomic_write(path: Path, content: str | bytes) -> None:
     """Replace `path` by `content` in one step: a reader, or a crash, never meets half of it."""
     data = content.encode("utf-8", "replace") if isinstance(content, str) else content
     temporary = path.with_name(f"{path.name}.tmp")

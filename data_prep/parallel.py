@@ -24,16 +24,16 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def worker_context(*modules: str) -> ForkServerContext:
-    """Where processes that prepare pictures come from: they begin with `modules` imported, if they are the first."""
+def mp_start_method(*modules: str) -> ForkServerContext:
+    """Where processes that prepare images come from: they begin with `modules` imported, if they are the first."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", "torch", *modules])
     return context
 
 
 def process_pool(workers: int) -> ProcessPoolExecutor:
-    """Processes that prepare pictures: one thread each, deaf to signals meant for the job, gone when the job is killed."""
-    return ProcessPoolExecutor(workers, worker_context("data_prep.picture"), start_worker)
+    """Processes that prepare images: one thread each, deaf to signals meant for the job, gone when the job is killed."""
+    return ProcessPoolExecutor(workers, mp_start_method("data_prep.source.image"), start_worker)
 
 
 def start_worker() -> None:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep import shapes
-from data_prep.writer import ShardWriter, prepare_jpeg
+from data_prep.shapes import corpus as shapes
+from data_prep.shards.writer import ShardWriter, prepare_jpeg
 
 IMAGE_SIZE = 64
 
@@ -26,8 +26,8 @@ def shared() -> Path:
     return folder
 
 
-def picture(number: int) -> Image.Image:
-    """A smooth picture with noise, different for each number, of shorter edge 64 and either orientation."""
+def image(number: int) -> Image.Image:
+    """A smooth image with noise, different for each number, of shorter edge 64 and either orientation."""
     rng = np.random.default_rng(number)
     edges = (IMAGE_SIZE, IMAGE_SIZE + 8 * (number % 4))
     height, width = edges if number % 2 else edges[::-1]
@@ -36,19 +36,17 @@ def picture(number: int) -> Image.Image:
 
 
 def write_corpus(root: Path, name: str = "small", records: int = 60, records_per_shard: int = 20) -> Path:
-    """A corpus of made-up pictures with 1 to 5 captions each; the folder that holds it."""
+    """A corpus of synthetic images with 1 to 5 captions each; the folder that holds it."""
     with ShardWriter(root, name, IMAGE_SIZE, records_per_shard) as writer:
         for number in range(records):
-            captions = [f"caption {i} of picture {number}" for i in range(1 + number % 5)]
-            assert writer.add(
-                f"{number:06d}", prepare_jpeg(picture(number), IMAGE_SIZE), captions, {"image_id": number}
-            )
+            captions = [f"caption {i} of image {number}" for i in range(1 + number % 5)]
+            assert writer.add(f"{number:06d}", prepare_jpeg(image(number), IMAGE_SIZE), captions, {"image_id": number})
     return root
 
 
 @pytest.fixture(scope="session")
 def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root that holds the corpus `small`: 60 pictures, edge 64, in 3 shards; 180 captions. Do not write to it."""
+    """A root that holds the corpus `small`: 60 images, edge 64, in 3 shards; 180 captions. Do not write to it."""
     root = write_corpus(tmp_path_factory.mktemp("corpora"))
     assert json.loads((root / "small" / "manifest.json").read_text())["captions"] == 180
     return root
@@ -63,7 +61,7 @@ def make_corpus() -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def jpeg() -> bytes:
     """A JPEG of 64 x 72 pixels."""
-    return prepare_jpeg(picture(1), IMAGE_SIZE)
+    return prepare_jpeg(image(1), IMAGE_SIZE)
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +82,7 @@ def make_tar() -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def shapes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root with `shapes` (96 pictures of 32 px), its tokenizer, and `shapes_heldout` (32). Do not write to it."""
+    """A root with `shapes` (96 images of 32 px), its tokenizer, and `shapes_heldout` (32). Do not write to it."""
     root = tmp_path_factory.mktemp("shapes")
     shapes.run(shapes.ShapesConfig(out=str(root), records=96, heldout=32, size=32, workers=1))
     return root

@@ -29,7 +29,7 @@ MASK = 4
 
 
 def random_batch(config: ModelConfig, size: int, seed: int = 0) -> Batch:
-    """`size` pairs of random pictures and padded texts; rows 2 and 3 show the same image where there are that many."""
+    """`size` pairs of random images and padded texts; rows 2 and 3 show the same image where there are that many."""
     assert config.vocab_size is not None
     random = torch.Generator().manual_seed(seed)
     length, places = config.max_text_len, 3

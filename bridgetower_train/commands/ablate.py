@@ -13,7 +13,7 @@ from bridgetower_train.devices import make_device
 from bridgetower_train.errors import ConfigError, UserError
 from bridgetower_train.evaluation.protocol import read_evaluation
 from bridgetower_train.evaluation.trained import read_config
-from bridgetower_train.files import write_whole
+from bridgetower_train.files import atomic_write
 from bridgetower_train.model.flops import step_flops_per_sample
 from bridgetower_train.versions import versions
 
@@ -31,7 +31,7 @@ COLUMNS = {
     "Matching": ("matching", {"accuracy": "accuracy", "AUC": "AUC", "ECE": "ECE"}),
     "Masked words": (
         "masked words",
-        {f"accuracy{shown}": f"accuracy{shown}" for shown in ("", ", picture blanked", ", picture swapped")}
+        {f"accuracy{shown}": f"accuracy{shown}" for shown in ("", ", image blanked", ", image swapped")}
         | {"perplexity": "perplexity"},
     ),
     "Retrieval by ITC": ("retrieval", {"image to text R@1": "i2t R@1", "text to image R@1": "t2i R@1", "RSUM": "RSUM"}),
@@ -91,7 +91,7 @@ def run(config: AblateConfig) -> int:
                     _bridgetower("eval", command, f"run_dir={folder}", *more)
     out = Path(config.out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(out, results(config, folders))
+    atomic_write(out, results(config, folders))
     print(f"results: {out.resolve()}")
     return 0
 
@@ -117,7 +117,7 @@ def results(config: AblateConfig, folders: dict[str, list[Path]]) -> str:
         f"The demo's recipe ({first.steps} steps of {first.global_batch} pairs, tiny model, {first.model.image_size} px), "
         f"with and without each loss, seeds {', '.join(map(str, config.seeds))}: mean and, where there are several seeds, "
         f"standard deviation. Measured on `{protocol['corpus']}`, whose combinations of colour, shape and texture training never "
-        f"shows. Retrieval, in percent: the first caption of each of {protocol['pictures']:,} pictures, among all; "
+        f"shows. Retrieval, in percent: the first caption of each of {protocol['images']:,} images, among all; "
         f"re-ranked are the best {config.rerank} of each query.",
         "",
         f"Made by `bridgetower ablate` on {device.description}; {installed}.",

@@ -1,4 +1,4 @@
-"""`bridgetower eval`: what a run has learned, measured on pictures that it never saw."""
+"""`bridgetower eval`: what a run has learned, measured on images that it never saw."""
 
 import base64
 import io
@@ -16,7 +16,7 @@ from bridgetower_train.evaluation.predictor import Predictor
 from bridgetower_train.evaluation.protocol import read_evaluation
 from bridgetower_train.evaluation.retrieval import recall, similarities
 from bridgetower_train.evaluation.trained import load_run
-from bridgetower_train.files import write_whole
+from bridgetower_train.files import atomic_write
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class EvalConfig:
     corpus: str | None = None
     """Corpus folder below the run's `data.root`; null: its `data.validation`."""
     samples: int = 1024
-    """Pictures to take, evenly spread over the corpus."""
+    """Images to take, evenly spread over the corpus."""
     device: str = "auto"
     """As `device.name` of a run."""
 
@@ -40,12 +40,12 @@ def run(config: EvalConfig) -> int:
     held_out = load_held_out(corpus, config.samples, trained.config.model.image_size)
     words = corpus.manifest.extra.get("probe_words", [])
 
-    print(f"{corpus.name}: {len(held_out)} pictures, {trained.checkpoint.name}, {trained.device.name}")
+    print(f"{corpus.name}: {len(held_out)} images, {trained.checkpoint.name}, {trained.device.name}")
     figures, examples = evaluate(trained.predictor, held_out, words)
     for name, value in figures.items():
         print(f"  {name:44} {value:.3f}")
     found = {"step": trained.state["step"], "corpus": corpus.name, "figures": figures, "examples": examples}
-    write_whole(trained.folder / "eval.json", json.dumps(read_evaluation(trained.folder) | found, indent=1))
+    atomic_write(trained.folder / "eval.json", json.dumps(read_evaluation(trained.folder) | found, indent=1))
     return 0
 
 
@@ -61,7 +61,7 @@ def evaluate(
     if objective.mlm and words:
         probes = probe_words(predictor.text, held_out, words, predictor.model.config.max_text_len)
         figures["masked word accuracy"] = probe_accuracy(predictor, held_out, probes)
-        figures["masked word accuracy, picture blanked"] = probe_accuracy(predictor, held_out, probes, blank=True)
+        figures["masked word accuracy, image blanked"] = probe_accuracy(predictor, held_out, probes, blank=True)
     if objective.itc:
         similarity = similarities(predictor, held_out)
         among = min(128, len(held_out))
@@ -73,7 +73,7 @@ def evaluate(
 
 
 def retrieval_examples(similarity: Tensor, held_out: HeldOut, count: int = 6, shown: int = 3) -> list[dict[str, Any]]:
-    """The best answers to the first pictures and the first texts."""
+    """The best answers to the first images and the first texts."""
     examples: list[dict[str, Any]] = []
     for query in range(min(count, len(similarity))):
         for kind, scores in (("image", similarity[query]), ("text", similarity[:, query])):

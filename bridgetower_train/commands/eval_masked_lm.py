@@ -1,4 +1,4 @@
-"""`bridgetower eval masked_lm`: masked words, and how much of them the model reads from the picture."""
+"""`bridgetower eval masked_lm`: masked words, and how much of them the model reads from the image."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ class EvalMaskedLMConfig:
     root: str | None = None
     """Folder or URL that holds the corpus folder; null: the run's `data.root`."""
     samples: int = 1024
-    """Pictures to take, evenly spread over the corpus, each with its first caption."""
+    """Images to take, evenly spread over the corpus, each with its first caption."""
     seed: int = 0
     """Seed of the masks."""
     device: str = "auto"
@@ -38,7 +38,7 @@ def run(config: EvalMaskedLMConfig) -> int:
     held_out = load_held_out(corpus, config.samples, trained.config.model.image_size)
     probability = trained.config.objective.mlm_probability
     figures = masked_lm(trained.predictor, held_out, probability, config.seed)
-    protocol = describe_held_out(trained, corpus, held_out, "the first of each picture") | {
+    protocol = describe_held_out(trained, corpus, held_out, "the first of each image") | {
         "masked": f"{probability:.0%} of the tokens, 80/10/10 as in training, seed {config.seed}",
     }
     announce(protocol)

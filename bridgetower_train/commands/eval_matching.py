@@ -1,4 +1,4 @@
-"""`bridgetower eval matching`: does the model tell a picture's caption from another picture's?"""
+"""`bridgetower eval matching`: does the model tell an image's caption from another image's?"""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ class EvalMatchingConfig:
     root: str | None = None
     """Folder or URL that holds the corpus folder; null: the run's `data.root`."""
     samples: int = 1024
-    """Pictures to take, evenly spread over the corpus, each with its first caption and that of the next."""
+    """Images to take, evenly spread over the corpus, each with its first caption and that of the next."""
     device: str = "auto"
     """As `device.name` of a run."""
 
@@ -34,7 +34,7 @@ def run(config: EvalMatchingConfig) -> int:
     corpus = trained.open_corpus(config.corpus, config.root)
     held_out = load_held_out(corpus, config.samples, trained.config.model.image_size)
     figures = matching(*match_scores(trained.predictor, held_out))
-    shown = "the first of each picture, and that of the next picture as the mismatch"
+    shown = "the first of each image, and that of the next image as the mismatch"
     protocol = describe_held_out(trained, corpus, held_out, shown) | {
         "calibration": f"{BINS} equal bins of the probability of a match",
     }

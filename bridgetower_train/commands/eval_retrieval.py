@@ -1,4 +1,4 @@
-"""`bridgetower eval retrieval`: does a picture find its captions among those of a whole corpus, and a caption its picture?"""
+"""`bridgetower eval retrieval`: does an image find its captions among those of a whole corpus, and a caption its image?"""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 from bridgetower_train.config import at_least
 from bridgetower_train.distributed import init_ranks, shut_down
-from bridgetower_train.evaluation.captioned import CaptionedPictures, count_cut
+from bridgetower_train.evaluation.captioned import CaptionedImages, count_cut
 from bridgetower_train.evaluation.full_retrieval import Figures, evaluate
 from bridgetower_train.evaluation.protocol import announce, describe, keep
 from bridgetower_train.evaluation.trained import TrainedRun, load_run
@@ -23,14 +23,14 @@ class EvalRetrievalConfig:
     root: str | None = None
     """Folder or URL that holds the corpus folder; null: the run's `data.root`."""
     captions: int | None = 5
-    """At most so many captions of a picture, the first ones; 5 as published; null: all."""
+    """At most so many captions of an image, the first ones; 5 as published; null: all."""
     rerank: int = 0
     """Also rank the best so many candidates of each query anew, by image-text matching: 256 for COCO and 128 for Flickr30k
     as published; 0: the contrast alone."""
     fold: int | None = None
-    """Also evaluate among so many pictures, fold after fold, and give the mean: 1000 is COCO 1k (five folds)."""
+    """Also evaluate among so many images, fold after fold, and give the mean: 1000 is COCO 1k (five folds)."""
     batch: int = 64
-    """Pictures, and pairs, that are computed at once."""
+    """Images, and pairs, that are computed at once."""
     device: str = "auto"
     """As `device.name` of a run."""
 
@@ -45,12 +45,12 @@ def run(config: EvalRetrievalConfig) -> int:
     """Print the figures with the protocol that they come from, and keep both in `eval.json` of the run folder."""
     trained = load_run(config.run_dir, config.device, needs=("itc", "itm") if config.rerank else ("itc",))
     corpus = trained.open_corpus(config.corpus, config.root)
-    pictures = CaptionedPictures(corpus, trained.config.model.image_size, config.captions)
+    images = CaptionedImages(corpus, trained.config.model.image_size, config.captions)
     ranks = init_ranks(trained.device.backend, trained.config.distributed)
     try:
-        figures = evaluate(trained.predictor, pictures, config.rerank, config.fold, ranks, config.batch)
+        figures = evaluate(trained.predictor, images, config.rerank, config.fold, ranks, config.batch)
         if ranks.is_main:
-            protocol = describe(trained, corpus) | _protocol(config, trained, pictures)
+            protocol = describe(trained, corpus) | _protocol(config, trained, images)
             announce(protocol)
             show(figures)
             keep(trained.folder, f"retrieval on {corpus.name}", protocol, figures)
@@ -59,15 +59,15 @@ def run(config: EvalRetrievalConfig) -> int:
     return 0
 
 
-def _protocol(config: EvalRetrievalConfig, trained: TrainedRun, pictures: CaptionedPictures) -> dict[str, Any]:
-    counts = Counter(len(captions) for captions in pictures.captions)
+def _protocol(config: EvalRetrievalConfig, trained: TrainedRun, images: CaptionedImages) -> dict[str, Any]:
+    counts = Counter(len(captions) for captions in images.captions)
     of_each = ", ".join(f"{count} of {number:,}" for count, number in sorted(counts.items(), reverse=True))
     which = f"the first {config.captions} at most" if config.captions else "all"
-    left_out = [f"{key} ({reason})" for key, reason in pictures.left_out.items()]
+    left_out = [f"{key} ({reason})" for key, reason in images.left_out.items()]
     return {
-        "pictures": len(pictures),
-        "captions": f"{len(pictures.texts):,}; {which}: {of_each} pictures",
-        "captions cut": count_cut(trained.predictor.text, pictures.texts, trained.config.model.max_text_len),
+        "images": len(images),
+        "captions": f"{len(images.texts):,}; {which}: {of_each} images",
+        "captions cut": count_cut(trained.predictor.text, images.texts, trained.config.model.max_text_len),
         "left out": f"{len(left_out)}: {', '.join(left_out[:5])}{', ...' if left_out[5:] else ''}" if left_out else 0,
         "ties": "count against",
     }

@@ -3,28 +3,28 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from bridgetower_train.files import write_whole
+from bridgetower_train.files import atomic_write
 from bridgetower_train.pages.numbers import duration
 from bridgetower_train.pages.plan import plan_page, time_to_train
 from bridgetower_train.pages.plan_scan import efficiency
 from bridgetower_train.planning.collectives import link_bytes
 from bridgetower_train.planning.config import PlanConfig
+from bridgetower_train.planning.estimate import Plan, make_plan
 from bridgetower_train.planning.memory import ENGINES
-from bridgetower_train.planning.outlook import Outlook, look_ahead
 
 __all__ = ["PlanConfig", "run"]
 
 
 def run(config: PlanConfig) -> None:
     """Print the plan, and write its page."""
-    plan = look_ahead(config)
+    plan = make_plan(config)
     print("\n".join([*summary(plan), *plan.remarks, "", *memory_table(plan), "", *scan_table(plan)]))
     if config.out:
-        write_whole(Path(config.out), plan_page(plan))
+        atomic_write(Path(config.out), plan_page(plan))
         print(f"\nplan: {Path(config.out).resolve()}")
 
 
-def summary(plan: Outlook) -> Iterator[str]:
+def summary(plan: Plan) -> Iterator[str]:
     """The run on the hardware that was asked for, a line for each thing."""
     card, here, config, data = plan.cluster.card, plan.here, plan.config, plan.corpora
     peak = f"{card.peak / 1e12:,.0f} TFLOP/s bf16" if card.peak else "no published peak"
@@ -65,7 +65,7 @@ def summary(plan: Outlook) -> Iterator[str]:
     yield f"run         {time_to_train(plan)}{flops}"
 
 
-def memory_table(plan: Outlook) -> Iterator[str]:
+def memory_table(plan: Plan) -> Iterator[str]:
     """GB per card by engine and micro-batch, activations kept and computed again."""
     pairs, cards = plan.config.pairs, plan.cluster.cards
     yield "| GB per card: pairs a micro-batch | " + " | ".join(f"{p:,}" for p in pairs) + " | most that fit |"
@@ -77,7 +77,7 @@ def memory_table(plan: Outlook) -> Iterator[str]:
             yield f"| {name} | " + " | ".join(sizes) + f" | {memory.most_pairs(plan.room, engine, cards):,} |"
 
 
-def scan_table(plan: Outlook) -> Iterator[str]:
+def scan_table(plan: Plan) -> Iterator[str]:
     """The numbers of cards, with the pairs per card as they are, and with the batch as it is."""
     yield "| cards | batch | pairs a card | step, ms | samples/s | efficiency | links | time to train | binds |"
     yield "|---" * 9 + "|"

@@ -14,15 +14,15 @@ from bridgetower_train.data.batch import Batch
 from bridgetower_train.devices import make_device
 from bridgetower_train.distributed import shut_down
 from bridgetower_train.errors import ConfigError
-from bridgetower_train.objectives.itc import TERMS
 from bridgetower_train.planning.collectives import link_bytes
 from bridgetower_train.planning.memory import ENGINES
 from bridgetower_train.rehearsal.coverage import check_coverage
 from bridgetower_train.rehearsal.group import Log, Traffic, agree_for_deepspeed, join
 from bridgetower_train.rehearsal.stage import Stage, set_up
+from bridgetower_train.tasks.pretraining.itc import TERMS
 from bridgetower_train.training.loop import Run, fit
-from bridgetower_train.training.metrics import Record
-from bridgetower_train.watch import Watch
+from bridgetower_train.training.metrics import LogRecord
+from bridgetower_train.watchdog import Watchdog
 
 _STEP = "step 1"
 
@@ -38,7 +38,7 @@ class RehearseConfig(TrainConfig):
     rehearsed_steps: int = 2
     """Optimizer steps, the last of which is logged and saved."""
     scratch: str | None = None
-    """Existing folder for made-up indexes and the checkpoint, which go in the end; null: the system's for temporary files."""
+    """Existing folder for synthetic indexes and the checkpoint, which go in the end; null: the system's for temporary files."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,9 +56,9 @@ def run(config: RehearseConfig) -> None:
         raise ConfigError("data.corpora: is empty; name at least one corpus, as in data.corpora={coco: 1.0}")
     config.rank_batch(config.world_size)
     began = time.perf_counter()
-    with ExitStack() as held:
+    with ExitStack() as stack:
         try:
-            folder = Path(held.enter_context(tempfile.TemporaryDirectory(dir=config.scratch, prefix="rehearsal-")))
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=config.scratch, prefix="rehearsal-")))
         except OSError as error:
             raise ConfigError(f"scratch={config.scratch}: nothing can be written there ({error.strerror})") from None
         stage = set_up(config, config.rank, config.world_size, folder)
@@ -66,12 +66,12 @@ def run(config: RehearseConfig) -> None:
         for part, note in stage.notes.items():
             print(f"{part:10}{note}", flush=True)
         device, _ = make_device(stage.config.device)
-        device.worker_context = "forkserver"  # a forked loader worker would keep every weight that an update changes
+        device.mp_start_method = "forkserver"  # a forked loader worker would keep every weight that an update changes
         ranks, log = join(config.rank, config.world_size)
-        held.callback(shut_down)
+        stack.callback(shut_down)
         if config.engine.name == "zero3":
             agree_for_deepspeed(device)
-        job = build(stage.config, device, ranks, held)
+        job = build(stage.config, device, ranks, stack)
         _cover(job)
         _play(job, config.rehearsed_steps, log)
         print("\n".join([*_held(stage, job), "", *_sent(log, config.world_size)]))
@@ -94,9 +94,9 @@ class _Last:
     """A sink that keeps the last record of a training step."""
 
     def __init__(self) -> None:
-        self.record: Record = {}
+        self.record: LogRecord = {}
 
-    def write(self, record: Record) -> None:
+    def write(self, record: LogRecord) -> None:
         """See Sink."""
         if "loss" in record:
             self.record = record
@@ -108,8 +108,8 @@ class _Last:
 def _play(job: Run, steps: int, log: Log) -> None:
     """The run itself, for a few steps; the log tells one from another."""
     last, began = _Last(), time.perf_counter()
-    batches = _announced(job.batches, job.accumulation, log)
-    alone = Watch(job.ranks, job.config.distributed.timeout)  # not entered: there is nobody to watch
+    batches = _prefetched(job.batches, job.accumulation, log)
+    alone = Watchdog(job.ranks, job.config.distributed.timeout)  # not entered: there is nobody to watch
     fit(replace(job, total_steps=steps, batches=batches, sinks=[*job.sinks, last]), alone)
     figures = {name: value for name, value in last.record.items() if name.startswith("loss")}
     losses = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
@@ -118,7 +118,7 @@ def _play(job: Run, steps: int, log: Log) -> None:
     print(f"{'saved':10}{written / 1e9:.3f} GB by this rank" + ("" if job.ranks.is_main else "; rank 0 writes for all"))
 
 
-def _announced(batches: Iterator[Batch], accumulation: int, log: Log) -> Iterator[Batch]:
+def _prefetched(batches: Iterator[Batch], accumulation: int, log: Log) -> Iterator[Batch]:
     for number, batch in enumerate(batches):
         log.phase = f"step {number // accumulation + 1}"
         yield batch

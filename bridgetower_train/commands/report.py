@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from bridgetower_train.files import write_whole
+from bridgetower_train.files import atomic_write
 from bridgetower_train.pages.report import report
 from bridgetower_train.pages.run_folder import read_run
 
@@ -22,5 +22,5 @@ def run(config: ReportConfig) -> None:
     """Write the report; UserError where there is no run."""
     folder = Path(config.run_dir)
     out = Path(config.out) if config.out else folder / "report.html"
-    write_whole(out, report(read_run(folder)))
+    atomic_write(out, report(read_run(folder)))
     print(f"report: {out.resolve()}")

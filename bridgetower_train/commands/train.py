@@ -10,17 +10,17 @@ import torch
 from bridgetower_train import compose
 from bridgetower_train.config import Duration, ModelConfig, ProfileConfig, TrainConfig
 from bridgetower_train.data.dataset import PairDataset, make_loader, open_data
-from bridgetower_train.data.text import Text
+from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.data.worker import killed_worker
 from bridgetower_train.devices import Device, make_device
-from bridgetower_train.distributed import Ranks, end_with_launcher, init_ranks, local_rank, only_writer, shut_down
+from bridgetower_train.distributed import Ranks, exit_with_parent, init_ranks, local_rank, run_dir_lock, shut_down
 from bridgetower_train.engines import ENGINES, Engine
 from bridgetower_train.engines.activation import checkpoint_blocks
 from bridgetower_train.errors import ConfigError, nearest
 from bridgetower_train.evaluation.validation import Validation
-from bridgetower_train.files import write_whole
+from bridgetower_train.files import atomic_write
 from bridgetower_train.model.flops import step_flops_per_sample
-from bridgetower_train.objectives.joint import JointTask
+from bridgetower_train.tasks.pretraining.task import JointTask
 from bridgetower_train.training.checkpoint import Checkpoints, identity, step_folders
 from bridgetower_train.training.guards import NonFiniteGuard
 from bridgetower_train.training.loop import Run, fit
@@ -28,10 +28,10 @@ from bridgetower_train.training.metrics import BadSamples, Console, JsonLines, S
 from bridgetower_train.training.optim import Schedule
 from bridgetower_train.training.profiling import Profile
 from bridgetower_train.training.recompiles import RecompileGuard
-from bridgetower_train.watch import Watch
+from bridgetower_train.watchdog import Watchdog
 from bridgetower_train.weights.initial import start_weights
 
-ORDER_KEYS = (
+FROZEN_KEYS = (
     "seed",
     "global_batch",
     "model.",
@@ -47,14 +47,14 @@ ORDER_KEYS = (
 
 def run(config: TrainConfig) -> int:
     """Train as `config` says; resumes where the run folder holds a checkpoint. Returns the exit code."""
-    end_with_launcher()
+    exit_with_parent()
     device, why = make_device(config.device, local_rank())
     ranks = init_ranks(device.backend, config.distributed)
     try:
-        with Watch(ranks, config.distributed.timeout) as progress, ExitStack() as held:
-            job = build(config, device, ranks, held)
+        with Watchdog(ranks, config.distributed.timeout) as progress, ExitStack() as stack:
+            job = build(config, device, ranks, stack)
             if ranks.is_main:
-                introduce(job, why)
+                print_summary(job, why)
             try:
                 return fit(job, progress)
             except RuntimeError as error:
@@ -69,10 +69,10 @@ def run(config: TrainConfig) -> int:
         shut_down()
 
 
-def build(config: TrainConfig, device: Device, ranks: Ranks, held: ExitStack) -> Run:
+def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -> Run:
     """Everything that `fit` needs, loaded from the newest checkpoint where there is one.
 
-    The run folder is made, and kept from other runs until `held` ends, once nothing in the configuration is wrong.
+    The run folder is made, and kept from other runs until `stack` ends, once nothing in the configuration is wrong.
     """
     micro_batch, accumulation = config.rank_batch(ranks.world_size)
     config, text, dataset = read_data(config, ranks)
@@ -80,19 +80,19 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, held: ExitStack) ->
     resumes: bool = ranks.gather_objects(bool(step_folders(run_dir)))[0]
     engine = build_engine(config, device, ranks, None if resumes else text)
     validation = Validation(config, text, device, ranks) if config.validation.every else None
-    held.enter_context(only_writer(run_dir, ranks))
-    fixed = identity(config, ORDER_KEYS) | {"tokenizer": text.digest, "order": dataset.order.digest}
+    stack.enter_context(run_dir_lock(run_dir, ranks))
+    fixed = identity(config, FROZEN_KEYS) | {"tokenizer": text.digest, "order": dataset.order.digest}
     checkpoints = Checkpoints(run_dir, config.checkpoint, ranks, print if ranks.is_main else _silent)
-    held.callback(checkpoints.close)
+    stack.callback(checkpoints.close)
     state = checkpoints.load(engine, fixed) or {"step": 0, "skipped": 0, "bad_samples": 0}
     start = state["step"]
     if ranks.is_main:
-        write_whole(run_dir / "config.yaml", compose.to_yaml(config))
+        atomic_write(run_dir / "config.yaml", compose.to_yaml(config))
 
     total_steps, schedule = plan_steps(config, dataset.order.epoch_samples)
     loader = make_loader(
         dataset, ranks.rank, ranks.world_size, micro_batch, accumulation, start, config.data.workers, config.data.prefetch,
-        device.worker_context, device.pin_memory,
+        device.mp_start_method, device.pin_memory,
     )  # fmt: skip
     console = Console(start, total_steps, quiet=not ranks.is_main)
     return Run(
@@ -107,7 +107,7 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, held: ExitStack) ->
         checkpoints=checkpoints,
         validation=validation,
         guard=NonFiniteGuard(config.guards.max_skipped, device.torch_device, start, state["skipped"]),
-        recompiles=RecompileGuard(device, config.guards.max_recompiles, console.say),
+        recompiles=RecompileGuard(device, config.guards.max_recompiles, console.log),
         profile=Profile(config.profile if ranks.is_main else ProfileConfig(), device, run_dir / "profile"),
         bad_samples=BadSamples(run_dir / "bad_samples.jsonl", ranks, start, state["bad_samples"]),
         console=console,
@@ -119,9 +119,9 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, held: ExitStack) ->
     )
 
 
-def read_data(config: TrainConfig, ranks: Ranks) -> tuple[TrainConfig, Text, PairDataset]:
+def read_data(config: TrainConfig, ranks: Ranks) -> tuple[TrainConfig, CaptionTokenizer, PairDataset]:
     """(`config` with the size of the vocabulary, the text side, the pairs), all shards being there."""
-    text = Text.load(config.tokenizer)
+    text = CaptionTokenizer.load(config.tokenizer)
     config = dataclasses.replace(config, model=sized_vocabulary(config.model, text.vocab_size))
     dataset = open_data(config, text)
     if ranks.is_main:
@@ -130,7 +130,7 @@ def read_data(config: TrainConfig, ranks: Ranks) -> tuple[TrainConfig, Text, Pai
     return config, text, dataset
 
 
-def build_engine(config: TrainConfig, device: Device, ranks: Ranks, text: Text | None) -> Engine:
+def build_engine(config: TrainConfig, device: Device, ranks: Ranks, text: CaptionTokenizer | None) -> Engine:
     """Model, losses and optimizer in the configured engine.
 
     The weights depend on the seed and, where `text`, the run's tokenizer, is given, on what `config.init` names.
@@ -173,7 +173,7 @@ def sized_vocabulary(model: ModelConfig, tokens: int) -> ModelConfig:
     return dataclasses.replace(model, vocab_size=model.vocab_size or tokens)
 
 
-def introduce(run: Run, why: str) -> None:
+def print_summary(run: Run, why: str) -> None:
     """Say what was found and what will be done; `why` tells how the device was chosen."""
     config, device = run.config, run.device
     batch, epoch, left = config.global_batch, run.dataset.order.epoch_samples, run.total_steps - run.start_step
@@ -184,7 +184,7 @@ def introduce(run: Run, why: str) -> None:
         "device": f"{device.name} ({device.description}): {why}; {config.device.precision}, torch {torch.__version__}",
         "model": f"{parameters / 1e6:.2f} M parameters, {config.model.image_size} px, {flops / 1e12:.3g} TFLOP per step",
         "batch": f"{batch} = {ranks} ranks x {batch // ranks // micro_batches} pairs x {micro_batches} micro-batches; "
-        f"{config.data.lanes} lanes of {config.lane_batch}",
+        f"{config.data.lanes} lanes of {config.samples_per_lane}",
         "run": f"{run.total_steps:,} steps = {run.total_steps * batch:,} pairs = {run.total_steps * batch / epoch:.2f} epochs "
         f"of {epoch:,}; {config.run_dir}",
         "time": f"about {clock(left * flops / (0.4 * device.peak_flops * ranks))} at 40% of peak"
@@ -198,7 +198,7 @@ def introduce(run: Run, why: str) -> None:
             f"{config.guards.max_recompiles} compilations after the warm-up end the run"
         )
     for corpus in run.dataset.corpora:
-        print(f"{'data':10}{corpus.name}: {corpus.manifest.images:,} pictures, {corpus.manifest.captions:,} captions")
+        print(f"{'data':10}{corpus.name}: {corpus.manifest.images:,} images, {corpus.manifest.captions:,} captions")
     for name, text in lines.items():
         print(f"{name:10}{text}")
     if run.start_step:
@@ -219,7 +219,7 @@ def _wandb_id(run_dir: Path) -> str:
     """The id under which W&B knows this run, from its first start on."""
     path = run_dir / "wandb_id"
     if not path.exists():
-        write_whole(path, secrets.token_hex(4))
+        atomic_write(path, secrets.token_hex(4))
     return path.read_text()
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from bridgetower_train.config import TrainConfig, at_least
 from bridgetower_train.data.dataset import PairDataset, open_data
-from bridgetower_train.data.text import Text
-from bridgetower_train.files import write_whole
+from bridgetower_train.data.text import CaptionTokenizer
+from bridgetower_train.files import atomic_write
 from bridgetower_train.pages.batch import BatchView, batch_page
 
 
@@ -30,27 +30,27 @@ class ViewConfig(TrainConfig):
 
 def run(config: ViewConfig) -> None:
     """Write the page."""
-    text = Text.load(config.tokenizer)
-    write_whole(Path(config.out), batch_page(read_batch(config, open_data(config, text), text)))
+    text = CaptionTokenizer.load(config.tokenizer)
+    atomic_write(Path(config.out), batch_page(read_batch(config, open_data(config, text), text)))
     print(f"view: {Path(config.out).resolve()}")
 
 
-def read_batch(config: ViewConfig, data: PairDataset, text: Text) -> BatchView:
+def read_batch(config: ViewConfig, data: PairDataset, text: CaptionTokenizer) -> BatchView:
     """The samples that the page shows; whole lanes are read, since an ITM negative is another sample of its lane."""
-    lanes = math.ceil(config.n / config.lane_batch)
+    lanes = math.ceil(config.n / config.samples_per_lane)
     first = config.step * config.global_batch
-    batch = data.__getitems__(range(first, first + lanes * config.lane_batch))
+    batch = data.__getitems__(range(first, first + lanes * config.samples_per_lane))
     facts = {
         "samples per step": f"{config.global_batch:,}",
-        "from each lane": f"{config.lane_batch:,}",
+        "from each lane": f"{config.samples_per_lane:,}",
         "lanes": f"{config.data.lanes:,}",
         "samples per epoch": f"{len(data):,}",
         "steps per epoch": f"{len(data) / config.global_batch:,.1f}",
-        "picture": f"{config.model.image_size} px",
+        "image": f"{config.model.image_size} px",
         "text length L": str(batch.input_ids.shape[1]),
         "masked places M": str(batch.mlm_positions.shape[1]),
     }
-    remarks = ["Each picture holds the very pixels that the model gets, before CLIP's normalisation."]
+    remarks = ["Each image holds the very pixels that the model gets, before CLIP's normalisation."]
     if config.objective.itm_negatives == "hard":
         remarks.append("The ITM negatives below are the random ones; this run draws hard ones on the device instead.")
     corpora = [

@@ -30,7 +30,7 @@ class DataConfig:
     text_buckets: list[int] = field(default_factory=list)
     """Text lengths, ascending: a micro-batch is padded to the smallest that holds its longest text; empty: max_text_len."""
     augment: str = "none"
-    """`none`: the centre of each picture; `randaugment`: crop, flip and RandAugment(2, 7), for fine-tuning."""
+    """`none`: the centre of each image; `randaugment`: crop, flip and RandAugment(2, 7), for fine-tuning."""
     max_bad_fraction: float = 0.01
     """Share of records that may be unreadable before the run stops."""
     cache_dir: str | None = None

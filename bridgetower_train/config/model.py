@@ -17,7 +17,7 @@ class ModelConfig:
     """The architecture (paper section 3). The defaults are BridgeTower base."""
 
     image_size: int = 288
-    """Edge of the square input picture, pixels; a multiple of `patch_size`."""
+    """Edge of the square input image, pixels; a multiple of `patch_size`."""
     patch_size: int = 16
     """Edge of one image patch, pixels."""
     width: int = 768

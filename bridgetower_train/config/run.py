@@ -66,14 +66,14 @@ class TrainConfig:
                 f"data.lanes={self.data.lanes}: must divide global_batch={self.global_batch}; "
                 f"the nearest are {' and '.join(map(str, near))}"
             )
-        if self.objective.itm and self.objective.itm_negatives == "random" and self.lane_batch < 2:
+        if self.objective.itm and self.objective.itm_negatives == "random" and self.samples_per_lane < 2:
             raise ConfigError(
                 f"data.lanes={self.data.lanes}: leaves one sample of a lane per step, and so no ITM negative; "
                 f"take at most {self.global_batch // 2} lanes, or objective.itm_negatives=hard"
             )
-        if self.micro_batch is not None and (self.micro_batch < 1 or self.micro_batch % self.lane_batch):
+        if self.micro_batch is not None and (self.micro_batch < 1 or self.micro_batch % self.samples_per_lane):
             raise ConfigError(
-                f"micro_batch={self.micro_batch}: must be a multiple of global_batch / data.lanes = {self.lane_batch}, "
+                f"micro_batch={self.micro_batch}: must be a multiple of global_batch / data.lanes = {self.samples_per_lane}, "
                 "so that whole lanes stay together"
             )
         if self.data.text_buckets and self.data.text_buckets[-1] > self.model.max_text_len:
@@ -84,7 +84,7 @@ class TrainConfig:
             raise ConfigError(f"validation.every={self.validation.every}: needs a corpus in data.validation")
 
     @property
-    def lane_batch(self) -> int:
+    def samples_per_lane(self) -> int:
         """Samples that each lane gives to a step."""
         return self.global_batch // self.data.lanes
 

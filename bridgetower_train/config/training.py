@@ -99,7 +99,7 @@ class ValidationConfig:
     every: int = 0
     """Steps between validations; 0: none."""
     samples: int = 1024
-    """Pictures of the held-out corpus to take."""
+    """Images of the held-out corpus to take."""
 
     def __post_init__(self) -> None:
         at_least("validation.every", self.every, 0)

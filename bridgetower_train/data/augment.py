@@ -1,6 +1,6 @@
 """RandAugment (Cubuk et al., 2020) for fine-tuning, as a pure function of the seed and the position in the run.
 
-As in Microsoft's fine-tuning for retrieval: a random crop of half the picture or more, a random flip, then two of the
+As in Microsoft's fine-tuning for retrieval: a random crop of half the image or more, a random flip, then two of the
 fourteen operations at a fixed strength, each with a random sign where it has one.
 """
 
@@ -13,11 +13,11 @@ from bridgetower_train import random
 from bridgetower_train.data.image import Pixels
 
 SCALE = (0.5, 1.0)
-"""Share of the picture's area that is cropped."""
+"""Share of the image's area that is cropped."""
 ASPECT = (3 / 4, 4 / 3)
 """Width by height of what is cropped, before it is made square."""
 OPERATIONS, STRENGTH = 2, 7 / 30
-"""How many operations a picture undergoes, and how far along its range each goes."""
+"""How many operations an image undergoes, and how far along its range each goes."""
 
 _CROPS_TRIED = 10
 
@@ -28,45 +28,45 @@ def _affine(*matrix: float) -> tuple[Image.Transform, tuple[float, ...]]:
     return Image.Transform.AFFINE, matrix
 
 
-def _add_and_solarize(picture: Image.Image, amount: float) -> Image.Image:
-    return ImageOps.solarize(picture.point(lambda value: min(255, value + int(amount))), 128)
+def _add_and_solarize(image: Image.Image, amount: float) -> Image.Image:
+    return ImageOps.solarize(image.point(lambda value: min(255, value + int(amount))), 128)
 
 
 _PLAIN: dict[str, tuple[Operation, float, float]] = {
-    "autocontrast": (lambda picture, _: ImageOps.autocontrast(picture), 0, 1),
-    "equalize": (lambda picture, _: ImageOps.equalize(picture), 0, 1),
-    "posterize": (lambda picture, bits: ImageOps.posterize(picture, max(1, int(bits))), 0, 4),
-    "solarize": (lambda picture, threshold: ImageOps.solarize(picture, int(threshold)), 0, 256),
+    "autocontrast": (lambda image, _: ImageOps.autocontrast(image), 0, 1),
+    "equalize": (lambda image, _: ImageOps.equalize(image), 0, 1),
+    "posterize": (lambda image, bits: ImageOps.posterize(image, max(1, int(bits))), 0, 4),
+    "solarize": (lambda image, threshold: ImageOps.solarize(image, int(threshold)), 0, 256),
     "solarize add": (_add_and_solarize, 0, 110),
-    "colour": (lambda picture, factor: ImageEnhance.Color(picture).enhance(factor), 0.1, 1.9),
-    "contrast": (lambda picture, factor: ImageEnhance.Contrast(picture).enhance(factor), 0.1, 1.9),
-    "brightness": (lambda picture, factor: ImageEnhance.Brightness(picture).enhance(factor), 0.1, 1.9),
-    "sharpness": (lambda picture, factor: ImageEnhance.Sharpness(picture).enhance(factor), 0.1, 1.9),
+    "colour": (lambda image, factor: ImageEnhance.Color(image).enhance(factor), 0.1, 1.9),
+    "contrast": (lambda image, factor: ImageEnhance.Contrast(image).enhance(factor), 0.1, 1.9),
+    "brightness": (lambda image, factor: ImageEnhance.Brightness(image).enhance(factor), 0.1, 1.9),
+    "sharpness": (lambda image, factor: ImageEnhance.Sharpness(image).enhance(factor), 0.1, 1.9),
 }
 _SIGNED: dict[str, tuple[Operation, float, float]] = {
-    "rotate": (lambda picture, degrees: picture.rotate(degrees), 0, 30),
-    "shear x": (lambda picture, v: picture.transform(picture.size, *_affine(1, v, 0, 0, 1, 0)), 0, 0.3),
-    "shear y": (lambda picture, v: picture.transform(picture.size, *_affine(1, 0, 0, v, 1, 0)), 0, 0.3),
-    "shift x": (lambda picture, v: picture.transform(picture.size, *_affine(1, 0, v, 0, 1, 0)), 0, 100),
-    "shift y": (lambda picture, v: picture.transform(picture.size, *_affine(1, 0, 0, 0, 1, v)), 0, 100),
+    "rotate": (lambda image, degrees: image.rotate(degrees), 0, 30),
+    "shear x": (lambda image, v: image.transform(image.size, *_affine(1, v, 0, 0, 1, 0)), 0, 0.3),
+    "shear y": (lambda image, v: image.transform(image.size, *_affine(1, 0, 0, v, 1, 0)), 0, 0.3),
+    "shift x": (lambda image, v: image.transform(image.size, *_affine(1, 0, v, 0, 1, 0)), 0, 100),
+    "shift y": (lambda image, v: image.transform(image.size, *_affine(1, 0, 0, 0, 1, v)), 0, 100),
 }
 """Operation -> what it does, and the range of its argument; the signed ones go either way. Shifts are in pixels."""
 
 
 def rand_augment(pixels: Pixels, size: int, seed: int, position: int) -> Pixels:
     """uint8 (H, W, 3) -> (size, size, 3): cropped, flipped and changed as `seed` and `position` say."""
-    picture = Image.fromarray(pixels)
-    box = crop_box(picture.width, picture.height, seed, position)
-    picture = picture.resize((size, size), Image.Resampling.BICUBIC, box)
+    image = Image.fromarray(pixels)
+    box = crop_box(image.width, image.height, seed, position)
+    image = image.resize((size, size), Image.Resampling.BICUBIC, box)
     if random.uniform(seed, "augment.flip", position) < 0.5:
-        picture = ImageOps.mirror(picture)
+        image = ImageOps.mirror(image)
     every = list((_PLAIN | _SIGNED).items())
     for turn in range(OPERATIONS):
         name, (operation, low, high) = every[int(random.below(seed, "augment.operation", len(every), position, turn))]
         strength = low + STRENGTH * (high - low)
         negative = name in _SIGNED and random.uniform(seed, "augment.sign", position, turn) < 0.5
-        picture = operation(picture, -strength if negative else strength)
-    return np.asarray(picture)
+        image = operation(image, -strength if negative else strength)
+    return np.asarray(image)
 
 
 def crop_box(width: int, height: int, seed: int, position: int) -> tuple[float, float, float, float]:

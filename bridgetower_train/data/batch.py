@@ -57,7 +57,7 @@ class Batch:
         return self._map(lambda t: t.pin_memory())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Only the pictures travel from a loader worker in shared memory; each tensor there costs an open file."""
+        """Only the images travel from a loader worker in shared memory; each tensor there costs an open file."""
         small = {f.name: getattr(self, f.name).numpy() for f in fields(self) if f.name not in ("pixel_values", "bad")}
         return _unpickle, (self.pixel_values, small, self.bad)
 

@@ -16,18 +16,18 @@ from bridgetower_train.data.augment import rand_augment
 from bridgetower_train.data.batch import BadRecord, Batch
 from bridgetower_train.data.cache import ShardCache, is_remote
 from bridgetower_train.data.image import Pixels, decode, decode_crop, resize_shorter
-from bridgetower_train.data.masking import mask_places, mask_tokens
+from bridgetower_train.data.masking import mask_tokens, max_masked_tokens
 from bridgetower_train.data.negatives import itm_negatives
-from bridgetower_train.data.order import Order, Recent, Sample, Window
+from bridgetower_train.data.order import LRUCache, Order, Sample, Window
 from bridgetower_train.data.shards import BadRecordError, Corpus, Record, open_corpus
-from bridgetower_train.data.text import Text
+from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.data.worker import empty_pixels, start_worker
 from bridgetower_train.errors import ConfigError, DataError, UserError
 
 log = logging.getLogger(__name__)
 
 SPARE = 4
-"""Places that a batch has besides its own, to decode pictures in: one is up to so many times as long as wide."""
+"""Places that a batch has besides its own, to decode images in: one is up to so many times as long as wide."""
 MAX_BAD_RUN = 1000
 """So many unreadable records in a row of one lane end the run."""
 
@@ -46,16 +46,16 @@ class PairDataset(Dataset[Batch]):
     May be forked and pickled.
     """
 
-    def __init__(self, order: Order, corpora: Sequence[Corpus], text: Text, config: TrainConfig) -> None:
+    def __init__(self, order: Order, corpora: Sequence[Corpus], text: CaptionTokenizer, config: TrainConfig) -> None:
         """DataError where the corpora have so many records that `image_id` would not stay below 2^31."""
         self.order, self.corpora, self.text, self.config = order, list(corpora), text, config
         self._size = config.model.image_size
-        self._places = mask_places(config.objective.mlm_probability, config.model.max_text_len)
+        self._places = max_masked_tokens(config.objective.mlm_probability, config.model.max_text_len)
         self._first_id = np.cumsum([0, *(corpus.manifest.images for corpus in corpora)])
         if self._first_id[-1] >= 2**31:
             raise DataError(f"data.corpora: hold {self._first_id[-1]} records; a run takes fewer than 2^31")
         self._remote = any(is_remote(corpus.folder) for corpus in corpora)
-        self._announced: Recent[Window, None] = Recent(4 * order.lanes)
+        self._prefetched: LRUCache[Window, None] = LRUCache(4 * order.lanes)
 
     def __len__(self) -> int:
         """Samples per epoch; positions go on beyond it."""
@@ -77,7 +77,7 @@ class PairDataset(Dataset[Batch]):
         pairs, bad = self._fill(self.order.take(positions), pixels_BSSC.numpy())
         position = np.asarray(positions, dtype=np.int64)
         image_id = self._first_id[[p.sample.corpus for p in pairs]] + [p.sample.row for p in pairs]
-        negative = itm_negatives(image_id, position, self.order.lane_batch, self.config.seed)
+        negative = itm_negatives(image_id, position, self.order.samples_per_lane, self.config.seed)
         captions = [pair.caption for pair in pairs]
         ids, mask = self.text.encode(captions, self.config.model.max_text_len, self.config.data.text_buckets)
         probability = self.config.objective.mlm_probability
@@ -110,10 +110,10 @@ class PairDataset(Dataset[Batch]):
         }
 
     def _fill(self, samples: Sequence[Sample], pixels_BSSC: Pixels) -> tuple[list[_Pair], list[BadRecord]]:
-        """Decode the pictures of `samples`, or of what replaces them; the pairs, and what was bad.
+        """Decode the images of `samples`, or of what replaces them; the pairs, and what was bad.
 
         All are read before the first is decoded: decoding empties the processor's caches, and Python is slow from cold.
-        A picture is decoded beyond its place, over the places of the next ones: these are in the caches when they are
+        An image is decoded beyond its place, over the places of the next ones: these are in the caches when they are
         written to.
         """
         read: list[_Pair | None] = []
@@ -135,7 +135,7 @@ class PairDataset(Dataset[Batch]):
         return pairs, bad
 
     def _first_usable(self, wanted: Sample, out: Pixels, bad: list[BadRecord]) -> _Pair:
-        """The first pair from `wanted` on in its lane that can be used; its picture is in `out`.
+        """The first pair from `wanted` on in its lane that can be used; its image is in `out`.
 
         Only `wanted` is added to `bad`: those after it are listed at their own places.
         """
@@ -175,8 +175,8 @@ class PairDataset(Dataset[Batch]):
 
     def _prefetch(self, positions: Sequence[int]) -> None:
         """Have the shards fetched that the lanes of `positions` need next, once for each window of a lane."""
-        for position in positions[:: self.order.lane_batch]:
-            self._announced.get(self.order.window_of(position), self._fetch_ahead)
+        for position in positions[:: self.order.samples_per_lane]:
+            self._prefetched.get(self.order.window_of(position), self._fetch_ahead)
 
     def _fetch_ahead(self, window: Window) -> None:
         ahead = self.order.shards_ahead(window)
@@ -245,7 +245,7 @@ def make_loader(
     `workers` processes, started by `mp_context`, each hold `prefetch` micro-batches ready; 0 loads in this process.
     They change nothing in the order.
     """
-    assert micro_batch % dataset.order.lane_batch == 0
+    assert micro_batch % dataset.order.samples_per_lane == 0
     assert world_size * accumulation * micro_batch == dataset.order.global_batch
     return Loader(
         _ReturningErrors(dataset),  # type: ignore[arg-type]
@@ -263,8 +263,8 @@ def _identity(batch: Batch) -> Batch:
     return batch
 
 
-def open_data(config: TrainConfig, text: Text, validation: bool = False) -> PairDataset:
-    """The corpora of `config.data` in the order of the run; with `validation`, the held-out corpus, each picture once.
+def open_data(config: TrainConfig, text: CaptionTokenizer, validation: bool = False) -> PairDataset:
+    """The corpora of `config.data` in the order of the run; with `validation`, the held-out corpus, each image once.
 
     ConfigError or DataError where something is missing or does not fit. Sizes of shards are not checked here:
     `Corpus.check_shards` does, and one rank of a run is enough.
@@ -283,7 +283,7 @@ def open_data(config: TrainConfig, text: Text, validation: bool = False) -> Pair
         _say_resizing(corpus, config.model.image_size)
     captions = "one" if validation else data.captions
     weights = list(corpora.values())
-    order = Order(opened, weights, config.seed, data.lanes, config.lane_batch, captions, data.shuffle_window)
+    order = Order(opened, weights, config.seed, data.lanes, config.samples_per_lane, captions, data.shuffle_window)
     return PairDataset(order, opened, text, config)
 
 
@@ -298,17 +298,17 @@ def _refuse_test_splits(corpora: Sequence[Corpus], key: str) -> None:
 
 
 def _say_resizing(corpus: Corpus, size: int) -> None:
-    """Warn of what it costs where the pictures of a corpus have another size than the model."""
+    """Warn of what it costs where the images of a corpus have another size than the model."""
     edge = corpus.manifest.image_size
     if edge == size:
         return
     shown = edge or 480
-    picture = np.zeros((shown, shown * 4 // 3, 3), dtype=np.uint8)
-    resize_shorter(picture, size)
+    image = np.zeros((shown, shown * 4 // 3, 3), dtype=np.uint8)
+    resize_shorter(image, size)
     start = time.perf_counter()
-    resize_shorter(picture, size)
+    resize_shorter(image, size)
     cost = (time.perf_counter() - start) * 1e3
     log.warning(
-        f"{corpus.name}: pictures are {f'{edge} px' if edge else 'of several sizes'}, the model reads {size} px: "
+        f"{corpus.name}: images are {f'{edge} px' if edge else 'of several sizes'}, the model reads {size} px: "
         f"resizing costs about {cost:.1f} ms each; write shards with size={size} to save it"
     )

@@ -1,4 +1,4 @@
-"""Encoded pictures to cropped pixels."""
+"""Encoded images to cropped pixels."""
 
 import io
 from typing import Any
@@ -17,9 +17,9 @@ _FORMATS = ("JPEG", "PNG", "WEBP")
 
 
 def decode_crop(data: bytes | memoryview, size: int, out: Pixels, scratch: Pixels | None = None) -> None:
-    """Decode a picture and write its centre, uint8 (size, size, 3) RGB, into `out`.
+    """Decode an image and write its centre, uint8 (size, size, 3) RGB, into `out`.
 
-    Where the shorter edge is not `size` the picture is first resized to it (bicubic, antialiased), as torchvision's
+    Where the shorter edge is not `size` the image is first resized to it (bicubic, antialiased), as torchvision's
     Resize and CenterCrop do. A JPEG that fits is decoded in `scratch` (contiguous, of any shape), for speed.
     BadRecordError where it cannot be decoded, is cut short or has more than MAX_PIXELS.
     """
@@ -34,7 +34,7 @@ def decode_crop(data: bytes | memoryview, size: int, out: Pixels, scratch: Pixel
 def resize_shorter(pixels: Pixels, size: int) -> Pixels:
     """Resize uint8 (H, W, 3) to a shorter edge of `size`, the longer one in proportion, rounded down.
 
-    BadRecordError where that comes to more than MAX_PIXELS pixels: a picture of 1 x 100000 would.
+    BadRecordError where that comes to more than MAX_PIXELS pixels: an image of 1 x 100000 would.
     """
     height, width = pixels.shape[:2]
     shorter, longer = sorted((height, width))
@@ -48,7 +48,7 @@ def resize_shorter(pixels: Pixels, size: int) -> Pixels:
 
 
 def decode(data: bytes | memoryview) -> Pixels:
-    """A whole picture, uint8 (H, W, 3) RGB; BadRecordError as in `decode_crop`."""
+    """A whole image, uint8 (H, W, 3) RGB; BadRecordError as in `decode_crop`."""
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
@@ -62,13 +62,13 @@ def decode(data: bytes | memoryview) -> Pixels:
 
 
 def check_pixels(height: int, width: int) -> None:
-    """BadRecordError for a picture of more than MAX_PIXELS pixels."""
+    """BadRecordError for an image of more than MAX_PIXELS pixels."""
     if height * width > MAX_PIXELS:
         raise BadRecordError(f"{width} x {height} pixels: more than {MAX_PIXELS / 1e6:g} million")
 
 
 def _decode_in(scratch: Pixels, data: bytes | memoryview) -> Pixels:
-    """As `decode`, without a look at the header or new memory where the picture fits into `scratch`."""
+    """As `decode`, without a look at the header or new memory where the image fits into `scratch`."""
     try:
         pixels: Pixels = simplejpeg.decode_jpeg(data, buffer=scratch)
     except ValueError:  # too large for it, broken, or no JPEG
@@ -77,7 +77,7 @@ def _decode_in(scratch: Pixels, data: bytes | memoryview) -> Pixels:
 
 
 def _decode_other(data: bytes | memoryview) -> Pixels:
-    """A picture that is no JPEG, or none that libjpeg-turbo knows. Transparency is laid on white."""
+    """An image that is no JPEG, or none that libjpeg-turbo knows. Transparency is laid on white."""
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             check_pixels(image.height, image.width)
@@ -85,7 +85,7 @@ def _decode_other(data: bytes | memoryview) -> Pixels:
     except BadRecordError:
         raise
     except Exception as error:  # Pillow's plugins raise whatever a broken file makes them stumble over
-        raise BadRecordError(f"picture cannot be decoded: {type(error).__name__}: {error}") from None
+        raise BadRecordError(f"image cannot be decoded: {type(error).__name__}: {error}") from None
 
 
 def _to_rgb(image: Any) -> Any:

@@ -28,7 +28,7 @@ class Manifest:
 
     corpus: str
     image_size: int | None
-    """Shorter edge of every picture, pixels; None where they differ."""
+    """Shorter edge of every image, pixels; None where they differ."""
     caption_member: str
     """`json` or `txt`: the member that holds the captions."""
     shards: list[ShardInfo]

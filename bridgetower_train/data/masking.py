@@ -12,19 +12,19 @@ from torch import Tensor
 
 from bridgetower_train import random
 from bridgetower_train.data.batch import IGNORE
-from bridgetower_train.data.text import Text
+from bridgetower_train.data.text import CaptionTokenizer
 
 MASK_SHARE, RANDOM_SHARE = 0.8, 0.1
 """Of the chosen tokens, how many become `<mask>` and how many a random token; the others stay."""
 
 
-def mask_places(probability: float, max_len: int) -> int:
+def max_masked_tokens(probability: float, max_len: int) -> int:
     """M: the most tokens that are masked in a text of `max_len` tokens, `<s>` and `</s>` included."""
     return math.ceil(probability * (max_len - 2))
 
 
 def mask_tokens(
-    text: Text, ids: Tensor, position: npt.NDArray[np.int64], seed: int, probability: float, places: int
+    text: CaptionTokenizer, ids: Tensor, position: npt.NDArray[np.int64], seed: int, probability: float, places: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(masked ids (B, L), masked places (B, M), labels (B, M)), all int64, of the texts `ids` (B, L).
 

@@ -8,13 +8,13 @@ from bridgetower_train import random
 IntArray = npt.NDArray[np.int64]
 
 
-def itm_negatives(image_id: IntArray, position: IntArray, lane_batch: int, seed: int) -> IntArray:
+def itm_negatives(image_id: IntArray, position: IntArray, samples_per_lane: int, seed: int) -> IntArray:
     """int64 (B,): for each row, a row with another `image_id` among those that its lane gives to the same step.
 
     Uniform among them, and its own row where there is none. `position` (B,) is the place of each row in the run; a lane
-    gives `lane_batch` consecutive positions to a step, so the choice depends neither on ranks nor on micro-batches.
+    gives `samples_per_lane` consecutive positions to a step, so the choice depends neither on ranks nor on micro-batches.
     """
-    group = position // lane_batch
+    group = position // samples_per_lane
     key = group - group.min() << 31 | image_id
     order = np.argsort(key, kind="stable")  # a group lies together in it, and in a group each image
     key = key[order]

@@ -67,14 +67,14 @@ class Sample(NamedTuple):
 
 
 @dataclass
-class Recent(Generic[K, V]):
+class LRUCache(Generic[K, V]):
     """The `capacity` values used last. Pickled without them."""
 
     capacity: int
     values: OrderedDict[K, V] = field(default_factory=OrderedDict)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Recent, (self.capacity,)
+        return LRUCache, (self.capacity,)
 
     def get(self, key: K, make: Callable[[K], V]) -> V:
         """The value of `key`, made where it is not at hand."""
@@ -104,8 +104,8 @@ class _Epoch:
 class Order:
     """Maps each position of a run to a sample; `take` does so for many at once, in a few microseconds each.
 
-    Step t takes `lane_batch` samples of every lane: position p belongs to step `p // global_batch` and to lane
-    `p % global_batch // lane_batch`. `captions` is `all` (an epoch is every pair once) or `one` (every image once, with
+    Step t takes `samples_per_lane` samples of every lane: position p belongs to step `p // global_batch` and to lane
+    `p % global_batch // samples_per_lane`. `captions` is `all` (an epoch is every pair once) or `one` (every image once, with
     one of its captions); `weights` say how often each corpus is passed per epoch, a fraction as another part each time.
     Raises ConfigError where an epoch has fewer samples than lanes.
     """
@@ -116,15 +116,15 @@ class Order:
         weights: Sequence[float],
         seed: int,
         lanes: int,
-        lane_batch: int,
+        samples_per_lane: int,
         captions: str,
         window: int,
     ) -> None:
         assert len(corpora) == len(weights)
         assert captions in ("all", "one")
         self.corpora, self.weights, self.seed = list(corpora), list(weights), seed
-        self.lanes, self.lane_batch, self.captions, self.window = lanes, lane_batch, captions, window
-        self.global_batch = lanes * lane_batch
+        self.lanes, self.samples_per_lane, self.captions, self.window = lanes, samples_per_lane, captions, window
+        self.global_batch = lanes * samples_per_lane
         self._counts = [self._shard_samples(corpus) for corpus in corpora]
         totals = [int(counts.sum()) for counts in self._counts]
         self._runs = [round(weight % 1 * total) for weight, total in zip(weights, totals, strict=True)]
@@ -140,9 +140,9 @@ class Order:
         """Samples of one lane per epoch."""
         self.epoch_samples = self.lane_samples * lanes
         """Samples per epoch: all but the remainder, fewer than `lanes`, which sits out."""
-        self._epochs: Recent[int, _Epoch] = Recent(2)
-        self._windows: Recent[Window, npt.NDArray[Any]] = Recent(lanes + 8)
-        self._begins: Recent[tuple[int, int], memoryview] = Recent(1024)
+        self._epochs: LRUCache[int, _Epoch] = LRUCache(2)
+        self._windows: LRUCache[Window, npt.NDArray[Any]] = LRUCache(lanes + 8)
+        self._begins: LRUCache[tuple[int, int], memoryview] = LRUCache(1024)
 
     @property
     def digest(self) -> str:
@@ -150,7 +150,7 @@ class Order:
         corpora = [
             [corpus.name, corpus.digest, weight] for corpus, weight in zip(self.corpora, self.weights, strict=True)
         ]
-        facts = [corpora, self.seed, self.lanes, self.lane_batch, self.captions, self.window]
+        facts = [corpora, self.seed, self.lanes, self.samples_per_lane, self.captions, self.window]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def at(self, position: int) -> Sample:
@@ -185,10 +185,10 @@ class Order:
     def following(self, position: int) -> Iterator[int]:
         """The positions that come after `position` in its lane, without end."""
         step, rest = divmod(position, self.global_batch)
-        lane, place = divmod(rest, self.lane_batch)
-        for number in itertools.count(step * self.lane_batch + place + 1):
-            step, place = divmod(number, self.lane_batch)
-            yield step * self.global_batch + lane * self.lane_batch + place
+        lane, place = divmod(rest, self.samples_per_lane)
+        for number in itertools.count(step * self.samples_per_lane + place + 1):
+            step, place = divmod(number, self.samples_per_lane)
+            yield step * self.global_batch + lane * self.samples_per_lane + place
 
     def window_of(self, position: int) -> Window:
         """The window in which `position` lies."""
@@ -214,8 +214,8 @@ class Order:
     def _lane(self, position: Any) -> tuple[Any, Any]:
         """Lane of each position, and the number of the sample within it, counted over the whole run."""
         step, rest = np.divmod(position, self.global_batch)
-        lane, place = np.divmod(rest, self.lane_batch)
-        return lane, step * self.lane_batch + place
+        lane, place = np.divmod(rest, self.samples_per_lane)
+        return lane, step * self.samples_per_lane + place
 
     def _shard_samples(self, corpus: IndexedCorpus) -> IntArray:
         if self.captions == "one":

@@ -1,6 +1,6 @@
 """Shards on disk: WebDataset tars, beside them `index.npy` (one row per record) and `manifest.json`.
 
-A record is one picture with its captions. The index says where both lie, so that any record of any shard is one `pread`
+A record is one image with its captions. The index says where both lie, so that any record of any shard is one `pread`
 away; the CRC in it tells whether a shard has changed since.
 """
 
@@ -33,23 +33,23 @@ INDEX_DTYPE = np.dtype(
         ("crc", "<u4"),
     ]
 )
-"""One row of `index.npy`: number of the shard; where picture and caption member start in the tar, and their sizes, in
-bytes; number of captions; CRC-32 of the picture's bytes followed by the caption member's."""
+"""One row of `index.npy`: number of the shard; where image and caption member start in the tar, and their sizes, in
+bytes; number of captions; CRC-32 of the image's bytes followed by the caption member's."""
 MAX_IMAGE_BYTES = 64 << 20
-"""Larger pictures are refused unread."""
+"""Larger images are refused unread."""
 MAX_CAPTION_BYTES = 1 << 20
 """Larger caption members are refused unread."""
 MAX_CAPTIONS = 0xFFFF
 """Captions per record that the index can count."""
 MAX_PIXELS = 100_000_000
-"""Pictures of more pixels are refused from their header: a decompression bomb."""
+"""Images of more pixels are refused from their header: a decompression bomb."""
 
-IMAGE_TOO_LARGE = "picture over 64 MiB"
+IMAGE_TOO_LARGE = "image over 64 MiB"
 CAPTIONS_TOO_LARGE = "caption member over 1 MiB"
 
 _ROW = struct.Struct("<IQIQIHI")  # INDEX_DTYPE again: struct unpacks a row several times faster than numpy
 _OPEN_SHARDS = 64
-_ONE_READ_GAP = 1 << 16  # bytes between picture and captions up to which both are read at once
+_ONE_READ_GAP = 1 << 16  # bytes between image and captions up to which both are read at once
 _STATS_AT_ONCE = 16
 _NPY_HEADER_BYTES = 4096  # more than numpy writes
 
@@ -92,13 +92,13 @@ def parse_caption_member(kind: str, data: bytes) -> tuple[list[str], dict[str, A
 
 
 class Record:
-    """A picture and its captions, as read from a shard."""
+    """An image and its captions, as read from a shard."""
 
     __slots__ = ("_caption_member", "_header", "_kind", "_parsed", "image")
 
     def __init__(self, kind: str, header: memoryview, image: memoryview, caption_member: memoryview) -> None:
         self.image = image
-        """The encoded picture."""
+        """The encoded image."""
         self._kind = kind
         self._header = header
         self._caption_member = caption_member
@@ -106,7 +106,7 @@ class Record:
 
     @property
     def key(self) -> str:
-        """Name of the picture in the tar up to its first dot, as in webdataset; one over 100 bytes may be cut short."""
+        """Name of the image in the tar up to its first dot, as in webdataset; one over 100 bytes may be cut short."""
         header = parse_header(bytes(self._header))
         return "?" if header is None else member_key(header.name)[0]
 

@@ -58,7 +58,7 @@ def _by_words(tokenizer: Tokenizer) -> bool:
     )
 
 
-class Text:
+class CaptionTokenizer:
     """A tokenizer with RoBERTa's special tokens. May be forked and pickled."""
 
     def __init__(self, tokenizer: Tokenizer, path: str = "tokenizer") -> None:
@@ -94,7 +94,7 @@ class Text:
         return hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()
 
     @staticmethod
-    def load(path: str) -> "Text":
+    def load(path: str) -> "CaptionTokenizer":
         """Read a `tokenizer.json`, or the one in a folder.
 
         ConfigError where there is none, DataError where it cannot be used.
@@ -106,7 +106,7 @@ class Text:
             tokenizer = Tokenizer.from_file(str(file))
         except Exception as error:  # tokenizers raises nothing narrower
             raise DataError(f"{file}: is no tokenizer ({error})") from None
-        return Text(tokenizer, str(file))
+        return CaptionTokenizer(tokenizer, str(file))
 
     def encode(self, texts: Sequence[str], max_len: int, buckets: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
         """(ids int64 (B, L), mask bool (B, L), True where a token is real).

@@ -29,7 +29,7 @@ class Device(ABC):
     """`cpu`, `cuda` or `hpu`."""
     backend: str
     """Collective backend for torch.distributed."""
-    worker_context: str
+    mp_start_method: str
     """How loader workers start: `fork`, or `forkserver` where a forked child breaks the driver."""
     pin_memory: bool = False
     """Whether batches wait in page-locked memory, from which the copy to the device overlaps with work."""
@@ -43,7 +43,7 @@ class Device(ABC):
     """Options of that backend."""
     activities: tuple[ProfilerActivity, ...] = (ProfilerActivity.CPU,)
     """What a profile records."""
-    data_parallel: Mapping[str, Any] = MappingProxyType({"gradient_as_bucket_view": True})
+    ddp_kwargs: Mapping[str, Any] = MappingProxyType({"gradient_as_bucket_view": True})
     """Settings of DistributedDataParallel."""
 
     def __init__(self, config: DeviceConfig, local_rank: int) -> None:
@@ -103,11 +103,11 @@ class Device(ABC):
     def adamw(self, groups: list[dict[str, object]], config: OptimConfig) -> torch.optim.Optimizer:
         """AdamW over parameter groups that carry `lr` and `weight_decay`.
 
-        Fused: one kernel over all parameters, which also honours `found_inf` (see `leave_out`).
+        Fused: one kernel over all parameters, which also honours `found_inf` (see `skip_update`).
         """
         return torch.optim.AdamW(groups, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
 
-    def leave_out(self, optimizer: torch.optim.Optimizer, gradients: list[Tensor], skip: Tensor) -> None:
+    def skip_update(self, optimizer: torch.optim.Optimizer, gradients: list[Tensor], skip: Tensor) -> None:
         """Have the next update, by `gradients`, left out where the device scalar `skip` is 1, without a host sync."""
         optimizer.grad_scale = None  # type: ignore[attr-defined]
         optimizer.found_inf = skip  # type: ignore[attr-defined]
@@ -120,16 +120,16 @@ class Device(ABC):
             torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
         return norm
 
-    def optimizer_slots(
+    def optimizer_state(
         self, optimizer: torch.optim.Optimizer, group: dict[str, Any], parameter: Tensor
     ) -> dict[str, Tensor]:
         """What a checkpoint keeps of a parameter's state: `step`, `exp_avg` and `exp_avg_sq`, the same on all devices."""
         return dict(optimizer.state[parameter])
 
-    def load_optimizer_slots(
+    def load_optimizer_state(
         self, optimizer: torch.optim.Optimizer, group: dict[str, Any], parameter: Tensor, slots: dict[str, Tensor]
     ) -> None:
-        """Put back what `optimizer_slots` gave, on whichever device."""
+        """Put back what `optimizer_state` gave, on whichever device."""
         optimizer.state[parameter] = {k: v.to(self.torch_device, copy=True) for k, v in slots.items()}
 
     def zero_settings(self, stage: int) -> dict[str, Any]:

@@ -71,7 +71,7 @@ class CpuDevice(Device):
 
     name = "cpu"
     backend = "gloo"
-    worker_context = "fork"
+    mp_start_method = "fork"
     attention = staticmethod(attention)
     # Inductor's kernels for one thread overwrite where they should add, until torch 2.7 (pytorch/pytorch#147961): the gradient
     # of index_select would be wrong. Those that find out their threads as they run add.

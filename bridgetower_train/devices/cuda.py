@@ -15,7 +15,7 @@ class CudaDevice(Device):
 
     name = "cuda"
     backend = "nccl"
-    worker_context = "fork"
+    mp_start_method = "fork"
     pin_memory = True
     activities = (ProfilerActivity.CPU, ProfilerActivity.CUDA)
 

@@ -2,7 +2,7 @@
 
 What they lack, and what is done about it: float64 and, in lazy mode, int64 (ids and seeds stay below 2^31); fp16 on the first
 (only bf16 is offered); HPU graphs outside lazy mode (refused); the mean as a reduction (sums are divided); a media decoder that
-reads from shards (pictures are decoded on the host, uint8 goes to the card); attention in one kernel on the first (torch's own).
+reads from shards (images are decoded on the host, uint8 goes to the card); attention in one kernel on the first (torch's own).
 """
 
 from collections.abc import Callable
@@ -30,12 +30,12 @@ class HpuDevice(Device):
 
     name = "hpu"
     backend = "hccl"
-    worker_context = "forkserver"
+    mp_start_method = "forkserver"
     executions = ("lazy", "eager", "compile")
     compiler = "hpu_backend"
     # Torch 2.6 itself knows no HPU activity; the vendor's builds do.
     activities = tuple(getattr(ProfilerActivity, name) for name in ("CPU", "HPU") if hasattr(ProfilerActivity, name))
-    data_parallel = MappingProxyType({**Device.data_parallel, "bucket_cap_mb": 230})
+    ddp_kwargs = MappingProxyType({**Device.ddp_kwargs, "bucket_cap_mb": 230})
 
     def __init__(self, config: DeviceConfig, local_rank: int) -> None:
         super().__init__(config, local_rank)
@@ -112,7 +112,7 @@ class HpuDevice(Device):
                 optimizer.state[p] = {"step": 0, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
         return optimizer
 
-    def leave_out(self, optimizer: torch.optim.Optimizer, gradients: list[Tensor], skip: Tensor) -> None:
+    def skip_update(self, optimizer: torch.optim.Optimizer, gradients: list[Tensor], skip: Tensor) -> None:
         """See Device. FusedAdamW can leave nothing out: where `skip` is 1, the gradient and the running mean of it are zeroed.
 
         So the weights stay as they are, but for decay; the mean starts anew, and the step is counted.
@@ -121,11 +121,11 @@ class HpuDevice(Device):
         for tensor in (*gradients, *(state["exp_avg"] for state in optimizer.state.values())):
             tensor.masked_fill_(skipped, 0.0)
 
-    def optimizer_slots(self, optimizer: torch.optim.Optimizer, group: dict[str, Any], p: Tensor) -> dict[str, Tensor]:
+    def optimizer_state(self, optimizer: torch.optim.Optimizer, group: dict[str, Any], p: Tensor) -> dict[str, Tensor]:
         """See Device: FusedAdamW counts steps in the group."""
         return {**optimizer.state[p], "step": torch.tensor(float(group["step"]))}
 
-    def load_optimizer_slots(
+    def load_optimizer_state(
         self, optimizer: torch.optim.Optimizer, group: dict[str, Any], p: Tensor, slots: dict[str, Tensor]
     ) -> None:
         """See Device."""

@@ -6,7 +6,7 @@ from bridgetower_train import compose
 from bridgetower_train.config import TrainConfig
 from bridgetower_train.data.cache import ShardCache, is_remote
 from bridgetower_train.data.shards import BadRecordError, open_corpus
-from bridgetower_train.data.text import Text
+from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.doctor.findings import Finding, fail, ok, warning
 from bridgetower_train.errors import UserError
 
@@ -28,7 +28,7 @@ def shipped_root() -> str:
 def check_tokenizer(config: TrainConfig) -> Finding:
     """Whether it loads, and whether the word table is large enough."""
     try:
-        tokens = Text.load(config.tokenizer).vocab_size
+        tokens = CaptionTokenizer.load(config.tokenizer).vocab_size
     except UserError as error:
         return refused("tokenizer", error)
     rows = config.model.vocab_size
@@ -48,7 +48,7 @@ def check_corpora(config: TrainConfig) -> list[Finding]:
 
 
 def check_corpus(root: str, name: str, cache: ShardCache | None, image_size: int) -> Finding:
-    """Manifest, index, sizes of shards, first and last record, and whether the pictures have the model's size."""
+    """Manifest, index, sizes of shards, first and last record, and whether the images have the model's size."""
     try:
         corpus = open_corpus(root, name, cache)
         corpus.check_shards()
@@ -59,11 +59,11 @@ def check_corpus(root: str, name: str, cache: ShardCache | None, image_size: int
     except UserError as error:
         return refused(name, error)
     manifest = corpus.manifest
-    found = f"{manifest.images:,} pictures, {manifest.captions:,} captions, {len(manifest.shards)} shards"
+    found = f"{manifest.images:,} images, {manifest.captions:,} captions, {len(manifest.shards)} shards"
     if manifest.image_size == image_size:
         return ok(name, f"{found}, {image_size} px")
     edge = f"{manifest.image_size} px" if manifest.image_size else "of several sizes"
-    todo = f"prepare it with size={image_size}: the loader resizes every picture every time"
+    todo = f"prepare it with size={image_size}: the loader resizes every image every time"
     return warning(name, f"{found}, {edge}; the model reads {image_size} px", todo)
 
 

@@ -32,9 +32,9 @@ def shared_bytes(config: TrainConfig, ranks: int) -> int:
 
     The micro-batch is `micro_batch` where it is set, otherwise a lane's share of the step: the least that a rank has.
     """
-    pairs = config.micro_batch or config.lane_batch
-    picture = 3 * config.model.image_size**2
-    return ranks * config.data.workers * (config.data.prefetch + 1) * pairs * picture
+    pairs = config.micro_batch or config.samples_per_lane
+    image = 3 * config.model.image_size**2
+    return ranks * config.data.workers * (config.data.prefetch + 1) * pairs * image
 
 
 def check_shared_memory(config: TrainConfig, folder: Path = SHARED_MEMORY) -> Finding:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bridgetower_train.data.batch import Batch
-from bridgetower_train.objectives.joint import JointTask
+from bridgetower_train.tasks.pretraining.task import JointTask
 from bridgetower_train.training.tensor_file import Read
 
 Metrics = dict[str, Tensor]
@@ -51,7 +51,7 @@ class Engine(ABC):
         yield self.task
 
     @abstractmethod
-    def reserve(self) -> None:
+    def preallocate(self) -> None:
         """Start to take the memory of a snapshot, in the background, so that the first one waits for no more than later ones."""
 
     @abstractmethod

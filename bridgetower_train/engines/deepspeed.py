@@ -33,10 +33,10 @@ from bridgetower_train.engines.base import (
 )
 from bridgetower_train.engines.deepspeed_import import import_deepspeed
 from bridgetower_train.engines.host import HostCopies
-from bridgetower_train.engines.shards import Shards
-from bridgetower_train.engines.zero_weights import Limits, leaves
+from bridgetower_train.engines.partition import FlatPartition
+from bridgetower_train.engines.zero_weights import Zero3Settings, leaves
 from bridgetower_train.errors import ConfigError, UserError
-from bridgetower_train.objectives.joint import JointTask
+from bridgetower_train.tasks.pretraining.task import JointTask
 from bridgetower_train.training.optim import parameter_groups
 from bridgetower_train.training.tensor_file import Read, shared_tensors
 
@@ -81,7 +81,7 @@ class ZeroEngine(Engine):
         self._flats = self._divided() if stage else []
         self._host = HostCopies(device)
 
-    def _divided(self) -> list[tuple[dict[str, Any], Tensor, Shards]]:
+    def _divided(self) -> list[tuple[dict[str, Any], Tensor, FlatPartition]]:
         """(group, this rank's flat tensor of weights, its layout) of each group, with an optimizer state of zeros."""
         groups = self.optimizer.param_groups
         if self.stage == 3:
@@ -92,14 +92,14 @@ class ZeroEngine(Engine):
         divided = []
         for group, flat in zip(groups, flats, strict=True):
             shapes = [self._shapes[name] for name in group["names"]]
-            shards = Shards(group["names"], shapes, len(flat), self.ranks.world_size, self.stage == 3)
+            shards = FlatPartition(group["names"], shapes, len(flat), self.ranks.world_size, self.stage == 3)
             self._check_layout(flat, shards)
             zeros = {"step": torch.zeros(()), **{key: torch.zeros_like(flat) for key in MOMENTS}}
-            self.device.load_optimizer_slots(self.optimizer, group, flat, zeros)
+            self.device.load_optimizer_state(self.optimizer, group, flat, zeros)
             divided.append((group, flat, shards))
         return divided
 
-    def _check_layout(self, flat: Tensor, shards: Shards) -> None:
+    def _check_layout(self, flat: Tensor, shards: FlatPartition) -> None:
         """UserError where this version of DeepSpeed keeps its parameters in another order, which would spoil every checkpoint."""
         parameters: dict[str, Any] = dict(self.task.model.named_parameters())
         for name, _, places in shards.places():
@@ -127,7 +127,7 @@ class ZeroEngine(Engine):
     def step(self, lr_factor: float) -> Metrics:
         """See Engine."""
         for group in self.optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * lr_factor
+            group["lr"] = group["initial_lr"] * lr_factor
         gradients = self._gradients()
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.stage:
@@ -140,7 +140,7 @@ class ZeroEngine(Engine):
             for gradient in gradients:
                 gradient.mul_(factor)
         skipped = 1.0 - torch.isfinite(norm).float()
-        self.device.leave_out(self.optimizer, gradients, skipped)
+        self.device.skip_update(self.optimizer, gradients, skipped)
         self.engine.step()
         return {"grad_norm": norm, "skipped": skipped}
 
@@ -150,11 +150,11 @@ class ZeroEngine(Engine):
             return [p.grad for group in self._trained for p in group if p.grad is not None]
         return [gradient for group in self.engine.optimizer.averaged_gradients.values() for gradient in group]
 
-    def reserve(self) -> None:
+    def preallocate(self) -> None:
         """See Engine."""
         if self.ranks.is_main:
             trained = (name for group in self.optimizer.param_groups for name in group["names"])
-            self._host.reserve(snapshot_shapes(self._shapes, trained))
+            self._host.preallocate(snapshot_shapes(self._shapes, trained))
 
     def snapshot(self) -> Files:
         """See Engine: what is divided is gathered, one group at a time."""
@@ -182,10 +182,10 @@ class ZeroEngine(Engine):
     def _whole_slots(self) -> Iterator[tuple[str, Tensor]]:
         """(parameter's name.slot, full tensor) of the whole optimizer state; collective."""
         for group, name, parameter in self._undivided():
-            slots = self.device.optimizer_slots(self.optimizer, group, parameter)
+            slots = self.device.optimizer_state(self.optimizer, group, parameter)
             yield from ((f"{name}.{key}", value) for key, value in slots.items())
         for group, flat, shards in self._flats:
-            slots = self.device.optimizer_slots(self.optimizer, group, flat)
+            slots = self.device.optimizer_state(self.optimizer, group, flat)
             yield from ((f"{name}.step", slots["step"]) for name in group["names"])
             for key in MOMENTS:
                 yield from ((f"{name}.{key}", value) for name, value in shards.whole(slots[key]))
@@ -211,13 +211,13 @@ class ZeroEngine(Engine):
     def _load_slots(self, read: Read) -> None:
         for group, name, parameter in self._undivided():
             slots = read_slots(read, name, parameter.shape)
-            self.device.load_optimizer_slots(self.optimizer, group, parameter, slots)
+            self.device.load_optimizer_state(self.optimizer, group, parameter, slots)
         for group, flat, shards in self._flats:
             steps = [read(f"{name}.step", torch.Size(())) for name in group["names"]]
             slots = {"step": steps[0]}
             for key in MOMENTS:
                 slots[key] = shards.part(self.ranks.rank, lambda name, shape, key=key: read(f"{name}.{key}", shape))  # type: ignore[misc]
-            self.device.load_optimizer_slots(self.optimizer, group, flat, slots)
+            self.device.load_optimizer_state(self.optimizer, group, flat, slots)
 
     def _undivided(self) -> Iterator[tuple[dict[str, Any], str, nn.Parameter]]:
         """(group, name, parameter) of all that is trained, under stage 0."""
@@ -282,7 +282,7 @@ def settings(stage: int, parameters: int, device: Device) -> dict[str, Any]:
         "reduce_bucket_size": bucket_size(parameters),
         # Each gradient goes to the rank that keeps it, at half the cost of a sum that every rank gets.
         "use_multi_rank_bucket_allreduce": False,
-        **Limits.of(parameters).settings(),
+        **Zero3Settings.of(parameters).settings(),
         "sub_group_size": 2**62,
         **device.zero_settings(stage),
     }

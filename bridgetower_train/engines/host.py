@@ -17,7 +17,7 @@ class HostCopies:
         self._buffers: dict[str, Tensor] = {}
         self._taking: Thread | None = None
 
-    def reserve(self, shapes: dict[str, torch.Size]) -> None:
+    def preallocate(self, shapes: dict[str, torch.Size]) -> None:
         """Start to take the memory of these names, in the background: the kernel takes seconds to give so many pages."""
         self._taking = Thread(target=self._take, args=(shapes,), name="host memory")
         self._taking.start()

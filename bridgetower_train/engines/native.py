@@ -15,7 +15,7 @@ from bridgetower_train.devices import Device
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.engines.base import OPTIMIZER, WEIGHTS, Engine, Files, Metrics, read_slots, snapshot_shapes
 from bridgetower_train.engines.host import HostCopies
-from bridgetower_train.objectives.joint import JointTask
+from bridgetower_train.tasks.pretraining.task import JointTask
 from bridgetower_train.training.optim import parameter_groups
 from bridgetower_train.training.tensor_file import shared_tensors
 
@@ -39,7 +39,7 @@ class NativeEngine(Engine):
         self.parameters: list[nn.Parameter] = [p for group in self.optimizer.param_groups for p in group["params"]]
         module = device.record(task, graphs, accumulates)
         if ranks.world_size > 1:
-            module = DistributedDataParallel(module, **device.data_parallel)
+            module = DistributedDataParallel(module, **device.ddp_kwargs)
             _settle_buckets(module)
         self.module = device.capture(module)
         self._micro_batch = 0
@@ -68,20 +68,20 @@ class NativeEngine(Engine):
     def step(self, lr_factor: float) -> Metrics:
         """See Engine."""
         for group in self.optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * lr_factor
+            group["lr"] = group["initial_lr"] * lr_factor
         norm = self.device.clip(self.parameters, self.config.clip_norm)
         skipped = 1.0 - torch.isfinite(norm).float()
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        self.device.leave_out(self.optimizer, gradients, skipped)
+        self.device.skip_update(self.optimizer, gradients, skipped)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return {"grad_norm": norm, "skipped": skipped}
 
-    def reserve(self) -> None:
+    def preallocate(self) -> None:
         """See Engine."""
         if self.ranks.is_main:
             weights = {name: parameter.shape for name, parameter in self.task.model.named_parameters()}
-            self._host.reserve(snapshot_shapes(weights, (name for _, name, _ in self._named())))
+            self._host.preallocate(snapshot_shapes(weights, (name for _, name, _ in self._named())))
 
     def snapshot(self) -> Files:
         """See Engine."""
@@ -90,7 +90,7 @@ class NativeEngine(Engine):
         slots = (
             (f"{name}.{key}", value)
             for group, name, p in self._named()
-            for key, value in self.device.optimizer_slots(self.optimizer, group, p).items()
+            for key, value in self.device.optimizer_state(self.optimizer, group, p).items()
         )
         weights = self.task.model.state_dict().items()
         return {WEIGHTS: self._host.copy(weights), OPTIMIZER: self._host.copy(slots)}
@@ -103,7 +103,7 @@ class NativeEngine(Engine):
         with shared_tensors(folder / OPTIMIZER, self.ranks) as read:
             for group, name, parameter in self._named():
                 slots = read_slots(read, name, parameter.shape)
-                self.device.load_optimizer_slots(self.optimizer, group, parameter, slots)
+                self.device.load_optimizer_state(self.optimizer, group, parameter, slots)
 
     def _named(self) -> Iterator[tuple[dict[str, Any], str, nn.Parameter]]:
         """(group, name, parameter) of all that is trained."""

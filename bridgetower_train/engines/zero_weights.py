@@ -6,11 +6,11 @@ from torch import nn
 
 from bridgetower_train.model.text import TextLayer
 from bridgetower_train.model.vision import Block
-from bridgetower_train.objectives.joint import JointTask
+from bridgetower_train.tasks.pretraining.task import JointTask
 
 
 @dataclass(frozen=True)
-class Limits:
+class Zero3Settings:
     """Numbers of elements, by which DeepSpeed decides what to fetch and what to keep."""
 
     persistent: int
@@ -23,9 +23,9 @@ class Limits:
     """How many may be there for any to be fetched ahead: without a limit the look-ahead would gather the whole model."""
 
     @staticmethod
-    def of(parameters: int) -> "Limits":
+    def of(parameters: int) -> "Zero3Settings":
         """In proportion to the model: biases and norms stay whole; of the rest, about a block's is kept and fetched at a time."""
-        return Limits(parameters // 10_000, parameters // 64, parameters // 64, parameters // 16)
+        return Zero3Settings(parameters // 10_000, parameters // 64, parameters // 64, parameters // 16)
 
     def settings(self) -> dict[str, int]:
         """DeepSpeed's names for them."""

@@ -1,4 +1,4 @@
-"""Where in the picture does the model look for a word?
+"""Where in the image does the model look for a word?
 
 Shapes: L text tokens, N image tokens, G patches along an edge, H heads.
 """
@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bridgetower_train.data.text import Text
+from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.evaluation.predictor import Predictor
 from bridgetower_train.model.attention import split_heads
 
 
-def attention_over_picture(predictor: Predictor, pixels_3SS: Tensor, ids_L: Tensor, mask_L: Tensor) -> Tensor:
+def attention_over_image(predictor: Predictor, pixels_3SS: Tensor, ids_L: Tensor, mask_L: Tensor) -> Tensor:
     """float32 (L, G, G): how much each token attends to each patch in the last fusion layer, the mean over its heads.
 
     The text stream's attention to the image stream. The class token takes its share too, so that they sum to less than 1.
@@ -40,7 +40,7 @@ def attention_over_picture(predictor: Predictor, pixels_3SS: Tensor, ids_L: Tens
     return weights_LGG
 
 
-def words(text: Text, ids_L: Tensor, mask_L: Tensor) -> list[tuple[str, list[int]]]:
+def words(text: CaptionTokenizer, ids_L: Tensor, mask_L: Tensor) -> list[tuple[str, list[int]]]:
     """The words of a text and where their tokens stand; without punctuation, and with `<mask>` as a word."""
     groups: list[list[int]] = []
     begins = True

@@ -1,4 +1,4 @@
-"""Held-out pictures with their captions, as tensors."""
+"""Held-out images with their captions, as tensors."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from bridgetower_train.errors import DataError
 
 @dataclass(frozen=True)
 class HeldOut:
-    """B pictures, S pixels on an edge, and the captions of each."""
+    """B images, S pixels on an edge, and the captions of each."""
 
     pixels: Tensor
     """uint8 (B, 3, S, S)."""
     captions: list[list[str]]
-    """Every picture's captions, in the source's order."""
+    """Every image's captions, in the source's order."""
     keys: list[str]
-    """Every picture's key in its shard."""
+    """Every image's key in its shard."""
     left_out: tuple[str, ...] = ()
     """What could not be read: `key (reason)`."""
 
@@ -29,7 +29,7 @@ class HeldOut:
         return len(self.captions)
 
     def batches(self, size: int) -> Iterator[slice]:
-        """Slices of at most `size` pictures."""
+        """Slices of at most `size` images."""
         return (slice(start, min(start + size, len(self))) for start in range(0, len(self), size))
 
 
@@ -39,21 +39,21 @@ def load_held_out(corpus: Corpus, samples: int, image_size: int) -> HeldOut:
     DataError where fewer than two can be read.
     """
     rows = np.linspace(0, len(corpus.index), min(samples, len(corpus.index)), endpoint=False).astype(int)
-    pictures, captions, keys, left_out = [], [], [], []
+    images, captions, keys, left_out = [], [], [], []
     for row in rows.tolist():
-        picture = np.empty((image_size, image_size, 3), dtype=np.uint8)
+        image = np.empty((image_size, image_size, 3), dtype=np.uint8)
         try:
             record = corpus.read(row)
-            decode_crop(record.image, image_size, picture)
+            decode_crop(record.image, image_size, image)
             if not record.captions:
                 raise BadRecordError("no caption")
         except BadRecordError as error:
             left_out.append(f"{corpus.key(row)} ({error.reason})")
             continue
-        pictures.append(torch.from_numpy(picture))
+        images.append(torch.from_numpy(image))
         captions.append(record.captions)
         keys.append(record.key)
-    if len(pictures) < 2:
+    if len(images) < 2:
         named = ", ".join(left_out[:3]) or "none"
-        raise DataError(f"{corpus.name}: has fewer than two usable pictures to evaluate on; left out: {named}")
-    return HeldOut(torch.stack(pictures).permute(0, 3, 1, 2), captions, keys, tuple(left_out))
+        raise DataError(f"{corpus.name}: has fewer than two usable images to evaluate on; left out: {named}")
+    return HeldOut(torch.stack(images).permute(0, 3, 1, 2), captions, keys, tuple(left_out))

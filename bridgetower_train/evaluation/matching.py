@@ -1,4 +1,4 @@
-"""Image-text matching: does the model tell a picture's caption from another picture's, and does it know how sure it may be?"""
+"""Image-text matching: does the model tell an image's caption from another image's, and does it know how sure it may be?"""
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ BINS = 10
 
 
 def match_scores(predictor: Predictor, held_out: HeldOut, batch: int = 64) -> tuple[Tensor, Tensor]:
-    """(probability of a match, whether it is one) of each picture with its own first caption and with that of the next.
+    """(probability of a match, whether it is one) of each image with its own first caption and with that of the next.
 
     Equal captions make no mismatch, and are left out there.
     """

@@ -1,4 +1,4 @@
-"""A trained model as a function of pictures and texts.
+"""A trained model as a function of images and texts.
 
 Shapes: B pairs, S image edge, L text tokens, M places in a text, D width, E width of the
 embeddings, V vocabulary.
@@ -10,21 +10,21 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from bridgetower_train.data.text import Text
+from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.devices import Device
 from bridgetower_train.model.bridgetower import Fused, ImageStates, Pairs, TextStates
-from bridgetower_train.objectives.itc import embed_image, embed_text
-from bridgetower_train.objectives.joint import JointTask
+from bridgetower_train.tasks.pretraining.itc import embed_image, embed_text
+from bridgetower_train.tasks.pretraining.task import JointTask
 
 
 class Predictor:
     """Answers in evaluation mode, without gradients, at the device's precision; results are float32 on the host."""
 
-    def __init__(self, task: JointTask, text: Text, device: Device) -> None:
+    def __init__(self, task: JointTask, text: CaptionTokenizer, device: Device) -> None:
         self.task, self.model, self.text, self.device = task, task.model, text, device
 
     def embed_images(self, pixels_B3SS: Tensor) -> Tensor:
-        """Contrastive embeddings (B, E) of pictures, of length 1."""
+        """Contrastive embeddings (B, E) of images, of length 1."""
         with evaluating(self.task, self.device):
             states = self.model.encode_image(self._to_device(pixels_B3SS))
             return embed_image(self.model, states, self.task.objective.itc_form).float().cpu()
@@ -36,7 +36,7 @@ class Predictor:
             return embed_text(self.model, states.cls).float().cpu()
 
     def match(self, pixels_B3SS: Tensor, texts: list[str]) -> Tensor:
-        """Probability (B,) that each text describes its picture."""
+        """Probability (B,) that each text describes its image."""
         with evaluating(self.task, self.device):
             logits_B2: Tensor = self.model.itm_score(self._fuse(pixels_B3SS, *self.encode(texts), None).pooled)
             return logits_B2.float().softmax(-1)[:, 1].cpu()
@@ -58,7 +58,7 @@ class Predictor:
             return self._fuse(pixels_B3SS, ids, mask, positions).text
 
     def image_states(self, pixels_B3SS: Tensor) -> ImageStates:
-        """The states of pictures, on the device, for `match_states`."""
+        """The states of images, on the device, for `match_states`."""
         with evaluating(self.task, self.device):
             return self.model.encode_image(self._to_device(pixels_B3SS))
 
@@ -84,7 +84,7 @@ class Predictor:
         return self._to_device(ids), self._to_device(mask)
 
     def _fuse(self, pixels_B3SS: Tensor, ids_BL: Tensor, mask_BL: Tensor, positions_BM: Tensor | None) -> Fused:
-        """Each picture with its text: pooled, or read at `positions_BM`."""
+        """Each image with its text: pooled, or read at `positions_BM`."""
         rows = torch.arange(len(ids_BL), device=ids_BL.device)
         image = self.model.encode_image(self._to_device(pixels_B3SS))
         text = self.model.encode_text(ids_BL, mask_BL)

@@ -11,11 +11,11 @@ from bridgetower_train.errors import UserError
 from bridgetower_train.evaluation.captioned import count_cut
 from bridgetower_train.evaluation.heldout import HeldOut
 from bridgetower_train.evaluation.trained import TrainedRun, read_config
-from bridgetower_train.files import write_whole
+from bridgetower_train.files import atomic_write
 
 
 @dataclass(frozen=True)
-class Stage:
+class TrainingStage:
     """One training run on the way to the weights."""
 
     corpora: list[str]
@@ -27,7 +27,7 @@ class Stage:
         return title in self.titles
 
 
-def stages(config: TrainConfig) -> tuple[list[Stage], str | None]:
+def stages(config: TrainConfig) -> tuple[list[TrainingStage], str | None]:
     """(the run and the runs that it started from, the newest first; the weights that the first started from, if any)."""
     found = [_stage(config)]
     start = config.init.checkpoint
@@ -38,7 +38,7 @@ def stages(config: TrainConfig) -> tuple[list[Stage], str | None]:
     return found + before, first
 
 
-def _stage(config: TrainConfig) -> Stage:
+def _stage(config: TrainConfig) -> TrainingStage:
     corpora = [name for name, weight in config.data.corpora.items() if weight]
     titles = set(corpora)
     for name in corpora:
@@ -46,7 +46,7 @@ def _stage(config: TrainConfig) -> Stage:
             titles.add(open_corpus(config.data.root, name).manifest.title)
         except UserError:  # moved since, or remote: its name must do
             continue
-    return Stage(corpora, titles)
+    return TrainingStage(corpora, titles)
 
 
 def _run_folder(checkpoint: str | None) -> Path | None:
@@ -83,10 +83,10 @@ def describe(run: TrainedRun, corpus: Corpus) -> dict[str, Any]:
 
 
 def describe_held_out(run: TrainedRun, corpus: Corpus, held_out: HeldOut, captions: str) -> dict[str, Any]:
-    """The same where each picture comes with its first caption; `captions` says which ones it is shown with."""
+    """The same where each image comes with its first caption; `captions` says which ones it is shown with."""
     first, length = [texts[0] for texts in held_out.captions], run.config.model.max_text_len
     return describe(run, corpus) | {
-        "pictures": len(held_out),
+        "images": len(held_out),
         "captions": captions,
         "captions cut": count_cut(run.predictor.text, first, length),
         "left out": ", ".join(held_out.left_out) or 0,
@@ -112,7 +112,7 @@ def keep(run_dir: Path, name: str, protocol: dict[str, Any], figures: dict[str, 
     path = run_dir / "eval.json"
     content = read_evaluation(run_dir)
     content["evaluations"] = content.get("evaluations", {}) | {name: {"protocol": protocol, "figures": figures}}
-    write_whole(path, json.dumps(content, indent=1))
+    atomic_write(path, json.dumps(content, indent=1))
     print(f"{'kept in':16}{path}")
 
 

@@ -1,8 +1,8 @@
 """Matching scores of many pairs, from tower states that are computed once for many of them and never kept for all.
 
-The states of a picture at 384 px (base, bf16) take 5.3 MB, those of 5,000 pictures 27 GB: too much to keep. So one block of
-pictures after the other is encoded, once, and held while all texts that it is paired with stream past in blocks. A text is
-encoded once per block of pictures: with 64 of them, 5,000 x 25,000 at k = 256 spend about 4% of the work on that, all else
+The states of an image at 384 px (base, bf16) take 5.3 MB, those of 5,000 images 27 GB: too much to keep. So one block of
+images after the other is encoded, once, and held while all texts that it is paired with stream past in blocks. A text is
+encoded once per block of images: with 64 of them, 5,000 x 25,000 at k = 256 spend about 4% of the work on that, all else
 on the pairs themselves, which nothing spares.
 
 Shapes: C pairs, P pairs at once.
@@ -14,35 +14,33 @@ import numpy as np
 import torch
 
 from bridgetower_train.distributed import Ranks
-from bridgetower_train.evaluation.captioned import CaptionedPictures
+from bridgetower_train.evaluation.captioned import CaptionedImages
 from bridgetower_train.evaluation.predictor import Predictor
 from bridgetower_train.evaluation.ranking import Floats, Ints, chunks
 
-TEXTS_PER_PICTURE = 4
-"""A block holds so many times more texts than pictures: their states are that much smaller."""
+TEXTS_PER_IMAGE = 4
+"""A block holds so many times more texts than images: their states are that much smaller."""
 
 
-def score_pairs(
-    predictor: Predictor, pictures: CaptionedPictures, pairs_C: Ints, ranks: Ranks, batch: int = 64
-) -> Floats:
-    """float32 (C,): the logit of `match` of each pair, picture * T + text, ascending; the same on all ranks.
+def score_pairs(predictor: Predictor, images: CaptionedImages, pairs_C: Ints, ranks: Ranks, batch: int = 64) -> Floats:
+    """float32 (C,): the logit of `match` of each pair, image * T + text, ascending; the same on all ranks.
 
-    `batch`: pictures whose states are held at once, and pairs that are fused at once. Ranks share the blocks of pictures.
+    `batch`: images whose states are held at once, and pairs that are fused at once. Ranks share the blocks of images.
     """
-    texts = pictures.texts
+    texts = images.texts
     score_C = np.zeros(len(pairs_C), np.float32)
-    for part in chunks(len(pictures), ranks, batch, "re-ranking"):
+    for part in chunks(len(images), ranks, batch, "re-ranking"):
         first, last = np.searchsorted(pairs_C, [part.start * len(texts), part.stop * len(texts)])
-        picture, text = np.divmod(pairs_C[first:last], len(texts))
-        if not len(picture):
+        image, text = np.divmod(pairs_C[first:last], len(texts))
+        if not len(image):
             continue
-        image_states = predictor.image_states(pictures.read(range(part.start, part.stop))[0])
-        for block in _blocks(text, TEXTS_PER_PICTURE * batch):
+        image_states = predictor.image_states(images.read(range(part.start, part.stop))[0])
+        for block in _blocks(text, TEXTS_PER_IMAGE * batch):
             used, row = np.unique(text[block], return_inverse=True)
             text_states = predictor.text_states([texts[i] for i in used])
             for start in range(0, len(block), batch):
                 at = slice(start, start + batch)
-                rows = torch.from_numpy(picture[block[at]] - part.start), torch.from_numpy(row[at])
+                rows = torch.from_numpy(image[block[at]] - part.start), torch.from_numpy(row[at])
                 score_C[first + block[at]] = predictor.match_states(image_states, text_states, *rows).numpy()
     return ranks.add_up(score_C)
 

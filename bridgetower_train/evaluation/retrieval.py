@@ -1,4 +1,4 @@
-"""Retrieval by the contrastive embeddings: does a picture find its caption among others, and a caption its picture?"""
+"""Retrieval by the contrastive embeddings: does an image find its caption among others, and a caption its image?"""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from bridgetower_train.evaluation.predictor import Predictor
 
 
 def similarities(predictor: Predictor, held_out: HeldOut, batch: int = 64) -> Tensor:
-    """Cosine similarity (B, B) of every picture (rows) with the first caption of every picture (columns)."""
+    """Cosine similarity (B, B) of every image (rows) with the first caption of every image (columns)."""
     images, texts = [], []
     for part in held_out.batches(batch):
         images.append(predictor.embed_images(held_out.pixels[part]))

@@ -10,12 +10,12 @@ from bridgetower_train import compose
 from bridgetower_train.config import DeviceConfig, TrainConfig
 from bridgetower_train.data.cache import ShardCache
 from bridgetower_train.data.shards import Corpus, open_corpus
-from bridgetower_train.data.text import Text
+from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.devices import Device, make_device
 from bridgetower_train.distributed import local_rank
 from bridgetower_train.errors import ConfigError, UserError
 from bridgetower_train.evaluation.predictor import Predictor
-from bridgetower_train.objectives.joint import JointTask
+from bridgetower_train.tasks.pretraining.task import JointTask
 from bridgetower_train.training.checkpoint import newest, read_state
 
 OBJECTIVES = {"mlm": "masked words", "itm": "image-text matching", "itc": "the contrast"}
@@ -73,5 +73,5 @@ def load_run(run_dir: str, device_name: str, needs: tuple[str, ...] = ()) -> Tra
     device, _ = make_device(DeviceConfig(name=device_name, precision=config.device.precision), local_rank())
     task = JointTask(config.model, config.objective, attention=device.attention)
     task.model.load_state_dict(load_file(checkpoint / "model.safetensors"))
-    predictor = Predictor(task.to(device.torch_device), Text.load(config.tokenizer), device)
+    predictor = Predictor(task.to(device.torch_device), CaptionTokenizer.load(config.tokenizer), device)
     return TrainedRun(Path(run_dir), config, checkpoint, device, predictor)

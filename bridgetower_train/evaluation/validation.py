@@ -5,20 +5,20 @@ import torch.distributed as dist
 
 from bridgetower_train.config import TrainConfig
 from bridgetower_train.data.dataset import open_data
-from bridgetower_train.data.text import Text
+from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.devices import Device
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.evaluation.heldout import load_held_out
 from bridgetower_train.evaluation.predictor import Predictor, evaluating
 from bridgetower_train.evaluation.retrieval import recall, similarities
-from bridgetower_train.objectives.joint import JointTask
+from bridgetower_train.tasks.pretraining.task import JointTask
 from bridgetower_train.training.metrics import to_host
 
 
 class Validation:
     """Holds the samples; `run` evaluates the model as it is and leaves the order of training alone."""
 
-    def __init__(self, config: TrainConfig, text: Text, device: Device, ranks: Ranks) -> None:
+    def __init__(self, config: TrainConfig, text: CaptionTokenizer, device: Device, ranks: Ranks) -> None:
         self.device, self.ranks, self.text = device, ranks, text
         dataset = open_data(config, text, validation=True)
         micro_batch, _ = config.rank_batch(ranks.world_size)

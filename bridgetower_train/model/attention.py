@@ -32,13 +32,13 @@ def merge_heads(x_BHTE: Tensor) -> Tensor:
     return x_BHTE.transpose(1, 2).flatten(2)
 
 
-def folds(queries: int, keys: int, width: int) -> bool:
-    """Whether so few queries attend to so many keys that `folded_attention` takes less than half the FLOPs."""
+def use_absorbed(queries: int, keys: int, width: int) -> bool:
+    """Whether so few queries attend to so many keys that `absorbed_attention` takes less than half the FLOPs."""
     heads = width // HEAD_WIDTH
     return 2 * queries * (width + heads * keys) < keys * (width + queries)
 
 
-def folded_attention(
+def absorbed_attention(
     q_BHQE: Tensor, x_BTD: Tensor, key: nn.Linear, value: nn.Linear, mask: Tensor | None, dropout_p: float
 ) -> Tensor:
     """What attention from `q_BHQE` to key(x_BTD) and value(x_BTD) gives, without making either: (B, H, Q, E).
@@ -160,8 +160,8 @@ class Attention(nn.Module):
         """
         dropout_p = self.dropout_p if self.training else 0.0
         q = split_heads(take(self.self.query(queries_BQD), query_rows))
-        if key_rows is None and folds(queries_BQD.shape[1], *keys_BTD.shape[1:]):
-            x = folded_attention(q, keys_BTD, self.self.key, self.self.value, mask, dropout_p)
+        if key_rows is None and use_absorbed(queries_BQD.shape[1], *keys_BTD.shape[1:]):
+            x = absorbed_attention(q, keys_BTD, self.self.key, self.self.value, mask, dropout_p)
         else:
             k = split_heads(take(self.self.key(keys_BTD), key_rows))
             v = split_heads(take(self.self.value(keys_BTD), key_rows))

@@ -180,7 +180,7 @@ class BridgeTower(nn.Module):
             unread.requires_grad_(False)
 
     def encode_image(self, pixels_B3SS: Tensor) -> ImageStates:
-        """The states of uint8 pictures (B, 3, S, S), once for all pairs that they are in."""
+        """The states of uint8 images (B, 3, S, S), once for all pairs that they are in."""
         return self.bridgetower.encode_image(pixels_B3SS)
 
     def encode_text(self, ids_BL: Tensor, mask_BL: Tensor) -> TextStates:

@@ -8,8 +8,8 @@ Names: N image tokens, L text tokens, D width.
 import math
 
 from bridgetower_train.config import HEAD_WIDTH, ModelConfig, ObjectiveConfig
-from bridgetower_train.model.attention import folds
-from bridgetower_train.objectives.pairs import Needs
+from bridgetower_train.model.attention import use_absorbed
+from bridgetower_train.tasks.pretraining.pairs import PairKinds
 
 TRAINING = 3
 """A step's FLOPs per forward FLOP: the backward pass makes two products of each. Work repeated by activation checkpointing is
@@ -23,7 +23,7 @@ def step_flops_per_sample(model: ModelConfig, objective: ObjectiveConfig) -> flo
 
 def forward_flops_per_sample(model: ModelConfig, objective: ObjectiveConfig) -> float:
     """FLOPs of our joint forward pass per (image, text) pair of the batch."""
-    needs = Needs.of(objective)
+    needs = PairKinds.of(objective)
     N, L, D = model.image_tokens, model.max_text_len, model.width
     views = needs.clean + needs.masked
     pairs = needs.pooled + needs.masked
@@ -94,7 +94,7 @@ def _cross_layer(queries: int, own: int, other: int, D: int, folding: bool = Tru
 
 def _attention(queries: int, keys: int, D: int, folding: bool = True) -> float:
     """`folding`: as model.attention does it where few tokens ask many."""
-    if folding and folds(queries, keys, D):
+    if folding and use_absorbed(queries, keys, D):
         return 8 * queries * D**2 + 4 * (D // HEAD_WIDTH) * queries * keys * D
     return 4 * queries * D**2 + 4 * keys * D**2 + 4 * queries * keys * D
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bridgetower_train.config import ModelConfig
 from bridgetower_train.model.attention import Linear
-from bridgetower_train.model.precision import no_autocast, widen
+from bridgetower_train.model.precision import at_least_fp32, no_autocast
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Float32Linear(Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         with no_autocast(x):
-            return F.linear(widen(x), widen(self.weight), widen(self.bias))
+            return F.linear(at_least_fp32(x), at_least_fp32(self.weight), at_least_fp32(self.bias))
 
 
 class LinearHead(nn.Module):

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def widen(x: Tensor) -> Tensor:
+def at_least_fp32(x: Tensor) -> Tensor:
     """`x` in float32, or in float64 where it is that."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 

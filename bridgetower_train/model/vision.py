@@ -25,7 +25,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def normalize(pixels_B3SS: Tensor, dtype: torch.dtype) -> Tensor:
-    """uint8 pictures in CLIP's normalisation: computed in float32 at least, returned as `dtype`."""
+    """uint8 images in CLIP's normalisation: computed in float32 at least, returned as `dtype`."""
     exact = pixels_B3SS.to(torch.promote_types(dtype, torch.float32))
     # Scalars, not tensors: a tensor of constants would be copied from the host in every step.
     channels = [
@@ -120,7 +120,7 @@ class VisionTransformer(nn.Module):
         self.ln_post = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
 
     def forward(self, pixels_B3SS: Tensor, top: int) -> list[Tensor]:
-        """uint8 pictures -> the outputs (B, N, D) of the `top` last blocks, lowest first."""
+        """uint8 images -> the outputs (B, N, D) of the `top` last blocks, lowest first."""
         return top_states(self.transformer.resblocks, self.ln_pre(self.embeddings(pixels_B3SS)), top)
 
 

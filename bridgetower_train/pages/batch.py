@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridgetower_train.data.batch import IGNORE, Batch
-from bridgetower_train.data.text import Text
+from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.pages.html import Child, Markup, element, figures, join, note, page, pairs, table
-from bridgetower_train.pages.pictures import png
+from bridgetower_train.pages.images import png
 
 KINDS = {"masked": "replaced by <mask>", "random": "replaced by a random token", "kept": "left as it was"}
 """What masking does to a token that is to be predicted; each is also its class in the style sheet."""
 
 SMALL = 160
-"""Pictures of fewer pixels than this a side are enlarged with hard edges."""
+"""Images of fewer pixels than this a side are enlarged with hard edges."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Token:
     kind: str
 
 
-def read_tokens(batch: Batch, row: int, text: Text) -> list[Token]:
+def read_tokens(batch: Batch, row: int, text: CaptionTokenizer) -> list[Token]:
     """The real tokens of a row; padding is left out."""
     places = zip(batch.mlm_positions[row].tolist(), batch.mlm_labels[row].tolist(), strict=True)
     labels = {place: label for place, label in places if label != IGNORE}
@@ -37,14 +37,14 @@ def read_tokens(batch: Batch, row: int, text: Text) -> list[Token]:
     return [_token(text, token, labels.get(place)) for place, token in enumerate(seen)]
 
 
-def _token(text: Text, seen: int, label: int | None) -> Token:
+def _token(text: CaptionTokenizer, seen: int, label: int | None) -> Token:
     if label is None:
         return Token(_piece(text, seen), "", "special" if text.special[seen] else "plain")
     kind = "masked" if seen == text.mask else "kept" if seen == label else "random"
     return Token(_piece(text, seen), _piece(text, label), kind)
 
 
-def _piece(text: Text, token: int) -> str:
+def _piece(text: CaptionTokenizer, token: int) -> str:
     return str(text.tokenizer.decode([token], skip_special_tokens=False))
 
 
@@ -62,7 +62,7 @@ class BatchView:
     batch: Batch
     samples: Sequence[dict[str, Any]]
     """What PairDataset.describe says of the first rows of `batch`, which are shown."""
-    text: Text
+    text: CaptionTokenizer
 
 
 def batch_page(view: BatchView) -> str:
@@ -105,8 +105,8 @@ def _card(batch: Batch, row: int, tokens: Sequence[Token], sample: dict[str, Any
             "figure", element("div", "none among its lane's samples", class_="none"), _caption("negative")
         )
     else:
-        other = _picture(batch, negative, f"ITM negative: picture {negative}")
-    couple = element("div", _picture(batch, row, f"picture {row}"), other, class_="couple")
+        other = _image(batch, negative, f"ITM negative: image {negative}")
+    couple = element("div", _image(batch, row, f"image {row}"), other, class_="couple")
     length, real = batch.input_ids.shape[1], len(tokens)
     facts = {
         "source": f"{sample['corpus']} / {sample['shard']}",
@@ -118,7 +118,7 @@ def _card(batch: Batch, row: int, tokens: Sequence[Token], sample: dict[str, Any
     return element("article", couple, caption, _text(tokens), pairs(facts), class_="sample")
 
 
-def _picture(batch: Batch, row: int, caption: str) -> Markup:
+def _image(batch: Batch, row: int, caption: str) -> Markup:
     pixels_CHW = batch.pixel_values[row].numpy()
     small = pixels_CHW.shape[-1] < SMALL
     image = element("img", src=png(pixels_CHW), alt=caption, class_="enlarged" if small else None)

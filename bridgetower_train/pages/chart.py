@@ -18,9 +18,9 @@ from bridgetower_train.pages.html import Markup, element
 from bridgetower_train.pages.numbers import figure, tick
 
 Floats = npt.NDArray[np.float64]
-Limits = tuple[float | None, float | None]
+AxisRange = tuple[float | None, float | None]
 
-FREE: Limits = (None, None)
+FREE: AxisRange = (None, None)
 
 RAW_POINTS = 1000
 """Points to which a long curve is thinned."""
@@ -117,7 +117,7 @@ def running_mean(values: Floats) -> Floats:
 
 
 def chart(
-    title: str, curves: Sequence[Curve], span: tuple[float, float], limits: Limits = FREE, log: bool = False
+    title: str, curves: Sequence[Curve], span: tuple[float, float], limits: AxisRange = FREE, log: bool = False
 ) -> Markup:
     """A figure of `curves` over the steps of `span`; empty where none holds a finite value (positive, on a log axis).
 
@@ -128,7 +128,7 @@ def chart(
 
 
 def doubling_chart(
-    title: str, unit: str, curves: Sequence[Curve], limits: Limits = FREE, log: bool = False, percent: bool = False
+    title: str, unit: str, curves: Sequence[Curve], limits: AxisRange = FREE, log: bool = False, percent: bool = False
 ) -> Markup:
     """A figure of unsmoothed `curves` over amounts of `unit` that double each time; the first curve has all of them."""
     amounts = curves[0].steps
@@ -143,7 +143,7 @@ def _lines(
     what: str,
     curves: Sequence[Curve],
     across: Axis,
-    limits: Limits,
+    limits: AxisRange,
     log: bool,
     names: Sequence[str] = (),
     percent: bool = False,

@@ -9,9 +9,9 @@ from bridgetower_train.pages.html import Child, Markup, element, figures, join, 
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture to show."""
+    """An image to show."""
 
-    picture: str
+    image: str
     """As a data URI."""
     key: str
     caption: str
@@ -36,7 +36,7 @@ class CorpusView:
 
 def corpora_page(title: str, facts: dict[str, str], corpora: Sequence[CorpusView]) -> str:
     """The page: figures of all corpora together, then each by itself."""
-    columns = ("corpus", "pictures", "captions", "size", "yield")
+    columns = ("corpus", "images", "captions", "size", "yield")
     rows = [[view.name, *(view.facts.get(column, "unknown") for column in columns[1:])] for view in corpora]
     header = element(
         "header",
@@ -79,8 +79,8 @@ def _shares(states: dict[str, int]) -> Markup:
 
 
 def _sheet(samples: Sequence[Sample]) -> Markup:
-    pictures = [
-        element("figure", element("img", src=s.picture, alt=s.key, title=s.key), element("figcaption", s.caption))
+    images = [
+        element("figure", element("img", src=s.image, alt=s.key, title=s.key), element("figcaption", s.caption))
         for s in samples
     ]
-    return element("div", *pictures, class_="sheet")
+    return element("div", *images, class_="sheet")

@@ -10,9 +10,9 @@ from bridgetower_train.pages.numbers import duration, figure, size
 from bridgetower_train.pages.plan_scan import scan
 from bridgetower_train.planning.arithmetic import all_reduce_time, links_times
 from bridgetower_train.planning.collectives import Collective, link_bytes
+from bridgetower_train.planning.estimate import Plan, sent
 from bridgetower_train.planning.hardware import GBIT
-from bridgetower_train.planning.memory import ENGINES, Memory, Use
-from bridgetower_train.planning.outlook import Outlook, sent
+from bridgetower_train.planning.memory import ENGINES, Breakdown, Memory
 
 COLOURS = {"native": "plain", "zero1": "mlm", "zero2": "itm", "zero3": "itc"}
 HOLDERS = {
@@ -25,7 +25,7 @@ DISKS = (0.2, 0.5, 1.0, 2.0, 5.0)
 """10^9 bytes per second."""
 
 
-def plan_page(plan: Outlook) -> str:
+def plan_page(plan: Plan) -> str:
     """The page."""
     parts: dict[str, Child] = {
         "Memory of a card": _memory(plan),
@@ -40,7 +40,7 @@ def plan_page(plan: Outlook) -> str:
     return page(f"{plan.cluster.name} · BridgeTower plan", _header(plan), sections(parts))
 
 
-def _header(plan: Outlook) -> Markup:
+def _header(plan: Plan) -> Markup:
     here, config, remarks = plan.here, plan.config, plan.remarks
     expected = plan.run_time(here, here.expected)
     facts = {
@@ -63,7 +63,7 @@ def _header(plan: Outlook) -> Markup:
     )
 
 
-def time_to_train(plan: Outlook) -> str:
+def time_to_train(plan: Plan) -> str:
     """The expected time with its range."""
     expected, fast, slow = (
         plan.run_time(plan.here, step) for step in (plan.here.expected, plan.here.fastest, plan.here.slowest)
@@ -73,11 +73,11 @@ def time_to_train(plan: Outlook) -> str:
     return f"{duration(expected)} ({duration(fast)} to {duration(slow)})"
 
 
-def _most(plan: Outlook, engine: str, memory: Memory) -> int:
+def _most(plan: Plan, engine: str, memory: Memory) -> int:
     return memory.most_pairs(plan.room, engine, plan.cluster.cards)
 
 
-def _memory(plan: Outlook) -> Markup:
+def _memory(plan: Plan) -> Markup:
     """By engine and micro-batch, with and without activation checkpointing."""
     cards, micro, accumulates = plan.cluster.cards, plan.here.micro_batch, plan.here.pairs > plan.here.micro_batch
     parts: list[Child] = []
@@ -106,7 +106,7 @@ def _memory(plan: Outlook) -> Markup:
     )
 
 
-def _stacks(uses: dict[str, Use], room: float) -> Markup:
+def _stacks(uses: dict[str, Breakdown], room: float) -> Markup:
     """A bar for each engine, of what it holds, on a scale that ends at the card's memory or beyond."""
     whole = max(room, *(use.total for use in uses.values()))
     lines = []
@@ -123,7 +123,7 @@ def _stacks(uses: dict[str, Use], room: float) -> Markup:
     return join(element("p", *key, class_="holders"), element("ul", *lines, class_="stacks"))
 
 
-def _memory_chart(plan: Outlook, recomputes: bool, memory: Memory) -> Markup:
+def _memory_chart(plan: Plan, recomputes: bool, memory: Memory) -> Markup:
     amounts = np.array(sorted(set(plan.config.pairs)), dtype=np.float64)
     curves = [
         Curve(engine, colour, amounts, np.array([_gb(plan, memory, engine, int(p)) for p in amounts]))
@@ -135,11 +135,11 @@ def _memory_chart(plan: Outlook, recomputes: bool, memory: Memory) -> Markup:
     return doubling_chart(f"GB per card, {how}", "pairs a micro-batch", curves, (0, None))
 
 
-def _gb(plan: Outlook, memory: Memory, engine: str, micro_batch: int) -> float:
+def _gb(plan: Plan, memory: Memory, engine: str, micro_batch: int) -> float:
     return memory.use(engine, micro_batch, plan.cluster.cards).total / 1e9
 
 
-def _activations(plan: Outlook) -> Markup:
+def _activations(plan: Plan) -> Markup:
     """What the blocks keep."""
     rows = []
     for kept, again in zip(plan.memories[False].kept, plan.memories[True].kept, strict=True):
@@ -158,7 +158,7 @@ def _activations(plan: Outlook) -> Markup:
     return join(note(text), table(columns, rows))
 
 
-def _step(plan: Outlook) -> Markup:
+def _step(plan: Plan) -> Markup:
     here = plan.here
     rows = [[name, f"{1e3 * seconds:,.1f}", f"{seconds / here.expected:.0%}"] for name, seconds in here.times.items()]
     accumulation = here.pairs // here.micro_batch
@@ -179,7 +179,7 @@ def _step(plan: Outlook) -> Markup:
     )
 
 
-def _sent(plan: Outlook) -> Markup:
+def _sent(plan: Plan) -> Markup:
     here, cluster = plan.here, plan.cluster
     if not here.calls:
         return note("One card sends nothing.")
@@ -215,7 +215,7 @@ def _sent(plan: Outlook) -> Markup:
     )
 
 
-def _by_engine(plan: Outlook) -> list[list[Child]]:
+def _by_engine(plan: Plan) -> list[list[Child]]:
     """Bytes that each card sends in a step, and the time that they take at least."""
     here, cluster = plan.here, plan.cluster
     rows: list[list[Child]] = []
@@ -230,12 +230,12 @@ def _by_engine(plan: Outlook) -> list[list[Child]]:
     return rows
 
 
-def _links_ms(plan: Outlook, calls: list[Collective], gbit: float) -> float:
+def _links_ms(plan: Plan, calls: list[Collective], gbit: float) -> float:
     card = replace(plan.cluster.card, scale_out=gbit * GBIT)
     return 1e3 * sum(links_times(replace(plan.cluster, card=card), calls).values())
 
 
-def _loader(plan: Outlook) -> Markup:
+def _loader(plan: Plan) -> Markup:
     here, config = plan.here, plan.config
     cards = min(plan.cluster.cards, plan.cluster.card.per_host)
     rate, most = here.host_samples_per_s, cards * max(1, config.data.workers) * config.decode_rate
@@ -255,11 +255,11 @@ def _loader(plan: Outlook) -> Markup:
     return join(note(text), figures(facts))
 
 
-def _storage(plan: Outlook) -> Markup:
+def _storage(plan: Plan) -> Markup:
     data, here, config = plan.corpora, plan.here, plan.config
     every = config.checkpoint.every * here.expected
     facts = {
-        "pictures": f"{data.pictures / 1e6:,.3g} M" if data.pictures else "unknown",
+        "images": f"{data.images / 1e6:,.3g} M" if data.images else "unknown",
         "samples per epoch": f"{data.samples / 1e6:,.3g} M" if data.samples else "unknown",
         "shards": f"{data.bytes / 1e9:,.0f} GB" if data.bytes else "unknown",
         "steps of the run": figure(round(plan.steps)) if plan.steps else "unknown",
@@ -276,7 +276,7 @@ def _storage(plan: Outlook) -> Markup:
     )
 
 
-def _basis(plan: Outlook) -> Markup:
+def _basis(plan: Plan) -> Markup:
     card, config = plan.cluster.card, plan.config
     speeds = ", ".join(f"{speed / 1e12:,.0f}" for speed in config.achieved(card.peak))
     peak = f"{card.peak / 1e12:,.0f} TFLOP/s bf16" if card.peak else "no published peak"

@@ -7,15 +7,15 @@ import numpy as np
 from bridgetower_train.pages.chart import Curve, Floats, doubling_chart
 from bridgetower_train.pages.html import Child, Markup, element, join, note, table
 from bridgetower_train.pages.numbers import duration
-from bridgetower_train.planning.outlook import Outlook, Point
+from bridgetower_train.planning.estimate import Estimate, Plan
 
 RESOURCES = {"products": "itc", "the card's memory": "mlm", "links": "itm", "loader": "plain"}
 """Resource of a step -> its colour."""
-Scans = dict[str, tuple[str, list[Point]]]
+Scans = dict[str, tuple[str, list[Estimate]]]
 """Name -> colour and points."""
 
 
-def scan(plan: Outlook) -> Markup:
+def scan(plan: Plan) -> Markup:
     """Charts and tables of both ways to use more cards: with the pairs of each as they are, and with the batch as it is."""
     pairs_each, batch = plan.here.pairs, plan.config.global_batch
     scans = {
@@ -42,24 +42,24 @@ def scan(plan: Outlook) -> Markup:
     return join(note(text), element("div", *filter(None, charts), class_="charts"), *tables)
 
 
-def efficiency(points: list[Point]) -> list[float]:
+def efficiency(points: list[Estimate]) -> list[float]:
     """Samples/s per card in per cent of those of the fewest cards."""
     each = [point.samples_per_s / point.cluster.cards for point in points]
     return [100 * rate / each[0] for rate in each]
 
 
-def _cards(points: list[Point]) -> Floats:
+def _cards(points: list[Estimate]) -> Floats:
     return np.array([point.cluster.cards for point in points], dtype=np.float64)
 
 
 def _scan_chart(
-    title: str, scans: Scans, values: Callable[[list[Point]], list[float]], percent: bool = False
+    title: str, scans: Scans, values: Callable[[list[Estimate]], list[float]], percent: bool = False
 ) -> Markup:
     curves = [Curve(n, c, _cards(p), np.array(values(p), dtype=np.float64)) for n, (c, p) in scans.items() if p]
     return doubling_chart(title, "cards", curves, (0, None), percent=percent) if curves else Markup("")
 
 
-def _training_chart(plan: Outlook, scans: Scans) -> Markup:
+def _training_chart(plan: Plan, scans: Scans) -> Markup:
     curves = []
     for name, (colour, points) in scans.items():
         for way in ("expected", "fastest", "slowest"):
@@ -70,7 +70,7 @@ def _training_chart(plan: Outlook, scans: Scans) -> Markup:
     return doubling_chart("Hours to train", "cards", curves, log=True) if curves else Markup("")
 
 
-def _resources_chart(name: str, points: list[Point]) -> Markup:
+def _resources_chart(name: str, points: list[Estimate]) -> Markup:
     if not points:
         return Markup("")
     curves = [
@@ -80,7 +80,7 @@ def _resources_chart(name: str, points: list[Point]) -> Markup:
     return doubling_chart(f"ms of a step by resource, {name}", "cards", curves, log=True)
 
 
-def _rows(plan: Outlook, points: list[Point]) -> list[list[Child]]:
+def _rows(plan: Plan, points: list[Estimate]) -> list[list[Child]]:
     return [
         [
             f"{p.cluster.cards:,}", f"{p.global_batch:,}", f"{p.pairs:,}", f"{p.micro_batch:,}", f"{p.use.total / 1e9:.1f}",

@@ -1,4 +1,4 @@
-"""What a model makes of one picture and some texts."""
+"""What a model makes of one image and some texts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,11 +7,11 @@ import numpy as np
 import numpy.typing as npt
 
 from bridgetower_train.pages.html import Child, Markup, element, figures, note, page, pairs
-from bridgetower_train.pages.pictures import png, spotlight
+from bridgetower_train.pages.images import png, spotlight
 
 _HOW_TO_READ = (
-    "Brightest where the attention of the last fusion layer is highest, each picture for itself. The percentage is what falls on "
-    "the picture at all; the rest goes to the class token."
+    "Brightest where the attention of the last fusion layer is highest, each image for itself. The percentage is what falls on "
+    "the image at all; the rest goes to the class token."
 )
 
 
@@ -25,13 +25,13 @@ class Guess:
 
 @dataclass(frozen=True)
 class TextPrediction:
-    """What the model makes of the picture and one text."""
+    """What the model makes of the image and one text."""
 
     text: str
     similarity: float | None
     """Cosine of the contrastive embeddings; None where the model has none."""
     match: float | None
-    """Probability that the text describes the picture; None where the model has no such head."""
+    """Probability that the text describes the image; None where the model has no such head."""
     masks: Sequence[Sequence[Guess]]
     """For each `<mask>` the best words, the best first."""
     attention: Sequence[tuple[str, npt.NDArray[np.float32]]]
@@ -40,23 +40,23 @@ class TextPrediction:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A picture and its texts."""
+    """An image and its texts."""
 
     name: str
     pixels: npt.NDArray[np.uint8]
-    """uint8 (3, S, S): the picture as the model sees it."""
+    """uint8 (3, S, S): the image as the model sees it."""
     facts: dict[str, str]
     texts: Sequence[TextPrediction]
 
 
 def prediction_page(prediction: Prediction) -> str:
-    """The page: the picture, then a part for each text."""
-    picture = element("img", src=png(prediction.pixels), alt=prediction.name)
+    """The page: the image, then a part for each text."""
+    image = element("img", src=png(prediction.pixels), alt=prediction.name)
     head = element(
         "header",
         element("p", "What the model makes of", class_="kicker"),
         element("h1", prediction.name),
-        element("div", picture, element("div", pairs(prediction.facts)), class_="predicted"),
+        element("div", image, element("div", pairs(prediction.facts)), class_="predicted"),
     )
     return page(f"Prediction: {prediction.name}", head, *(_text(prediction, text) for text in prediction.texts))
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from bridgetower_train.config import Duration
 from bridgetower_train.errors import ConfigError
-from bridgetower_train.pages.chart import FREE, Curve, Limits, chart, running_mean
+from bridgetower_train.pages.chart import FREE, AxisRange, Curve, chart, running_mean
 from bridgetower_train.pages.html import Child, Markup, element, figures, join, note, page, pairs, sections, table
+from bridgetower_train.pages.images import thumbnail
 from bridgetower_train.pages.numbers import duration, figure, size, tick
-from bridgetower_train.pages.pictures import thumbnail
 from bridgetower_train.pages.run_folder import Json, RunFolder
 
 BAD_SAMPLES_SHOWN = 25
@@ -39,7 +39,7 @@ class Panel:
     title: str
     lines: tuple[Line, ...]
     factor: float = 1.0
-    limits: Limits = FREE
+    limits: AxisRange = FREE
     log: bool = False
     smooth: bool = True
 
@@ -202,7 +202,7 @@ def _examples(run: RunFolder) -> Markup:
     if not cards:
         return Markup("")
     text = (
-        "What the model ranks first for a held-out picture or caption, with its score; a tick marks what belongs to it."
+        "What the model ranks first for a held-out image or caption, with its score; a tick marks what belongs to it."
     )
     return join(note(text), element("div", *cards, class_="examples"))
 
@@ -214,24 +214,24 @@ def _objects(value: Any) -> list[Json]:
 
 def _example(run: RunFolder, example: Json) -> Markup:
     to_text = example.get("query_kind") == "image"
-    query = _picture(run, example) if to_text else element("blockquote", str(example.get("text", "")))
+    query = _image(run, example) if to_text else element("blockquote", str(example.get("text", "")))
     listed = [_result(run, result, to_text) for result in _objects(example.get("results"))]
-    answer = element("ol", *listed, class_="texts" if to_text else "pictures")
+    answer = element("ol", *listed, class_="texts" if to_text else "images")
     return element("article", query, answer, class_="example to-text" if to_text else "example")
 
 
 def _result(run: RunFolder, result: Json, to_text: bool) -> Markup:
     right = bool(result.get("right"))
     score = element("span", "✓ " if right else "", figure(result.get("score")), class_="score")
-    content = element("span", str(result.get("text", ""))) if to_text else _picture(run, result)
+    content = element("span", str(result.get("text", ""))) if to_text else _image(run, result)
     return element("li", content, score, class_="right" if right else None)
 
 
-def _picture(run: RunFolder, holder: Json) -> Markup:
+def _image(run: RunFolder, holder: Json) -> Markup:
     uri = thumbnail(str(holder.get("image", "")), run.path)
     if uri is None:
-        return element("span", "picture missing", class_="missing")
-    return element("img", src=uri, alt=str(holder.get("text") or "held-out picture"))
+        return element("span", "image missing", class_="missing")
+    return element("img", src=uri, alt=str(holder.get("text") or "held-out image"))
 
 
 def _checkpoints(run: RunFolder) -> Markup:

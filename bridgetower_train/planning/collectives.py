@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from bridgetower_train.config import ObjectiveConfig
-from bridgetower_train.objectives.itc import TERMS
+from bridgetower_train.tasks.pretraining.itc import TERMS
 
 FP32 = 4
 """Bytes of a weight and of a gradient: all engines keep and send both in float32."""

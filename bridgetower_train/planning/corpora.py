@@ -7,7 +7,7 @@ from bridgetower_train.config import DataConfig
 from bridgetower_train.data.manifest import Manifest
 
 RECORD_BYTES = 57e3
-"""A picture of 294 px with its captions in a shard: 55 kB measured on 200 COCO photographs at quality 95, and 2 kB of tar."""
+"""An image of 294 px with its captions in a shard: 55 kB measured on 200 COCO photographs at quality 95, and 2 kB of tar."""
 RECORD_EDGE = 294
 
 PUBLISHED = {
@@ -17,14 +17,14 @@ PUBLISHED = {
     "cc3m": (2_900_000, 2_900_000),
     "cc12m": (10_970_000, 10_970_000),
 }
-"""Corpus -> pictures and captions, as in docs/data.md (of 2021 where they lie on the web; less is left of them)."""
+"""Corpus -> images and captions, as in docs/data.md (of 2021 where they lie on the web; less is left of them)."""
 
 
 @dataclass(frozen=True)
 class Corpora:
     """All that an epoch shows."""
 
-    pictures: float
+    images: float
     samples: float
     """Of an epoch, by `data.captions` and the weights of the corpora."""
     bytes: float
@@ -37,12 +37,12 @@ class Corpora:
     @property
     def record_bytes(self) -> float:
         """Bytes that a sample makes the loader read."""
-        return self.bytes / self.pictures if self.pictures else RECORD_BYTES
+        return self.bytes / self.images if self.images else RECORD_BYTES
 
 
 def count(data: DataConfig, image_size: int) -> Corpora:
     """What `data` would show; DataError where a manifest cannot be used."""
-    pictures = samples = size = 0.0
+    total = samples = size = 0.0
     published, unknown = [], []
     for name, weight in data.corpora.items():
         path = Path(data.root) / name / "manifest.json"
@@ -56,6 +56,6 @@ def count(data: DataConfig, image_size: int) -> Corpora:
         else:
             unknown.append(name)
             continue
-        pictures, size = pictures + images, size + stored
+        total, size = total + images, size + stored
         samples += weight * (captions if data.captions == "all" else images)
-    return Corpora(pictures, samples, size, published, unknown)
+    return Corpora(total, samples, size, published, unknown)

@@ -8,7 +8,7 @@ go when it is done, but for those that are used again soon, or that looking ahea
 from collections import deque
 from dataclasses import dataclass
 
-from bridgetower_train.engines.zero_weights import Limits
+from bridgetower_train.engines.zero_weights import Zero3Settings
 from bridgetower_train.planning.uses import Uses
 
 
@@ -36,17 +36,17 @@ class Gathers:
         )
 
 
-def gathers(uses: Uses, limits: Limits) -> Gathers:
+def gathers(uses: Uses, limits: Zero3Settings) -> Gathers:
     """Play two micro-batches through; all after the first are alike."""
-    play = _Play(uses, limits)
+    play = _FetchSimulator(uses, limits)
     first, further = play.micro_batch(), play.micro_batch()
     return Gathers(uses.sizes, first, further, [int(stays) for stays in play.stays], play.live)
 
 
-class _Play:
+class _FetchSimulator:
     """The weights of one rank while modules use them."""
 
-    def __init__(self, uses: Uses, limits: Limits) -> None:
+    def __init__(self, uses: Uses, limits: Zero3Settings) -> None:
         self.uses, self.limits, self.sizes = uses, limits, uses.sizes
         self.order = [use.module for use in uses.events if use.begins]
         self.stays = [size <= limits.persistent for size in uses.sizes]

@@ -14,12 +14,12 @@ from torch._subclasses import FakeTensorMode
 from bridgetower_train.config import ModelConfig, ObjectiveConfig
 from bridgetower_train.engines.activation import checkpoint_blocks
 from bridgetower_train.engines.deepspeed import bucket_size
-from bridgetower_train.engines.zero_weights import Limits
-from bridgetower_train.objectives.itc import TERMS, itc_loss
-from bridgetower_train.objectives.joint import JointTask
+from bridgetower_train.engines.zero_weights import Zero3Settings
 from bridgetower_train.planning.gathers import Gathers, gathers
 from bridgetower_train.planning.trace import Bytes, Ledger, Platform, blank_batch, trace
 from bridgetower_train.planning.uses import record
+from bridgetower_train.tasks.pretraining.itc import TERMS, itc_loss
+from bridgetower_train.tasks.pretraining.task import JointTask
 
 WEIGHT = GRADIENT = COPY = 4
 """Bytes per parameter, float32 under every engine; a ZeRO rank updates a copy of its part of the weights."""
@@ -56,7 +56,7 @@ def state_bytes(engine: str, parameters: int, cards: int) -> float:
 
 
 @dataclass(frozen=True)
-class Use:
+class Breakdown:
     """Bytes of one card at the moment when it holds most."""
 
     weights: float
@@ -101,7 +101,7 @@ class Memory:
     embedding: int
     """Bytes of what each pair gives to the contrast of all ranks."""
 
-    def use(self, engine: str, pairs: int, cards: int = 1, accumulates: bool = False) -> Use:
+    def use(self, engine: str, pairs: int, cards: int = 1, accumulates: bool = False) -> Breakdown:
         """At the peak of a step of `pairs` pairs a micro-batch on each of `cards`, in a backward pass or in the update."""
         weights, _, optimizer = states(engine, self.parameters, cards)
         if engine == "zero3":
@@ -113,11 +113,11 @@ class Memory:
         if cards > 1:
             columns = pairs * cards
             contrast = self.entry * pairs * (columns - pairs) + GATHERED_COPIES * self.embedding * columns
-        peak = Use(
+        peak = Breakdown(
             weights, float(self.copies[at]), float(pieces[at]), optimizer, max(0.0, float(activations[at])) + contrast
         )
         left = {"zero1": 2 / cards, "zero2": 2 / cards, "zero3": 1 / cards}.get(engine, 1.0)
-        update = Use(weights, 0.0, GRADIENT * left * self.parameters, optimizer, 0.0)
+        update = Breakdown(weights, 0.0, GRADIENT * left * self.parameters, optimizer, 0.0)
         return max(peak, update, key=lambda use: use.total)
 
     def _gradients(self, engine: str, cards: int, accumulates: bool) -> FloatBytes:
@@ -177,7 +177,7 @@ def measure(model: ModelConfig, objective: ObjectiveConfig, platform: Platform, 
     kept = [Kept(part, few.blocks.get(part, 0), (many.kept[part] - few.kept[part]) / (MANY - FEW)) for part in few.kept]
     return Memory(
         few.parameters,
-        gathers(uses, Limits.of(few.parameters)),
+        gathers(uses, Zero3Settings.of(few.parameters)),
         few.gradients,
         few.copies,
         few.activations - FEW * per_pair,

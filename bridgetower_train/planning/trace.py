@@ -27,7 +27,7 @@ from bridgetower_train.model.attention import AttentionFunction
 from bridgetower_train.model.fusion import CrossLayer
 from bridgetower_train.model.text import TextLayer
 from bridgetower_train.model.vision import Block
-from bridgetower_train.objectives.joint import JointTask
+from bridgetower_train.tasks.pretraining.task import JointTask
 
 Bytes = npt.NDArray[np.int64]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.engines.deepspeed import Autocast
 from bridgetower_train.engines.zero_weights import leaves
-from bridgetower_train.objectives.joint import JointTask
+from bridgetower_train.tasks.pretraining.task import JointTask
 
 
 @dataclass(frozen=True)

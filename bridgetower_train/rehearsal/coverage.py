@@ -32,7 +32,7 @@ def check_coverage(order: Order, world_size: int, micro_batch: int, accumulation
     """
     begins = [_first_pairs(order, corpus) for corpus in range(len(order.corpora))]
     counts: list[Counts] = [np.zeros(begin[-1], dtype=np.uint8) for begin in begins]
-    steps = -(-order.lane_samples // order.lane_batch)
+    steps = -(-order.lane_samples // order.samples_per_lane)
     read = 0
     for rank in range(world_size):
         batches = RankPositions(rank, world_size, micro_batch, accumulation, 0)
@@ -53,7 +53,7 @@ def check_coverage(order: Order, world_size: int, micro_batch: int, accumulation
 
 
 def _first_pairs(order: Order, corpus: int) -> npt.NDArray[np.int64]:
-    """Number of each record's first pair in its corpus, and the total; with one caption per picture, of the record itself."""
+    """Number of each record's first pair in its corpus, and the total; with one caption per image, of the record itself."""
     source = order.corpora[corpus]
     if order.captions == "one":
         return np.arange(len(source.index) + 1)

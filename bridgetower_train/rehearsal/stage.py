@@ -11,7 +11,7 @@ from bridgetower_train.data.cache import is_remote
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.planning.memory import MOMENTS, WEIGHT, Memory, measure
 from bridgetower_train.planning.trace import Platform
-from bridgetower_train.rehearsal.made_up import index_bytes, size_of, write_corpora, write_tokenizer
+from bridgetower_train.rehearsal.synthetic import index_bytes, size_of, write_corpora, write_tokenizer
 
 ROBERTA_TOKENS = 50265
 """Rows of the word table where neither the model nor a tokenizer at hand says how many there are."""
@@ -41,15 +41,15 @@ def set_up(config: TrainConfig, rank: int, world_size: int, folder: Path) -> Sta
         free, needed = shutil.disk_usage(folder).free, index_bytes(names)
         if needed > free:
             raise ConfigError(
-                f"scratch={folder.parent}: the made-up indexes take {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free; name a "
-                "folder with room"
+                f"scratch={folder.parent}: the synthetic indexes take {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free; "
+                "name a folder with room"
             )
         write_corpora(folder, names, config.model.image_size)
-        sizes = ", ".join(f"{name} {size_of(name).pictures:,} x {size_of(name).captions}" for name in names)
-        notes["data"] = f"made up, since {missing[0]} is not here: pictures x captions: {sizes}"
+        sizes = ", ".join(f"{name} {size_of(name).images:,} x {size_of(name).captions}" for name in names)
+        notes["data"] = f"synthetic, since {missing[0]} is not here: images x captions: {sizes}"
         config = replace(config, data=replace(config.data, root=str(folder), cache_dir=None))
     if not os.path.exists(config.tokenizer):
-        notes["tokenizer"] = f"made up, since {config.tokenizer} is not here"
+        notes["tokenizer"] = f"synthetic, since {config.tokenizer} is not here"
         write_tokenizer(folder / "tokenizer.json")
         config = replace(config, tokenizer=str(folder / "tokenizer.json"))
         config = replace(config, model=replace(config.model, vocab_size=config.model.vocab_size or ROBERTA_TOKENS))
@@ -76,7 +76,7 @@ def set_up(config: TrainConfig, rank: int, world_size: int, folder: Path) -> Sta
 
 
 def cut(model: ModelConfig) -> ModelConfig:
-    """`model` with the layers and the width of `tiny`; pictures, texts and vocabulary stay."""
+    """`model` with the layers and the width of `tiny`; images, texts and vocabulary stay."""
     return replace(model, width=128, vision_layers=4, text_layers=4, fusion_layers=2)
 
 

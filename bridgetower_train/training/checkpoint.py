@@ -14,10 +14,10 @@ from bridgetower_train.distributed import Ranks
 from bridgetower_train.engines import Engine
 from bridgetower_train.engines.base import Files
 from bridgetower_train.errors import CheckpointError
-from bridgetower_train.files import sync, write_whole
+from bridgetower_train.files import atomic_write, sync
 from bridgetower_train.training.tensor_file import write_tensors
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 def verify(folder: Path) -> str | None:
@@ -46,13 +46,13 @@ def verify(folder: Path) -> str | None:
     return None
 
 
-def newest(run_dir: Path, say: Say) -> Path | None:
+def newest(run_dir: Path, log: Log) -> Path | None:
     """The newest checkpoint of a run that is whole; says which it skipped, and why. None where there is none."""
     for folder in reversed(step_folders(run_dir)):
         wrong = verify(folder)
         if wrong is None:
             return folder
-        say(f"skipping {folder}: {wrong}")
+        log(f"skipping {folder}: {wrong}")
     return None
 
 
@@ -70,8 +70,8 @@ def read_state(folder: Path) -> dict[str, Any]:
 class Checkpoints:
     """The checkpoints of one run. Rank 0 writes them, in a thread, while training goes on."""
 
-    def __init__(self, run_dir: Path, config: CheckpointConfig, ranks: Ranks, say: Say) -> None:
-        self.run_dir, self.config, self.ranks, self.say = run_dir, config, ranks, say
+    def __init__(self, run_dir: Path, config: CheckpointConfig, ranks: Ranks, log: Log) -> None:
+        self.run_dir, self.config, self.ranks, self.log = run_dir, config, ranks, log
         self.folder = run_dir / "checkpoints"
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
@@ -104,7 +104,7 @@ class Checkpoints:
 
     def _find(self) -> tuple[tuple[Path, dict[str, Any]] | None, bool]:
         """(the newest whole checkpoint and its state, whether there is any)."""
-        folder = newest(self.run_dir, self.say)
+        folder = newest(self.run_dir, self.log)
         return (folder, read_state(folder)) if folder else None, bool(step_folders(self.run_dir))
 
     def save(self, engine: Engine, state: dict[str, Any]) -> None:
@@ -133,7 +133,7 @@ class Checkpoints:
         """Wait for the last write, on this rank alone; says where it failed. For runs that end by an error before `finish`."""
         failure = self._wait()
         if failure:
-            self.say(failure)
+            self.log(failure)
         self._thread.shutdown()
 
     def _wait(self) -> str | None:
@@ -159,7 +159,7 @@ class Checkpoints:
                 shutil.rmtree(final)
             temporary.rename(final)
             sync(self.folder)
-            write_whole(self.folder / "latest", final.name)
+            atomic_write(self.folder / "latest", final.name)
             self._remove_old()
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -185,10 +185,10 @@ def write_sealed(folder: Path, files: Files, state: dict[str, Any]) -> None:
     for name, tensors in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         digests[name] = write_tensors(folder / name, tensors)
-    write_whole(folder / "state.json", json.dumps(state, indent=1))
+    atomic_write(folder / "state.json", json.dumps(state, indent=1))
     digests["state.json"] = _sha256(folder / "state.json")
     entries = {name: {"bytes": (folder / name).stat().st_size, "sha256": digest} for name, digest in digests.items()}
-    write_whole(folder / "manifest.json", json.dumps({"files": entries}, indent=1))
+    atomic_write(folder / "manifest.json", json.dumps({"files": entries}, indent=1))
     for path in (folder, *(p for p in folder.iterdir() if p.is_dir())):
         sync(path)
 

@@ -20,13 +20,13 @@ from bridgetower_train.errors import UserError
 from bridgetower_train.evaluation.validation import Validation
 from bridgetower_train.training.checkpoint import Checkpoints
 from bridgetower_train.training.guards import NonFiniteGuard, check_bad_records
-from bridgetower_train.training.metrics import BadSamples, Console, Record, Sink, Stopwatch, to_host
+from bridgetower_train.training.metrics import BadSamples, Console, LogRecord, Sink, StepTimer, to_host
 from bridgetower_train.training.optim import Schedule
 from bridgetower_train.training.preemption import Preemption
 from bridgetower_train.training.profiling import Profile
 from bridgetower_train.training.recompiles import RecompileGuard
 from bridgetower_train.versions import versions
-from bridgetower_train.watch import Watch
+from bridgetower_train.watchdog import Watchdog
 
 
 @dataclass
@@ -49,25 +49,25 @@ class Run:
     bad_samples: BadSamples
     console: Console
     sinks: list[Sink]
-    identity: Record
+    identity: LogRecord
     start_step: int
     total_steps: int
     flops_per_sample: float
 
-    def write(self, record: Record) -> None:
+    def write(self, record: LogRecord) -> None:
         """Hand a record to every sink (rank 0 alone has any)."""
         for sink in self.sinks:
             sink.write({**record, "time": time.time()})
 
 
-def fit(run: Run, progress: Watch) -> int:
+def fit(run: Run, progress: Watchdog) -> int:
     """Train from `start_step` to `total_steps`, telling `progress` where it is.
 
     Returns the exit code: not 0 where a preemption asks for one.
     """
     preemption, stop = Preemption(), Flag(run.ranks)
-    watch = Stopwatch()
-    run.engine.reserve()  # now that the loader's workers are there: pages taken before would be shared with those, and copied
+    watch = StepTimer()
+    run.engine.preallocate()  # now that the loader's workers are there: pages taken before would be shared with those, and copied
     run.device.mark_step()  # what was recorded so far would make the first step's graph another than the second's
     for step in range(run.start_step + 1, run.total_steps + 1):
         progress.at(step, "reading its batch")
@@ -96,7 +96,7 @@ def fit(run: Run, progress: Watch) -> int:
             watch.restart()
         if stopping and step < run.total_steps:
             run.checkpoints.finish()
-            run.console.say(f"stopped by a signal after step {step}; the same command goes on from there")
+            run.console.log(f"stopped by a signal after step {step}; the same command goes on from there")
             return preemption.exit_code
     run.checkpoints.finish()
     preemption.close()
@@ -124,7 +124,7 @@ def train_step(run: Run, step: int, batches: list[Batch]) -> dict[str, Tensor]:
     return metrics
 
 
-def log(run: Run, step: int, metrics: dict[str, Tensor], watch: Stopwatch) -> None:
+def log(run: Run, step: int, metrics: dict[str, Tensor], watch: StepTimer) -> None:
     """Bring the figures of this step to the host, write them, and stop the run where a guard says so."""
     figures = to_host(metrics, run.ranks)
     run.recompiles.logged()
@@ -169,7 +169,7 @@ def report_bad_samples(run: Run, step: int) -> None:
     met = run.bad_samples.flush(step)
     if met:
         named = "; ".join(f"{r.corpus}/{r.shard}:{r.key} ({r.reason})" for r in met[:3])
-        run.console.say(f"replaced {len(met)} records that could not be used: {named}{'; ...' if met[3:] else ''}")
+        run.console.log(f"replaced {len(met)} records that could not be used: {named}{'; ...' if met[3:] else ''}")
 
 
 def save(run: Run, step: int) -> None:

@@ -16,9 +16,9 @@ from tqdm import tqdm
 from bridgetower_train.config import TrainConfig
 from bridgetower_train.data.batch import BadRecord
 from bridgetower_train.distributed import Ranks
-from bridgetower_train.files import write_whole
+from bridgetower_train.files import atomic_write
 
-Record = dict[str, Any]
+LogRecord = dict[str, Any]
 
 
 def to_host(metrics: dict[str, Tensor], ranks: Ranks) -> dict[str, float]:
@@ -30,7 +30,7 @@ def to_host(metrics: dict[str, Tensor], ranks: Ranks) -> dict[str, float]:
     return dict(zip(metrics, values.tolist(), strict=True))
 
 
-class Stopwatch:
+class StepTimer:
     """Where the time between two log lines went."""
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Stopwatch:
 class Sink(Protocol):
     """Takes the records of a run."""
 
-    def write(self, record: Record) -> None:
+    def write(self, record: LogRecord) -> None:
         """Show or store one record."""
 
     def close(self) -> None:
@@ -68,7 +68,7 @@ class JsonLines:
         keep_lines_until(path, resume_step)
         self._file = path.open("a")
 
-    def write(self, record: Record) -> None:
+    def write(self, record: LogRecord) -> None:
         """See Sink."""
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
@@ -87,7 +87,7 @@ def keep_lines_until(path: Path, step: int) -> None:
                 kept.append(line)
         except ValueError:
             continue
-    write_whole(path, "".join(f"{line}\n" for line in kept))
+    atomic_write(path, "".join(f"{line}\n" for line in kept))
 
 
 class TensorBoard:
@@ -98,7 +98,7 @@ class TensorBoard:
 
         self._writer = SummaryWriter(str(folder), purge_step=resume_step + 1)  # type: ignore[no-untyped-call]
 
-    def write(self, record: Record) -> None:
+    def write(self, record: LogRecord) -> None:
         """See Sink."""
         for key, value in record.items():
             if isinstance(value, (int, float)) and key not in ("step", "time"):
@@ -125,7 +125,7 @@ class Wandb:
             mode="online" if os.environ.get("WANDB_API_KEY") else "offline",
         )
 
-    def write(self, record: Record) -> None:
+    def write(self, record: LogRecord) -> None:
         """See Sink."""
         self._run.log({k: v for k, v in record.items() if k != "step"}, step=record["step"])
 
@@ -147,18 +147,18 @@ class Console:
         if self._bar is not None:
             self._bar.update()
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Print a line without tearing the bar."""
         if self._bar is not None:
             self._bar.write(text)
         elif not self._quiet:
             print(text, flush=True)
 
-    def write(self, record: Record) -> None:
+    def write(self, record: LogRecord) -> None:
         """See Sink."""
         if "loss" not in record:
             figures = "  ".join(f"{k} {v:.3f}" for k, v in record.items() if k not in ("step", "time"))
-            self.say(f"step {record['step']}  {figures}")
+            self.log(f"step {record['step']}  {figures}")
         elif self._bar is not None:
             self._bar.set_postfix_str(
                 f"loss {record['loss']:.3f}, {record['samples_per_s']:.0f} samples/s, data wait {record['data_wait']:.0%}"

@@ -36,7 +36,7 @@ def parameter_groups(
         {
             **group,
             "part": part,
-            "peak_lr": rates[part],
+            "initial_lr": rates[part],
             "lr": rates[part],
             "weight_decay": config.weight_decay * decayed,
         }

@@ -13,8 +13,8 @@ WARM_UP = 2
 class RecompileGuard:
     """Counts graphs that were compiled in steps whose text lengths were warm. Reads the host's counters alone."""
 
-    def __init__(self, device: Device, max_recompiles: int, say: Callable[[str], None]) -> None:
-        self.device, self.max_recompiles, self.say = device, max_recompiles, say
+    def __init__(self, device: Device, max_recompiles: int, log: Callable[[str], None]) -> None:
+        self.device, self.max_recompiles, self.log = device, max_recompiles, log
         self.count = 0
         self._known = device.compilations()
         self._steps: Counter[int] = Counter()
@@ -30,7 +30,7 @@ class RecompileGuard:
             return
         self.count += fresh
         shapes = f"texts of {' and '.join(map(str, sorted(set(lengths))))} tokens"
-        self.say(f"step {step}: {fresh} graphs compiled for {shapes}, whose graphs were there")
+        self.log(f"step {step}: {fresh} graphs compiled for {shapes}, whose graphs were there")
         if self.count > self.max_recompiles:
             raise UserError(
                 f"{self.count} graphs were compiled after the warm-up, more than guards.max_recompiles={self.max_recompiles}; "

@@ -25,9 +25,9 @@ HUB_DATASETS = {
 UNKNOWN = "unknown"
 
 USES = {
-    "BridgeTowerForContrastiveLearning": "similarity of pictures and texts",
-    "BridgeTowerForImageAndTextRetrieval": "does a text describe a picture",
-    "BridgeTowerForMaskedLM": "words under `<mask>`, with the picture in view",
+    "BridgeTowerForContrastiveLearning": "similarity of images and texts",
+    "BridgeTowerForImageAndTextRetrieval": "does a text describe an image",
+    "BridgeTowerForMaskedLM": "words under `<mask>`, with the image in view",
     "BridgeTowerModel": "features",
 }
 
@@ -46,7 +46,7 @@ def model_card(trained: Trained, name: str, licence: str | None, carbon_kg: floa
         _recipe(trained, manifests),
         _results(trained, run),
         _footprint(trained, run, carbon_kg, cost),
-        f"## Licence\n\nOf these weights: {licence or UNKNOWN}. The pictures and captions that they were trained on have "
+        f"## Licence\n\nOf these weights: {licence or UNKNOWN}. The images and captions that they were trained on have "
         "licences of their own" + ("." if not manifests else ": see the corpora above."),
         _CITATION,
     ]
@@ -118,8 +118,8 @@ def _usage(trained: Trained, name: str) -> str:
     rows = [[f"`{c}`", USES[c]] for c in classes]
     missing = [c for c in USES if c not in classes]
     notes = [
-        f"`BridgeTowerProcessor` gives pictures of {size} x {size} pixels. Its class shrinks pictures of more than 5:3 until "
-        "their longer edge fits, and pads them with black: crop such pictures first.",
+        f"`BridgeTowerProcessor` gives images of {size} x {size} pixels. Its class shrinks images of more than 5:3 until "
+        "their longer edge fits, and pads them with black: crop such images first.",
         f"Texts were cut to {trained.config.model.max_text_len} tokens in training.",
     ]
     if missing:
@@ -150,7 +150,7 @@ def _data(data: DataConfig, manifests: dict[str, Manifest | None]) -> str:
     if len(known) == len(manifests) > 1:
         rows.append(["together", f"{sum(m.images for m in known):,}", f"{sum(m.captions for m in known):,}", "", ""])
     return "## Training data\n\nCounted in the shards themselves.\n\n" + _table(
-        ["corpus", "pictures", "captions", "passes per epoch", "licence of the data"], rows
+        ["corpus", "images", "captions", "passes per epoch", "licence of the data"], rows
     )
 
 
@@ -165,7 +165,7 @@ def _recipe(trained: Trained, manifests: dict[str, Manifest | None]) -> str:
         *([["ITM negatives", objective.itm_negatives]] if objective.itm else []),
         *([["ITC", f"form `{objective.itc_form}`, {objective.itc_dim} wide"]] if objective.itc else []),
         *([["masked tokens", f"{objective.mlm_probability:.0%}"]] if objective.mlm else []),
-        ["pictures", f"{model.image_size} x {model.image_size} pixels, centre crop, no other augmentation"],
+        ["images", f"{model.image_size} x {model.image_size} pixels, centre crop, no other augmentation"],
         ["started from", ", ".join(f"`{k}={v}`" for k, v in config.init.named.items()) or "random weights"],
         ["steps", f"{trained.step:,} of {config.steps}"],
         ["batch", f"{config.global_batch:,} pairs"],

@@ -10,8 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from bridgetower_train.errors import ConfigError, UserError
-from bridgetower_train.files import sync, write_whole
-from bridgetower_train.objectives.itc import LOGIT_SCALE_RANGE
+from bridgetower_train.files import atomic_write, sync
+from bridgetower_train.tasks.pretraining.itc import LOGIT_SCALE_RANGE
 from bridgetower_train.weights.hf_files import description_files, tokenizer_files
 from bridgetower_train.weights.names import TEXT_TOWER, Tensors
 from bridgetower_train.weights.trained import Trained
@@ -48,7 +48,7 @@ def write_export(trained: Trained, card: str, out: Path) -> bool:
     try:
         temporary.chmod(0o755)  # mkdtemp's own would lock others out
         for name, content in contents.items():
-            write_whole(temporary / name, content)
+            atomic_write(temporary / name, content)
         weights = temporary / "model.safetensors"
         save_file(exported_weights(trained.weights), weights, metadata={"format": "pt"})
         weights.chmod((temporary / "README.md").stat().st_mode)

@@ -1,10 +1,10 @@
-"""The files by which transformers' BridgeTower classes know a model, a tokenizer and how to prepare pictures."""
+"""The files by which transformers' BridgeTower classes know a model, a tokenizer and how to prepare images."""
 
 import json
 from typing import Any
 
 from bridgetower_train.config import ROBERTA_POSITION_OFFSET, ModelConfig, ObjectiveConfig
-from bridgetower_train.data.text import END, MASK, PAD, START, Text
+from bridgetower_train.data.text import END, MASK, PAD, START, CaptionTokenizer
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.model.bridgetower import INITIAL_LOGIT_SCALE
 from bridgetower_train.model.vision import CLIP_MEAN, CLIP_STD
@@ -78,7 +78,7 @@ def model_description(model: ModelConfig, objective: ObjectiveConfig) -> dict[st
 
 
 def image_processor(model: ModelConfig) -> dict[str, Any]:
-    """`preprocessor_config.json` that gives pictures of the model's size as in training.
+    """`preprocessor_config.json` that gives images of the model's size as in training.
 
     The class rounds the resized edges down to multiples of `size_divisor`, 32 unless told: 294 became 288, and the crop to
     294 padded it with black. Where `crop_size` is left out it takes 288.
@@ -102,7 +102,7 @@ def image_processor(model: ModelConfig) -> dict[str, Any]:
     }
 
 
-def tokenizer_files(text: Text, positions: int, named: str) -> dict[str, str]:
+def tokenizer_files(text: CaptionTokenizer, positions: int, named: str) -> dict[str, str]:
     """Name -> content of what RobertaTokenizer reads; `positions` are the rows of the model's position table.
 
     ConfigError beginning with `named`, the key and its value, for a tokenizer of another kind.
@@ -153,7 +153,7 @@ def tokenizer_files(text: Text, positions: int, named: str) -> dict[str, str]:
 
 
 def description_files(model: ModelConfig, objective: ObjectiveConfig) -> dict[str, str]:
-    """Name -> content of what describes the model, its pictures, and its training on Gaudi."""
+    """Name -> content of what describes the model, its images, and its training on Gaudi."""
     return {
         "config.json": _json(model_description(model, objective)),
         "preprocessor_config.json": _json(image_processor(model)),

@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer
 
 from bridgetower_train.config import HEAD_WIDTH, InitConfig, ModelConfig
-from bridgetower_train.data.text import Text
+from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.model.bridgetower import BridgeTower
@@ -29,7 +29,7 @@ _READERS = {
 }
 
 
-def start_weights(model: BridgeTower, config: InitConfig, text: Text, ranks: Ranks) -> list[str]:
+def start_weights(model: BridgeTower, config: InitConfig, text: CaptionTokenizer, ranks: Ranks) -> list[str]:
     """Fill `model`, on the host, as `config` says, on all ranks alike; returns what there is to say about it.
 
     Rank 0 alone reads (and downloads, where the configuration names the hub); the others get its weights. ConfigError on
@@ -50,7 +50,7 @@ def start_weights(model: BridgeTower, config: InitConfig, text: Text, ranks: Ran
     return lines
 
 
-def _fill(model: BridgeTower, config: InitConfig, text: Text) -> list[str]:
+def _fill(model: BridgeTower, config: InitConfig, text: CaptionTokenizer) -> list[str]:
     state = model.state_dict()
     lines, random, left_out = [], set(state), set[str]()
     for key, given in config.named.items():
@@ -136,7 +136,7 @@ def _check_description(file: Path, key: str, model: ModelConfig, named: str) -> 
             raise ConfigError(f"{named}: is of another architecture by its config.json: {'; '.join(wrong)}")
 
 
-def _check_vocabulary(source: Path, text: Text, named: str) -> None:
+def _check_vocabulary(source: Path, text: CaptionTokenizer, named: str) -> None:
     """ConfigError where what lies beside the weights tells of another tokenizer than the run's."""
     ours = text.tokenizer.get_vocab()
     if (source / "state.json").is_file():

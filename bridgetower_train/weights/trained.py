@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 
 from bridgetower_train import compose
 from bridgetower_train.config import TrainConfig
-from bridgetower_train.data.text import Text
+from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.errors import ConfigError, UserError
-from bridgetower_train.training.checkpoint import Say, newest, read_state, step_folders, verify
+from bridgetower_train.training.checkpoint import Log, newest, read_state, step_folders, verify
 from bridgetower_train.weights.names import Tensors
 
 ATTEMPTS = 5
@@ -27,7 +27,7 @@ class Trained:
     state: dict[str, Any]
     """The checkpoint's `state.json`."""
     weights: Tensors
-    text: Text
+    text: CaptionTokenizer
 
     @property
     def step(self) -> int:
@@ -35,7 +35,7 @@ class Trained:
         return int(self.state["step"])
 
 
-def read_trained(run_dir: Path, step: int | None, tokenizer: str | None, say: Say) -> Trained:
+def read_trained(run_dir: Path, step: int | None, tokenizer: str | None, log: Log) -> Trained:
     """Checkpoint `step` of a run, or its newest whole one; the run may go on meanwhile.
 
     `tokenizer`: where the run's tokenizer is now; None: where it was. ConfigError where there is no such run, step or
@@ -45,12 +45,12 @@ def read_trained(run_dir: Path, step: int | None, tokenizer: str | None, say: Sa
         raise ConfigError(f"run_dir={run_dir}: holds no run (no config.yaml)")
     config = compose.from_yaml(TrainConfig, run_dir / "config.yaml")
     for _ in range(ATTEMPTS):
-        folder = _checkpoint(run_dir, step, say)
+        folder = _checkpoint(run_dir, step, log)
         try:
             state, weights = read_state(folder), load_file(folder / "model.safetensors")
         except FileNotFoundError:
             continue  # the run has saved again, and removed what it keeps no longer
-        text = Text.load(tokenizer or config.tokenizer)
+        text = CaptionTokenizer.load(tokenizer or config.tokenizer)
         if text.digest != state["identity"]["tokenizer"]:
             raise ConfigError(
                 f"tokenizer={tokenizer or config.tokenizer}: is not the one that the run was trained with; give that one"
@@ -59,9 +59,9 @@ def read_trained(run_dir: Path, step: int | None, tokenizer: str | None, say: Sa
     raise UserError(f"{run_dir}: its checkpoints go faster than they can be read; raise its checkpoint.every")
 
 
-def _checkpoint(run_dir: Path, step: int | None, say: Say) -> Path:
+def _checkpoint(run_dir: Path, step: int | None, log: Log) -> Path:
     if step is None:
-        folder = newest(run_dir, say)
+        folder = newest(run_dir, log)
         if folder is None:
             raise UserError(f"{run_dir}: has no whole checkpoint yet")
         return folder

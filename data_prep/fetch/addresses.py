@@ -15,7 +15,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import AsyncResolver
 from yarl import URL
 
-from data_prep.fetch.states import BAD_URL, REFUSED_ADDRESS, REFUSED_SCHEME, NoPictureError, RefusedAddressError
+from data_prep.fetch.states import BAD_URL, REFUSED_ADDRESS, REFUSED_SCHEME, NotAnImageError, RefusedAddressError
 
 SCHEMES = ("http", "https")
 
@@ -46,29 +46,29 @@ def _innermost(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
 
 
 def parse(location: str, base: URL | None = None) -> URL:
-    """The URL of a row, or of a redirect from `base`; NoPictureError where it has another scheme, or none can be had."""
+    """The URL of a row, or of a redirect from `base`; NotAnImageError where it has another scheme, or none can be had."""
     try:
         given = URL(location.strip())
         url = base.join(given) if base and not given.scheme else given
         host, _ = url.host, url.port  # a bad port is noticed when it is asked for
     except ValueError as error:
-        raise NoPictureError(BAD_URL, str(error)) from None
+        raise NotAnImageError(BAD_URL, str(error)) from None
     if url.scheme not in SCHEMES:
-        raise NoPictureError(REFUSED_SCHEME if url.scheme else BAD_URL, location[:200])
+        raise NotAnImageError(REFUSED_SCHEME if url.scheme else BAD_URL, location[:200])
     if not host:
-        raise NoPictureError(BAD_URL, location[:200])
+        raise NotAnImageError(BAD_URL, location[:200])
     return url.with_fragment(None)
 
 
 def check_literal(url: URL, allow_loopback: bool) -> None:
-    """NoPictureError where the host is itself an address that is not allowed: such hosts are never resolved."""
+    """NotAnImageError where the host is itself an address that is not allowed: such hosts are never resolved."""
     assert url.host
     try:
         allowed = is_allowed(url.host, allow_loopback)
     except ValueError:
         return  # a name
     if not allowed:
-        raise NoPictureError(REFUSED_ADDRESS, url.host)
+        raise NotAnImageError(REFUSED_ADDRESS, url.host)
 
 
 class PublicResolver(AbstractResolver):

@@ -1,12 +1,12 @@
-"""A limit to the bytes that all pictures together hold."""
+"""A limit to the bytes that all images together hold."""
 
 import asyncio
 
 
 class Budget:
-    """Bytes in memory: `total`, and beyond it no more than one picture's.
+    """Bytes in memory: `total`, and beyond it no more than one image's.
 
-    When it is spent, pictures that are being read wait, all but the one that has been read for longest: so one always
+    When it is spent, images that are being read wait, all but the one that has been read for longest: so one always
     goes on, and what it holds comes free in the end.
     """
 
@@ -18,11 +18,11 @@ class Budget:
         self._nobody = Held(self)
 
     def has_room(self) -> bool:
-        """Whether to begin with another picture: the second half is for those that have begun."""
+        """Whether to begin with another image: the second half is for those that have begun."""
         return self.used < self.total / 2
 
     def begin(self) -> "Held":
-        """A picture that begins to be read."""
+        """An image that begins to be read."""
         held = Held(self)
         self._reading[held] = None
         return held
@@ -51,7 +51,7 @@ class Budget:
 
 
 class Held:
-    """The bytes of one picture, and their share of the budget."""
+    """The bytes of one image, and their share of the budget."""
 
     def __init__(self, budget: Budget) -> None:
         self.booked = 0

@@ -34,7 +34,7 @@ from data_prep.fetch.states import (
     TOO_LARGE,
     TOO_MANY_REDIRECTS,
     TRUNCATED,
-    NoPictureError,
+    NotAnImageError,
     RefusedAddressError,
 )
 
@@ -97,9 +97,9 @@ class Client:
         await self._resolver.close()
 
     async def fetch(self, location: str, held: Held) -> Body:
-        """The body at `location`, its bytes booked on `held`; NoPictureError where there is none to be had in time."""
+        """The body at `location`, its bytes booked on `held`; NotAnImageError where there is none to be had in time."""
         deadline = self._config.deadline
-        failures = [NoPictureError(TIMEOUT, f"not whole after {deadline:g} s")]
+        failures = [NotAnImageError(TIMEOUT, f"not whole after {deadline:g} s")]
         try:
             # Not wait_for, before Python 3.12: its task and an error in it hold each other until they are collected as garbage.
             async with timeout(deadline):
@@ -107,20 +107,20 @@ class Client:
         except asyncio.TimeoutError:
             raise failures.pop() from None
 
-    async def _retried(self, url: URL, held: Held, failures: list[NoPictureError]) -> Body:
+    async def _retried(self, url: URL, held: Held, failures: list[NotAnImageError]) -> Body:
         end = time.monotonic() + self._config.deadline
         for attempt in itertools.count():
             try:
                 # On a connection that was used before, the rest of an earlier answer may come; a retry must not meet it.
                 return await self._redirected(self._fresh if attempt else self._session, url, held)
-            except NoPictureError as error:
+            except NotAnImageError as error:
                 if error.wait is None or attempt == self._config.retries:
                     raise
                 pause = max(error.wait, _BACK_OFF * 2**attempt * random.uniform(0.5, 1.5))
                 if time.monotonic() + pause > end:
                     raise
                 # It says more than that a retry had too little time; anew, for with its traceback it would hold itself.
-                failures.append(NoPictureError(error.state, error.detail))
+                failures.append(NotAnImageError(error.state, error.detail))
                 held.clear()
                 await asyncio.sleep(pause)
         raise AssertionError
@@ -133,27 +133,27 @@ class Client:
                     target = response.headers.get("Location")
                     if response.status not in _REDIRECTS or target is None:
                         return await self._body(response, held)
-            except NoPictureError:
+            except NotAnImageError:
                 raise
             except Exception as error:  # whatever a server, or a URL that nobody has thought of, makes the client raise
                 # What raised it may keep it: with its traceback, in which that is, both would wait for a search for garbage.
                 raise explain(error) from error.with_traceback(None)
             url = parse(target, url)
-        raise NoPictureError(TOO_MANY_REDIRECTS, str(url)[:200])
+        raise NotAnImageError(TOO_MANY_REDIRECTS, str(url)[:200])
 
     async def _body(self, response: aiohttp.ClientResponse, held: Held) -> Body:
         if response.status != 200:
             wait = _retry_after(response.headers.get("Retry-After", "")) if response.status in RETRIED else None
-            raise NoPictureError(str(response.status), response.reason or "", wait)
+            raise NotAnImageError(str(response.status), response.reason or "", wait)
         refusal = opted_out(response.headers.getall("X-Robots-Tag", ()))
         if refusal:
-            raise NoPictureError(OPTED_OUT, refusal)
+            raise NotAnImageError(OPTED_OUT, refusal)
         limit = self._config.max_bytes
         if (response.content_length or 0) > limit:
-            raise NoPictureError(TOO_LARGE, f"{response.content_length:,} bytes announced")
+            raise NotAnImageError(TOO_LARGE, f"{response.content_length:,} bytes announced")
         async for chunk in response.content.iter_any():
             if len(held.content) + len(chunk) > limit:
-                raise NoPictureError(TOO_LARGE, f"over {limit:,} bytes")
+                raise NotAnImageError(TOO_LARGE, f"over {limit:,} bytes")
             await held.add(chunk)
         encoding = response.headers.get("Content-Encoding", "").strip().lower()
         return Body(bytes(held.content), "" if encoding == "identity" else encoding)
@@ -175,28 +175,28 @@ def _retry_after(header: str) -> float:
         return 0.0
 
 
-def explain(error: Exception) -> NoPictureError:
+def explain(error: Exception) -> NotAnImageError:
     """The state that an error of the connection stands for. UserError where this machine is to blame."""
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
     detail = str(cause) or type(cause).__name__
     if isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE):
         raise UserError(f"{cause.strerror}: lower fetch.in_flight, or raise `ulimit -n`") from None
     if isinstance(cause, RefusedAddressError):
-        return NoPictureError(REFUSED_ADDRESS, detail)
+        return NotAnImageError(REFUSED_ADDRESS, detail)
     if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return NoPictureError(DNS, detail)
+        return NotAnImageError(DNS, detail)
     if isinstance(error, ssl.SSLError | aiohttp.ClientSSLError):
-        return NoPictureError(TLS, detail)
+        return NotAnImageError(TLS, detail)
     if isinstance(error, asyncio.TimeoutError):
-        return NoPictureError(TIMEOUT, detail)
+        return NotAnImageError(TIMEOUT, detail)
     if isinstance(error, aiohttp.ClientPayloadError):
-        return NoPictureError(TRUNCATED, detail, wait=0)
+        return NotAnImageError(TRUNCATED, detail, wait=0)
     if isinstance(error, aiohttp.ClientResponseError):
-        return NoPictureError(BAD_RESPONSE, detail, wait=0)
+        return NotAnImageError(BAD_RESPONSE, detail, wait=0)
     if isinstance(error, aiohttp.InvalidURL | ValueError):
-        return NoPictureError(BAD_URL, detail)
+        return NotAnImageError(BAD_URL, detail)
     if isinstance(error, aiohttp.ServerDisconnectedError) or isinstance(cause, ConnectionResetError | BrokenPipeError):
-        return NoPictureError(CONNECTION, detail, wait=0)
+        return NotAnImageError(CONNECTION, detail, wait=0)
     if isinstance(error, aiohttp.ClientError | OSError):
-        return NoPictureError(CONNECTION, detail)
-    return NoPictureError(FAILED, repr(error))
+        return NotAnImageError(CONNECTION, detail)
+    return NotAnImageError(FAILED, repr(error))

@@ -7,7 +7,7 @@ from bridgetower_train.config import at_least
 
 @dataclass(frozen=True)
 class FetchConfig:
-    """How pictures are fetched from the web."""
+    """How images are fetched from the web."""
 
     in_flight: int = 2000
     """URLs that are being fetched at any moment; each needs a file descriptor."""
@@ -24,11 +24,11 @@ class FetchConfig:
     redirects: int = 5
     """Redirects that are followed."""
     max_bytes: int = 32 << 20
-    """Bytes of a picture, as sent and as unpacked."""
+    """Bytes of an image, as sent and as unpacked."""
     memory_mb: int = 512
-    """Megabytes of pictures that are held at any moment, fetched and prepared ones together."""
+    """Megabytes of images that are held at any moment, fetched and prepared ones together."""
     min_edge: int = 64
-    """Shorter edge of the least picture, pixels: what is smaller is a placeholder (CC3M took 400 and more, CC12M 256)."""
+    """Shorter edge of the least image, pixels: what is smaller is a placeholder (CC3M took 400 and more, CC12M 256)."""
     contact: str = ""
     """A page or address at which owners of sites reach you; joins the user agent. Some sites refuse those without."""
     nameservers: list[str] = field(default_factory=list)

@@ -10,8 +10,8 @@ from data_prep.fetch.budget import Budget, Held
 from data_prep.fetch.client import Client
 from data_prep.fetch.config import FetchConfig
 from data_prep.fetch.decoders import Decoders
-from data_prep.fetch.states import UNANSWERED, NoPictureError
-from data_prep.rows import Outcome, Row
+from data_prep.fetch.states import UNANSWERED, NotAnImageError
+from data_prep.source.rows import Outcome, Row
 
 Item = tuple[int, Row, str]
 """Number of a row, the row, and its host."""
@@ -96,7 +96,7 @@ class Crawl:
                 self._leave(host)
             held.end(keep=len(body.content))
             outcome = await self._decoders.decode(body.content, body.encoding, row.digest)
-        except NoPictureError as error:
+        except NotAnImageError as error:
             outcome = Outcome(error.state, error.detail)
         except UserError as error:
             self._end(error)
@@ -138,5 +138,5 @@ class Crawl:
 def _host(row: Row) -> str:
     try:
         return parse(row.location).host or ""
-    except NoPictureError:
+    except NotAnImageError:
         return ""

@@ -1,17 +1,17 @@
-"""A body to the picture for a shard: what the decoding processes do."""
+"""A body to the image for a shard: what the decoding processes do."""
 
 import hashlib
 import zlib
 from typing import Any, NamedTuple
 
 from bridgetower_train.data.shards import BadRecordError
-from data_prep import picture
-from data_prep.fetch.states import BAD_ENCODING, HASH_MISMATCH, TOO_LARGE, TOO_SMALL, NoPictureError
-from data_prep.rows import OK, Outcome
+from data_prep.fetch.states import BAD_ENCODING, HASH_MISMATCH, TOO_LARGE, TOO_SMALL, NotAnImageError
+from data_prep.source import image
+from data_prep.source.rows import OK, Outcome
 
 
 class Wanted(NamedTuple):
-    """What a picture must be, and become."""
+    """What an image must be, and become."""
 
     size: int
     """Shorter edge in the shard, pixels."""
@@ -22,45 +22,45 @@ class Wanted(NamedTuple):
 
 
 def prepare(content: bytes, encoding: str, digest: str, wanted: Wanted) -> Outcome:
-    """The picture for the shard, and sha256, width and height of the original; or the state that says what is wrong.
+    """The image for the shard, and sha256, width and height of the original; or the state that says what is wrong.
 
     `encoding`: the body's Content-Encoding. `digest`: as in `Row`.
     """
     meta: dict[str, Any] = {}
     try:
         original = unpack(content, encoding, wanted.max_bytes)
-        jpeg, width, height = picture.prepare(original, wanted.size)
+        jpeg, width, height = image.prepare(original, wanted.size)
         meta = {"sha256": hashlib.sha256(original).hexdigest(), "width": width, "height": height}
         _compare(original, digest)
         if min(width, height) < wanted.min_edge:
-            raise NoPictureError(TOO_SMALL, f"{width} x {height} pixels")
+            raise NotAnImageError(TOO_SMALL, f"{width} x {height} pixels")
         return Outcome(OK, "", jpeg, meta)
-    except NoPictureError as error:
+    except NotAnImageError as error:
         return Outcome(error.state, error.detail, meta=meta)
     except BadRecordError as error:
         return Outcome(error.reason, _begin(content), meta=meta)
 
 
 def unpack(content: bytes, encoding: str, limit: int) -> bytes:
-    """Undo a Content-Encoding that nobody asked for; NoPictureError where that gives more than `limit` bytes."""
+    """Undo a Content-Encoding that nobody asked for; NotAnImageError where that gives more than `limit` bytes."""
     if not encoding:
         return content
     if encoding not in ("gzip", "x-gzip", "deflate"):
-        raise NoPictureError(BAD_ENCODING, encoding[:50])
+        raise NotAnImageError(BAD_ENCODING, encoding[:50])
     inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)  # gzip or zlib
     try:
         whole = inflater.decompress(content, limit + 1)
     except zlib.error as error:
-        raise NoPictureError(BAD_ENCODING, str(error)) from None
+        raise NotAnImageError(BAD_ENCODING, str(error)) from None
     if len(whole) > limit:
-        raise NoPictureError(TOO_LARGE, f"over {limit:,} bytes when unpacked")
+        raise NotAnImageError(TOO_LARGE, f"over {limit:,} bytes when unpacked")
     return whole
 
 
 def _compare(original: bytes, digest: str) -> None:
     name, _, published = digest.partition(":")
     if published and hashlib.new(name, original).hexdigest() != published:
-        raise NoPictureError(HASH_MISMATCH, f"published {digest}")
+        raise NotAnImageError(HASH_MISMATCH, f"published {digest}")
 
 
 def _begin(content: bytes) -> str:

@@ -1,7 +1,7 @@
 """Processes that decode, resize and encode, fed from an event loop.
 
 A pool of the standard library breaks as a whole when one of its processes is killed, and does not say over which task; on
-pictures from the web, that happens. Here each process has a socket of its own, so it is known which picture it had.
+images from the web, that happens. Here each process has a socket of its own, so it is known which image it had.
 """
 
 import asyncio
@@ -18,15 +18,15 @@ from types import TracebackType
 
 from bridgetower_train.errors import UserError
 from data_prep.fetch.states import DECODER_DIED
-from data_prep.parallel import start_worker, worker_context
-from data_prep.rows import Outcome
+from data_prep.parallel import mp_start_method, start_worker
+from data_prep.source.rows import Outcome
 
 Decode = Callable[[bytes, str, str], Outcome]
-"""Content, Content-Encoding and published digest of a picture to its outcome. Travels to the processes."""
+"""Content, Content-Encoding and published digest of an image to its outcome. Travels to the processes."""
 
 _READY = b"\1"
 _LENGTH = struct.Struct("<Q")
-_SENT = 2  # pictures that a process has at once, so that it need not wait for the next
+_SENT = 2  # images that a process has at once, so that it need not wait for the next
 _LIVES = 2
 _STARTS = 3
 _IMPORTED = (__name__, "data_prep.fetch.decode")  # by all of them together, before the first
@@ -34,7 +34,7 @@ _IMPORTED = (__name__, "data_prep.fetch.decode")  # by all of them together, bef
 
 def begin_imports() -> None:
     """Start the server that the processes come from: what it imports, torch above all, takes it a second or two."""
-    worker_context(*_IMPORTED)
+    mp_start_method(*_IMPORTED)
     forkserver.ensure_running()
 
 
@@ -66,7 +66,7 @@ class Decoders:
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
     async def decode(self, content: bytes, encoding: str, digest: str) -> Outcome:
-        """What becomes of a picture; DECODER_DIED where two processes in turn died over it."""
+        """What becomes of an image; DECODER_DIED where two processes in turn died over it."""
         job = _Job((content, encoding, digest), asyncio.get_running_loop().create_future())
         self._jobs.put_nowait(job)
         return await job.outcome
@@ -102,7 +102,7 @@ class Decoders:
             self._blame(sent, f"exit code {process.exitcode}")
 
     def _blame(self, sent: deque[_Job], detail: str) -> None:
-        """The first picture that a dead process had is the one that it died over; the others are as they were."""
+        """The first image that a dead process had is the one that it died over; the others are as they were."""
         sent[0].deaths += 1
         if sent[0].deaths == _LIVES:
             _answer(sent.popleft(), Outcome(DECODER_DIED, detail))
@@ -116,7 +116,7 @@ async def _process(function: Decode) -> AsyncIterator[tuple[BaseProcess, socket.
     here, there = socket.socketpair()
     with here:
         with there:
-            process = worker_context(*_IMPORTED).Process(target=_work, args=(there, function), daemon=True)
+            process = mp_start_method(*_IMPORTED).Process(target=_work, args=(there, function), daemon=True)
             await _start(process)
         try:
             yield process, here
@@ -148,7 +148,7 @@ def _frame(message: object) -> bytes:
 
 
 def _work(connection: socket.socket, function: Decode) -> None:
-    """A decoding process: answers pictures in their order until the other end is gone."""
+    """A decoding process: answers images in their order until the other end is gone."""
     start_worker()
     with connection, connection.makefile("rb") as requests, contextlib.suppress(ConnectionError):
         connection.sendall(_READY)

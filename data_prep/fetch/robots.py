@@ -1,4 +1,4 @@
-"""`X-Robots-Tag`: what a site says about the use of a picture."""
+"""`X-Robots-Tag`: what a site says about the use of an image."""
 
 from collections.abc import Iterable
 
@@ -15,7 +15,7 @@ _WITH_VALUE = {
 
 
 def opted_out(headers: Iterable[str], agent: str = AGENT) -> str:
-    """The directive among the `X-Robots-Tag` headers that refuses the picture to `agent`, or an empty string.
+    """The directive among the `X-Robots-Tag` headers that refuses the image to `agent`, or an empty string.
 
     Directives hold for everyone, or, after `name:`, for the agent of that name (`otherbot: noindex, noai`).
     """

@@ -1,4 +1,4 @@
-"""The states in which a URL can end, apart from those of the pictures themselves (`data_prep.picture`).
+"""The states in which a URL can end, apart from those of the images themselves (`data_prep.source.image`).
 
 An HTTP status other than 200 is its own state: "404", "403", "503".
 """
@@ -27,8 +27,8 @@ RETRIED = {429, 500, 502, 503, 504}
 """HTTP statuses that may pass."""
 
 
-class NoPictureError(Exception):
-    """A URL gives no picture: its state and more about it. `wait`: seconds after which to try again, None for never."""
+class NotAnImageError(Exception):
+    """A URL gives no image: its state and more about it. `wait`: seconds after which to try again, None for never."""
 
     def __init__(self, state: str, detail: str = "", wait: float | None = None) -> None:
         super().__init__(state, detail)

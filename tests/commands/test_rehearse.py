@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from bridgetower_train.commands.bench_data import make_corpus
+from bridgetower_train.bench.data import make_corpus
 from bridgetower_train.data.order import Order
 from bridgetower_train.data.shards import open_corpus
 from bridgetower_train.distributed import shut_down
@@ -18,15 +18,15 @@ from bridgetower_train.errors import UserError
 from bridgetower_train.rehearsal.coverage import check_coverage
 from bridgetower_train.rehearsal.group import Collective, join
 from bridgetower_train.rehearsal.stage import free_memory
-from data_prep.repeated import repeat_shard
+from data_prep.shards.repeated import repeat_shard
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
     """A folder with the corpus `large`: 2,345 records of 5 captions."""
     root = tmp_path_factory.mktemp("rehearse")
-    make_corpus(root, 64, pictures=4, records=40)
-    repeat_shard(open_corpus(str(root), "made_up"), root / "large", 2345)
+    make_corpus(root, 64, images=4, records=40)
+    repeat_shard(open_corpus(str(root), "synthetic"), root / "large", 2345)
     return root
 
 
@@ -36,7 +36,7 @@ def rehearse(*overrides: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_it_plays_a_rank_of_many(root: Path, tmp_path: Path):
-    """The corpus is real, the tokenizer made up; what is sent is what the shapes of 32 ranks ask for."""
+    """The corpus is real, the tokenizer synthetic; what is sent is what the shapes of 32 ranks ask for."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     data = [f"data.root={root}", "data.corpora={large: 1.0, shapes: 0}", "data.validation=null", "data.lanes=32"]
@@ -103,7 +103,7 @@ class Repeating(Order):
     """An order with a fault: the first sample of each second lane stands in the lane before it as well."""
 
     def columns(self, positions):
-        return super().columns(np.where(np.asarray(positions) == self.lane_batch, 0, positions))
+        return super().columns(np.where(np.asarray(positions) == self.samples_per_lane, 0, positions))
 
 
 class Skipping(Order):

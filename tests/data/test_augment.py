@@ -1,4 +1,4 @@
-"""RandAugment: the same for the same position, another for another, and always a picture of the right size."""
+"""RandAugment: the same for the same position, another for another, and always an image of the right size."""
 
 import numpy as np
 import pytest
@@ -8,8 +8,8 @@ from bridgetower_train.config import DataConfig, ModelConfig, TrainConfig
 from bridgetower_train.data import augment
 from bridgetower_train.data.augment import crop_box, rand_augment
 from bridgetower_train.data.dataset import open_data
-from bridgetower_train.data.text import Text
-from data_prep.tokenizer import train_tokenizer
+from bridgetower_train.data.text import CaptionTokenizer
+from data_prep.shapes.tokenizer import train_tokenizer
 
 
 def photograph(height=60, width=90):
@@ -64,7 +64,7 @@ def test_flips_and_operations_are_even(monkeypatch):
 
 
 def data(root, validation=False, **keys):
-    text = Text(train_tokenizer(["caption of picture 0123456789"] * 9, 400))
+    text = CaptionTokenizer(train_tokenizer(["caption of image 0123456789"] * 9, 400))
     config = TrainConfig(
         global_batch=16, model=ModelConfig(image_size=48, patch_size=8, vision_layers=1, text_layers=1, fusion_layers=1),
         data=DataConfig(root=str(root), corpora={"small": 1.0}, validation="small", lanes=2, **keys), steps="1",

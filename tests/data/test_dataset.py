@@ -107,7 +107,7 @@ def test_image_ids_run_through_all_corpora(tmp_path, make_corpus):
 def test_text_buckets_hold_the_longest_text_of_the_batch(small_corpus):
     dataset = open_data(configure(small_corpus, text_buckets=[7, 12]), TEXT)
     batch = dataset.__getitems__(range(BATCH))
-    assert batch.input_ids.shape == (BATCH, 7)  # "caption 1 of picture 2" and its frame
+    assert batch.input_ids.shape == (BATCH, 7)  # "caption 1 of image 2" and its frame
     whole = open_data(configure(small_corpus), TEXT).__getitems__(range(BATCH))
     assert batch.masked_ids.equal(whole.masked_ids[:, :7])
     assert batch.mlm_positions.equal(whole.mlm_positions)
@@ -115,8 +115,8 @@ def test_text_buckets_hold_the_longest_text_of_the_batch(small_corpus):
 
 @settings(max_examples=60, derandomize=True, deadline=None)
 @given(st.integers(0, 3), st.integers(0, 3), st.integers(0, 2), st.integers(0, 100))
-def test_ranks_and_micro_batches_share_out_each_step(ranks, splits, lane_batch, start):
-    world_size, accumulation, micro_batch = 2**ranks, 2**splits, 3 * 2**lane_batch
+def test_ranks_and_micro_batches_share_out_each_step(ranks, splits, samples_per_lane, start):
+    world_size, accumulation, micro_batch = 2**ranks, 2**splits, 3 * 2**samples_per_lane
     steps = {}
     for rank in range(world_size):
         positions = iter(RankPositions(rank, world_size, micro_batch, accumulation, start))
@@ -178,7 +178,7 @@ def damaged(tmp_path, small_corpus):
     index = np.load(tmp_path / "small" / "index.npy")
     index["jpg_size"][50] = 2**31
     np.save(tmp_path / "small" / "index.npy", index)
-    reasons[50] = "picture over 64 MiB"
+    reasons[50] = "image over 64 MiB"
     assert third.exists()
     return tmp_path, reasons
 
@@ -225,12 +225,12 @@ def test_replacements_are_the_same_for_all(damaged, world_size, workers):
         assert [bad for part in parts for bad in part.bad] == batch.bad
 
 
-def test_an_undecodable_picture_is_listed_with_its_key(tmp_path, make_tar, jpeg):
-    from data_prep.writer import ShardWriter
+def test_an_undecodable_image_is_listed_with_its_key(tmp_path, make_tar, jpeg):
+    from data_prep.shards.writer import ShardWriter
 
     with ShardWriter(tmp_path, "small", None) as writer:
         for number in range(20):
-            writer.add(f"key-{number}", jpeg[: 700 if number == 7 else None], [f"picture {number}"], {})
+            writer.add(f"key-{number}", jpeg[: 700 if number == 7 else None], [f"image {number}"], {})
     dataset = open_data(configure(tmp_path), TEXT)
     (bad,) = (bad for position in range(len(dataset)) for bad in dataset[position].bad)
     assert bad.key == "key-7"
@@ -358,7 +358,7 @@ def test_other_sizes_are_resized_and_their_cost_is_said_once(small_corpus, caplo
     assert not caplog.records
     dataset = open_data(configure(small_corpus, image_size=32), TEXT)
     (record,) = caplog.records
-    assert "small: pictures are 64 px, the model reads 32 px: resizing costs about" in record.message
+    assert "small: images are 64 px, the model reads 32 px: resizing costs about" in record.message
     assert "write shards with size=32" in record.message
     whole = open_data(configure(small_corpus), TEXT)[0].pixel_values.float()
     halved = torch.nn.functional.interpolate(whole, (32, 32), mode="bicubic", antialias=True)
@@ -366,7 +366,7 @@ def test_other_sizes_are_resized_and_their_cost_is_said_once(small_corpus, caplo
     assert len(caplog.records) == 1
 
 
-def test_validation_reads_each_held_out_picture_once(tmp_path, make_corpus):
+def test_validation_reads_each_held_out_image_once(tmp_path, make_corpus):
     make_corpus(tmp_path, "train", 20, 10)
     make_corpus(tmp_path, "held_out", 16, 10)
     config = configure(tmp_path, ["train"], validation="held_out")

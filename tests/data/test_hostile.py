@@ -13,7 +13,7 @@ from PIL import Image
 from bridgetower_train.data.shards import open_corpus
 from bridgetower_train.data.tar import BLOCK, Gap, walk_tar
 from bridgetower_train.errors import DataError
-from data_prep.index import build_index
+from data_prep.shards.index import build_index
 
 
 def members(jpeg: bytes, count: int = 6) -> list[tuple[str, bytes]]:
@@ -70,7 +70,7 @@ def test_a_tar_cut_between_members_is_named(folder, tar):
     assert manifest.dropped == {"tar without an end mark, perhaps cut short": 1, "no json": 1}
 
 
-@pytest.mark.parametrize(("broken", "lost"), [("2.jpg", "no picture"), ("2.json", "no json"), ("0.jpg", "no picture")])
+@pytest.mark.parametrize(("broken", "lost"), [("2.jpg", "no image"), ("2.json", "no json"), ("0.jpg", "no image")])
 @pytest.mark.parametrize("how", ["checksum", "zeros", "noise", "size", "negative size", "no name"])
 def test_a_broken_header_costs_its_record_only(folder, tar, broken, lost, how):
     at = header_at(tar, broken)
@@ -174,12 +174,12 @@ def test_records_that_cannot_be_used_are_named(folder, make_tar, jpeg):
     caption = b'{"captions": ["text"]}'
     bad = {
         "no json": {"jpg": jpeg},
-        "no picture": {"json": caption},
+        "no image": {"json": caption},
         "no caption": {"jpg": jpeg, "json": b'{"captions": ["", " \\n\\t"], "caption": "text"}'},
         "json cannot be read": {"jpg": jpeg, "json": b'{"captions": ["te'},
         "caption member over 1 MiB": {"jpg": jpeg, "json": b'{"captions": ["' + b"x" * (20 << 20) + b'"]}'},
-        "picture over 64 MiB": {"jpg": bytes((64 << 20) + 1), "json": caption},
-        "not a picture": {"jpg": b"<html>404</html>", "json": caption},
+        "image over 64 MiB": {"jpg": bytes((64 << 20) + 1), "json": caption},
+        "not an image": {"jpg": b"<html>404</html>", "json": caption},
         "more than 100 megapixels": {"png": png((10_001, 10_001)), "json": caption},
     }
     more = {

@@ -1,4 +1,4 @@
-"""Decoding and cropping: right pixels from good pictures, a reason from bad ones."""
+"""Decoding and cropping: right pixels from good images, a reason from bad ones."""
 
 import io
 import struct
@@ -13,7 +13,7 @@ from bridgetower_train.data.shards import BadRecordError
 
 
 def photo(height, width, seed=0):
-    """A smooth uint8 picture (height, width, 3) with some noise."""
+    """A smooth uint8 image (height, width, 3) with some noise."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width] / max(height, width)
     waves = [np.sin(2 * np.pi * (a * x + b * y + c)) for a, b, c in rng.uniform(0, 3, (3, 3))]
@@ -89,7 +89,7 @@ def test_greyscale_becomes_three_equal_channels():
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_pictures_of_other_kinds_are_read(kind):
+def test_images_of_other_kinds_are_read(kind):
     pixels = photo(64, 80)
     options = {"lossless": True} if kind == "WEBP" else {}
     assert np.array_equal(decode(encode(pixels, kind, **options)), pixels[:, 8:72])

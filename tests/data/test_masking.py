@@ -8,7 +8,7 @@ import torch
 from toy import toy_text
 
 from bridgetower_train.data.batch import IGNORE
-from bridgetower_train.data.masking import mask_places, mask_tokens
+from bridgetower_train.data.masking import mask_tokens, max_masked_tokens
 
 TEXT = toy_text()
 LENGTH = 50
@@ -28,7 +28,7 @@ def some_texts(count, seed=0, longest=LENGTH - 2):
 
 def mask(ids, position=None, seed=0, probability=P):
     position = np.arange(len(ids)) if position is None else np.asarray(position)
-    return mask_tokens(TEXT, ids, position, seed, probability, mask_places(probability, LENGTH))
+    return mask_tokens(TEXT, ids, position, seed, probability, max_masked_tokens(probability, LENGTH))
 
 
 def test_labels_places_and_masked_ids_agree():

@@ -16,12 +16,12 @@ from bridgetower_train.data.negatives import itm_negatives
     st.integers(0, 1000),
     st.integers(0, 2**31),
 )
-def test_negatives_are_other_images_of_the_same_lane(images, lane_batch, first, seed):
+def test_negatives_are_other_images_of_the_same_lane(images, samples_per_lane, first, seed):
     image_id, position = np.array(images), np.arange(first, first + len(images))
-    negative = itm_negatives(image_id, position, lane_batch, seed)
+    negative = itm_negatives(image_id, position, samples_per_lane, seed)
     for row, other in enumerate(negative):
         candidates = np.flatnonzero(
-            (position // lane_batch == position[row] // lane_batch) & (image_id != image_id[row])
+            (position // samples_per_lane == position[row] // samples_per_lane) & (image_id != image_id[row])
         )
         if len(candidates):
             assert other in candidates

@@ -14,7 +14,7 @@ from bridgetower_train.data.order import Order
 from bridgetower_train.errors import ConfigError, DataError
 
 
-def made_up(shards, name="a"):
+def synthetic(shards, name="a"):
     """A corpus as the order sees it: `shards` lists, for each shard, the captions of each of its records."""
     counts = np.array([n for shard in shards for n in shard], dtype=np.uint16)
     return SimpleNamespace(
@@ -30,7 +30,8 @@ def lane_positions(order, lane, first, last):
     """Positions of the samples numbered `first` to `last` of a lane."""
     numbers = range(first, last)
     return [
-        n // order.lane_batch * order.global_batch + lane * order.lane_batch + n % order.lane_batch for n in numbers
+        n // order.samples_per_lane * order.global_batch + lane * order.samples_per_lane + n % order.samples_per_lane
+        for n in numbers
     ]
 
 
@@ -45,7 +46,9 @@ CORPUS = st.lists(SHARD, min_size=1, max_size=6)
 
 @st.composite
 def orders(draw):
-    corpora = [made_up(shards, name=f"c{i}") for i, shards in enumerate(draw(st.lists(CORPUS, min_size=1, max_size=3)))]
+    corpora = [
+        synthetic(shards, name=f"c{i}") for i, shards in enumerate(draw(st.lists(CORPUS, min_size=1, max_size=3)))
+    ]
     weights = [draw(st.sampled_from([1.0, 0.5, 2.0, 1.5, 0.3])) for _ in corpora]
     captions = draw(st.sampled_from(["all", "one"]))
     try:
@@ -54,12 +57,14 @@ def orders(draw):
             weights,
             seed=draw(st.integers(0, 2**32 - 1)),
             lanes=draw(st.integers(1, 7)),
-            lane_batch=draw(st.integers(1, 5)),
+            samples_per_lane=draw(st.integers(1, 5)),
             captions=captions,
             window=draw(st.sampled_from([1, 2, 5, 16, 1000])),
         )
     except ConfigError:
-        return Order([made_up([[3] * 7, [1] * 5])], [1.5], seed=1, lanes=4, lane_batch=2, captions=captions, window=5)
+        return Order(
+            [synthetic([[3] * 7, [1] * 5])], [1.5], seed=1, lanes=4, samples_per_lane=2, captions=captions, window=5
+        )
 
 
 @settings(max_examples=150, derandomize=True, deadline=None)
@@ -92,7 +97,9 @@ def test_each_sample_is_passed_as_often_as_its_weight_says(order, epoch):
 def test_a_position_is_the_same_however_it_is_reached(order, data):
     top = 4 * order.epoch_samples
     positions = data.draw(st.lists(st.integers(0, top), min_size=1, max_size=30))
-    fresh = Order(order.corpora, order.weights, order.seed, order.lanes, order.lane_batch, order.captions, order.window)
+    fresh = Order(
+        order.corpora, order.weights, order.seed, order.lanes, order.samples_per_lane, order.captions, order.window
+    )
     assert order.take(positions) == [fresh.at(p) for p in positions]
     assert [s.position for s in order.take(positions)] == positions
 
@@ -100,8 +107,8 @@ def test_a_position_is_the_same_however_it_is_reached(order, data):
 @settings(max_examples=60, derandomize=True, deadline=None)
 @given(orders(), st.integers(0, 500))
 def test_following_walks_the_lane(order, position):
-    lane = position % order.global_batch // order.lane_batch
-    number = position // order.global_batch * order.lane_batch + position % order.lane_batch
+    lane = position % order.global_batch // order.samples_per_lane
+    number = position // order.global_batch * order.samples_per_lane + position % order.samples_per_lane
     following = order.following(position)
     assert [next(following) for _ in range(20)] == lane_positions(order, lane, number + 1, number + 21)
 
@@ -130,7 +137,7 @@ def test_shards_ahead_are_those_of_this_window_and_the_next(order, epoch, data):
 
 
 def one_shard_order(seed=0, window=100, weight=1.0, lanes=1, captions="one", records=1000):
-    return Order([made_up([[3] * records])], [weight], seed, lanes, 4, captions, window)
+    return Order([synthetic([[3] * records])], [weight], seed, lanes, 4, captions, window)
 
 
 def test_a_fraction_of_a_single_shard_is_another_part_each_epoch():
@@ -158,14 +165,14 @@ def test_windows_permute_within_themselves():
 
 
 def test_shards_are_permuted_anew_each_epoch():
-    order = Order([made_up([[1] * 2] * 20)], [1.0], 0, 1, 2, "all", 1)
+    order = Order([synthetic([[1] * 2] * 20)], [1.0], 0, 1, 2, "all", 1)
     epochs = [[s.row // 2 for s in order.take(epoch_positions(order, e))][::2] for e in range(3)]
     assert all(sorted(shards) == list(range(20)) for shards in epochs)
     assert len({tuple(shards) for shards in epochs}) == 3
 
 
 def test_the_remainder_is_another_one_each_epoch():
-    order = Order([made_up([[1]] * 23)], [1.0], 0, 4, 2, "all", 4)
+    order = Order([synthetic([[1]] * 23)], [1.0], 0, 4, 2, "all", 4)
     left_out = [set(range(23)) - {s.row for s in order.take(epoch_positions(order, e))} for e in range(6)]
     assert {len(rows) for rows in left_out} == {3}
     assert len({frozenset(rows) for rows in left_out}) > 1
@@ -196,7 +203,7 @@ def test_the_order_hangs_on_its_seed_and_says_so():
 
 def test_the_order_is_frozen():
     """A run that goes on under a later version must meet the same samples: if this fails, resumed runs change."""
-    corpora = [made_up([[1, 2, 3, 4, 5] * 4] * 9, "a"), made_up([[2] * 30] * 2, "b")]
+    corpora = [synthetic([[1, 2, 3, 4, 5] * 4] * 9, "a"), synthetic([[2] * 30] * 2, "b")]
     text = ""
     for captions in ("all", "one"):
         order = Order(corpora, [1.0, 1.5], 1234, 4, 3, captions, 50)
@@ -238,14 +245,14 @@ def test_a_huge_corpus_opens_anywhere_in_little_memory(records, megabytes, capti
 
 def test_too_few_samples_for_the_lanes_are_refused():
     with pytest.raises(ConfigError, match=r"data\.lanes=9: .* only 8 samples; take at most 8"):
-        Order([made_up([[1] * 8])], [1.0], 0, 9, 1, "all", 4)
-    assert Order([made_up([[1] * 8])], [1.0], 0, 8, 1, "all", 4).epoch_samples == 8
+        Order([synthetic([[1] * 8])], [1.0], 0, 9, 1, "all", 4)
+    assert Order([synthetic([[1] * 8])], [1.0], 0, 8, 1, "all", 4).epoch_samples == 8
     with pytest.raises(ConfigError, match=r"data\.corpora\.a=0\.05: gives no sample"):
-        Order([made_up([[1] * 8])], [0.05], 0, 2, 1, "all", 4)
+        Order([synthetic([[1] * 8])], [0.05], 0, 2, 1, "all", 4)
 
 
 def test_an_index_that_contradicts_its_manifest_is_refused():
-    corpus = made_up([[1, 2, 3]])
+    corpus = synthetic([[1, 2, 3]])
     corpus.manifest.shards[0].captions = 7
     with pytest.raises(DataError, match="a: shard 0 has 7 captions by the manifest but 6 by the index"):
         Order([corpus], [1.0], 0, 1, 1, "all", 4).at(0)

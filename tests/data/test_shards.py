@@ -17,7 +17,7 @@ import pytest
 from bridgetower_train.data.manifest import Manifest
 from bridgetower_train.data.shards import INDEX_DTYPE, BadRecordError, Corpus, open_corpus
 from bridgetower_train.errors import ConfigError, DataError
-from data_prep.writer import ShardWriter
+from data_prep.shards.writer import ShardWriter
 
 
 @pytest.fixture
@@ -218,7 +218,7 @@ def rewrite_index(root: Path, column: str, row: int, value: int) -> Corpus:
     [
         ("json_size", (1 << 20) + 1, "caption member over 1 MiB"),
         ("json_size", 1 << 31, "caption member over 1 MiB"),
-        ("jpg_size", (64 << 20) + 1, "picture over 64 MiB"),
+        ("jpg_size", (64 << 20) + 1, "image over 64 MiB"),
         ("jpg_offset", 1 << 40, "shard ends before the record"),
         ("json_offset", 1 << 62, "shard ends before the record"),
         ("json_offset", (1 << 64) - 1, "shard cannot be read: Python int too large to convert to C long"),

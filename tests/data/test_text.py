@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from toy import SPECIAL, toy_text, toy_tokenizer
 
-from bridgetower_train.data.text import Text
+from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.errors import ConfigError, DataError
-from data_prep.tokenizer import train_tokenizer
+from data_prep.shapes.tokenizer import train_tokenizer
 
 
 @pytest.fixture(scope="module")
 def roberta(shared):
-    return Text.load(str(shared / "tokenizer" / "roberta-base"))
+    return CaptionTokenizer.load(str(shared / "tokenizer" / "roberta-base"))
 
 
 def test_roberta_ids(roberta):
@@ -86,12 +86,12 @@ def test_tokenizers_that_look_beyond_a_word(change):
     else:
         tokenizer = Tokenizer(models.WordLevel({name: i for i, name in enumerate([*SPECIAL, "aĠred", "a"])}, "<unk>"))
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    assert_as_plain(Text(tokenizer), ["a red dog", "red red dog cat", "a red"])
+    assert_as_plain(CaptionTokenizer(tokenizer), ["a red dog", "red red dog cat", "a red"])
 
 
 def test_kept_words_are_few_and_short(roberta, monkeypatch):
     monkeypatch.setattr("bridgetower_train.data.text._KEPT_WORDS", 5)
-    text = Text(roberta.tokenizer)
+    text = CaptionTokenizer(roberta.tokenizer)
     for number in range(20):
         assert_as_plain(text, [f"number {number} {'long' * 9}"])
     assert 0 < len(text._ids) <= 5
@@ -133,21 +133,21 @@ def test_missing_special_tokens_are_named(tmp_path, missing):
     path = tmp_path / "tokenizer.json"
     toy_tokenizer([token for token in SPECIAL if token != missing]).save(str(path))
     with pytest.raises(DataError, match=f"{path}: has no {missing}"):
-        Text.load(str(path))
+        CaptionTokenizer.load(str(path))
 
 
 def test_pad_must_be_one(tmp_path):
     toy_tokenizer(["<pad>", "<s>", "</s>", "<unk>", "<mask>"]).save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(DataError, match="<pad> has id 0; BridgeTower needs it at 1"):
-        Text.load(str(tmp_path))
+        CaptionTokenizer.load(str(tmp_path))
 
 
 def test_what_is_no_tokenizer_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"tokenizer=.*: no such file"):
-        Text.load(str(tmp_path))
+        CaptionTokenizer.load(str(tmp_path))
     (tmp_path / "tokenizer.json").write_text(json.dumps({"a": 1}))
     with pytest.raises(DataError, match=r"tokenizer\.json: is no tokenizer"):
-        Text.load(str(tmp_path))
+        CaptionTokenizer.load(str(tmp_path))
 
 
 def test_truncation_and_padding_of_the_file_are_ignored(tmp_path):
@@ -155,14 +155,14 @@ def test_truncation_and_padding_of_the_file_are_ignored(tmp_path):
     tokenizer.enable_truncation(2)
     tokenizer.enable_padding(length=30)
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    ids, mask = Text.load(str(tmp_path)).encode(["word1 word2 word3"], 8)
+    ids, mask = CaptionTokenizer.load(str(tmp_path)).encode(["word1 word2 word3"], 8)
     assert mask.sum() == 5
     assert ids[0, 4:].tolist() == [2, 1, 1, 1]
 
 
 def test_it_may_be_pickled_and_forked_without_a_warning(tmp_path, capfd):
     toy_tokenizer().save(str(tmp_path / "tokenizer.json"))
-    text = Text.load(str(tmp_path))
+    text = CaptionTokenizer.load(str(tmp_path))
     expected = text.encode(["word1 word2"] * 8, 6)[0].tolist()
     assert pickle.loads(pickle.dumps(text)).encode(["word1 word2"] * 8, 6)[0].tolist() == expected
     with multiprocessing.get_context("fork").Pool(1) as pool:

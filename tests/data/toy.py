@@ -2,7 +2,7 @@
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from bridgetower_train.data.text import Text
+from bridgetower_train.data.text import CaptionTokenizer
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 
@@ -11,10 +11,10 @@ def toy_tokenizer(special=SPECIAL, words=()):
     """Word-level tokenizer of `words` and a few others, `special` first."""
     tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    words = [*words, *(f"word{i}" for i in range(200)), "caption", "of", "picture", *map(str, range(100))]
+    words = [*words, *(f"word{i}" for i in range(200)), "caption", "of", "image", *map(str, range(100))]
     tokenizer.train_from_iterator(words, trainers.WordLevelTrainer(special_tokens=list(special)))
     return tokenizer
 
 
 def toy_text():
-    return Text(toy_tokenizer())
+    return CaptionTokenizer(toy_tokenizer())

@@ -59,7 +59,7 @@ def test_as_a_process_on_this_machine(shapes_root, tmp_path):
     assert report["counts"]["fail"] == 0
     assert {f["theme"] for f in report["findings"]} == {"software", "device", "machine", "folders", "data", "reporting"}
     shapes = next(f for f in report["findings"] if f["subject"] == "shapes")
-    assert shapes["found"].startswith("96 pictures")
+    assert shapes["found"].startswith("96 images")
 
 
 def test_themes_can_be_chosen(report, capsys):
@@ -93,7 +93,7 @@ def test_a_damaged_corpus_is_a_failure(report, make_corpus, tmp_path):
     assert "000001.tar" in found["small"]["found"]
 
 
-def test_pictures_of_another_size_are_a_warning(report, small_corpus):
+def test_images_of_another_size_are_a_warning(report, small_corpus):
     _, found = report("checks=[data]", *run_of(small_corpus), "model.image_size=32")
     assert found["small"]["level"] == "warning"
     assert "size=32" in found["small"]["todo"]

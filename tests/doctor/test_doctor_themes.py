@@ -36,7 +36,7 @@ def test_packages():
 
 def test_shared_memory_of_a_published_run():
     config = compose.compose(TrainConfig, "train", ["experiment=gaudi_large_14m"])
-    assert machine.shared_bytes(config, ranks=8) == 8 * 2 * 5 * config.lane_batch * 3 * 294**2
+    assert machine.shared_bytes(config, ranks=8) == 8 * 2 * 5 * config.samples_per_lane * 3 * 294**2
 
 
 def test_too_little_shared_memory_fails(tmp_path, monkeypatch):

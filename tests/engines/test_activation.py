@@ -9,7 +9,7 @@ from torch import Tensor
 from bridgetower_train.config import ObjectiveConfig
 from bridgetower_train.engines.activation import checkpoint_blocks
 from bridgetower_train.model.attention import sdpa
-from bridgetower_train.objectives.joint import JointTask
+from bridgetower_train.tasks.pretraining.task import JointTask
 
 calls: list[torch.Size] = []
 

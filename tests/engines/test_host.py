@@ -35,7 +35,7 @@ def faults() -> int:
 def test_a_copy_takes_no_pages_once_they_are_reserved():
     host, shape = copies(), torch.Size([1 << 22])
     tensors = {str(number): torch.full(shape, float(number)) for number in range(4)}
-    host.reserve(dict.fromkeys(tensors, shape))
+    host.preallocate(dict.fromkeys(tensors, shape))
     while any(thread.name == "host memory" for thread in threading.enumerate()):
         time.sleep(0.01)
     before = faults()
@@ -47,7 +47,7 @@ def test_a_copy_takes_no_pages_once_they_are_reserved():
 def test_a_copy_right_after_the_reservation_waits_for_it_and_the_next_goes_to_the_same_place():
     host, shape = copies(), torch.Size([1 << 20])
     tensors = {str(number): torch.full(shape, float(number)) for number in range(32)}
-    host.reserve(dict.fromkeys(tensors, shape))
+    host.preallocate(dict.fromkeys(tensors, shape))
     copied = host.copy({**tensors, "more": torch.ones(3)}.items())
     assert all(torch.equal(copied[name], tensor) for name, tensor in tensors.items())
     places = {name: tensor.data_ptr() for name, tensor in copied.items()}

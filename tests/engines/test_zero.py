@@ -15,13 +15,13 @@ from bridgetower_train.config import DeviceConfig
 from bridgetower_train.devices.cpu import CpuDevice
 from bridgetower_train.devices.hpu import HpuDevice
 from bridgetower_train.engines import ENGINES
-from bridgetower_train.engines.zero_weights import Limits
+from bridgetower_train.engines.zero_weights import Zero3Settings
 from bridgetower_train.evaluation.predictor import evaluating
-from bridgetower_train.objectives.joint import JointTask
 from bridgetower_train.planning.collectives import collective_bytes, link_bytes
 from bridgetower_train.planning.gathers import gathers
 from bridgetower_train.planning.memory import state_bytes
 from bridgetower_train.planning.uses import record
+from bridgetower_train.tasks.pretraining.task import JointTask
 
 pytest.importorskip("deepspeed")
 
@@ -167,7 +167,7 @@ def parameters(told: Any) -> int:
 @pytest.mark.parametrize("name", list(ENGINES))
 def test_a_step_sends_what_it_should(told, name):
     task, autocast = JointTask(MODEL, OBJECTIVE), CpuDevice(DeviceConfig(name="cpu"), 0).autocast
-    gathered = gathers(record(task, random_batch(MODEL, PAIRS), autocast), Limits.of(parameters(told)))
+    gathered = gathers(record(task, random_batch(MODEL, PAIRS), autocast), Zero3Settings.of(parameters(told)))
     expected: dict[str, float] = {}
     for part in collective_bytes(
         name, parameters(told), RANKS, MICRO_BATCHES, PAIRS, OBJECTIVE, gathered=gathered.elements(RANKS, MICRO_BATCHES)

@@ -16,7 +16,7 @@ from bridgetower_train.config import DeviceConfig, ModelConfig, ObjectiveConfig,
 from bridgetower_train.devices.cpu import CpuDevice
 from bridgetower_train.distributed import Flag, Ranks
 from bridgetower_train.engines import ENGINES, Engine
-from bridgetower_train.objectives.joint import JointTask
+from bridgetower_train.tasks.pretraining.task import JointTask
 
 MODEL = ModelConfig(
     image_size=32, patch_size=16, width=64, vision_layers=2, text_layers=2, fusion_layers=2, max_text_len=12,

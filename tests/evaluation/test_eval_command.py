@@ -8,7 +8,7 @@ from tests.training.runs import TINY
 FIGURES = {
     "image-text matching accuracy",
     "masked word accuracy",
-    "masked word accuracy, picture blanked",
+    "masked word accuracy, image blanked",
     "image to text R@1 among 32",
     "text to image R@1 among 32",
 }
@@ -47,10 +47,10 @@ def test_masked_words_and_matching(run_dir, shapes_root, capsys):
     found = json.loads((run_dir / "eval.json").read_text())["evaluations"]
     assert set(found) == {"masked words on shapes_heldout", "matching on shapes_heldout"}
     for entry in found.values():
-        assert entry["protocol"]["pictures"] == 24
+        assert entry["protocol"]["images"] == 24
         assert all(name in printed for name in [*entry["protocol"], *entry["figures"]])
     words = found["masked words on shapes_heldout"]["figures"]
-    assert len({words["perplexity"], words["perplexity, picture blanked"], words["perplexity, picture swapped"]}) == 3
+    assert len({words["perplexity"], words["perplexity, image blanked"], words["perplexity, image swapped"]}) == 3
 
 
 def test_what_a_run_was_not_trained_for_is_not_asked(shapes_root, tmp_path, capsys):

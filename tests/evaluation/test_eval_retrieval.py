@@ -12,7 +12,7 @@ import torch
 
 from bridgetower_train.cli import main
 from bridgetower_train.distributed import Ranks
-from bridgetower_train.evaluation.captioned import CaptionedPictures
+from bridgetower_train.evaluation.captioned import CaptionedImages
 from bridgetower_train.evaluation.full_retrieval import evaluate
 from bridgetower_train.evaluation.predictor import evaluating
 from bridgetower_train.evaluation.rerank import score_pairs
@@ -30,35 +30,35 @@ def evaluations(run_dir):
 
 @pytest.fixture(scope="module")
 def uneven(tmp_path_factory):
-    """A root with `uneven`: 30 pictures of 1 to 5 captions. Do not write to it."""
+    """A root with `uneven`: 30 images of 1 to 5 captions. Do not write to it."""
     return write_corpus(tmp_path_factory.mktemp("uneven"), "uneven", 30, 20)
 
 
 def test_blocks_score_as_one_pair_after_the_other_does(trained_run, uneven):
     trained = load_run(str(trained_run), "cpu", ("itc", "itm"))
-    pictures = CaptionedPictures(trained.open_corpus("uneven", str(uneven)), 32)
-    pictures.leave_out(dict.fromkeys(range(12, 30), "enough"))
-    assert [len(c) for c in pictures.captions[:6]] == [1, 2, 3, 4, 5, 1]
-    count, texts = len(pictures), pictures.texts
+    images = CaptionedImages(trained.open_corpus("uneven", str(uneven)), 32)
+    images.leave_out(dict.fromkeys(range(12, 30), "enough"))
+    assert [len(c) for c in images.captions[:6]] == [1, 2, 3, 4, 5, 1]
+    count, texts = len(images), images.texts
     pairs = np.random.default_rng(0).permutation(count * len(texts))[:200]
     pairs.sort()
-    found = score_pairs(trained.predictor, pictures, pairs, ALONE, batch=4)
+    found = score_pairs(trained.predictor, images, pairs, ALONE, batch=4)
 
-    model, pixels = trained.predictor.model, pictures.read(range(count))[0]
+    model, pixels = trained.predictor.model, images.read(range(count))[0]
     one = Pairs(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64), 1)
     with evaluating(trained.predictor.task, trained.device):
-        images = [model.encode_image(p[None]) for p in pixels]
+        encoded = [model.encode_image(p[None]) for p in pixels]
         states = [model.encode_text(*trained.predictor.encode([text])) for text in texts]
         each = [divmod(int(pair), len(texts)) for pair in pairs]
-        plain = [float(model.itm_score(model.fuse(images[i], states[t], one).pooled)[0, 1]) for i, t in each]
+        plain = [float(model.itm_score(model.fuse(encoded[i], states[t], one).pooled)[0, 1]) for i, t in each]
     assert found == pytest.approx(plain, abs=1e-5)
     assert np.ptp(plain) > 1e-3
 
 
 def test_folds_are_tests_of_their_own(trained_run, uneven):
     trained = load_run(str(trained_run), "cpu", ("itc", "itm"))
-    pictures = CaptionedPictures(trained.open_corpus("uneven", str(uneven)), 32)
-    figures = evaluate(trained.predictor, pictures, 4, 12, ALONE, batch=8)
+    images = CaptionedImages(trained.open_corpus("uneven", str(uneven)), 32)
+    figures = evaluate(trained.predictor, images, 4, 12, ALONE, batch=8)
     assert list(figures) == [
         f"{method}{group}"
         for method in ("ITC", "ITC, best 4 re-ranked by ITM")
@@ -66,7 +66,7 @@ def test_folds_are_tests_of_their_own(trained_run, uneven):
     ]
     folds = []
     for first in (0, 12):
-        part = CaptionedPictures(trained.open_corpus("uneven", str(uneven)), 32)
+        part = CaptionedImages(trained.open_corpus("uneven", str(uneven)), 32)
         part.leave_out({i: "of another fold" for i in range(30) if not first <= i < first + 12})
         folds.append(evaluate(trained.predictor, part, 4, None, ALONE, batch=8))
     for method in ("ITC", "ITC, best 4 re-ranked by ITM"):
@@ -90,7 +90,7 @@ def test_protocol_and_figures_are_printed_and_kept(run_dir, uneven, capsys):
     printed = capsys.readouterr().out
     found = evaluations(run_dir)["retrieval on uneven"]
     assert found["protocol"]["model"].startswith("zero-shot: trained on shapes")
-    assert found["protocol"]["captions"] == "72; the first 3 at most: 3 of 18, 2 of 6, 1 of 6 pictures"
+    assert found["protocol"]["captions"] == "72; the first 3 at most: 3 of 18, 2 of 6, 1 of 6 images"
     assert "best 5 re-ranked by ITM, mean of 3 folds of 10" in printed
     assert found["protocol"]["model"] in printed
     assert main(["eval", f"run_dir={run_dir}", "samples=8"]) == 0
@@ -117,7 +117,7 @@ def test_any_number_of_ranks_gives_the_same(run_dir, uneven):
     assert found[0] == found[1]
 
 
-def test_pictures_that_do_not_decode_are_named(run_dir, uneven, tmp_path, capsys):
+def test_images_that_do_not_decode_are_named(run_dir, uneven, tmp_path, capsys):
     copy = shutil.copytree(uneven, tmp_path / "copy")
     index = np.load(copy / "uneven" / "index.npy")
     with (copy / "uneven" / "000000.tar").open("r+b") as file:
@@ -125,13 +125,13 @@ def test_pictures_that_do_not_decode_are_named(run_dir, uneven, tmp_path, capsys
         file.write(b"damaged")
     assert main(["eval", "retrieval", f"run_dir={run_dir}", f"root={copy}", "corpus=uneven"]) == 0
     assert "000003 (changed since it was indexed)" in capsys.readouterr().out
-    assert evaluations(run_dir)["retrieval on uneven"]["protocol"]["pictures"] == 29
+    assert evaluations(run_dir)["retrieval on uneven"]["protocol"]["images"] == 29
 
 
 def test_what_cannot_be_evaluated_is_refused(run_dir, shapes_root, tmp_path, make_corpus, capsys):
     one = make_corpus(tmp_path / "one", "one", 1)
     assert main(["eval", "retrieval", f"run_dir={run_dir}", f"root={one}", "corpus=one"]) == 1
-    assert "one: has fewer than two usable pictures" in capsys.readouterr().err
+    assert "one: has fewer than two usable images" in capsys.readouterr().err
     without = tmp_path / "without"
     keys = ["train", *TINY, f"data.root={shapes_root}", f"run_dir={without}", "steps=1", "objective.itm=0"]
     assert main(keys) == 0

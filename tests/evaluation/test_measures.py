@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bridgetower_train.data.text import Text
+from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.evaluation.heldout import HeldOut
 from bridgetower_train.evaluation.masked_lm import masked_lm, probe_accuracy, probe_words
 from bridgetower_train.evaluation.matching import (
@@ -17,21 +17,21 @@ from bridgetower_train.evaluation.matching import (
     matching_accuracy,
 )
 from bridgetower_train.evaluation.retrieval import recall, similarities
-from data_prep.tokenizer import train_tokenizer
+from data_prep.shapes.tokenizer import train_tokenizer
 
 COLOURS = ["red", "green", "blue"]
 CAPTIONS = [["a red square", "red"], ["a green square left of a red square"], ["nothing"], ["the blue square"]]
 
 
 def held_out(captions=CAPTIONS) -> HeldOut:
-    """Picture i is one colour: i + 1."""
+    """Image i is one colour: i + 1."""
     pixels = torch.stack([torch.full((3, 4, 4), i + 1, dtype=torch.uint8) for i in range(len(captions))])
     return HeldOut(pixels, captions, [str(i) for i in range(len(captions))])
 
 
 @pytest.fixture(scope="module")
-def text() -> Text:
-    return Text(train_tokenizer([c for captions in CAPTIONS for c in captions] * 9, 400))
+def text() -> CaptionTokenizer:
+    return CaptionTokenizer(train_tokenizer([c for captions in CAPTIONS for c in captions] * 9, 400))
 
 
 def test_recall_counts_rows_and_columns():
@@ -54,7 +54,7 @@ def test_a_model_that_cannot_tell_finds_nothing():
 
 def test_probes_mask_each_word_once(text):
     probes = probe_words(text, held_out(), COLOURS, 16)
-    assert probes.picture.tolist() == [0, 1, 1, 3]
+    assert probes.image.tolist() == [0, 1, 1, 3]
     assert [text.decode([token]) for token in probes.answer] == ["red", "green", "red", "blue"]
     assert [int((ids == text.mask).sum()) for ids in probes.ids] == [1] * 4
     rows = torch.arange(4)
@@ -63,9 +63,9 @@ def test_probes_mask_each_word_once(text):
 
 
 class Knowing:
-    """Reads the picture's colour value: knows picture 0's caption to be of picture 0, and so on."""
+    """Reads the image's colour value: knows image 0's caption to be of image 0, and so on."""
 
-    def __init__(self, text: Text) -> None:
+    def __init__(self, text: CaptionTokenizer) -> None:
         self.text = text
 
     def embed_images(self, pixels):
@@ -102,7 +102,7 @@ def test_equal_captions_are_no_negatives(text):
 
 
 class Reading:
-    """Knows every caption by its picture's colour value, and nothing else."""
+    """Knows every caption by its image's colour value, and nothing else."""
 
     def __init__(self, text, data):
         self.text = text
@@ -117,16 +117,16 @@ class Reading:
         return 10 * torch.nn.functional.one_hot(guess, self.text.vocab_size).float()
 
 
-def test_masked_words_are_read_from_the_picture(text):
+def test_masked_words_are_read_from_the_image(text):
     data = held_out([[f"{colour} {noun}"] for colour in COLOURS for noun in ("square", "circle", "nothing")] * 4)
     figures = masked_lm(Reading(text, data), data, 0.4, batch=5)
     assert figures["masked tokens"] > 20
     assert figures["accuracy"] == 1
     sure = 1 + (text.vocab_size - 1) * math.exp(-10)
     assert figures["perplexity"] == pytest.approx(sure)
-    assert figures["accuracy, picture blanked"] == 0
-    assert figures["perplexity, picture blanked"] == pytest.approx(math.exp(10) * sure)
-    assert 0 < figures["accuracy, picture swapped"] < 1
+    assert figures["accuracy, image blanked"] == 0
+    assert figures["perplexity, image blanked"] == pytest.approx(math.exp(10) * sure)
+    assert 0 < figures["accuracy, image swapped"] < 1
     assert figures == pytest.approx(masked_lm(Reading(text, data), data, 0.4))
     assert figures != pytest.approx(masked_lm(Reading(text, data), data, 0.4, seed=1))
 

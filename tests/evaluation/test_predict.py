@@ -6,14 +6,14 @@ from PIL import Image
 
 from bridgetower_train.cli import main
 from bridgetower_train.data.shards import open_corpus
-from bridgetower_train.evaluation.attention import attention_over_picture, words
+from bridgetower_train.evaluation.attention import attention_over_image, words
 from bridgetower_train.evaluation.trained import load_run
 from tests.training.runs import TINY
 
 
 @pytest.fixture
-def picture(shapes_root, tmp_path):
-    path = tmp_path / "picture.jpg"
+def image(shapes_root, tmp_path):
+    path = tmp_path / "image.jpg"
     path.write_bytes(open_corpus(str(shapes_root), "shapes").read(0).image)
     return path
 
@@ -26,7 +26,7 @@ def test_attention_is_what_the_layer_computes(trained_run):
     seen = {}
     layer.register_forward_pre_hook(lambda _, inputs: seen.update(keys=inputs[1]))
     layer.output.register_forward_pre_hook(lambda _, inputs: seen.update(mixed=inputs[0]))
-    patches = attention_over_picture(predictor, pixels, ids[0], mask[0])
+    patches = attention_over_image(predictor, pixels, ids[0], mask[0])
     assert patches.shape == (24, 2, 2)
     weights = torch.cat([1 - patches.flatten(1).sum(1, keepdim=True), patches.flatten(1)], 1)
     assert (weights > 0).all()
@@ -44,31 +44,30 @@ def test_words_are_whole_and_without_punctuation(trained_run):
     assert places == sorted(set(places))
 
 
-def test_one_picture_and_some_texts(trained_run, picture, tmp_path, capsys):
+def test_one_image_and_some_texts(trained_run, image, tmp_path, capsys):
     out = tmp_path / "page.html"
     texts = "texts=['a red ring','a <mask> square']"
     assert (
-        main(["predict", f"run_dir={trained_run}", f"image={picture}", texts, f"out={out}", "top=3", "words=[ring]"])
-        == 0
+        main(["predict", f"run_dir={trained_run}", f"image={image}", texts, f"out={out}", "top=3", "words=[ring]"]) == 0
     )
     printed = capsys.readouterr().out
     assert printed.count("similarity") == printed.count("match") == 2
     assert printed.count("<mask>: ") == 1
     assert out.read_text().count('alt="attention of') == 1
-    Image.open(picture).save(tmp_path / "picture.webp")
+    Image.open(image).save(tmp_path / "image.webp")
     assert (
-        main(["predict", f"run_dir={trained_run}", f"image={tmp_path}/picture.webp", texts, f"out={out}", "device=cpu"])
+        main(["predict", f"run_dir={trained_run}", f"image={tmp_path}/image.webp", texts, f"out={out}", "device=cpu"])
         == 0
     )
     assert out.read_text().count('alt="attention of') == 6
 
 
-def test_a_run_answers_what_it_was_trained_for(shapes_root, picture, tmp_path, capsys):
+def test_a_run_answers_what_it_was_trained_for(shapes_root, image, tmp_path, capsys):
     run_dir = tmp_path / "run"
     keys = ["objective.mlm=0", "objective.itc=0", "steps=1"]
     assert main(["train", *TINY, f"data.root={shapes_root}", f"run_dir={run_dir}", *keys]) == 0
     capsys.readouterr()
-    keys = [f"run_dir={run_dir}", f"image={picture}", "texts=['a <mask> ring']", f"out={tmp_path}/page.html"]
+    keys = [f"run_dir={run_dir}", f"image={image}", "texts=['a <mask> ring']", f"out={tmp_path}/page.html"]
     assert main(["predict", *keys]) == 0
     printed = capsys.readouterr().out
     assert "match" in printed
@@ -76,15 +75,15 @@ def test_a_run_answers_what_it_was_trained_for(shapes_root, picture, tmp_path, c
     assert "<mask>: " not in printed
 
 
-def test_bad_pictures_and_texts_are_named(trained_run, picture, tmp_path, monkeypatch, capsys):
+def test_bad_images_and_texts_are_named(trained_run, image, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     broken = tmp_path / "broken.jpg"
-    broken.write_bytes(picture.read_bytes()[:300])
+    broken.write_bytes(image.read_bytes()[:300])
     for keys, part in (
         (["image=/nowhere.jpg", "texts=[a]"], "image=/nowhere.jpg: No such file"),
         ([f"image={broken}", "texts=[a]"], f"image={broken}: "),
-        ([f"image={picture}"], "texts=[]"),
-        ([f"image={picture}", "texts=['']"], "texts=['']"),
+        ([f"image={image}"], "texts=[]"),
+        ([f"image={image}", "texts=['']"], "texts=['']"),
     ):
         assert main(["predict", f"run_dir={trained_run}", *keys]) == 2
         assert part in capsys.readouterr().err

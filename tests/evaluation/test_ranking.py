@@ -16,7 +16,7 @@ def small_chunks(monkeypatch):
     monkeypatch.setattr(ranking, "CHUNK", 7)
 
 
-def made_up(images=40, seed=0):
+def synthetic(images=40, seed=0):
     """Embeddings, and owners of 1 to 5 texts each, which resemble their image somewhat."""
     rng = np.random.default_rng(seed)
     owner = np.repeat(np.arange(images), rng.integers(1, 6, images))
@@ -41,7 +41,7 @@ def plain(score_IT, owner_T):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_chunks_rank_as_the_whole_matrix_does(seed):
-    images, texts, owner = made_up(seed=seed)
+    images, texts, owner = synthetic(seed=seed)
     of_images, of_texts = plain((images.double() @ texts.double().T).numpy(), owner)
     found = itc_ranks(images, texts, owner, ALONE)
     assert found[0].tolist() == of_images
@@ -50,7 +50,7 @@ def test_chunks_rank_as_the_whole_matrix_does(seed):
 
 
 def test_ties_count_against():
-    images, texts, owner = made_up(20)
+    images, texts, owner = synthetic(20)
     again = torch.cat([images, images[:3]]), torch.cat([texts, texts[owner < 3]])
     owners = np.concatenate([owner, 20 + owner[owner < 3]])
     before, after = itc_ranks(images, texts, owner, ALONE), itc_ranks(*again, owners, ALONE)
@@ -62,7 +62,7 @@ def test_ties_count_against():
 
 
 def test_candidates_are_the_best_of_both():
-    images, texts, _ = made_up()
+    images, texts, _ = synthetic()
     score = (images @ texts.T).numpy()
     best = np.zeros_like(score, dtype=bool)
     for i, row in enumerate(score):
@@ -74,7 +74,7 @@ def test_candidates_are_the_best_of_both():
 
 
 def test_matching_ranks_all_pairs_as_the_whole_matrix_does():
-    images, texts, owner = made_up()
+    images, texts, owner = synthetic()
     by_itc = itc_ranks(images, texts, owner, ALONE)
     score = np.random.default_rng(1).standard_normal((len(images), len(texts))).round(1).astype(np.float32)
     found = itm_ranks(np.arange(score.size), score.ravel(), owner, by_itc)
@@ -83,7 +83,7 @@ def test_matching_ranks_all_pairs_as_the_whole_matrix_does():
 
 def test_what_was_not_scored_stands_behind():
     """As in the published code: the pairs that either direction chose, all others far below."""
-    images, texts, owner = made_up()
+    images, texts, owner = synthetic()
     by_itc = itc_ranks(images, texts, owner, ALONE)
     pairs = candidates(images, texts, 4, ALONE)
     score = np.random.default_rng(1).standard_normal(len(pairs)).astype(np.float32)

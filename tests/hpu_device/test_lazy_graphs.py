@@ -10,8 +10,8 @@ from torch._lazy import mark_step, metrics, ts_backend
 
 from bridgetower_train.config import ObjectiveConfig
 from bridgetower_train.model import heads
-from bridgetower_train.objectives import itc
-from bridgetower_train.objectives.joint import JointTask
+from bridgetower_train.tasks.pretraining import itc
+from bridgetower_train.tasks.pretraining.task import JointTask
 
 LACKING = {"aten::any.dim", "aten::argmax", "aten::bitwise_not", "aten::index_add", "aten::where.self"}
 """Operators of our step that the backend has no kernel for, and so runs on the CPU (the vendor's has)."""

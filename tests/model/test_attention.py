@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bridgetower_train.model.attention import Linear, folded_attention, folds, sdpa, split_heads
+from bridgetower_train.model.attention import Linear, absorbed_attention, sdpa, split_heads, use_absorbed
 
 B, T, WIDTH = 3, 11, 128
 
@@ -31,7 +31,7 @@ def test_folded_is_plain(queries: int, masked: bool):
     results = []
     for out in (
         sdpa(q, split_heads(key(x)), split_heads(value(x)), seen, 0.0),
-        folded_attention(q, x, key, value, seen, 0.0),
+        absorbed_attention(q, x, key, value, seen, 0.0),
     ):
         weights = torch.linspace(-1, 1, out.numel(), dtype=torch.float64).view_as(out)
         results.append([out, *torch.autograd.grad((out * weights).sum(), leaves)])
@@ -42,7 +42,7 @@ def test_folded_is_plain(queries: int, masked: bool):
 def test_dropout_drops_the_same_tokens_of_keys_and_bias():
     q, x, key, value, mask = made(1)
     torch.manual_seed(1)
-    folded = folded_attention(q, x, key, value, mask, 0.5)
+    folded = absorbed_attention(q, x, key, value, mask, 0.5)
     logits = (q @ split_heads(key(x)).transpose(-2, -1) / 8).masked_fill(~mask, -torch.inf)
     torch.manual_seed(1)
     plain = F.dropout(logits.softmax(-1), 0.5) @ split_heads(value(x))
@@ -53,5 +53,5 @@ def test_dropout_drops_the_same_tokens_of_keys_and_bias():
     ("queries", "keys", "folded"), [(1, 325, True), (1, 50, True), (8, 325, True), (50, 50, False)]
 )
 def test_few_queries_fold(queries: int, keys: int, folded: bool):
-    assert folds(queries, keys, 768) is folded
-    assert not folds(50, 325, 768), "the products by head would take longer than they save"
+    assert use_absorbed(queries, keys, 768) is folded
+    assert not use_absorbed(50, 325, 768), "the products by head would take longer than they save"

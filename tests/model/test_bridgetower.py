@@ -83,7 +83,7 @@ def test_normalize():
     assert torch.equal(normalize(pixels, torch.bfloat16), normalize(pixels, torch.float32).bfloat16())
 
 
-def test_channels_last_pictures_encode_the_same():
+def test_channels_last_images_encode_the_same():
     model, pixels = BridgeTower(SMALL, Heads()), random_batch(SMALL, 2).pixel_values
     expected = model.encode_image(pixels).bridged[-1]
     assert torch.allclose(

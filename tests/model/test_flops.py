@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bridgetower_train.config import ModelConfig, ObjectiveConfig
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.model.flops import forward_flops_per_sample, separate_flops_per_sample, step_flops_per_sample
-from bridgetower_train.objectives.joint import JointTask
+from bridgetower_train.tasks.pretraining.task import JointTask
 
 PAIRS = 2
 OBJECTIVES = {

@@ -7,13 +7,13 @@ import torch
 from helpers import SMALL, gradients, random_batch, randomize
 from torch import Tensor
 
-from bridgetower_train.commands.hugging_face import HuggingFaceHeads
+from bridgetower_train.bench.hugging_face import HuggingFaceHeads
 from bridgetower_train.config import ObjectiveConfig
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.model.bridgetower import BridgeTower, Fused, Pairs
 from bridgetower_train.model.heads import Heads
 from bridgetower_train.model.vision import normalize
-from bridgetower_train.objectives.itc import embed_cross, embed_image, embed_text
+from bridgetower_train.tasks.pretraining.itc import embed_cross, embed_image, embed_text
 
 ITC_DIM = 24
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up_run import write_run
+from synthetic_run import write_run
 
 FAULTS = """
 const width = arguments[0], faults = [];
@@ -14,7 +14,7 @@ const reach = document.scrollingElement.scrollWidth;
 if (reach > width) faults.push(`scrolls to ${reach} px`);
 if (parseFloat(getComputedStyle(document.body).fontSize) < 14) faults.push("small body text");
 for (const image of document.images)
-  if (!image.complete || image.naturalWidth === 0) faults.push("no picture: " + image.alt);
+  if (!image.complete || image.naturalWidth === 0) faults.push("no image: " + image.alt);
 for (const link of document.querySelectorAll("[src], link, script[src]"))
   if (link.src && !link.src.startsWith("data:")) faults.push("not in the page: " + link.src);
 for (const path of document.querySelectorAll(".plot path")) {

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up_run import HOSTILE, drawn
-from made_up_run import jpeg as encode
+from synthetic_run import HOSTILE, drawn
+from synthetic_run import jpeg as encode
 
 from bridgetower_train.cli import main
 from bridgetower_train.pages.histogram import SHOWN, Distribution, histogram
-from data_prep.index import build_index
-from data_prep.stats import StatsConfig, run
-from data_prep.tokenizer import train_tokenizer
-from data_prep.writer import ShardWriter, prepare_jpeg
+from data_prep.inspect.stats import StatsConfig, run
+from data_prep.shapes.tokenizer import train_tokenizer
+from data_prep.shards.index import build_index
+from data_prep.shards.writer import ShardWriter, prepare_jpeg
 
 STATES = {"ok": 40, "404": 50, "host cannot be reached": 9, HOSTILE: 1}
 
@@ -25,7 +25,7 @@ def root(tmp_path_factory):
     """A corpus of our own, with notes and a hostile caption, and one of another tool."""
     root = tmp_path_factory.mktemp("stats") / "data"
     with ShardWriter(root, "ours", 64, 10) as writer:
-        about = {"title": f"Ours {HOSTILE}", "homepage": "", "licence": "CC0", "note": "Drawn pictures only."}
+        about = {"title": f"Ours {HOSTILE}", "homepage": "", "licence": "CC0", "note": "Drawn images only."}
         writer.extra = {"rows": 100, "states": STATES, "about": about}
         for i in range(40):
             meta = {"width": 640 + i, "height": 480 - i}
@@ -56,16 +56,16 @@ def theirs(root, tmp_path, make_tar):
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "light"), (1280, "dark")])
 def test_page(root, theirs, tmp_path, open_page, width, scheme):
-    run(StatsConfig(root=str(theirs), tokenizer=str(root), pictures=8, out=str(tmp_path / "stats.html")))
+    run(StatsConfig(root=str(theirs), tokenizer=str(root), images=8, out=str(tmp_path / "stats.html")))
     browser = open_page(tmp_path / "stats.html", width, scheme)
     assert browser.title == "data · BridgeTower"
     ours, other = browser.find_elements("css selector", ".corpus")
     assert len(ours.find_elements("css selector", ".sheet img")) == 8
     assert len(other.find_elements("css selector", ".sheet img")) == 6
     titles = [figure.text.split("\n")[0] for figure in ours.find_elements("css selector", ".chart b")]
-    assert titles == ["Captions per picture", "Characters per caption", "Tokens per caption", "Stored picture, kB",
-                      "Original picture, shorter edge, px"]  # fmt: skip
-    assert "Stored picture, shorter edge, px" in other.text
+    assert titles == ["Captions per image", "Characters per caption", "Tokens per caption", "Stored image, kB",
+                      "Original image, shorter edge, px"]  # fmt: skip
+    assert "Stored image, shorter edge, px" in other.text
     shares = [item.text.replace("\n", " ") for item in ours.find_elements("css selector", ".shares li")]
     assert shares == ["404 50 (50 %)", "ok 40 (40 %)", "host cannot be reached 9 (9 %)", f"{HOSTILE} 1 (1 %)"]
     bars = [bar.size["width"] for bar in ours.find_elements("css selector", ".shares .bar")]
@@ -87,12 +87,12 @@ def test_the_pointer_reads_the_bars(root, tmp_path, open_page):
 
 
 def test_figures_are_those_of_the_corpus(root, tmp_path, capsys):
-    assert main(["prep", "stats", f"root={root / 'ours'}", f"out={tmp_path}/page.html", "sample=10", "pictures=3"]) == 0
+    assert main(["prep", "stats", f"root={root / 'ours'}", f"out={tmp_path}/page.html", "sample=10", "images=3"]) == 0
     printed = capsys.readouterr().out
-    assert "ours: pictures 40, captions 120, captions per picture 3.0, shorter edge 64 px" in printed
+    assert "ours: images 40, captions 120, captions per image 3.0, shorter edge 64 px" in printed
     assert "yield 40.0% of 100" in printed
-    assert "Captions per picture: median 3, 95% up to 5, largest 5" in printed  # of all 40, though 10 are read
-    assert "Original picture, shorter edge, px: median 459, 95% up to 480, largest 480" in printed
+    assert "Captions per image: median 3, 95% up to 5, largest 5" in printed  # of all 40, though 10 are read
+    assert "Original image, shorter edge, px: median 459, 95% up to 480, largest 480" in printed
     assert "  404: 50" in printed
     page = (tmp_path / "page.html").read_text()
     assert "come from 10 records" in page

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 
 from bridgetower_train.pages.plan import plan_page
-from bridgetower_train.planning.outlook import Outlook, outlook
+from bridgetower_train.planning.estimate import Plan, outlook
 
 sys.path.append(str(Path(__file__).parents[1] / "planning"))
-from plans import made_up_memories, small_plan
+from plans import small_plan, synthetic_memories
 
 
 @pytest.fixture(scope="module")
-def plan() -> Outlook:
-    return outlook(small_plan(), made_up_memories())
+def plan() -> Plan:
+    return outlook(small_plan(), synthetic_memories())
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "light"), (1280, "dark")])

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from made_up_run import HOSTILE
+from synthetic_run import HOSTILE
 
 from bridgetower_train.pages.prediction import Guess, Prediction, TextPrediction, prediction_page
 
@@ -35,10 +35,10 @@ def test_light_falls_where_the_attention_is(tmp_path):
 
     from PIL import Image
 
-    from bridgetower_train.pages.pictures import spotlight
+    from bridgetower_train.pages.images import spotlight
 
     uri = spotlight(np.full((3, 8, 8), 200, np.uint8), MAP, 64)
     data = re.fullmatch("data:image/jpeg;base64,(.*)", uri)[1]
-    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("L"))
-    assert picture[:12, -12:].mean() > 150
-    assert picture[32:, :].mean() < 40
+    image = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("L"))
+    assert image[:12, -12:].mean() > 150
+    assert image[32:, :].mean() < 40

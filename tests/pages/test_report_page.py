@@ -7,7 +7,7 @@ import shutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_up_run import HOSTILE, metric_line
+from synthetic_run import HOSTILE, metric_line
 
 from bridgetower_train.commands.report import ReportConfig, run
 from bridgetower_train.errors import UserError
@@ -236,7 +236,7 @@ def test_page_goes_where_it_is_told(run_folder, tmp_path):
 def test_evaluations_are_shown_with_their_protocol(run_folder, open_page):
     path = run_folder / "eval.json"
     figures = {"ITC": {"image to text R@1": 12.5, "RSUM": 287.9}, "ITC, best 128 re-ranked by ITM": {"RSUM": 301.25}}
-    entry = {"protocol": {"model": "zero-shot: trained on cc3m", "pictures": 1000}, "figures": figures}
+    entry = {"protocol": {"model": "zero-shot: trained on cc3m", "images": 1000}, "figures": figures}
     kept = {
         "retrieval on flickr30k_test": entry,
         "matching on x": {"protocol": {}, "figures": {"AUC": 0.75}},

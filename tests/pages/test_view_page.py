@@ -8,19 +8,19 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from made_up_run import HOSTILE, drawn
 from PIL import Image
+from synthetic_run import HOSTILE, drawn
 
 from bridgetower_train.cli import main
 from bridgetower_train.commands.view import ViewConfig, read_batch, run
 from bridgetower_train.config import DataConfig, ModelConfig, ObjectiveConfig
 from bridgetower_train.data.batch import IGNORE, Batch
 from bridgetower_train.data.dataset import open_data
-from bridgetower_train.data.text import Text
+from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.pages.batch import Token, batch_page, read_tokens
-from data_prep.tokenizer import train_tokenizer
-from data_prep.writer import ShardWriter, prepare_jpeg
+from data_prep.shapes.tokenizer import train_tokenizer
+from data_prep.shards.writer import ShardWriter, prepare_jpeg
 
 CAPTIONS = [
     "a small red circle left of a blue square",
@@ -35,7 +35,7 @@ TINY = ModelConfig(
 
 @pytest.fixture(scope="session")
 def root(tmp_path_factory):
-    """A corpus of 40 drawn pictures with hostile captions and keys, and its tokenizer."""
+    """A corpus of 40 drawn images with hostile captions and keys, and its tokenizer."""
     root = tmp_path_factory.mktemp("view")
     with ShardWriter(root, "coco", 64, 10) as writer:
         for i in range(40):
@@ -58,12 +58,12 @@ def config(root, **keys):
 
 
 def view_of(config):
-    text = Text.load(config.tokenizer)
+    text = CaptionTokenizer.load(config.tokenizer)
     return read_batch(config, open_data(config, text), text)
 
 
-def pictures(page):
-    """The pixels (H, W, 3) of every picture, in order."""
+def images(page):
+    """The pixels (H, W, 3) of every image, in order."""
     uris = re.findall(r'src="data:image/png;base64,([^"]*)"', page)
     return [np.asarray(Image.open(io.BytesIO(base64.b64decode(uri)))) for uri in uris]
 
@@ -81,9 +81,9 @@ def test_page_is_whole_and_legible(root, open_page, capsys, width, scheme):
     assert any(HOSTILE in caption for caption in captions)
 
 
-def test_pictures_are_the_batch_to_the_pixel(root):
+def test_images_are_the_batch_to_the_pixel(root):
     view = view_of(config(root, n=10, step=1))
-    shown = pictures(batch_page(view))
+    shown = images(batch_page(view))
     pixels = view.batch.pixel_values.permute(0, 2, 3, 1).numpy()
     negatives = view.batch.itm_negative.tolist()
     assert len(pixels) == 16  # whole lanes, so that negatives are those of training
@@ -106,7 +106,7 @@ def test_samples_are_named(root):
 
 def handmade():
     """A text of which each kind of token occurs once, and another of the same image."""
-    text = Text(train_tokenizer(["red circle blue square"] * 9, 400))
+    text = CaptionTokenizer(train_tokenizer(["red circle blue square"] * 9, 400))
     ids, mask = text.encode(["red circle blue square"] * 2, 9)
     masked = ids.clone()
     masked[0, 1] = text.mask
@@ -179,7 +179,7 @@ def test_command_line(root, tmp_path, capsys):
     keys = ["data=coco", f"data.root={root}", f"tokenizer={root}", "data.lanes=2", "global_batch=16"]
     assert main(["view", *keys, f"out={out}", "n=3"]) == 0
     assert str(out) in capsys.readouterr().out
-    assert len(pictures(out.read_text())) == 6
+    assert len(images(out.read_text())) == 6
 
 
 def test_impossible_numbers_are_refused(root):

@@ -1,4 +1,4 @@
-"""A plan of made-up memory, which tests of the plan and of its page share."""
+"""A plan of synthetic memory, which tests of the plan and of its page share."""
 
 from dataclasses import replace
 
@@ -29,7 +29,7 @@ def small_plan(**changes: object) -> PlanConfig:
     return replace(config, **changes)
 
 
-def made_up_memories() -> dict[bool, Memory]:
+def synthetic_memories() -> dict[bool, Memory]:
     """A model of 900 M parameters in three moments: forward, half-way backward, the end."""
     P = 900_000_000
     blocks = (24, 24, 6, 6, 0)

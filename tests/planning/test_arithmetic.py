@@ -69,7 +69,7 @@ def test_memory_time():
     assert memory_time(parse("gaudi1x512"), 10**6, 4e6, 2) == pytest.approx((WEIGHT_TRAFFIC * 1e6 + 2 * 2 * 4e6) / 1e12)
 
 
-def test_no_peak_is_made_up_for_the_first_generation():
+def test_no_peak_is_synthetic_for_the_first_generation():
     assert CARDS["gaudi1"].peak is None
 
 

@@ -13,15 +13,15 @@ from bridgetower_train.config import DeviceConfig, ObjectiveConfig, OptimConfig
 from bridgetower_train.devices.cpu import CpuDevice
 from bridgetower_train.engines import ZeroEngine
 from bridgetower_train.engines.activation import checkpoint_blocks
-from bridgetower_train.engines.zero_weights import Limits
-from bridgetower_train.objectives.joint import JointTask
+from bridgetower_train.engines.zero_weights import Zero3Settings
 from bridgetower_train.planning.gathers import Gathers, gathers
 from bridgetower_train.planning.uses import record
 from bridgetower_train.rehearsal.group import agree_for_deepspeed, join
+from bridgetower_train.tasks.pretraining.task import JointTask
 
 OBJECTIVE, BATCH = ObjectiveConfig(itc=0), random_batch(SMALL, 4)
 RANKS, MICRO_BATCHES = 3, 2
-USUAL, NONE = Limits(400, 40_000, 40_000, 160_000), Limits(0, 0, 0, 0)
+USUAL, NONE = Zero3Settings(400, 40_000, 40_000, 160_000), Zero3Settings(0, 0, 0, 0)
 CASES = [(USUAL, True), (replace(USUAL, live=10**9), False), (NONE, True)]
 """Limits, and whether activations are computed again."""
 
@@ -65,7 +65,7 @@ def gathered(_: int) -> list[int]:
     return list(sums.values())
 
 
-def played(limits: Limits, recomputes: bool) -> Gathers:
+def played(limits: Zero3Settings, recomputes: bool) -> Gathers:
     task = blank_task(recomputes)
     return gathers(record(task, BATCH, CpuDevice(DeviceConfig(name="cpu"), 0).autocast), limits)
 

@@ -7,15 +7,15 @@ import torch
 import torch.distributed as dist
 from helpers import SMALL, random_batch, run_ranks
 
-from bridgetower_train.commands.bench_memory import BenchMemoryConfig, compare
+from bridgetower_train.bench.memory import BenchMemoryConfig, compare
 from bridgetower_train.config import DeviceConfig, ObjectiveConfig
 from bridgetower_train.devices.cpu import CpuDevice
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.engines.deepspeed import ZERO_BUCKET
-from bridgetower_train.objectives.joint import JointTask
 from bridgetower_train.planning.memory import ENGINES, Memory, contrast_entry, measure, state_bytes, states
 from bridgetower_train.planning.trace import PARTS, Platform, plain, trace
 from bridgetower_train.rehearsal.group import join
+from bridgetower_train.tasks.pretraining.task import JointTask
 
 OBJECTIVE = ObjectiveConfig(itc_dim=16)
 PLAIN, FUSED = (Platform.on_paper(fused_attention, "fp32") for fused_attention in (False, True))

@@ -1,4 +1,4 @@
-"""Real runs of the command line in processes of their own, on a corpus of small drawn pictures."""
+"""Real runs of the command line in processes of their own, on a corpus of small drawn images."""
 
 import contextlib
 import json

@@ -34,17 +34,17 @@ def test_a_step_never_waits_for_the_device(shapes_root):
     from bridgetower_train.commands.train import sized_vocabulary
     from bridgetower_train.config import DeviceConfig, TrainConfig
     from bridgetower_train.data.dataset import open_data
-    from bridgetower_train.data.text import Text
+    from bridgetower_train.data.text import CaptionTokenizer
     from bridgetower_train.devices import make_device
     from bridgetower_train.distributed import Ranks
     from bridgetower_train.engines import NativeEngine
-    from bridgetower_train.objectives.joint import JointTask
+    from bridgetower_train.tasks.pretraining.task import JointTask
     from tests.training.runs import TINY
 
     config = compose.compose(
         TrainConfig, "train", [*TINY, f"data.root={shapes_root}", "run_dir=x", "optim.clip_norm=1"]
     )
-    text = Text.load(config.tokenizer)
+    text = CaptionTokenizer.load(config.tokenizer)
     device, _ = make_device(DeviceConfig(name="cuda", precision="bf16"))
     task = JointTask(sized_vocabulary(config.model, text.vocab_size), config.objective).to(device.torch_device)
     engine = NativeEngine(task, device, Ranks(0, 1, None), config.optim)

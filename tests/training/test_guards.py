@@ -38,7 +38,7 @@ def test_a_skipped_update_changes_neither_weights_nor_moments():
 
     def update(gradient: float, skip: float) -> list[torch.Tensor]:
         parameter.grad = torch.full((3,), gradient)
-        device.leave_out(optimizer, [parameter.grad], torch.tensor(skip))
+        device.skip_update(optimizer, [parameter.grad], torch.tensor(skip))
         optimizer.step()
         return [parameter.detach().clone(), *(value.clone() for value in optimizer.state[parameter].values())]
 

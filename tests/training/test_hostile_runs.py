@@ -11,7 +11,7 @@ from tests.training.runs import metric_lines
 
 @pytest.fixture
 def damaged(shapes_root, tmp_path):
-    """A copy of the corpora, and a function that flips a byte in the pictures of some rows of `shapes`."""
+    """A copy of the corpora, and a function that flips a byte in the images of some rows of `shapes`."""
     root = tmp_path / "data"
     shutil.copytree(shapes_root, root)
 
@@ -63,7 +63,7 @@ def test_a_shard_of_another_size_is_refused_before_training(tmp_path, train, dam
 
 
 def test_a_corpus_that_changed_since_the_checkpoint_is_refused(tmp_path, train, damaged):
-    from data_prep import index
+    from data_prep.shards import index
 
     root = damaged([])
     train(tmp_path / "run", "steps=2", root=root)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bridgetower_train.config import ModelConfig, ObjectiveConfig, OptimConfig
-from bridgetower_train.objectives.joint import JointTask
+from bridgetower_train.tasks.pretraining.task import JointTask
 from bridgetower_train.training.optim import Schedule, parameter_groups
 
 CONFIG = OptimConfig(lr=1.0, lr_fusion=2.0, lr_heads=3.0, weight_decay=0.1)
@@ -45,7 +45,7 @@ def groups() -> dict[str, dict]:
     ],
 )
 def test_rates_and_decay(groups, name, lr, decay):
-    assert (groups[name]["peak_lr"], groups[name]["weight_decay"]) == (lr, decay)
+    assert (groups[name]["initial_lr"], groups[name]["weight_decay"]) == (lr, decay)
 
 
 def test_schedules():

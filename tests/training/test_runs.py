@@ -125,7 +125,7 @@ def test_the_run_folder_holds_its_configuration(tmp_path, train):
     for said in (
         "device    cpu",
         "model     ",
-        "data      shapes: 96 pictures",
+        "data      shapes: 96 images",
         "batch     8 = 1 ranks x 8 pairs",
         "run       2 steps",
     ):

@@ -9,24 +9,24 @@ from torch import Tensor, nn
 
 from bridgetower_train.cli import main
 from bridgetower_train.config import InitConfig
-from bridgetower_train.data.text import Text
+from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.model.bridgetower import BridgeTower
 from bridgetower_train.model.heads import Heads
 from bridgetower_train.weights.initial import start_weights
-from data_prep.tokenizer import train_tokenizer
+from data_prep.shapes.tokenizer import train_tokenizer
 from tests.training.runs import TINY
 
 ALL_HEADS = Heads(mlm=True, itm=True, itc_dim=24, itc_cross_modal=True)
 
 
 @pytest.fixture(scope="session")
-def text(tmp_path_factory) -> Text:
+def text(tmp_path_factory) -> CaptionTokenizer:
     """A tokenizer of 300 entries at most, and its file as `text.path`."""
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     captions = [f"{a} {b} beside {c}" for a in ("red", "blue") for b in ("house", "tree") for c in ("water", "road")]
     train_tokenizer(captions * 3, 300).save(str(path))
-    text = Text.load(str(path))
+    text = CaptionTokenizer.load(str(path))
     text.path = path
     return text
 

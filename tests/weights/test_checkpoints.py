@@ -12,16 +12,16 @@ from helpers import SMALL, random_batch, randomize, run_ranks
 from safetensors.torch import save_file
 from torch import Tensor
 
+from bridgetower_train.bench.hugging_face import hugging_face_config
 from bridgetower_train.cli import main
-from bridgetower_train.commands.hugging_face import hugging_face_config
 from bridgetower_train.config import InitConfig
-from bridgetower_train.data.text import Text
+from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.model.bridgetower import BridgeTower
 from bridgetower_train.model.heads import Heads
 from bridgetower_train.model.vision import normalize
-from bridgetower_train.objectives.itc import embed_image, embed_text
+from bridgetower_train.tasks.pretraining.itc import embed_image, embed_text
 from bridgetower_train.weights.fit import listed
 from bridgetower_train.weights.initial import start_weights
 from tests.training.runs import TINY, final_weights
@@ -35,7 +35,7 @@ CLASSES = {
 }
 
 
-def published(text: Text, name: str = "BridgeTowerForContrastiveLearning", **changes):
+def published(text: CaptionTokenizer, name: str = "BridgeTowerForContrastiveLearning", **changes):
     """A random model of one of Hugging Face's classes."""
     import transformers
 
@@ -153,7 +153,7 @@ def _two_ranks(rank: int, source: str, tokenizer: str) -> Tensor:
     import torch.distributed as dist
 
     torch.manual_seed(rank)  # so that they differ before
-    text = Text.load(tokenizer)
+    text = CaptionTokenizer.load(tokenizer)
     model = BridgeTower(type(SMALL)(**{**vars(SMALL), "vocab_size": text.vocab_size}), ALL_HEADS)
     start_weights(
         model, InitConfig(checkpoint=source if rank == 0 else "/nowhere"), text, Ranks(rank, 2, dist.group.WORLD)
@@ -164,7 +164,7 @@ def _two_ranks(rank: int, source: str, tokenizer: str) -> Tensor:
 def _two_ranks_fail(rank: int, tokenizer: str) -> str:
     import torch.distributed as dist
 
-    text = Text.load(tokenizer)
+    text = CaptionTokenizer.load(tokenizer)
     model = BridgeTower(type(SMALL)(**{**vars(SMALL), "vocab_size": text.vocab_size}), ALL_HEADS)
     with pytest.raises(ConfigError) as caught:
         start_weights(model, InitConfig(checkpoint="/nowhere/x.ckpt"), text, Ranks(rank, 2, dist.group.WORLD))

@@ -21,8 +21,8 @@ from bridgetower_train.cli import main
 from bridgetower_train.config import TrainConfig
 from bridgetower_train.model.bridgetower import BridgeTower, Pairs
 from bridgetower_train.model.vision import CLIP_MEAN, CLIP_STD
-from bridgetower_train.objectives.itc import embed_cross, embed_image, embed_text
-from bridgetower_train.objectives.joint import needed_heads
+from bridgetower_train.tasks.pretraining.itc import embed_cross, embed_image, embed_text
+from bridgetower_train.tasks.pretraining.task import needed_heads
 from bridgetower_train.training.checkpoint import verify
 from bridgetower_train.weights.export import exported_weights, same_files
 from bridgetower_train.weights.hf_files import model_description
@@ -48,7 +48,7 @@ def ours(trained: Trained) -> BridgeTower:
 
 
 def pixels_of(encoding) -> Tensor:
-    """The uint8 pictures from which a processor made its `pixel_values`."""
+    """The uint8 images from which a processor made its `pixel_values`."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
     return ((encoding["pixel_values"] * std + mean) * 255).round().clamp(0, 255).byte()
 
@@ -75,8 +75,8 @@ def encoding(folder):
     from transformers import BridgeTowerProcessor
 
     rng = np.random.default_rng(0)
-    pictures = [Image.fromarray(rng.integers(0, 256, (60 + 9 * n, 80, 3), dtype=np.uint8)) for n in range(len(TEXTS))]
-    return BridgeTowerProcessor.from_pretrained(folder)(pictures, TEXTS, padding=True, return_tensors="pt")
+    images = [Image.fromarray(rng.integers(0, 256, (60 + 9 * n, 80, 3), dtype=np.uint8)) for n in range(len(TEXTS))]
+    return BridgeTowerProcessor.from_pretrained(folder)(images, TEXTS, padding=True, return_tensors="pt")
 
 
 CLASSES = [

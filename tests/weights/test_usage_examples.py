@@ -1,7 +1,7 @@
 """The published usage examples, on an export.
 
 They are read from the shared folder, and run with three things replaced: the names of the published models, the download of
-pictures, and, since transformers gives a loss only to those who ask, the call that expects one.
+images, and, since transformers gives a loss only to those who ask, the call that expects one.
 """
 
 import re
@@ -16,7 +16,7 @@ from PIL import Image
 
 from bridgetower_train.cli import main
 from bridgetower_train.data.image import decode_crop
-from bridgetower_train.objectives.itc import itc_loss
+from bridgetower_train.tasks.pretraining.itc import itc_loss
 from bridgetower_train.weights.trained import Trained, read_trained
 from tests.weights.test_export import ours, outputs, pixels_of
 
@@ -55,7 +55,7 @@ def program(block: str) -> str:
 
 
 def localized(code: str, folder: Path, photographs: list[Path]) -> str:
-    """The same on our export and our pictures."""
+    """The same on our export and our images."""
     code = re.sub(r'"BridgeTower/[\w-]+"', repr(str(folder)), code)
     for number, url in enumerate(dict.fromkeys(re.findall(r'"(https?://[^"]+)"', code))):
         code = code.replace(url, str(photographs[number]))
@@ -147,7 +147,7 @@ def losses(model, names: dict, swapped):
         yield loss / 2
 
 
-def test_pictures_are_294_wide_without_black_borders(shared, photo_export):
+def test_images_are_294_wide_without_black_borders(shared, photo_export):
     """And what training makes of the same photographs."""
     processor = transformers.BridgeTowerProcessor.from_pretrained(photo_export)
     photographs = sorted((shared / "photos" / "coco").glob("*/*.jpg"))

@@ -1,0 +1,1 @@
+"""Measuring: one file a benchmark, apart from the commands."""

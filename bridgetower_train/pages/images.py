@@ -1,0 +1,51 @@
+"""Images as data URIs, so that a page needs no other file."""
+
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+_DARKEST = 0.15  # what is left of the light where no attention falls
+
+
+def png(image_CHW: npt.NDArray[np.uint8]) -> str:
+    """Exactly these pixels (uint8, 3 x H x W)."""
+    return _uri(Image.fromarray(np.ascontiguousarray(image_CHW.transpose(1, 2, 0))), "PNG")
+
+
+def spotlight(image_CHW: npt.NDArray[np.uint8], weights_GG: npt.NDArray[np.float32], edge: int = 224) -> str:
+    """A square image as a JPEG of `edge` pixels, dark but where `weights_GG` are high; their largest stays as it is."""
+    image = Image.fromarray(np.ascontiguousarray(image_CHW.transpose(1, 2, 0))).resize((edge, edge))
+    share = Image.fromarray(weights_GG / max(float(weights_GG.max()), 1e-9)).resize(
+        (edge, edge), Image.Resampling.BICUBIC
+    )
+    light = _DARKEST + (1 - _DARKEST) * np.clip(np.asarray(share), 0, 1)
+    return _uri(Image.fromarray((np.asarray(image) * light[..., None]).astype(np.uint8)), "JPEG")
+
+
+def thumbnail(source: str, folder: Path, edge: int = 240) -> str | None:
+    """A JPEG of at most `edge` pixels from a data URI or a file below `folder`; None where there is no image."""
+    try:
+        if source.startswith("data:image/"):
+            image = Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])))
+        else:
+            image = Image.open(folder / source)
+        return shrunk(image, edge)
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
+
+
+def shrunk(image: Image.Image, edge: int) -> str:
+    """A JPEG of at most `edge` pixels."""
+    small = image.convert("RGB")
+    small.thumbnail((edge, edge), Image.Resampling.BICUBIC)
+    return _uri(small, "JPEG")
+
+
+def _uri(image: Image.Image, form: str) -> str:
+    file = io.BytesIO()
+    image.save(file, form, quality=88)
+    return f"data:image/{form.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,0 +1,246 @@
+"""A run on hardware that is not at hand: what it takes, what binds it, and how that changes with the number of cards."""
+
+from dataclasses import dataclass
+
+from bridgetower_train.config import Duration
+from bridgetower_train.errors import ConfigError
+from bridgetower_train.model.flops import step_flops_per_sample
+from bridgetower_train.planning.arithmetic import Step, links_times, memory_time
+from bridgetower_train.planning.collectives import Collective, collective_bytes
+from bridgetower_train.planning.config import PlanConfig
+from bridgetower_train.planning.corpora import Corpora, count
+from bridgetower_train.planning.hardware import Card, Cluster, parse
+from bridgetower_train.planning.memory import MOMENTS, WEIGHT, Breakdown, Memory, measure
+from bridgetower_train.planning.trace import Platform
+
+SCAN = tuple(2**k for k in range(3, 13))
+"""Numbers of cards to look at: 8 to 4,096."""
+RECOMPUTED = 4 / 3
+"""What activation checkpointing makes of a step's FLOPs: the forward pass is done twice."""
+NOTABLE = 0.1
+"""Share of the training that writing checkpoints may take unremarked."""
+CHECKPOINT = WEIGHT + MOMENTS
+"""Bytes per parameter of a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The run on so many cards."""
+
+    cluster: Cluster
+    global_batch: int
+    pairs: int
+    """Per card and step."""
+    micro_batch: int
+    use: Breakdown
+    fits: bool
+    calls: list[Collective]
+    step: Step
+    compute: float
+    """Seconds of a step for its products, at what a card is expected to achieve; so are the others."""
+    loading: float
+    """For the loader to make what a card's step needs."""
+    expected: float
+    fastest: float
+    slowest: float
+
+    @property
+    def samples_per_s(self) -> float:
+        """Of all cards, expected."""
+        return self.global_batch / self.expected
+
+    @property
+    def host_samples_per_s(self) -> float:
+        """What the loaders of one host must make."""
+        return self.samples_per_s / self.cluster.hosts
+
+    @property
+    def links_share(self) -> float:
+        """Time that the links are in use, as a share of the step."""
+        return self.step.links_time / self.expected
+
+    @property
+    def times(self) -> dict[str, float]:
+        """Resource -> seconds that a step needs it."""
+        return {
+            "products": self.compute,
+            "the card's memory": self.step.memory_time,
+            "links": self.step.links_time,
+            "loader": self.loading,
+        }
+
+    @property
+    def binding(self) -> str:
+        """The resource that a step needs longest; the size of the memory where the step does not fit."""
+        return max(self.times, key=self.times.__getitem__) if self.fits else "size of the card's memory"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that the plan says."""
+
+    config: PlanConfig
+    cluster: Cluster
+    memories: dict[bool, Memory]
+    """By activation checkpointing."""
+    flops: float
+    """Per pair, forward and backward, with what the configuration recomputes."""
+    corpora: Corpora
+    samples: float | None
+    """Of the whole run; None where its length is in epochs of corpora of which nothing is known."""
+    here: Estimate
+    """The run as it is configured."""
+    same_batch: list[Estimate]
+    """The scan with the global batch as configured."""
+    same_pairs: list[Estimate]
+    """The scan with the pairs per card as configured."""
+
+    @property
+    def memory(self) -> Memory:
+        """As configured."""
+        return self.memories[self.config.engine.activation_checkpointing]
+
+    @property
+    def room(self) -> float:
+        """Bytes of a card that training may use."""
+        return self.cluster.card.memory * (1 - self.config.reserve)
+
+    @property
+    def steps(self) -> float | None:
+        """Of the run as configured."""
+        return None if self.samples is None else self.samples / self.config.global_batch
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Weights and optimizer state."""
+        return CHECKPOINT * self.memory.parameters
+
+    @property
+    def remarks(self) -> list[str]:
+        """What to change, and what is not known."""
+        config, card = self.config, self.cluster.card
+        fault = ways_to_fit(self)
+        said = [f"{self.here.micro_batch} pairs a micro-batch: {fault}."] if fault else []
+        if card.peak and config.device.precision == "fp32" and not config.tflops:
+            said.append(
+                "The card's peak is that of bf16, and device.precision is fp32: give tflops=[...], what it achieves in fp32."
+            )
+        interval, saving = config.checkpoint.every * self.here.expected, self.checkpoint_bytes / 1e9 / config.disk
+        if saving > NOTABLE * interval:
+            said.append(
+                f"checkpoint.every={config.checkpoint.every} is a checkpoint every {interval:,.0f} s, each of which takes "
+                f"{saving:,.0f} s to write at {config.disk:g} GB/s: raise it."
+            )
+        return said + [f"Nothing is known of the corpus {name}; it is left out." for name in self.corpora.unknown]
+
+    def run_time(self, point: Estimate, step: float) -> float | None:
+        """Seconds that the run's samples take on `point` at `step` seconds a step."""
+        return None if self.samples is None else self.samples / point.global_batch * step
+
+
+def make_plan(config: PlanConfig) -> Plan:
+    """Trace the model, count the data, and go through the numbers of cards; ConfigError where the cards do not fit the run."""
+    if config.model.vocab_size is None:
+        raise ConfigError("model.vocab_size=null: give the number of tokens, or take model=base or model=large")
+    cluster = parse(config.hardware)
+    config.rank_batch(cluster.cards)  # before the work of tracing
+    platform = Platform.on_paper(cluster.card.fused_attention, config.device.precision)
+    return outlook(config, {kept: measure(config.model, config.objective, platform, kept) for kept in (False, True)})
+
+
+def outlook(config: PlanConfig, memories: dict[bool, Memory]) -> Plan:
+    """The same from the model's memory without and with activation checkpointing."""
+    cluster = parse(config.hardware)
+    micro_batch, _ = config.rank_batch(cluster.cards)
+    recomputes = config.engine.activation_checkpointing
+    flops = step_flops_per_sample(config.model, config.objective) * (RECOMPUTED if recomputes else 1)
+    memory = memories[recomputes]
+    here = point(config, cluster, config.global_batch, micro_batch, memory, flops)
+    corpora = count(config.data, config.model.image_size)
+    return Plan(
+        config, cluster, memories, flops, corpora, run_samples(config, corpora), here,
+        same_batch=_scan(config, cluster.card, None, memory, flops),
+        same_pairs=_scan(config, cluster.card, here.pairs, memory, flops),
+    )  # fmt: skip
+
+
+def run_samples(config: PlanConfig, corpora: Corpora) -> float | None:
+    """Samples of the whole run."""
+    length = Duration.parse("steps", config.steps)
+    if length.unit == "epoch":
+        return None if corpora.unknown or not corpora.samples else length.amount * corpora.samples
+    return length.amount * (1 if length.unit == "sample" else config.global_batch)
+
+
+def point(
+    config: PlanConfig, cluster: Cluster, global_batch: int, micro_batch: int, memory: Memory, flops: float
+) -> Estimate:
+    """The run on `cluster` with `micro_batch` pairs a card in each forward pass."""
+    cards, pairs = cluster.cards, global_batch // cluster.cards
+    micro_batches = pairs // micro_batch
+    use = memory.use(config.engine.name, micro_batch, cards, micro_batches > 1)
+    calls = sent(config, config.engine.name, cluster, memory, micro_batches, micro_batch)
+    step = Step(
+        pairs * flops,
+        micro_batches,
+        memory_time(cluster, memory.parameters, micro_batch * memory.per_pair_kept, micro_batches),
+        links_times(cluster, calls),
+    )
+    speeds = config.achieved(cluster.card.peak)
+    middle = speeds[len(speeds) // 2]
+    loading = pairs / (max(1, config.data.workers) * config.decode_rate)
+    return Estimate(
+        cluster, global_batch, pairs, micro_batch, use, use.total <= cluster.card.memory * (1 - config.reserve),
+        calls, step, step.compute_time(middle), loading,
+        expected=max(loading, step.expected(middle)),
+        fastest=max(loading, step.fastest(speeds[-1])),
+        slowest=max(loading, step.slowest(speeds[0])),
+    )  # fmt: skip
+
+
+def sent(
+    config: PlanConfig, engine: str, cluster: Cluster, memory: Memory, micro_batches: int, micro_batch: int
+) -> list[Collective]:
+    """What a card sends in a step under `engine`."""
+    all_reduces = cluster.card.sums_for_all and engine in ("zero2", "zero3")
+    return collective_bytes(
+        engine, memory.parameters, cluster.cards, micro_batches, micro_batch, config.objective, all_reduces,
+        memory.gathers.elements(cluster.cards, micro_batches),
+    )  # fmt: skip
+
+
+def best_micro_batch(config: PlanConfig, cluster: Cluster, pairs: int, memory: Memory) -> int:
+    """The largest divisor of the `pairs` of a card that fits; 1 where none does."""
+    room = cluster.card.memory * (1 - config.reserve)
+    if memory.use(config.engine.name, pairs, cluster.cards).total <= room:
+        return pairs
+    most = memory.most_pairs(room, config.engine.name, cluster.cards, accumulates=True)
+    return max((n for n in range(1, min(most, pairs) + 1) if pairs % n == 0), default=1)
+
+
+def _scan(config: PlanConfig, card: Card, pairs: int | None, memory: Memory, flops: float) -> list[Estimate]:
+    """With `pairs` a card, or with the global batch as it is; numbers of cards that the batch is too small for are left out."""
+    least = 2 if config.objective.itm and config.objective.itm_negatives == "random" else 1
+    points = []
+    for cards in SCAN:
+        cluster = Cluster(card, cards)
+        global_batch = pairs * cards if pairs else config.global_batch
+        each = global_batch // cards
+        if each < least or global_batch % cards:
+            continue
+        micro_batch = best_micro_batch(config, cluster, each, memory)
+        points.append(point(config, cluster, global_batch, micro_batch, memory, flops))
+    return points
+
+
+def ways_to_fit(outlook: Plan) -> str:
+    """What to do where the run as configured does not fit a card; empty where it does."""
+    config, here = outlook.config, outlook.here
+    if here.fits:
+        return ""
+    best = best_micro_batch(config, outlook.cluster, here.pairs, outlook.memory)
+    lanes = [n for n in range(1, best + 1) if here.pairs % n == 0 and n % config.samples_per_lane == 0]
+    ways = [f"micro_batch={lanes[-1]}"] if lanes and lanes[-1] < here.micro_batch else []
+    ways += ["engine.activation_checkpointing=true"] * (not config.engine.activation_checkpointing)
+    ways += ["engine=zero2"] * (config.engine.name == "native")
+    return f"does not fit; try {' or '.join(ways) or 'more cards'}"

@@ -1,0 +1,126 @@
+"""Image-text contrast: which image belongs to which text, among the batch of all ranks.
+
+Shapes: B local pairs, b of them at once, G pairs of all ranks, E width of the embeddings.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from bridgetower_train.model.bridgetower import BridgeTower, ImageStates
+from bridgetower_train.model.precision import no_autocast
+from bridgetower_train.tasks.gather import all_gather, rank
+
+_ONE_WAY = (("text", "image"), ("text", "cross"), ("image", "cross"))
+
+TERMS = {
+    "hf": _ONE_WAY,
+    "symmetric": (*_ONE_WAY, *((key, query) for query, key in _ONE_WAY)),
+    "ms": (("text", "image"), ("image", "text")),
+}
+"""Form -> its terms: the embedding that asks, and the one that it must find among those of all ranks."""
+
+LOGIT_SCALE_RANGE = (math.log(1 / 0.5), math.log(1 / 0.001))
+"""Bounds of the logarithm of the factor of the logits: temperatures from 0.5 down to 0.001."""
+
+MASKED_LOGIT = -1e4
+"""Logit of what is no negative: finite, and far below any other (at most 1000 in size)."""
+
+
+BLOCK_LOGITS = 1 << 21
+"""Logits of a term that are held at once, 8 MB. More are compared in blocks of rows, each of which is computed again in the
+backward pass, so that memory does not grow with local rows x columns of all ranks."""
+
+
+class _ClampFromInside(torch.autograd.Function):
+    """Clamp to LOGIT_SCALE_RANGE. Beyond a bound only those gradients pass that lead back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clamp(*LOGIT_SCALE_RANGE)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (x,), (grad,) = ctx.saved_tensors, grads
+        low, high = LOGIT_SCALE_RANGE
+        # A step goes against the gradient: a negative one moves up.
+        outward = ((x >= high) & (grad < 0)) | ((x <= low) & (grad > 0))
+        return grad.masked_fill(outward, 0.0)
+
+
+def clamped_logit_scale(logit_scale: Tensor) -> Tensor:
+    """exp of the learned `logit_scale` clamped to LOGIT_SCALE_RANGE; the gradient lets it return from beyond."""
+    clamped: Tensor = _ClampFromInside.apply(logit_scale)  # type: ignore[no-untyped-call]
+    return clamped.exp()
+
+
+def embed_text(model: BridgeTower, cls_BD: Tensor) -> Tensor:
+    """`TextStates.cls` -> contrastive embeddings (B, E) of length 1."""
+    return F.normalize(model.itc_text_head(cls_BD), dim=-1)
+
+
+def embed_image(model: BridgeTower, image: ImageStates, form: str) -> Tensor:
+    """B images -> contrastive embeddings (B, E) of length 1; form `ms` reads the tower itself, the others its bridged state."""
+    return F.normalize(model.itc_image_head(image.cls if form == "ms" else image.bridged[-1][:, 0]), dim=-1)
+
+
+def embed_cross(model: BridgeTower, pooled_B2D: Tensor) -> Tensor:
+    """`Fused.pooled` of aligned pairs -> contrastive embeddings (B, E) of length 1."""
+    return F.normalize(model.itc_cross_modal_head(pooled_B2D), dim=-1)
+
+
+def itc_logits(queries_BE: Tensor, keys_GE: Tensor, logit_scale: Tensor) -> Tensor:
+    """Similarities (B, G) in the scale of the softmax."""
+    with no_autocast(queries_BE):
+        return clamped_logit_scale(logit_scale) * (queries_BE @ keys_GE.T)
+
+
+def itc_loss(
+    embeddings: dict[str, Tensor], logit_scale: Tensor, image_id_B: Tensor, form: str
+) -> tuple[Tensor, Tensor]:
+    """(mean cross entropy of the form's terms, texts whose nearest image is right), each summed over the local pairs.
+
+    `embeddings` holds `text`, `image` and, but for form `ms`, `cross`, each (B, E) of length 1. Local rows are compared with
+    those of all ranks. Rows of the same image are no negatives, and a right answer where the nearest image is asked for.
+    """
+    keys = sorted({key for _, key in TERMS[form]})
+    gathered = dict(zip(keys, all_gather(torch.stack([embeddings[key] for key in keys], dim=1)).unbind(1), strict=True))
+    image_id_G = all_gather(image_id_B)
+    target_B = rank() * len(image_id_B) + torch.arange(len(image_id_B), device=image_id_B.device)
+    rows = max(1, BLOCK_LOGITS // len(image_id_G))
+    if rows >= len(image_id_B):
+        return _compare(embeddings, gathered, logit_scale, image_id_B, image_id_G, target_B, form)
+    blocks = []
+    for begin in range(0, len(image_id_B), rows):
+        block = slice(begin, begin + rows)
+        own_b = {name: value[block] for name, value in embeddings.items()}
+        arguments = (own_b, gathered, logit_scale, image_id_B[block], image_id_G, target_B[block], form)
+        blocks.append(checkpoint(_compare, *arguments, use_reentrant=False, preserve_rng_state=False))
+    losses, right = zip(*blocks, strict=True)
+    return torch.stack(losses).sum(), torch.stack(right).sum()
+
+
+def _compare(
+    embeddings: dict[str, Tensor],
+    gathered: dict[str, Tensor],
+    logit_scale: Tensor,
+    image_id_b: Tensor,
+    image_id_G: Tensor,
+    target_b: Tensor,
+    form: str,
+) -> tuple[Tensor, Tensor]:
+    """`itc_loss` for b of the local rows, whose own columns are `target_b`, against all columns."""
+    same_bG = image_id_b[:, None] == image_id_G
+    excluded_bG = same_bG & (target_b[:, None] != torch.arange(len(image_id_G), device=image_id_G.device))
+    logits = {(query, key): itc_logits(embeddings[query], gathered[key], logit_scale) for query, key in TERMS[form]}
+    losses = [
+        F.cross_entropy(logits_bG.masked_fill(excluded_bG, MASKED_LOGIT), target_b, reduction="sum")
+        for logits_bG in logits.values()
+    ]
+    nearest_b1 = logits["text", "image"].argmax(dim=-1, keepdim=True)
+    return torch.stack(losses).mean(), same_bG.gather(1, nearest_b1).sum()

@@ -1,0 +1,61 @@
+"""Which pairs of image and text the configured losses read.
+
+Shapes: B images, as many texts per view, P pairs.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bridgetower_train.config import ObjectiveConfig
+from bridgetower_train.model.bridgetower import Pairs
+
+
+@dataclass(frozen=True)
+class PairKinds:
+    """What an objective reads of a batch."""
+
+    clean: bool
+    """The clean view of each text."""
+    masked: bool
+    """The masked view of each text, fused with its image: MLM."""
+    aligned: bool
+    """The clean text fused with its image: ITM's positives and the cross-modal embedding of ITC."""
+    mismatched: bool
+    """The clean text fused with another image: ITM's negatives."""
+
+    @staticmethod
+    def of(objective: ObjectiveConfig) -> "PairKinds":
+        """What `objective` reads."""
+        itm, itc = objective.itm > 0, objective.itc > 0
+        return PairKinds(
+            clean=itm or itc,
+            masked=objective.mlm > 0,
+            aligned=itm or (itc and objective.itc_form != "ms"),
+            mismatched=itm,
+        )
+
+    @property
+    def pooled(self) -> int:
+        """Fused pairs per sample that are read at the first token of both streams."""
+        return self.aligned + self.mismatched
+
+
+def joint_pairs(needs: PairKinds, negative_B: Tensor, positions_BM: Tensor) -> Pairs:
+    """The pairs of a step, in the order aligned, mismatched, masked; `negative_B` is the other image of each text.
+
+    Texts are rows 0 to B - 1 for the clean view, then the masked view, where `needs` has both.
+    """
+    B = len(negative_B)
+    own_B = torch.arange(B, device=negative_B.device)
+    rows = []
+    if needs.aligned:
+        rows.append((own_B, own_B))
+    if needs.mismatched:
+        rows.append((negative_B, own_B))
+    if needs.masked:
+        rows.append((own_B, own_B + B * needs.clean))
+    images, texts = zip(*rows, strict=True)
+    positions: Tensor | None = positions_BM if needs.masked else None
+    return Pairs(torch.cat(images), torch.cat(texts), B * needs.pooled, positions)

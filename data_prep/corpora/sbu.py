@@ -1,0 +1,99 @@
+"""SBU captioned photographs: a million images of Flickr with what their owners wrote."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bridgetower_train.data.cache import sha256_file
+from bridgetower_train.errors import ConfigError, DataError
+from data_prep.corpora.web import WebConfig, prepare_from_web
+from data_prep.source.annotations import expecting, read_json
+from data_prep.source.repeats import Repeats, hash_urls
+from data_prep.source.rows import Row
+from data_prep.source.tsv import DUPLICATE, NOT_UTF8
+
+URLS, CAPTIONS = "SBU_captioned_photo_dataset_urls.txt", "SBU_captioned_photo_dataset_captions.txt"
+"""The files of the older layout."""
+BROKEN = "\N{REPLACEMENT CHARACTER}"
+"""What stands where a byte was not UTF-8."""
+_JSON = "is not sbu-captions-all.json; it must hold the lists `image_urls` and `captions`, of one length"
+_ABOUT = {
+    "title": "SBU Captioned Photo Dataset",
+    "homepage": "https://www.cs.rice.edu/~vo9/sbucaptions/",
+    "licence": "not stated; each photograph is its owner's",
+    "note": "descriptions by the owners of the photographs",
+}
+_HISTORY = "about 86% in 2021 to 2023 (860,000 of 1,000,000)"
+
+
+@dataclass(frozen=True)
+class SbuConfig(WebConfig):
+    """`bridgetower prep sbu`: fetch the SBU captioned photographs."""
+
+    annotations: str = "???"
+    """`sbu-captions-all.json`, or the folder of SBU_captioned_photo_dataset_urls.txt and ..._captions.txt."""
+    name: str = "sbu"
+    """Name of the corpus folder."""
+
+
+class SbuTable:
+    """The rows of either layout: the first row of each URL has all its captions, the others are duplicates."""
+
+    def __init__(self, annotations: str) -> None:
+        """ConfigError where a file cannot be read, DataError where it has another layout."""
+        if Path(annotations).is_dir():
+            self._urls, self._captions = (_read_lines(Path(annotations, name)) for name in (URLS, CAPTIONS))
+            self._users: list[Any] = []
+            self._identity = {name: sha256_file(Path(annotations, name)) for name in (URLS, CAPTIONS)}
+            if len(self._urls) != len(self._captions):
+                raise DataError(
+                    f"annotations={annotations}: {URLS} has {len(self._urls):,} lines, but {CAPTIONS} has "
+                    f"{len(self._captions):,}: they belong together line by line"
+                )
+        else:
+            content = read_json("annotations", annotations)
+            with expecting("annotations", annotations, _JSON):
+                self._urls, self._captions = content["image_urls"], content["captions"]
+                self._users = content.get("user_ids", [])
+                if not len(self._urls) == len(self._captions) == len(self._users or self._urls):
+                    raise ValueError("lists of different lengths")
+                for texts in (self._urls, self._captions):
+                    if not all(isinstance(text, str) for text in texts):
+                        raise TypeError("an element that is no string")
+            self._identity = {"annotations": sha256_file(annotations)}
+        self._repeats = Repeats(hash_urls(url.strip().encode("utf-8", "replace") for url in self._urls))
+
+    def __len__(self) -> int:
+        return len(self._urls)
+
+    def identity(self) -> dict[str, str]:
+        """SHA-256 of the files."""
+        return self._identity
+
+    def rows(self, start: int, stop: int) -> list[Row]:
+        """Rows `start` to `stop`."""
+        return [self._row(number) for number in range(start, min(stop, len(self)))]
+
+    def _row(self, number: int) -> Row:
+        key, url, caption = f"{number:09d}", self._urls[number].strip(), self._captions[number]
+        if BROKEN in url + caption:
+            return Row(key, url, [], state=NOT_UTF8)
+        if self._repeats.left_out(number):
+            return Row(key, url, [caption], state=DUPLICATE)
+        later = [self._captions[row] for row in self._repeats.later(number)]
+        captions = [caption, *(text for text in later if BROKEN not in text)]
+        meta = {"url": url} | ({"user_id": self._users[number]} if self._users else {})
+        return Row(key, url, captions, meta)
+
+
+def run(config: SbuConfig) -> None:
+    """Write the corpus, or go on with it. ConfigError where a file cannot be read, DataError where it has another layout."""
+    prepare_from_web(config, SbuTable(config.annotations), _ABOUT, _HISTORY)
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"annotations={path.parent}: {path.name} cannot be read ({error.strerror})") from None
+    return content.decode("utf-8", "replace").removesuffix("\n").split("\n")

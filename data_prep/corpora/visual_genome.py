@@ -1,0 +1,142 @@
+"""Visual Genome: one record per image; the phrases of its regions are its captions."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from bridgetower_train.errors import ConfigError, DataError
+from data_prep.corpora.coco import is_karpathy
+from data_prep.job.job import JobConfig, run_job
+from data_prep.shards.writer import DUPLICATE_KEY
+from data_prep.source.annotations import digest_file, expecting, read_array, read_json
+from data_prep.source.captions import tidy
+from data_prep.source.local import LocalImages
+from data_prep.source.rows import Row
+
+FOLDERS = ("", "VG_100K", "VG_100K_2")
+"""Where in the folder of the images they may lie."""
+LEAK = "in COCO val or test"
+NOT_AN_IMAGE = "not in image_data"
+_NONE = "none"
+_ABOUT = {
+    "title": "Visual Genome",
+    "homepage": "https://homes.cs.washington.edu/~ranjay/visualgenome",
+    "licence": "annotations CC BY 4.0; the photographs are those of COCO and YFCC100M, each under its own licence",
+    "note": "about 50 region phrases an image, which here caption the whole image",
+}
+_IMAGES = "is not Visual Genome's image_data.json; it must be a list of objects with `image_id` and `coco_id`"
+_REGIONS = (
+    "is not Visual Genome's region_descriptions.json; it must be a list of objects with `regions`, each of `image_id` and "
+    "`phrase`"
+)
+_KARPATHY = "is not Karpathy's dataset_coco.json; it must hold `images` with `cocoid` and `split`"
+
+
+@dataclass(frozen=True)
+class VisualGenomeConfig(JobConfig):
+    """`bridgetower prep visual_genome`: write Visual Genome's images and region phrases as a corpus."""
+
+    images: str = "???"
+    """Folder that holds `VG_100K` and `VG_100K_2`, or all images."""
+    regions: str = "???"
+    """`region_descriptions.json`."""
+    image_data: str = "???"
+    """`image_data.json`."""
+    karpathy: str | None = None
+    """Karpathy's `dataset_coco.json`: half of Visual Genome is COCO, and images of its val and test are left out, for
+    models are evaluated on them. `none` leaves them in."""
+    name: str = "vg"
+    """Name of the corpus folder."""
+
+
+class VisualGenome:
+    """All images of image_data.json in its order; phrases are kept as joined bytes, a third of what strings take."""
+
+    def __init__(self, config: VisualGenomeConfig) -> None:
+        self._ids: list[int] = []
+        self._states: dict[int, str] = {}  # place -> why the row has no image
+        self._phrases: dict[int, bytes] = {}
+        self._coco_ids: dict[int, int] = {}
+        files = {"image_data": config.image_data, "regions": config.regions}
+        if config.karpathy is not None and config.karpathy != _NONE:
+            files["karpathy"] = config.karpathy
+        self._identity = {"karpathy": _NONE, **{key: digest_file(key, path) for key, path in files.items()}}
+        held_out = _held_out(config.karpathy)
+        with expecting("image_data", config.image_data, _IMAGES):
+            for image in read_array("image_data", config.image_data):
+                self._add(image["image_id"], image.get("coco_id"), held_out)
+        with expecting("regions", config.regions, _REGIONS):
+            for image in read_array("regions", config.regions):
+                self._describe(image["regions"])
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def rows(self, start: int, stop: int) -> list[Row]:
+        """Rows `start` to `stop`."""
+        return [self._row(place) for place in range(start, min(stop, len(self)))]
+
+    def identity(self) -> dict[str, str]:
+        """The SHA-256 of each file."""
+        return self._identity
+
+    def _row(self, place: int) -> Row:
+        image = self._ids[place]
+        meta: dict[str, Any] = {"image_id": image}
+        if image in self._coco_ids:
+            meta["coco_id"] = self._coco_ids[image]
+        captions = self._phrases.get(image, b"").decode().split("\n")
+        return Row(f"{image:07d}", f"{image}.jpg", captions, meta, state=self._states.get(place, ""))
+
+    def _add(self, image: Any, coco_id: int | None, held_out: frozenset[int]) -> None:
+        if not isinstance(image, int):
+            raise TypeError(image)
+        if image in self._phrases:
+            self._states[len(self._ids)] = DUPLICATE_KEY
+        elif coco_id in held_out:
+            self._states[len(self._ids)] = LEAK
+        if coco_id is not None:
+            self._coco_ids[image] = coco_id
+        self._phrases.setdefault(image, b"")
+        self._ids.append(image)
+
+    def _describe(self, regions: list[dict[str, Any]]) -> None:
+        phrases: dict[int, list[str]] = {}
+        for region in regions:
+            phrases.setdefault(region["image_id"], []).append(region["phrase"])
+        for image, texts in phrases.items():
+            if image not in self._phrases:
+                self._states[len(self._ids)] = NOT_AN_IMAGE
+                self._add(image, None, frozenset())
+            before = [self._phrases[image].decode()] if self._phrases[image] else []
+            self._phrases[image] = "\n".join([*before, *tidy(texts)]).encode()
+
+
+def run(config: VisualGenomeConfig) -> None:
+    """Write the corpus, or go on with it.
+
+    ConfigError where a file cannot be read or `karpathy` is not decided, DataError where a file has another layout or the
+    folder has none of the images.
+    """
+    if config.karpathy is None:
+        raise ConfigError(
+            "karpathy: half of these images are COCO's, some of its val and test: training on them leaks into the "
+            "evaluation; give Karpathy's dataset_coco.json and they are left out, or karpathy=none to train on all"
+        )
+    table = VisualGenome(config)
+    images = LocalImages([f"{config.images}/{folder}" for folder in FOLDERS], config.size, config.workers)
+    if not images.has_any(iter(table.rows(0, len(table)))):
+        raise DataError(
+            f"images={config.images}: has none of the {len(table):,} images of image_data={config.image_data}"
+        )
+    run_job(config, table, images, _ABOUT)
+
+
+def _held_out(path: str | None) -> frozenset[int]:
+    """COCO's ids of Karpathy's val and test."""
+    if path is None or path == _NONE:
+        return frozenset()
+    content = read_json("karpathy", path)
+    with expecting("karpathy", path, _KARPATHY):
+        if not is_karpathy(content):
+            raise TypeError("no `images`")
+        return frozenset(image["cocoid"] for image in content["images"] if image["split"] in ("val", "test"))

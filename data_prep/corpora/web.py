@@ -1,0 +1,36 @@
+"""What the preparations of corpora from the web have in common."""
+
+from dataclasses import dataclass, field
+
+from bridgetower_train.data.manifest import Manifest
+from data_prep.fetch.config import FetchConfig
+from data_prep.fetch.decoders import begin_imports
+from data_prep.job.job import JobConfig, run_job
+from data_prep.source.rows import OK, Table
+
+
+@dataclass(frozen=True)
+class WebConfig(JobConfig):
+    """Keys of every preparation that fetches images from the web."""
+
+    fetch: FetchConfig = field(default_factory=FetchConfig)
+    """Limits of fetching."""
+
+
+def prepare_from_web(config: WebConfig, table: Table, about: dict[str, str], history: str) -> Manifest:
+    """Run the job, and put its yield beside `history`: what others have got of the same list, and when."""
+    if config.engine == "local":
+        begin_imports()
+    from data_prep.fetch.images import WebImages  # slow to import: meanwhile the others import too
+
+    images = WebImages(config.size, config.workers, config.fetch)
+    manifest = run_job(config, table, images, {**about, "note": f"{about['note']}; others got {history}"})
+    print(compare(manifest, history))
+    return manifest
+
+
+def compare(manifest: Manifest, history: str) -> str:
+    """The yield in words."""
+    rows, states = manifest.extra["rows"], manifest.extra["states"]
+    had = states.get(OK, 0)
+    return f"yield {had / max(1, rows):.1%}: {had:,} images of {rows:,} rows; others got {history}"

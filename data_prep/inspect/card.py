@@ -1,0 +1,218 @@
+"""`bridgetower prep card`: a dataset card in Markdown, in the layout of the Hugging Face hub."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import fsspec
+import yaml
+
+from bridgetower_train.data.cache import is_remote
+from bridgetower_train.data.manifest import Manifest, mend
+from bridgetower_train.errors import ConfigError, DataError
+from bridgetower_train.files import atomic_write
+from bridgetower_train.pages.numbers import size
+from data_prep.inspect.finished import Place, find_corpora
+from data_prep.inspect.notes import Notes
+from data_prep.source.rows import OK
+
+MARK = "<!-- written by bridgetower prep card -->"
+"""A file without it is not overwritten."""
+_SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M",
+          100_000_000: "10M<n<100M", 1_000_000_000: "100M<n<1B"}  # fmt: skip
+_UNKNOWN = "unknown"
+
+_LIMITS = """\
+- **The images belong to others.** The licences above are those of the collections, which for images from the web cover
+  links and captions, not the images. Whether you may keep, train on or pass on the images is for you to settle.
+- **What is gone is not gone at random.** Images vanish with the sites and the people that published them, so the younger a
+  crawl, the more it differs from what the papers trained on; results are comparable only between equal corpora.
+- **Captions are not checked.** Those from the web are alternative texts and titles, often loosely tied to their image;
+  those written by people were written by few of them, mostly in English. Filters of the collections may have removed, or
+  put in place of names, words that matter to you.
+- **People are in the images**, without having been asked, with the stereotypes of the sites they come from: who is shown
+  doing what, and how it is worded. There is no filter for faces, for offensive or for illegal content beyond that of the
+  collections. What a model learns from this it will repeat.
+- **Objects, places and customs of North America and Western Europe prevail**, as on the English web.
+- **Duplicates across corpora and with test sets are possible.** Links that the sources share are taken once where the
+  preparation says so above; equal images under other links are found by `bridgetower prep lint`. Visual Genome contains
+  about 51,000 images of COCO, among them some of its usual test split.
+"""
+
+
+@dataclass(frozen=True)
+class CardConfig:
+    """`bridgetower prep card`: write a dataset card of corpora: sources, licences, counts, yields, dates and limits."""
+
+    root: str = "???"
+    """A folder of corpora, or the folder of one corpus; also an fsspec URL."""
+    out: str | None = None
+    """Where the card is written; null: README.md in the folder. Needed for a remote root."""
+
+
+class Described(NamedTuple):
+    """A corpus as its files describe it."""
+
+    place: Place
+    manifest: Manifest
+    notes: Notes
+    preparation: dict[str, Any]
+    """`preparation.json`; empty where there is none."""
+
+
+def run(config: CardConfig) -> None:
+    """Write the card. ConfigError where there is no corpus, or a README.md that is not ours."""
+    places = find_corpora(config.root)
+    if config.out is None and is_remote(config.root) and not config.root.startswith("file://"):
+        raise ConfigError(f"root={config.root}: is remote; say with out=README.md where to write the card")
+    out = Path(config.out) if config.out else Path(config.root.removeprefix("file://"), "README.md")
+    if out.exists() and MARK not in out.read_text("utf-8", "replace"):
+        raise ConfigError(
+            f"out={out}: is there and was not written by this command; remove it, or choose another `out`"
+        )
+    atomic_write(out, card([describe(place) for place in places]))
+    print(f"card: {out.resolve()}")
+
+
+def describe(place: Place) -> Described:
+    """Read the manifest and, where it is there and whole, preparation.json. DataError where there is no manifest."""
+    path = f"{place.folder}/manifest.json"
+    text = _read(path)
+    if text is None:
+        raise DataError(f"{path}: cannot be read; {mend(place.folder)}")
+    manifest = Manifest.from_json(text, path)
+    try:
+        preparation = json.loads(_read(f"{place.folder}/preparation.json") or b"{}")
+    except ValueError:
+        preparation = {}
+    return Described(place, manifest, Notes.of(manifest), preparation if isinstance(preparation, dict) else {})
+
+
+def _read(path: str) -> bytes | None:
+    try:
+        with fsspec.open(path, "rb") as file:
+            content: bytes = file.read()
+            return content
+    except OSError:
+        return None
+
+
+def card(corpora: list[Described]) -> str:
+    """The text of the card."""
+    images = sum(c.manifest.images for c in corpora)
+    captions = sum(c.manifest.captions for c in corpora)
+    name = corpora[0].place.name if len(corpora) == 1 else Path(corpora[0].place.root).name
+    bytes_ = sum(shard.bytes for c in corpora for shard in c.manifest.shards)
+    parts = [
+        f"---\n{_front_matter(name, images)}---\n{MARK}\n",
+        f"# {name}\n",
+        f"{images:,} images with {captions:,} captions, {size(bytes_)}, for pretraining vision-language models. WebDataset "
+        "shards: each record is an image (`KEY.jpg`) and its captions with what the source says of it (`KEY.json`).\n",
+        _overview(corpora),
+        *(_section(corpus) for corpus in corpora),
+        _use(corpora),
+        f"## Limits and biases\n\n{_LIMITS}",
+    ]
+    return "\n".join(parts)
+
+
+def _front_matter(name: str, images: int) -> str:
+    category = next((text for limit, text in _SIZES.items() if images < limit), "n>1B")
+    fields = {
+        "pretty_name": name,
+        "license": "other",
+        "license_name": "see-each-source",
+        "task_categories": ["image-to-text", "text-to-image", "zero-shot-image-classification"],
+        "size_categories": [category],
+        "tags": ["webdataset", "image-text", "bridgetower"],
+    }
+    return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
+
+
+def _overview(corpora: list[Described]) -> str:
+    lines = ["| corpus | source | images | captions | size | of the source's rows |", "|---|---|---:|---:|---:|---:|"]
+    for corpus in corpora:
+        manifest, notes = corpus.manifest, corpus.notes
+        share = f"{manifest.images / notes.rows:.1%} of {notes.rows:,}" if notes.rows else _UNKNOWN
+        total = size(sum(shard.bytes for shard in manifest.shards))
+        cells = (
+            corpus.place.name,
+            notes.title or _UNKNOWN,
+            f"{manifest.images:,}",
+            f"{manifest.captions:,}",
+            total,
+            share,
+        )
+        lines.append(f"| {' | '.join(map(_cell, cells))} |")
+    return "\n".join(lines) + "\n"
+
+
+def _section(corpus: Described) -> str:
+    manifest, notes, preparation = corpus.manifest, corpus.notes, corpus.preparation
+    edge = f"{manifest.image_size} px" if manifest.image_size else "of several sizes"
+    started, finished = (str(preparation.get(k) or _UNKNOWN) for k in ("started", "finished"))
+    facts = {
+        "source": notes.title,
+        "homepage": notes.homepage,
+        "licence": notes.licence,
+        "about the source": notes.note,
+        "images": f"{manifest.images:,}, shorter edge {edge}",
+        "captions": f"{manifest.captions:,}, {manifest.captions / manifest.images:.2f} an image",
+        "shards": f"{len(manifest.shards):,}",
+        "prepared": f"from {started} to {finished}" if preparation else "",
+        "command": f"`{preparation['command']}`" if isinstance(preparation.get("command"), str) else "",
+        "index": f"sha256 `{manifest.index_sha256}`",
+    }
+    lines = [f"## {corpus.place.name}\n", *(f"- {name}: {_line(text) or _UNKNOWN}" for name, text in facts.items())]
+    lines += [f"- made from {_line(name)}: `{_line(value)}`" for name, value in sorted(notes.source.items())]
+    return "\n".join(lines) + "\n\n" + _states(corpus)
+
+
+def _states(corpus: Described) -> str:
+    states, title = corpus.notes.states, "what became of the rows of the source"
+    if not states and corpus.manifest.dropped:
+        states, title = (
+            {**corpus.manifest.dropped, OK: corpus.manifest.images},
+            "what became of the records in the tars",
+        )
+    if not states:
+        return "What became of the rows of the source is not recorded, so the yield is unknown.\n"
+    total = sum(states.values())
+    ordered = sorted(states.items(), key=lambda item: (item[0] != OK, -item[1]))
+    rows = [f"| {_cell(s)} | {count:,} | {count / total:.2%} |" for s, count in ordered]
+    return "\n".join([f"| {title} | rows | share |", "|---|---:|---:|", *rows]) + "\n"
+
+
+def _use(corpora: list[Described]) -> str:
+    weights = ", ".join(f"{corpus.place.name}: 1.0" for corpus in corpora)
+    shard = f"{corpora[0].place.name}/{corpora[0].manifest.shards[0].name}"
+    return f"""\
+## How to train on it
+
+With the folders of the corpora in a folder `FOLDER`:
+
+```sh
+bridgetower train data=own data.root=FOLDER 'data.corpora={{{weights}}}' tokenizer=roberta-base model=large
+```
+
+A weight says how often a corpus is passed per epoch: 0.5 takes half of it, another half each epoch. `data.captions=one` shows
+each image once per epoch, `all` once for each of its captions. The shards are ordinary WebDataset tars too:
+
+```python
+import webdataset
+
+for record in webdataset.WebDataset("FOLDER/{shard}", shardshuffle=False).decode("pil"):
+    print(sorted(record))
+```
+"""
+
+
+def _line(text: str) -> str:
+    """One line of text, whatever the manifest holds."""
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def _cell(text: str) -> str:
+    return _line(text).replace("|", "\\|")

@@ -1,0 +1,235 @@
+"""`bridgetower prep lint`: read every record as training would, and say what is wrong with it."""
+
+import json
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from bridgetower_train.config import ModelConfig, at_least, one_of
+from bridgetower_train.data.shards import Corpus, open_corpus
+from bridgetower_train.data.text import CaptionTokenizer
+from bridgetower_train.errors import DataError
+from data_prep.inspect.duplicates import Hashes, find_repeats
+from data_prep.inspect.finished import CorporaConfig, Place, find_corpora
+from data_prep.inspect.histogram import Histogram
+from data_prep.inspect.lint_shard import Fault, ShardReport, check_folder, check_shard, forget_corpora
+from data_prep.parallel import cores, ordered_map
+
+SHOWN = 20
+"""Up to so many findings are only printed."""
+_EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class LintConfig(CorporaConfig):
+    """`bridgetower prep lint`: read every record and report the bad ones. Exit code 1 where anything is wrong."""
+
+    tokenizer: str | None = None
+    """A `tokenizer.json` (or its folder) with which to count tokens; null: only characters are counted."""
+    max_text_len: int = ModelConfig.max_text_len
+    """Tokens at which training cuts a caption, `<s>` and `</s>` included: model.max_text_len."""
+    duplicates: str = "report"
+    """`report`: images that occur more than once are listed; `fail`: they count as wrong; `ignore`: not looked for."""
+    listing: str | None = None
+    """File for all findings, one JSON object a line; null: lint.jsonl in the current folder where there are over 20."""
+    workers: int = field(default_factory=cores)
+    """Processes that read."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("max_text_len", self.max_text_len, 3)
+        at_least("workers", self.workers, 1)
+        one_of("duplicates", self.duplicates, ("report", "fail", "ignore"))
+
+
+class Finding(NamedTuple):
+    """Something to report about a record, a shard or a corpus."""
+
+    corpus: str
+    shard: str
+    key: str
+    reason: str
+    same_as: str = ""
+    """For a duplicate: the first image that it equals."""
+
+    def __str__(self) -> str:
+        return "/".join(filter(None, (self.corpus, self.shard, self.key)))
+
+
+class Findings:
+    """All that was found, on disk; in memory are only the counts and the first of each reason."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._first: dict[str, list[str]] = defaultdict(list)
+        self._lines = tempfile.TemporaryFile("w+")  # noqa: SIM115
+
+    def add(self, finding: Finding) -> None:
+        """Take note of one."""
+        self.counts[finding.reason] += 1
+        if self.counts[finding.reason] <= _EXAMPLES:
+            self._first[finding.reason].append(str(finding))
+        values = {name: value for name, value in finding._asdict().items() if value}
+        self._lines.write(json.dumps(values) + "\n")
+
+    def report(self, listing: str | None) -> None:
+        """Print each reason with its first records, and list everything in a file where there is much or it is asked for."""
+        for reason, count in self.counts.most_common():
+            print(f"{reason}: {count:,} ({', '.join(self._first[reason])}{', ...' if count > _EXAMPLES else ''})")
+        total = sum(self.counts.values())
+        if listing is None and total > SHOWN:
+            listing = "lint.jsonl"
+        if listing is None:
+            return
+        path = Path(listing)
+        partial_path = path.with_name(f"{path.name}.tmp")
+        self._lines.seek(0)
+        with partial_path.open("w") as file:
+            file.writelines(self._lines)
+        partial_path.replace(path)
+        print(f"all {total:,} findings: {path}")
+
+    def __enter__(self) -> "Findings":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lines.close()
+
+
+@dataclass
+class Tally:
+    """What is known of a corpus when all of it has been read."""
+
+    place: Place
+    corpus: Corpus
+    first: int
+    """Number of its first record, counted through all corpora."""
+    faults: int = 0
+    characters: Histogram = field(default_factory=Histogram)
+    tokens: Histogram = field(default_factory=Histogram)
+
+
+def run(config: LintConfig) -> int:
+    """Check all corpora of `config.root`: 1 where anything is wrong, else 0. ConfigError where there is none."""
+    forget_corpora()
+    places = find_corpora(config.root)
+    if config.tokenizer is not None:
+        CaptionTokenizer.load(config.tokenizer)
+    with Findings() as findings:
+        tallies = list(_open(places, config, findings))
+        hashes = _read_all(tallies, config, findings)
+        wrong = sum(findings.counts.values())
+        for tally in tallies:
+            _print_captions(tally, config)
+        repeated = 0 if hashes is None else _report_repeats(tallies, *hashes, findings)
+        findings.report(config.listing)
+    images = sum(tally.corpus.manifest.images for tally in tallies)
+    print(
+        f"{'lint: all is well' if not wrong else f'lint: {wrong:,} faults'}; {images:,} images in {len(places):,} "
+        f"{'corpus' if len(places) == 1 else 'corpora'}, "
+        + ("duplicates not looked for" if hashes is None else f"{repeated:,} of them duplicates")
+    )
+    return 1 if wrong or (repeated and config.duplicates == "fail") else 0
+
+
+def _open(places: list[Place], config: LintConfig, findings: Findings) -> Iterator[Tally]:
+    """The corpora that can be opened; the others, and what is wrong with the folders, are findings."""
+    first = 0
+    for place in places:
+        try:
+            corpus = open_corpus(place.root, place.name, config.cache)
+        except DataError as error:
+            findings.add(Finding(place.name, "", "", str(error)))
+            continue
+        tally = Tally(place, corpus, first)
+        first += corpus.manifest.images
+        for fault in check_folder(corpus):
+            _note(tally, fault, findings)
+        yield tally
+
+
+def _note(tally: Tally, fault: Fault, findings: Findings) -> None:
+    tally.faults += 1
+    findings.add(Finding(tally.corpus.name, *fault))
+
+
+def _read_all(tallies: list[Tally], config: LintConfig, findings: Findings) -> tuple[Hashes, Hashes] | None:
+    """Read every shard; the hashes of stored and of original images, one row for each, unless they are not wanted."""
+    images = sum(tally.corpus.manifest.images for tally in tallies)
+    wanted = config.duplicates != "ignore"
+    hashes = np.zeros((2, images if wanted else 0, 2), np.uint64)
+    tasks = [(tally, shard) for tally in tallies for shard in range(len(tally.corpus.manifest.shards))]
+    items = ((tally.place, shard) for tally, shard in tasks)
+    check = partial(check_shard, CorporaConfig(config.root, config.cache_dir, config.cache_gb), config.tokenizer)
+    with tqdm(desc="lint", total=images, unit=" images", unit_scale=True, disable=None) as bar:
+        reports = ordered_map(check, items, min(config.workers, max(len(tasks), 1)), chunk=1)
+        for (tally, shard), report in zip(tasks, reports, strict=True):
+            _take(tally, report, findings)
+            start, stop = tally.first + tally.corpus.shard_rows[shard : shard + 2]
+            if wanted:
+                hashes[:, start:stop] = report.hashes
+            bar.update(int(stop - start))
+    return (hashes[0], hashes[1]) if wanted else None
+
+
+def _take(tally: Tally, report: ShardReport, findings: Findings) -> None:
+    for fault in report.faults:
+        _note(tally, fault, findings)
+    tally.characters.add(report.characters)
+    tally.tokens.add(report.tokens)
+
+
+def _report_repeats(tallies: list[Tally], images: Hashes, originals: Hashes, findings: Findings) -> int:
+    """Add every image that an earlier one equals to the findings; how many there are."""
+    repeats = find_repeats(images, originals)
+    starts = np.array([tally.first for tally in tallies])
+    between: Counter[tuple[str, str]] = Counter()
+    for row, first in zip(repeats.row.tolist(), repeats.first.tolist(), strict=True):
+        copy, origin = (_locate(tallies, starts, number) for number in (row, first))
+        between[origin.corpus, copy.corpus] += 1
+        where = "in the same corpus" if origin.corpus == copy.corpus else f"in {origin.corpus}"
+        findings.add(copy._replace(reason=f"duplicate of an image {where}", same_as=str(origin)))
+    for (origin_name, copy_name), count in sorted(between.items()):
+        share = count / next(t.corpus.manifest.images for t in tallies if t.corpus.name == copy_name)
+        which = "occur earlier in it" if origin_name == copy_name else f"are in {origin_name} too"
+        print(f"duplicates: {count:,} images of {copy_name} ({share:.1%}) {which}")
+    return len(repeats.row)
+
+
+def _locate(tallies: list[Tally], starts: "np.ndarray[tuple[int], np.dtype[np.int64]]", number: int) -> Finding:
+    """The record of a number that counts through all corpora."""
+    tally = tallies[int(np.searchsorted(starts, number, side="right")) - 1]
+    row = number - tally.first
+    shard = int(np.searchsorted(tally.corpus.shard_rows, row, side="right")) - 1
+    return Finding(tally.corpus.name, tally.corpus.manifest.shards[shard].name, tally.corpus.key(row), "")
+
+
+def _print_captions(tally: Tally, config: LintConfig) -> None:
+    manifest, characters, tokens = tally.corpus.manifest, tally.characters, tally.tokens
+    faults = f"{tally.faults:,} faults" if tally.faults else "nothing wrong"
+    print(f"{tally.corpus.name}: {manifest.images:,} images, {manifest.captions:,} captions: {faults}")
+    print(f"  characters per caption: {describe(characters)}")
+    if config.tokenizer is not None:
+        cut = tokens.above(config.max_text_len)
+        print(
+            f"  tokens per caption: {describe(tokens)}; "
+            f"{cut:,} ({cut / max(tokens.total, 1):.2%}) are cut at max_text_len={config.max_text_len}"
+        )
+
+
+def describe(lengths: Histogram) -> str:
+    """Mean, median, 95th percentile and largest."""
+    if not lengths.total:
+        return "none"
+    median, high = lengths.quantile(0.5), lengths.quantile(0.95)
+    return f"mean {lengths.mean:.1f}, median {median:,}, 95% up to {high:,}, longest {lengths.largest:,}"

@@ -1,0 +1,153 @@
+"""What is wrong with one shard: the part of `prep lint` that runs in worker processes."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from bridgetower_train.data.cache import is_remote, sha256_file
+from bridgetower_train.data.image import decode_crop
+from bridgetower_train.data.shards import BadRecordError, Corpus, Record, open_corpus
+from bridgetower_train.data.text import CaptionTokenizer
+from bridgetower_train.errors import DataError
+from data_prep.inspect.duplicates import Hashes, image_hash, original_hash
+from data_prep.inspect.finished import CorporaConfig, Place
+from data_prep.shards.index import image_size
+
+FREE_SIZE = 294
+"""Size to which the images of a corpus of several sizes are brought, pixels."""
+
+Lengths = npt.NDArray[np.int64]
+
+
+class Fault(NamedTuple):
+    """What is wrong, and where; `shard` and `key` are empty where it concerns more than one."""
+
+    shard: str
+    key: str
+    reason: str
+
+
+class ShardReport(NamedTuple):
+    """What the records of a shard hold."""
+
+    faults: list[Fault]
+    hashes: npt.NDArray[np.uint64]
+    """uint64 (2, records, 2): of the stored images, and of the originals."""
+    characters: Lengths
+    """Length of each caption."""
+    tokens: Lengths
+    """The same in tokens with `<s>` and `</s>`, before any is cut; empty without a tokenizer."""
+
+
+def check_folder(corpus: Corpus) -> Iterator[Fault]:
+    """What is wrong with manifest and index as a whole; of a local corpus, since remote files are checked when fetched."""
+    manifest = corpus.manifest
+    shard = corpus.index["shard"]
+    if not np.array_equal(shard, np.repeat(np.arange(len(manifest.shards)), [s.records for s in manifest.shards])):
+        yield Fault("", "", "index and manifest differ in the records of their shards")
+    if is_remote(corpus.folder):
+        return
+    if sha256_file(f"{corpus.folder}/index.npy") != manifest.index_sha256:
+        yield Fault("", "", "index.npy is not the one that the manifest describes")
+    named = {info.name for info in manifest.shards}
+    for name in sorted(os.listdir(corpus.folder)):
+        if name.endswith(".tar") and not name.startswith(".") and name not in named:
+            yield Fault(name, "", "shard that the manifest does not name")
+
+
+def check_shard(config: CorporaConfig, tokenizer: str | None, task: tuple[Place, int]) -> ShardReport:
+    """Read the shard of that number in the corpus at that place, every record as training would."""
+    place, shard = task
+    corpus = _corpus(config, place)
+    info = corpus.manifest.shards[shard]
+    start, stop = corpus.shard_rows[shard : shard + 2].tolist()
+    hashes = np.zeros((2, stop - start, 2), np.uint64)
+    try:
+        faults = [Fault(info.name, "", reason) for reason in _check_file(corpus, shard)]
+        captions: list[str] = []
+        keys: Counter[str] = Counter()
+        for row in range(start, stop):
+            try:
+                record, reason = _read(corpus, row)
+            except BadRecordError as error:
+                faults.append(Fault(info.name, corpus.key(row), error.reason))
+                continue
+            keys[record.key] += 1
+            if keys[record.key] == 2:
+                faults.append(Fault(info.name, record.key, "key that occurs twice in its shard"))
+            if reason:
+                faults.append(Fault(info.name, record.key, reason))
+            captions += record.captions
+            hashes[0, row - start] = np.frombuffer(image_hash(record.image), np.uint64)
+            hashes[1, row - start] = np.frombuffer(original_hash(record.meta), np.uint64)
+    except DataError as error:
+        return _lost(info.name, str(error), hashes)
+    except OSError as error:
+        return _lost(
+            info.name, f"shard cannot be read: {error.strerror}, and with it its {stop - start:,} records", hashes
+        )
+    return ShardReport(faults, hashes, np.array([len(c) for c in captions], np.int64), _tokens(tokenizer, captions))
+
+
+def _lost(shard: str, reason: str, hashes: Hashes) -> ShardReport:
+    nothing = np.empty(0, np.int64)
+    return ShardReport([Fault(shard, "", reason)], np.zeros_like(hashes), nothing, nothing)
+
+
+def _check_file(corpus: Corpus, shard: int) -> Iterator[str]:
+    """Whether a local shard is the one that was indexed. OSError where it cannot be read."""
+    if is_remote(corpus.folder):
+        return
+    info = corpus.manifest.shards[shard]
+    path = f"{corpus.folder}/{info.name}"
+    size = os.path.getsize(path)
+    if size != info.bytes:
+        yield f"shard has another size than the manifest says: {size:,} bytes, not {info.bytes:,}"
+    elif sha256_file(path) != info.sha256:
+        yield "shard has another SHA-256 than the manifest says"
+    rows = corpus.index[slice(*corpus.shard_rows[shard : shard + 2])]
+    if int(rows["captions"].sum(dtype=np.int64)) != info.captions:
+        yield "index and manifest differ in the number of captions"
+
+
+def _read(corpus: Corpus, row: int) -> tuple[Record, str]:
+    """(the record, what is wrong with it though training would take it). BadRecordError where training would not."""
+    record = corpus.read(row)
+    captions, indexed = len(record.captions), int(corpus.index["captions"][row])
+    if captions < indexed:
+        raise BadRecordError("fewer captions than indexed")
+    edge = min(image_size(bytes(record.image)))
+    expected = corpus.manifest.image_size
+    size = expected or FREE_SIZE
+    decode_crop(record.image, size, np.empty((size, size, 3), np.uint8))
+    if captions > indexed:
+        return record, "more captions than indexed"
+    if expected is not None and edge != expected:
+        return record, "shorter edge that is not the manifest's image_size"
+    return record, ""
+
+
+def _tokens(tokenizer: str | None, captions: list[str]) -> Lengths:
+    if tokenizer is None or not captions:
+        return np.empty(0, np.int64)
+    return _text(tokenizer).lengths(captions)
+
+
+def forget_corpora() -> None:
+    """Open all anew: they may have changed since this process last looked."""
+    _corpus.cache_clear()
+
+
+@lru_cache(maxsize=8)
+def _corpus(config: CorporaConfig, place: Place) -> Corpus:
+    return open_corpus(*place, config.cache)
+
+
+@lru_cache(maxsize=1)
+def _text(path: str) -> CaptionTokenizer:
+    return CaptionTokenizer.load(path)

@@ -1,0 +1,206 @@
+"""`bridgetower prep stats`: what corpora hold, printed and as a page."""
+
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from bridgetower_train.config import at_least
+from bridgetower_train.data.shards import BadRecordError, Corpus, Record, open_corpus
+from bridgetower_train.data.text import CaptionTokenizer
+from bridgetower_train.files import atomic_write
+from bridgetower_train.pages.corpora import CorpusView, Sample, corpora_page
+from bridgetower_train.pages.histogram import Distribution
+from bridgetower_train.pages.images import shrunk
+from bridgetower_train.pages.numbers import size
+from data_prep.inspect.finished import CorporaConfig, find_corpora
+from data_prep.inspect.notes import Notes
+from data_prep.shards.index import image_size
+
+_ROWS_AT_ONCE = 1_000_000
+_THUMBNAIL = 240
+_CAPTION_SHOWN = 120
+
+
+@dataclass(frozen=True)
+class StatsConfig(CorporaConfig):
+    """`bridgetower prep stats`: print and draw what corpora hold."""
+
+    tokenizer: str | None = None
+    """A `tokenizer.json` (or its folder) with which to count tokens; null: only characters are counted."""
+    sample: int = 20_000
+    """Records of each corpus, evenly spaced, that are read for resolutions and caption lengths."""
+    images: int = 24
+    """Images of each corpus to show."""
+    out: str = "stats.html"
+    """Where the page is written."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("sample", self.sample, 1)
+        at_least("images", self.images, 0)
+
+
+@dataclass
+class _Sampled:
+    """What reading some records gave."""
+
+    records: int = 0
+    bad: int = 0
+    characters: list[int] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    edges: list[tuple[int, int]] = field(default_factory=list)
+    """Width and height of the stored images."""
+    originals: list[tuple[int, int]] = field(default_factory=list)
+    """Width and height of those that they were made from, where the json tells."""
+    shown: list[Sample] = field(default_factory=list)
+
+
+def run(config: StatsConfig) -> None:
+    """Print the figures of every corpus and write the page. ConfigError or DataError where there is none to read."""
+    text = None if config.tokenizer is None else CaptionTokenizer.load(config.tokenizer)
+    views, corpora = [], []
+    for place in find_corpora(config.root):
+        corpus = open_corpus(place.root, place.name, config.cache)
+        corpora.append(corpus)
+        views.append(view_corpus(corpus, config, text))
+        print(_line(views[-1]))
+    total = {
+        "images": f"{sum(c.manifest.images for c in corpora):,}",
+        "captions": f"{sum(c.manifest.captions for c in corpora):,}",
+        "shards": f"{sum(len(c.manifest.shards) for c in corpora):,}",
+        "size": size(sum(_bytes(c) for c in corpora)),
+    }
+    atomic_write(Path(config.out), corpora_page(config.root.rstrip("/").rpartition("/")[2], total, views))
+    print(f"stats: {Path(config.out).resolve()}")
+
+
+def view_corpus(corpus: Corpus, config: StatsConfig, text: CaptionTokenizer | None) -> CorpusView:
+    """The figures of a corpus: counts and sizes from the whole index, the others from a sample of its records."""
+    manifest, notes = corpus.manifest, Notes.of(corpus.manifest)
+    sampled = _sample(corpus, config, text)
+    captions, kilobytes = _count(corpus, "captions"), _count(corpus, "jpg_size", 1000)
+    facts = {
+        "images": f"{manifest.images:,}",
+        "captions": f"{manifest.captions:,}",
+        "captions per image": f"{manifest.captions / manifest.images:.1f}",
+        "shorter edge": f"{manifest.image_size} px" if manifest.image_size else "differs",
+        "size": size(_bytes(corpus)),
+        "per image": size(_bytes(corpus) // manifest.images),
+        "shards": f"{len(manifest.shards):,}",
+    }
+    if notes.rows:
+        facts["yield"] = f"{manifest.images / notes.rows:.1%} of {notes.rows:,}"
+    widths, heights = np.array(sampled.edges or [(1, 1)], dtype=np.float64).T
+    drawn = [
+        Distribution("Captions per image", *captions, "mlm"),
+        Distribution("Characters per caption", *_distinct(sampled.characters), "mlm"),
+        Distribution("Tokens per caption", *_distinct(sampled.tokens), "mlm"),
+        Distribution("Stored image, kB", *kilobytes, "itc"),
+        Distribution.of("Width / height", widths / heights, "itc", whole=False),
+        Distribution.of("Stored image, shorter edge, px", np.minimum(widths, heights), "itc"),
+        Distribution.of("Original image, shorter edge, px", [min(edges) for edges in sampled.originals], "itc"),
+    ]
+    return CorpusView(
+        corpus.name,
+        notes.title or corpus.name,
+        facts,
+        _remarks(corpus, sampled, notes),
+        notes.states,
+        drawn,
+        sampled.shown,
+    )
+
+
+def _remarks(corpus: Corpus, sampled: _Sampled, notes: Notes) -> list[str]:
+    remarks = []
+    if sampled.records < corpus.manifest.images:
+        remarks.append(
+            f"Lengths and resolutions come from {sampled.records:,} records, evenly spaced; counts and sizes from all."
+        )
+    if sampled.bad:
+        remarks.append(f"{sampled.bad:,} of these records could not be read: see `bridgetower prep lint`.")
+    if not notes.states:
+        remarks.append("The corpus does not say how many rows its source had, so its yield is unknown.")
+    if notes.note:
+        remarks.append(notes.note)
+    return remarks
+
+
+def _sample(corpus: Corpus, config: StatsConfig, text: CaptionTokenizer | None) -> _Sampled:
+    """Read evenly spaced records."""
+    images = corpus.manifest.images
+    rows = np.unique(np.linspace(0, images - 1, config.sample).astype(np.int64)).tolist()
+    shown = set(np.unique(np.linspace(0, len(rows) - 1, config.images).astype(np.int64)).tolist())
+    sampled = _Sampled(len(rows))
+    for number, row in enumerate(tqdm(rows, corpus.name, unit=" images", disable=None)):
+        try:
+            record = corpus.read(row)
+            width, height = image_size(bytes(record.image))
+            captions = record.captions
+        except BadRecordError:
+            sampled.bad += 1
+            continue
+        sampled.edges.append((width, height))
+        sampled.originals += _original(record.meta)
+        sampled.characters += [len(caption) for caption in captions]
+        if text is not None:
+            sampled.tokens += text.lengths(captions).tolist()
+        if number in shown:
+            sampled.shown += _show(record)
+    return sampled
+
+
+def _original(meta: dict[str, Any]) -> list[tuple[int, int]]:
+    """Size of the original image: img2dataset calls it so, where its `width` is that of the stored one."""
+    for names in (("original_width", "original_height"), ("width", "height")):
+        edges = [meta.get(name) for name in names]
+        if all(isinstance(edge, int) and edge > 0 for edge in edges):
+            return [(edges[0], edges[1])]  # type: ignore[list-item]
+    return []
+
+
+def _show(record: Record) -> list[Sample]:
+    try:
+        image = Image.open(io.BytesIO(record.image), formats=("JPEG", "PNG", "WEBP"))
+        image.draft("RGB", (_THUMBNAIL, _THUMBNAIL))
+        image = shrunk(image, _THUMBNAIL)
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return []
+    caption = (record.captions or [""])[0]
+    more = f"{caption[:_CAPTION_SHOWN]} …" if len(caption) > _CAPTION_SHOWN else caption
+    return [Sample(image, record.key, more)]
+
+
+def _count(corpus: Corpus, column: str, unit: int = 1) -> tuple[Any, Any]:
+    """(distinct values, how often each occurs) of a column of the index in units of `unit`, rounded up."""
+    found: dict[int, int] = {}
+    for start in range(0, len(corpus.index), _ROWS_AT_ONCE):
+        part = corpus.index[column][start : start + _ROWS_AT_ONCE].astype(np.int64)
+        for value, count in zip(*np.unique(-(-part // unit), return_counts=True), strict=True):
+            found[int(value)] = found.get(int(value), 0) + int(count)
+    values = sorted(found)
+    return np.array(values, np.float64), np.array([found[value] for value in values], np.int64)
+
+
+def _distinct(values: Iterable[int]) -> tuple[Any, Any]:
+    return np.unique(np.array(list(values), np.float64), return_counts=True)
+
+
+def _bytes(corpus: Corpus) -> int:
+    return sum(shard.bytes for shard in corpus.manifest.shards)
+
+
+def _line(view: CorpusView) -> str:
+    lengths = [
+        f"  {d.title}: median {d.quantile(0.5):g}, 95% up to {d.quantile(0.95):g}, largest {d.values[-1]:g}"
+        for d in view.distributions
+        if len(d.values)
+    ]
+    states = [f"  {state}: {count:,}" for state, count in sorted(view.states.items(), key=lambda item: -item[1])]
+    return "\n".join([f"{view.name}: " + ", ".join(f"{k} {v}" for k, v in view.facts.items()), *lengths, *states])

@@ -1,0 +1,1 @@
+"""A preparation: ranges of a table's rows become shards, whatever interrupts it."""

@@ -1,0 +1,101 @@
+"""From shards and their logs to a whole corpus: which ranges are finished, and the index and manifest of them all."""
+
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from bridgetower_train.data.manifest import Manifest, ShardInfo
+from bridgetower_train.data.shards import INDEX_DTYPE
+from bridgetower_train.errors import DataError
+from data_prep.job.log import RangeSummary, log_name, read_index, read_summary
+from data_prep.job.output import Output
+from data_prep.job.shard_range import SPOOL, Work
+from data_prep.shards.writer import Rows, write_index
+from data_prep.source.rows import OK
+
+_READS_AT_ONCE = 16
+
+
+def finished(output: Output) -> dict[int, dict[str, int]]:
+    """Number -> state -> rows, of the ranges whose log and shard are there. A shard that lost bytes is made again."""
+    tars = output.sizes()
+    stems = [name.removesuffix(".parquet") for name in output.sizes("log") if name.endswith(".parquet")]
+    numbers = sorted(int(stem) for stem in stems if stem.isdecimal())
+
+    with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
+        summaries = pool.map(lambda number: _read_summary(output, number), numbers)
+        found = {number: summary for number, summary in zip(numbers, summaries, strict=True) if summary is not None}
+    return {number: summary.states for number, summary in found.items() if _agrees(summary, tars)}
+
+
+def summary_of(output: Output, number: int) -> RangeSummary | None:
+    """What a range came to; None where it is not finished."""
+    summary = _read_summary(output, number)
+    if summary is None or summary.shard is None:
+        return summary
+    size = output.size(summary.shard.name)
+    return summary if _agrees(summary, {summary.shard.name: size}) else None
+
+
+def _read_summary(output: Output, number: int) -> RangeSummary | None:
+    try:
+        with output.open(log_name(number)) as file:
+            return read_summary(file)
+    except (pa.ArrowInvalid, FileNotFoundError):  # empty or torn: the machine went down before the disk had it
+        return None
+
+
+def _agrees(summary: RangeSummary, tars: Mapping[str, int | None]) -> bool:
+    return summary.shard is None or tars.get(summary.shard.name) == summary.shard.bytes
+
+
+def finish(work: Work, ranges: int, extra: dict[str, Any]) -> Manifest:
+    """Merge the logs of all `ranges` into `index.npy` and, last, `manifest.json`. DataError where there is no image."""
+
+    def read(number: int) -> tuple[RangeSummary, Rows]:
+        with work.output.open(log_name(number)) as file:
+            return read_index(file)
+
+    with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
+        shards, parts, states = _merge(pool.map(read, range(ranges)))
+    ok = states.pop(OK, 0)
+    if not ok:
+        raise DataError(f"{work.corpus}: no image could be had; {_in_words(states) or 'the source has no rows'}")
+    folder = work.scratch / SPOOL
+    folder.mkdir(exist_ok=True)
+    manifest = write_index(
+        folder,
+        np.concatenate(parts),
+        corpus=work.corpus,
+        image_size=work.size,
+        caption_member="json",
+        shards=shards,
+        dropped=dict(sorted(states.items())),
+        extra={**extra, "states": dict(sorted({**states, OK: ok}.items()))},
+    )
+    for name in ("index.npy", "manifest.json"):
+        work.output.take(folder / name, name)
+    shutil.rmtree(folder)
+    return manifest
+
+
+def _merge(found: Iterable[tuple[RangeSummary, Rows]]) -> tuple[list[ShardInfo], list[Rows], Counter[str]]:
+    """The shards, the rows of the index with the shard's place among them, and state -> rows."""
+    shards: list[ShardInfo] = []
+    parts, states = [np.zeros(0, INDEX_DTYPE)], Counter[str]()
+    for summary, rows in found:
+        states.update(summary.states)
+        if summary.shard is not None:
+            rows["shard"] = len(shards)
+            shards.append(summary.shard)
+            parts.append(rows)
+    return shards, parts, states
+
+
+def _in_words(states: Counter[str]) -> str:
+    return ", ".join(f"{state}: {count:,}" for state, count in states.most_common())

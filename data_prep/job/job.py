@@ -1,0 +1,185 @@
+"""The preparation of a corpus: ranges of a table's rows become shards, whatever interrupts it.
+
+The table is cut into ranges of `records_per_shard` rows; range i becomes the shard `00000i.tar` and its log, which depend
+on nothing but the range's rows and images. What becomes of a row is spooled as it is known (`spool.py`), so a run that
+was stopped or killed goes on where it was, and writes the bytes that an undisturbed one writes.
+"""
+
+import errno
+import signal
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from multiprocessing import active_children
+from pathlib import Path
+from types import FrameType
+from typing import Any, cast
+
+from bridgetower_train.config import at_least, one_of
+from bridgetower_train.data.cache import is_remote
+from bridgetower_train.data.manifest import Manifest
+from bridgetower_train.errors import ConfigError, DataError
+from bridgetower_train.lock import hold
+from data_prep.job.finish import finish, finished
+from data_prep.job.output import Output
+from data_prep.job.preparation import Preparation
+from data_prep.job.progress import Progress
+from data_prep.job.shard_range import ShardRange, Work
+from data_prep.parallel import cores
+from data_prep.shards.summary import summarize
+from data_prep.source.rows import Images, Outcome, Row, Table
+
+ENGINES = ("local", "ray")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
+
+
+@dataclass(frozen=True)
+class JobConfig:
+    """Keys of every preparation."""
+
+    out: str = "???"
+    """Folder, or fsspec URL such as s3://bucket/data, in which to put the corpus folder."""
+    name: str = "???"
+    """Name of the corpus folder."""
+    size: int = 294
+    """Shorter edge of the written images, pixels: the image size of the model to be trained."""
+    workers: int = 0
+    """Processes that decode, resize and encode: 0 takes all cores, or one per task with engine=ray. Changes nothing in what
+    is written."""
+    records_per_shard: int = 1000
+    """Rows of the source per shard, which holds as many images as could be had of them."""
+    engine: str = "local"
+    """`local`: this machine. `ray`: a Ray cluster (RAY_ADDRESS, else one is started here), a task per shard; `out` must
+    then be a folder that all nodes share, or a URL."""
+    scratch: str | None = None
+    """Local folder for unfinished shards; null: inside the corpus folder. Needed where `out` is a URL."""
+
+    def __post_init__(self) -> None:
+        at_least("size", self.size, 1)
+        at_least("workers", self.workers, 0)
+        at_least("records_per_shard", self.records_per_shard, 1)
+        one_of("engine", self.engine, ENGINES)
+        if is_remote(self.out.removeprefix("file://")) and self.scratch is None:
+            raise ConfigError(f"out={self.out}: is remote; set scratch to a local folder for unfinished shards")
+        object.__setattr__(self, "workers", self.workers or (cores() if self.engine == "local" else 1))
+
+
+class _StoppedError(KeyboardInterrupt):
+    """A signal has asked the job to end."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__()
+        self.signum = signum
+
+
+def run_job(
+    config: JobConfig, table: Table, images: Images, about: dict[str, str], extra: dict[str, Any] | None = None
+) -> Manifest:
+    """Prepare the corpus of `table`, or go on with it; where it is whole already, say so and leave it.
+
+    `about`: title, homepage, licence and note of the source. `extra`: more for the manifest. SIGTERM and SIGINT end the
+    process with 143 and 130. UserError where another run holds the folder, DataError where source or settings are not
+    those of the run before, where no image can be had, and where the disk is full or not to be written.
+    """
+    output = Output(config.out, config.name)
+    preparation = Preparation.of(config.size, config.records_per_shard, table)
+    scratch = output.local
+    if config.scratch is not None:  # it may serve several jobs, and outlast their output
+        scratch = Path(config.scratch, f"{config.name}-{preparation.digest(output)}")
+    assert scratch is not None
+    try:
+        with hold(output.local or scratch, "out" if output.local else "scratch"), _stoppable():
+            work = Work(output, scratch, config.name, config.size)
+            return _run(config, table, images, work, preparation, {**(extra or {}), "about": about})
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise DataError(
+            f"out={output}: {error.strerror}{f' ({error.filename})' if error.filename else ''}; what is there is whole; "
+            "make room, or mend it, and give the same command again"
+        ) from error
+    except _StoppedError as stop:
+        for child in active_children():  # one that the signal has cut off from its pool would be waited for at exit
+            child.kill()
+        print(f"{config.name}: stopped by {signal.Signals(stop.signum).name}; the same command goes on", flush=True)
+        raise SystemExit(128 + stop.signum) from None
+
+
+def _run(
+    config: JobConfig,
+    table: Table,
+    images: Images,
+    work: Work,
+    preparation: Preparation,
+    extra: dict[str, Any],
+) -> Manifest:
+    if manifest := preparation.whole(work.output):
+        print(f"{config.name}: {work.output} holds these {manifest.images:,} images already")
+        return manifest
+    preparation.begin(work.output)
+    rows, step = len(table), config.records_per_shard
+    ranges = range(-(-rows // step))
+    done = finished(work.output)
+    progress = Progress(config.name, rows)
+    for states in done.values():
+        progress.resume(states)
+    todo = [number for number in ranges if number not in done]
+    parts = ((n, n * step, table.rows(n * step, min(rows, (n + 1) * step))) for n in todo)
+    if config.engine == "ray":
+        from data_prep.job.ray_engine import prepare_ranges  # Ray is optional, and slow to import
+
+        prepare_ranges(parts, images, work, config.workers, progress)
+    else:
+        _prepare_ranges(parts, images, work, progress)
+    progress.close()
+    manifest = finish(work, len(ranges), {**extra, "rows": rows, "source": preparation.source})
+    preparation.end(work.output)
+    print(summarize(manifest, str(work.output)))
+    return manifest
+
+
+def _prepare_ranges(
+    parts: Iterator[tuple[int, int, list[Row]]], images: Images, work: Work, progress: Progress
+) -> None:
+    """One stream of images through all ranges, so that no shard waits for the slowest image of the one before."""
+    unfinished: list[ShardRange] = []
+
+    def rows() -> Iterator[tuple[int, Row]]:
+        for part in parts:
+            shard = ShardRange(work, *part)
+            progress.resume(shard.states)
+            if shard.missing:
+                unfinished.append(shard)
+                yield from list(shard.missing.items())
+            else:
+                shard.finish()
+
+    with closing(cast("Generator[tuple[int, Outcome]]", images.outcomes(rows()))) as outcomes:
+        for number, outcome in outcomes:
+            shard = next(s for s in unfinished if number in s.missing)
+            shard.add(number, outcome)
+            progress.update({outcome.state: 1})
+            if not shard.missing:
+                unfinished.remove(shard)
+                shard.finish()
+    assert not unfinished, f"{len(unfinished)} ranges wait for rows of which nothing has become"
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """The first SIGTERM or SIGINT raises `_StoppedError` in the block; a second one does what it did before."""
+    before: dict[int, Any] = {}
+
+    def restore() -> None:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        restore()
+        raise _StoppedError(signum)
+
+    before.update({signum: signal.signal(signum, stop) for signum in (signal.SIGTERM, signal.SIGINT)})
+    try:
+        yield
+    finally:
+        restore()

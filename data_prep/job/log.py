@@ -1,0 +1,100 @@
+"""`log/NNNNNN.parquet`: what became of each row of a shard's range, and where its record lies in the shard."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bridgetower_train.data.manifest import ShardInfo
+from bridgetower_train.data.shards import INDEX_DTYPE
+from data_prep.shards.writer import Rows
+from data_prep.source.rows import OK
+
+_PLACES = [name for name in INDEX_DTYPE.names or () if name != "shard"]
+SCHEMA = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("key", pa.string()),
+        ("location", pa.string()),
+        ("state", pa.string()),
+        ("detail", pa.string()),
+        ("sha256", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        *((name, pa.from_numpy_dtype(INDEX_DTYPE[name])) for name in _PLACES),
+    ]
+)
+"""The row's number in the source, key and place of the image, its state and more about it; sha256, width and height of
+the original; and the record's row of the index. What is not known is null."""
+
+
+class Line(NamedTuple):
+    """One row of the log, and so of the source."""
+
+    row: int
+    key: str
+    location: str
+    state: str
+    detail: str
+    sha256: str | None
+    width: int | None
+    height: int | None
+
+
+class RangeSummary(NamedTuple):
+    """What a range of rows came to."""
+
+    shard: ShardInfo | None
+    """None where it has no image, and so no shard."""
+    states: dict[str, int]
+    """State -> rows."""
+
+
+def log_name(number: int) -> str:
+    """Where in the corpus's folder the log of a range lies."""
+    return f"log/{number:06d}.parquet"
+
+
+def write_log(path: Path, lines: Sequence[Line], index: Rows, summary: RangeSummary) -> None:
+    """Write the log of a range, the same bytes for the same input; `index` has a row per line whose state is OK."""
+    ok = np.array([line.state == OK for line in lines], bool)
+    full = np.zeros(len(lines), INDEX_DTYPE)
+    full[ok] = index
+    known = map(_valid, zip(*lines, strict=True))
+    columns = [pa.array(values, SCHEMA.field(name).type) for name, values in zip(Line._fields, known, strict=True)]
+    columns += [pa.array(full[name], mask=~ok) for name in _PLACES]
+    metadata = {
+        "shard": json.dumps(None if summary.shard is None else asdict(summary.shard)),
+        "states": json.dumps(summary.states),
+    }
+    pq.write_table(pa.table(columns, SCHEMA.with_metadata(metadata)), path, compression="zstd")
+
+
+def read_summary(file: BinaryIO) -> RangeSummary:
+    """What the range of a log came to, from its footer."""
+    return _summary(pq.read_metadata(file).metadata)
+
+
+def read_index(file: BinaryIO) -> tuple[RangeSummary, Rows]:
+    """What the range of a log came to, and the rows of the index of its records; their `shard` is 0."""
+    table = pq.read_table(file, columns=_PLACES)
+    table = table.filter(table["crc"].is_valid())
+    rows = np.zeros(len(table), INDEX_DTYPE)
+    for name in _PLACES:
+        rows[name] = table[name].to_numpy()
+    return _summary(table.schema.metadata), rows
+
+
+def _summary(metadata: dict[bytes, bytes]) -> RangeSummary:
+    shard = json.loads(metadata[b"shard"])
+    return RangeSummary(None if shard is None else ShardInfo(**shard), json.loads(metadata[b"states"]))
+
+
+def _valid(values: tuple[object, ...]) -> list[object]:
+    """Parquet takes no lone surrogates, which JSON can carry."""
+    return [v.encode("utf-8", "replace").decode() if isinstance(v, str) and not v.isascii() else v for v in values]

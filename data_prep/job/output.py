@@ -1,0 +1,117 @@
+"""The folder in which a corpus is written: local, or at an fsspec URL. A file appears in it whole or not at all."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from fsspec.core import url_to_fs
+
+from bridgetower_train.data.cache import is_remote
+from bridgetower_train.errors import DataError
+from bridgetower_train.files import atomic_write
+from data_prep.shards.writer import commit, partial
+
+
+class Output:
+    """`root/corpus`. It may be pickled. DataError where a remote one cannot be read or written."""
+
+    def __init__(self, root: str, corpus: str) -> None:
+        self.url = f"{root.removeprefix('file://').rstrip('/')}/{corpus}"
+        self.local = None if is_remote(self.url) else Path(self.url)
+        """None where it is remote."""
+
+    def __str__(self) -> str:
+        return self.url
+
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        """Name -> size, bytes, of the files in it or in a folder of it; empty where there is none."""
+        if self.local is not None:
+            try:
+                with os.scandir(self.local / folder) as entries:
+                    return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+            except FileNotFoundError:
+                return {}
+        fs, path = self._remote(folder)
+        try:
+            listed = fs.ls(path, detail=True)
+        except FileNotFoundError:
+            return {}
+        except Exception as error:  # every protocol of fsspec has errors of its own
+            raise DataError(f"out={self}: cannot be listed: {error!r}") from error
+        return {
+            entry["name"].rstrip("/").rpartition("/")[2]: entry["size"] for entry in listed if entry["type"] == "file"
+        }
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file of it; None where there is none."""
+        try:
+            if self.local is not None:
+                return (self.local / name).stat().st_size
+            fs, path = self._remote(name)
+            return int(fs.size(path))
+        except FileNotFoundError:
+            return None
+
+    def open(self, name: str) -> BinaryIO:
+        """A file of it, for reading. FileNotFoundError where there is none."""
+        if self.local is not None:
+            return open(self.local / name, "rb")
+        fs, path = self._remote(name)
+        file: BinaryIO = fs.open(path, "rb")
+        return file
+
+    def read(self, name: str) -> bytes | None:
+        """The contents of a file of it; None where there is none."""
+        try:
+            with self.open(name) as file:
+                return file.read()
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, text: str) -> None:
+        """Write a small file."""
+        if self.local is not None:
+            atomic_write(self.local / name, text)
+            return
+        fs, path = self._remote(name)
+        with self._writing(name):
+            fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+            fs.pipe_file(path, text.encode("utf-8", "replace"))
+
+    def take(self, source: Path, name: str) -> None:
+        """Move a whole local file to where it belongs."""
+        if self.local is not None:
+            _move(source, self.local / name)
+            return
+        fs, path = self._remote(name)
+        with self._writing(name):
+            fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+            fs.put_file(str(source), path)  # object stores show an upload when it is complete
+        source.unlink()
+
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # every protocol of fsspec has errors of its own
+            raise DataError(
+                f"out={self}: {name} cannot be written: {error!r}; what is there is whole, the same command goes on"
+            ) from error
+
+    def _remote(self, name: str) -> tuple[Any, str]:
+        """fsspec's file system, anew for each use since it must not cross a fork, and the path in it."""
+        fs, path = url_to_fs(f"{self.url}/{name}".rstrip("/"), use_listings_cache=False)
+        return fs, path
+
+
+def _move(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.stat().st_dev == target.parent.stat().st_dev:
+        os.replace(source, partial(target))
+    else:
+        shutil.copyfile(source, partial(target))
+        source.unlink()
+    commit(target)

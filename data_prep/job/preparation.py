@@ -1,0 +1,97 @@
+"""`preparation.json`: what a corpus is prepared from, when and where. All that differs between two equal runs is in it."""
+
+import hashlib
+import json
+import shlex
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from bridgetower_train.data.manifest import Manifest
+from bridgetower_train.errors import DataError
+from bridgetower_train.versions import versions
+from data_prep.job.output import Output
+from data_prep.source.rows import Table
+
+NAME = "preparation.json"
+_FORMAT = 1  # raise it when the same source and settings give other shards
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """The settings and the source that a corpus depends on."""
+
+    settings: dict[str, Any]
+    source: dict[str, str]
+
+    @staticmethod
+    def of(size: int, records_per_shard: int, table: Table) -> "Preparation":
+        """Those of a job."""
+        settings = {"format": _FORMAT, "size": size, "records_per_shard": records_per_shard}
+        return Preparation(settings, table.identity())
+
+    def digest(self, output: Output) -> str:
+        """A short name of this very job."""
+        return hashlib.sha256(json.dumps([str(output), self.settings, self.source]).encode()).hexdigest()[:12]
+
+    def whole(self, output: Output) -> Manifest | None:
+        """The manifest of this very corpus; None where it is not finished. DataError where another one is there."""
+        self._check(output)
+        manifest = output.read("manifest.json")
+        return None if manifest is None else Manifest.from_json(manifest, f"{output}/manifest.json")
+
+    def begin(self, output: Output) -> None:
+        """Claim the folder, unless it was claimed before."""
+        if output.read(NAME) is None:
+            self._write(output, {"started": _now(), "finished": None})
+
+    def end(self, output: Output) -> None:
+        """Note when the corpus was finished."""
+        text = output.read(NAME)
+        assert text is not None
+        self._write(output, {"started": json.loads(text)["started"], "finished": _now()})
+
+    def _check(self, output: Output) -> None:
+        text = output.read(NAME)
+        if text is None:
+            foreign = [name for name in output.sizes() if name.endswith(".tar") or name == "manifest.json"]
+            if foreign:
+                raise DataError(
+                    f"out={output}: holds {min(foreign)}, which another command or version wrote; remove the folder, or "
+                    "choose another `out` or `name`"
+                )
+            return
+        try:
+            before = json.loads(text)
+            changes = _changes("", before["settings"], self.settings) + _changes(
+                "source ", before["source"], self.source
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{output}/{NAME}: is broken ({error!r}); remove the folder and start anew") from None
+        if changes:
+            raise DataError(
+                f"out={output}: was begun with another source or other settings: {'; '.join(changes)}; go on with "
+                "those, remove the folder, or choose another `out` or `name`"
+            )
+
+    def _write(self, output: Output, times: dict[str, str | None]) -> None:
+        content = {
+            "settings": self.settings,
+            "source": self.source,
+            **times,
+            "host": socket.gethostname(),
+            "command": shlex.join(sys.argv),
+            "versions": versions(),
+        }
+        output.write(NAME, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def _changes(kind: str, before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    return [f"{kind}{key} was {before.get(key, 'not there')} and is {now.get(key, 'not there')}" for key in keys]
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

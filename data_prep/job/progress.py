@@ -1,0 +1,62 @@
+"""How far a preparation is: a bar on a terminal, a line every half minute elsewhere."""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+
+from tqdm import tqdm
+
+from data_prep.source.rows import OK
+
+_EVERY_SECONDS = 30.0
+
+
+class Progress:
+    """Counts rows by state and shows images/s, yield and the time that is left."""
+
+    def __init__(self, name: str, rows: int) -> None:
+        self._name = name
+        self._rows = rows
+        self._states: Counter[str] = Counter()
+        self._before = 0  # rows of former runs: they cost no time now
+        self._start = self._shown = time.monotonic()
+        self._bar = tqdm(total=rows, desc=name, unit=" rows", smoothing=0.05) if sys.stderr.isatty() else None
+
+    def resume(self, states: Mapping[str, int]) -> None:
+        """Count rows that former runs have dealt with."""
+        self._states.update(states)
+        self._before += sum(states.values())
+        if self._bar is not None:
+            self._bar.initial = self._before
+            self._bar.update(sum(states.values()))
+
+    def update(self, states: Mapping[str, int]) -> None:
+        """Count rows that are dealt with now."""
+        self._states.update(states)
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"yield {self.share:.1%}", refresh=False)
+            self._bar.update(sum(states.values()))
+        elif time.monotonic() - self._shown > _EVERY_SECONDS:
+            self._shown = time.monotonic()
+            print(self.line(), file=sys.stderr, flush=True)
+
+    @property
+    def share(self) -> float:
+        """The yield so far: rows whose image was had."""
+        return self._states[OK] / max(1, self._states.total())
+
+    def line(self) -> str:
+        """The progress in words."""
+        done = self._states.total()
+        rate = (done - self._before) / max(1e-9, time.monotonic() - self._start)
+        left = tqdm.format_interval((self._rows - done) / rate) if rate else "?"
+        return (
+            f"{self._name}: {done:,} of {self._rows:,} rows ({done / max(1, self._rows):.1%}), {rate:,.0f} images/s, "
+            f"yield {self.share:.1%}, {left} left"
+        )
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,86 @@
+"""Ranges as tasks of a Ray cluster. A task that is lost with its worker runs again, and takes what the spool still has."""
+
+import importlib
+import os
+import signal
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from typing import Any, cast
+
+import torch
+
+from bridgetower_train.errors import ConfigError, DataError
+from data_prep.job.finish import summary_of
+from data_prep.job.progress import Progress
+from data_prep.job.shard_range import ShardRange, Work
+from data_prep.source.rows import Images, Outcome, Row
+
+_RETRIES = 5  # of a task whose worker dies
+_AHEAD = 2  # tasks at the cluster for each one that it can run
+
+
+def prepare_ranges(
+    parts: Iterator[tuple[int, int, list[Row]]], images: Images, work: Work, workers: int, progress: Progress
+) -> None:
+    """Prepare each part (number, first row, rows) in a task with `workers` CPUs of the cluster at RAY_ADDRESS or a new one.
+
+    ConfigError where Ray is missing or no node has as many CPUs, DataError where a task's worker dies again and again.
+    """
+    try:
+        ray: Any = importlib.import_module("ray")
+    except ImportError:
+        raise ConfigError("engine=ray: Ray is not installed: pip install 'bridgetower-train[ray]'") from None
+    _start(ray)
+    try:
+        at_once = sum(int(node["Resources"].get("CPU", 0)) // workers for node in ray.nodes() if node["Alive"])
+        if not at_once:
+            raise ConfigError(
+                f"workers={workers}: no node of the cluster has as many CPUs; take fewer workers per task"
+            )
+        task = ray.remote(num_cpus=workers, max_retries=_RETRIES)(_prepare)
+        shared = ray.put((work, images))
+        running: list[Any] = []
+        for part in parts:
+            running.append(task.remote(shared, part))
+            if len(running) >= _AHEAD * at_once:
+                running = _collect(ray, running, progress)
+        while running:
+            running = _collect(ray, running, progress)
+    finally:
+        ray.shutdown()
+
+
+def _start(ray: Any) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    before = signal.getsignal(signal.SIGTERM)
+    ray.init(log_to_driver=False, logging_level="warning")
+    signal.signal(signal.SIGTERM, before)  # Ray puts its own there
+
+
+def _collect(ray: Any, running: list[Any], progress: Progress) -> list[Any]:
+    """Wait for a task to finish; the others."""
+    (done, *_), others = ray.wait(running)
+    try:
+        progress.update(ray.get(done))
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+    except ray.exceptions.RayError as error:
+        raise DataError(f"a task was lost {_RETRIES + 1} times: {error}; the same command goes on") from error
+    return cast(list[Any], others)
+
+
+def _prepare(shared: tuple[Work, Images], part: tuple[int, int, list[Row]]) -> dict[str, int]:
+    """Make the shard of a range; state -> rows."""
+    work, images = shared
+    torch.set_num_threads(1)
+    shard = ShardRange(work, *part)  # waits until no other task, believed lost, has its spool
+    with closing(shard):
+        summary = summary_of(work.output, part[0])
+        if summary is not None:
+            shard.discard()
+            return summary.states
+        rows = iter(list(shard.missing.items()))
+        with closing(cast("Generator[tuple[int, Outcome]]", images.outcomes(rows))) as outcomes:
+            for number, outcome in outcomes:
+                shard.add(number, outcome)
+        return shard.finish()

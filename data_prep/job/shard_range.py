@@ -1,0 +1,95 @@
+"""A range of a table's rows on its way to being a shard."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bridgetower_train.data.shards import INDEX_DTYPE
+from data_prep.job.log import Line, RangeSummary, log_name, write_log
+from data_prep.job.output import Output
+from data_prep.job.spool import Spool
+from data_prep.shards.writer import NO_CAPTION, Shard
+from data_prep.source.captions import tidy
+from data_prep.source.rows import OK, Outcome, Row
+
+SPOOL = "spool"
+"""Folder of what is not yet whole."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all ranges of a job share. It may be pickled."""
+
+    output: Output
+    scratch: Path
+    """Where unfinished shards lie."""
+    corpus: str
+    size: int
+    """Shorter edge of the images, pixels."""
+
+
+class ShardRange:
+    """Rows `start`, `start + 1`, ... and what has become of them, from former runs too."""
+
+    def __init__(self, work: Work, number: int, start: int, rows: list[Row]) -> None:
+        self._work = work
+        self._number = number
+        self._path = work.scratch / SPOOL / f"{number:06d}"
+        self._rows = {start + i: _checked(row) for i, row in enumerate(rows)}
+        self._spool = Spool(self._path)
+        self.missing = {n: row for n, row in self._rows.items() if not row.state and n not in self._spool}
+        """Rows whose image is still to be had."""
+        self.states = Counter(self._outcome(n).state for n in self._rows if n not in self.missing)
+        """What has become of the others."""
+
+    def add(self, row: int, outcome: Outcome) -> None:
+        """Keep what has become of a missing row."""
+        self._spool.add(row, outcome)
+        del self.missing[row]
+
+    def finish(self) -> dict[str, int]:
+        """Write shard and log, once nothing is missing; state -> rows."""
+        assert not self.missing
+        name = f"{self._number:06d}.tar"
+        tar = self._path.with_suffix(".tar")
+        shard = Shard(tar, name, self._work.corpus, self._work.size)
+        lines = [self._add_to(shard, number, row) for number, row in self._rows.items()]
+        states = dict(sorted(Counter(line.state for line in lines).items()))
+        if len(shard):
+            info, index = shard.finish()
+            self._work.output.take(tar, name)
+        else:
+            shard.discard()
+            info, index = None, np.zeros(0, INDEX_DTYPE)
+        log = self._path.with_suffix(".parquet")
+        write_log(log, lines, index, RangeSummary(info, states))
+        self._work.output.take(log, log_name(self._number))
+        self._spool.remove()
+        return states
+
+    def discard(self) -> None:
+        """The range was finished by another process meanwhile."""
+        self._spool.remove()
+
+    def close(self) -> None:
+        """Leave the rest to a later run."""
+        self._spool.close()
+
+    def _outcome(self, number: int) -> Outcome:
+        state = self._rows[number].state
+        return Outcome(state) if state else self._spool.get(number)
+
+    def _add_to(self, shard: Shard, number: int, row: Row) -> Line:
+        state, detail, jpeg, meta = self._outcome(number)
+        if state == OK:
+            state = shard.add(row.key, jpeg, row.captions, {**row.meta, **meta}) or OK
+        original = meta.get("sha256"), meta.get("width"), meta.get("height")
+        return Line(number, row.key, row.location, state, detail, *original)
+
+
+def _checked(row: Row) -> Row:
+    """The row with tidy captions, and with a state where there are none."""
+    captions = tidy(row.captions)
+    return row._replace(captions=captions, state=row.state or ("" if captions else NO_CAPTION))

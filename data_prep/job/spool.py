@@ -1,0 +1,74 @@
+"""What became of the rows of an unfinished shard, kept as it is known, so that a killed run has nothing to get again."""
+
+import fcntl
+import json
+import os
+import struct
+import zlib
+from pathlib import Path
+
+from data_prep.source.rows import Outcome
+
+_FRAME = struct.Struct("<QIII")  # row, bytes of json, bytes of jpeg, CRC-32 of the three before it and both contents
+_HEAD = struct.Struct("<QII")
+
+
+class Spool:
+    """A file of outcomes, each in a frame with a checksum; a frame that a kill or a full disk left torn is cut off.
+
+    Opening it waits until no other process has it open, as when a task is believed lost and runs a second time.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._file = open(path, "a+b", buffering=0)  # noqa: SIM115
+        fcntl.lockf(self._file, fcntl.LOCK_EX)
+        self._places: dict[int, tuple[int, int, int]] = {}  # row -> where its json starts, bytes of json and jpeg
+        self._end = 0
+        self._read()
+
+    def __contains__(self, row: int) -> bool:
+        return row in self._places
+
+    def add(self, row: int, outcome: Outcome) -> None:
+        """Append an outcome. The first one of a row counts."""
+        text = json.dumps([outcome.state, outcome.detail, outcome.meta], ensure_ascii=False)
+        note = text.encode("utf-8", "replace")
+        head = _HEAD.pack(row, len(note), len(outcome.jpeg))
+        crc = zlib.crc32(outcome.jpeg, zlib.crc32(note, zlib.crc32(head)))
+        data = memoryview(b"".join((head, crc.to_bytes(4, "little"), note, outcome.jpeg)))
+        self._places.setdefault(row, (self._end + _FRAME.size, len(note), len(outcome.jpeg)))
+        self._end += len(data)
+        while data:  # a write that the disk has room for only in part is cut short; the next one raises
+            data = data[self._file.write(data) :]
+
+    def get(self, row: int) -> Outcome:
+        """The outcome of a row that is in it."""
+        start, note, jpeg = self._places[row]
+        self._file.seek(start)
+        data = self._file.read(note + jpeg)
+        state, detail, meta = json.loads(data[:note])
+        return Outcome(state, detail, data[note:], meta)
+
+    def close(self) -> None:
+        """Keep it for the next run."""
+        self._file.close()
+
+    def remove(self) -> None:
+        """Its shard is finished."""
+        self._path.unlink(missing_ok=True)
+        self._file.close()
+
+    def _read(self) -> None:
+        size = os.fstat(self._file.fileno()).st_size
+        while self._end + _FRAME.size <= size:
+            self._file.seek(self._end)
+            frame = self._file.read(_FRAME.size)
+            row, note, jpeg, crc = _FRAME.unpack(frame)
+            after = self._end + _FRAME.size + note + jpeg
+            if after > size or zlib.crc32(self._file.read(note + jpeg), zlib.crc32(frame[: _HEAD.size])) != crc:
+                break
+            self._places.setdefault(row, (self._end + _FRAME.size, note, jpeg))
+            self._end = after
+        self._file.truncate(self._end)

@@ -1,0 +1,134 @@
+"""The `shapes` corpus: small images of coloured objects with captions, drawn from a seed. It needs no download.
+
+Two corpora come of it. `shapes` is for training; `shapes_heldout` shows only combinations of colour, shape and texture
+that `shapes` never shows. A record is a function of seed and number, so a longer corpus begins as a shorter one.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from bridgetower_train.config import at_least
+from bridgetower_train.files import atomic_write
+from data_prep.job.job import JobConfig, run_job
+from data_prep.parallel import cores, ordered_map
+from data_prep.shapes.draw import draw
+from data_prep.shapes.scene import COLOURS, Dice, Scene, make_scene
+from data_prep.shapes.text import captions
+from data_prep.shapes.tokenizer import train_tokenizer
+from data_prep.source.image import prepare_jpeg
+from data_prep.source.rows import OK, Outcome, Row
+
+HELD_OUT = {"shapes": False, "shapes_heldout": True}
+"""Corpus -> whether it shows the held-out combinations."""
+_VERSION = 1  # raise it when the same seed gives other images or captions
+_VOCABULARY = 512
+_TOKENIZER_RECORDS = 10_000
+_ABOUT = {
+    "title": "Shapes",
+    "homepage": "",
+    "licence": "none needed: drawn by a program",
+    "note": "coloured objects with captions, drawn from a seed, for demonstrations and tests",
+}
+
+
+@dataclass(frozen=True)
+class ShapesConfig:
+    """`bridgetower prep shapes`: write the corpora `shapes` and `shapes_heldout`."""
+
+    out: str = "???"
+    """Folder in which to put the two corpora's folders."""
+    records: int = 20_000
+    """Images for training, each with five captions."""
+    heldout: int = 1024
+    """Images of combinations that training never shows."""
+    size: int = 64
+    """Edge of the images, pixels."""
+    seed: int = 0
+    """Seed of images and captions."""
+    workers: int = field(default_factory=cores)
+    """Processes that draw; changes nothing in what is written."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("records", 1), ("heldout", 1), ("size", 32), ("seed", 0), ("workers", 1)):
+            at_least(name, getattr(self, name), least)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """`shapes` or `shapes_heldout`: both the table of its records and what draws their images."""
+
+    corpus: str
+    records: int
+    seed: int
+    size: int
+    workers: int
+
+    def __len__(self) -> int:
+        return self.records
+
+    def rows(self, start: int, stop: int) -> list[Row]:
+        """Describe records `start` to `stop`."""
+        return [self.row(number) for number in range(start, stop)]
+
+    def row(self, number: int) -> Row:
+        """Describe a record."""
+        dice, scene = self._scene(number)
+        texts = captions(scene, dice)
+        objects = [
+            {
+                "colour": item.colour,
+                "shape": item.shape,
+                "texture": item.texture,
+                "size": item.size,
+                "box": item.box(self.size),
+            }
+            for item in scene.items
+        ]
+        return Row(f"{self.corpus}-{number:09d}", "", texts, {"image_id": number, "objects": objects})
+
+    def image(self, number: int) -> bytes:
+        """Draw a record: a JPEG."""
+        dice, scene = self._scene(number)
+        captions(scene, dice)  # the drawing goes on where the captions leave the dice
+        return prepare_jpeg(draw(scene, dice, self.size), self.size)
+
+    def identity(self) -> dict[str, str]:
+        """What the records depend on."""
+        return {"version": str(_VERSION), "seed": str(self.seed), "records": str(self.records)}
+
+    def outcomes(self, rows: Iterator[tuple[int, Row]]) -> Iterator[tuple[int, Outcome]]:
+        """Draw each numbered row."""
+        yield from ordered_map(partial(_drawn, self), rows, self.workers)
+
+    def _scene(self, number: int) -> tuple[Dice, Scene]:
+        dice = Dice(self.seed, self.corpus, number)
+        return dice, make_scene(dice, HELD_OUT[self.corpus])
+
+
+def run(config: ShapesConfig) -> None:
+    """Write both corpora and `shapes/tokenizer.json`; what is there already stays.
+
+    DataError where a folder holds another corpus, or the same from another configuration.
+    """
+    for name, records in (("shapes", config.records), ("shapes_heldout", config.heldout)):
+        drawn = Drawn(name, records, config.seed, config.size, config.workers)
+        job = JobConfig(out=config.out, name=name, size=config.size, workers=config.workers)
+        run_job(job, drawn, drawn, _ABOUT, {"probe_words": list(COLOURS)})
+    tokenizer = Path(config.out, "shapes", "tokenizer.json")
+    if not tokenizer.exists():
+        _write_tokenizer(tokenizer, config)
+
+
+def _write_tokenizer(path: Path, config: ShapesConfig) -> None:
+    """Train it on the captions of the first records for training."""
+    texts: list[str] = []
+    for record in range(min(config.records, _TOKENIZER_RECORDS)):
+        dice = Dice(config.seed, "shapes", record)
+        texts += captions(make_scene(dice, held=False), dice)
+    atomic_write(path, train_tokenizer(texts, _VOCABULARY).to_str(pretty=True))
+
+
+def _drawn(shapes: Drawn, numbered: tuple[int, Row]) -> tuple[int, Outcome]:
+    return numbered[0], Outcome(OK, jpeg=shapes.image(numbered[0]))

@@ -1,0 +1,238 @@
+"""Index and manifest for the tars of a folder: those of img2dataset, of open_clip, or our own."""
+
+import contextlib
+import os
+import zlib
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import simplejpeg
+from tqdm import tqdm
+
+from bridgetower_train.data.cache import sha256_file
+from bridgetower_train.data.manifest import Manifest, ShardInfo
+from bridgetower_train.data.shards import (
+    CAPTIONS_TOO_LARGE,
+    IMAGE_TOO_LARGE,
+    INDEX_DTYPE,
+    MAX_CAPTION_BYTES,
+    MAX_CAPTIONS,
+    MAX_IMAGE_BYTES,
+    MAX_PIXELS,
+    BadRecordError,
+    parse_caption_member,
+)
+from bridgetower_train.data.tar import Gap, Member, member_key, walk_tar
+from bridgetower_train.errors import ConfigError, DataError
+from bridgetower_train.lock import hold
+from data_prep.shards.summary import LeftOut, list_left_out, summary
+from data_prep.shards.writer import Rows, write_index
+from data_prep.source.image import TOO_MANY_PIXELS, open_image
+
+IMAGES = ("jpg", "jpeg", "png", "webp")
+"""Suffixes of members that hold the image; of several the first of these is taken."""
+CAPTIONS = ("json", "txt")
+"""Suffixes of members that hold captions; a corpus uses one of them throughout. All other members are left unread."""
+TRAINABLE = ("JPEG", "PNG", "WEBP")
+"""Formats of images that training decodes, whatever the suffix says."""
+
+_VOTERS = 100
+
+
+@dataclass(frozen=True)
+class IndexConfig:
+    """`bridgetower prep index`: write index.npy and manifest.json for the tars in a folder."""
+
+    root: str = "???"
+    """Folder that holds the tars of one corpus."""
+
+
+@dataclass
+class _Scan:
+    """What one shard holds."""
+
+    info: ShardInfo | None = None
+    rows: Rows = field(default_factory=lambda: np.empty(0, INDEX_DTYPE))
+    dropped: list[LeftOut] = field(default_factory=list)
+    unread: Counter[str] = field(default_factory=Counter)
+    edges: set[int] = field(default_factory=set)
+    """Shorter edges of its images."""
+
+
+def run(config: IndexConfig) -> None:
+    """Index `config.root` and say what is in it.
+
+    DataError where it holds no usable record, UserError where a preparation is still writing it.
+    """
+    folder = Path(config.root)
+    if not folder.is_dir():
+        raise ConfigError(f"root={folder}: no such folder")
+    with hold(folder, "root"):
+        build_index(folder)
+    print(summary(folder))
+
+
+def build_index(folder: Path) -> Manifest:
+    """Write `index.npy`, `manifest.json` and, where something had to be left out, `dropped.jsonl` with all of that.
+
+    DataError where no usable record is found.
+    """
+    paths = sorted(path for path in folder.glob("*.tar") if not path.name.startswith("."))
+    if not paths:
+        raise ConfigError(f"root={folder}: {'holds no .tar' if folder.is_dir() else 'no such folder'}")
+    kind = _caption_member(paths)
+    scans: list[_Scan] = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pool.map(lambda path: _scan(path, kind), paths)
+        with tqdm(desc="index", unit=" images", unit_scale=True, disable=None) as bar:
+            for number, scan in enumerate(found, 1):
+                scans.append(scan)
+                bar.total = (bar.n + len(scan.rows)) * len(paths) / number  # as if all shards held as many
+                bar.update(len(scan.rows))
+    dropped = [line for scan in scans for line in scan.dropped]
+    list_left_out(folder, dropped)
+    usable = [scan for scan in scans if scan.info is not None]
+    if not usable:
+        raise DataError(f"{folder}: no usable record in its {len(paths)} tars")
+    for number, scan in enumerate(usable):
+        scan.rows["shard"] = number
+    edges = set().union(*(scan.edges for scan in usable))
+    shards = [scan.info for scan in usable if scan.info is not None]
+    counts = Counter(line.reason for line in dropped)
+    unread = dict(sorted(sum((scan.unread for scan in scans), Counter[str]()).items()))
+    before, extra = _notes_that_hold(folder, shards)
+    return write_index(
+        folder,
+        np.concatenate([scan.rows for scan in usable]),
+        corpus=folder.resolve().name,
+        image_size=edges.pop() if len(edges) == 1 else None,
+        caption_member=kind,
+        shards=shards,
+        dropped={**before, **counts},
+        extra={**extra, **({"unread_members": unread} if unread else {})},
+    )
+
+
+def _notes_that_hold(folder: Path, shards: list[ShardInfo]) -> tuple[dict[str, int], dict[str, Any]]:
+    """(what was dropped, notes of the writer) from the manifest that is there, as far as they still hold.
+
+    With the same shards all do; with others only what the corpus is about, and not what became of its source's rows.
+    """
+    path = folder / "manifest.json"
+    try:
+        manifest = Manifest.from_json(path.read_bytes(), str(path))
+    except (OSError, DataError):
+        return {}, {}
+    if manifest.shards == shards:
+        return manifest.dropped, manifest.extra
+    kept = {"about": manifest.extra["about"]} if "about" in manifest.extra else {}
+    if lost := sorted(manifest.extra.keys() - kept.keys()):
+        print(f"shards differ from those of the manifest that was there; its {', '.join(lost)} no longer hold")
+    return {}, kept
+
+
+def _caption_member(paths: list[Path]) -> str:
+    """The kind of member that gives captions to most of the first records: json, unless txt does so to more."""
+    votes: Counter[str] = Counter()
+    for path in paths:
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            for parts in list(_Members(file, path.name).records.values())[:_VOTERS]:
+                votes.update(kind for kind in CAPTIONS if kind in parts and _gives_captions(file, parts[kind], kind))
+        if votes:
+            break
+    return "txt" if votes["txt"] > votes["json"] else "json"
+
+
+def _gives_captions(file: BinaryIO, member: Member, kind: str) -> bool:
+    try:
+        return bool(_captions(file, member, kind))
+    except BadRecordError:
+        return False
+
+
+class _Members:
+    """The members of a tar by record: {key: {suffix: member}}."""
+
+    def __init__(self, file: BinaryIO, shard: str) -> None:
+        self.records: dict[str, dict[str, Member]] = {}
+        self.unread: Counter[str] = Counter()
+        self.dropped: list[LeftOut] = []
+        for found in walk_tar(file):
+            if isinstance(found, Gap):
+                self.dropped.append(LeftOut(f"{shard} bytes {found.offset}-{found.offset + found.size}", found.reason))
+                continue
+            key, suffix = member_key(found.name)
+            if suffix not in IMAGES and suffix not in CAPTIONS:
+                self.unread[suffix] += 1
+                continue
+            parts = self.records.setdefault(key, {})
+            if suffix in parts:
+                self.dropped.append(LeftOut(f"{shard} {found.name}", "duplicate member"))
+                if len(parts) == 1:  # the first one's companion is lost, and must not be taken from the second
+                    parts.clear()
+            parts.setdefault(suffix, found)
+
+
+def _scan(path: Path, kind: str) -> _Scan:
+    """Read a shard; whatever is wrong with it becomes a line in `dropped`."""
+    rows = []
+    try:
+        with open(path, "rb", buffering=0) as file:
+            size, sha256 = os.fstat(file.fileno()).st_size, sha256_file(path)
+            members = _Members(file, path.name)
+            scan = _Scan(dropped=members.dropped, unread=members.unread)
+            for key, parts in members.records.items():
+                try:
+                    row, edge = _row(file, parts, kind)
+                except BadRecordError as error:
+                    scan.dropped.append(LeftOut(f"{path.name} {key}", error.reason))
+                else:
+                    rows.append(row)
+                    scan.edges.add(edge)
+    except OSError as error:
+        return _Scan(dropped=[LeftOut(path.name, f"cannot be read: {error.strerror}")])
+    if not members.records and not scan.dropped:
+        scan.dropped.append(LeftOut(path.name, "no record in it"))
+    if rows:
+        scan.rows = np.array(rows, INDEX_DTYPE)
+        captions = int(scan.rows["captions"].sum(dtype=np.int64))
+        scan.info = ShardInfo(path.name, size, len(rows), captions, sha256)
+    return scan
+
+
+def _row(file: BinaryIO, parts: dict[str, Member], kind: str) -> tuple[tuple[int, ...], int]:
+    """A record's row of the index, its shard left open, and the shorter edge of its image, from its header."""
+    image = next((parts[suffix] for suffix in IMAGES if suffix in parts), None)
+    member = parts.get(kind)
+    if image is None or member is None:
+        raise BadRecordError("no image" if image is None else f"no {kind}")
+    if image.size > MAX_IMAGE_BYTES:
+        raise BadRecordError(IMAGE_TOO_LARGE)
+    captions = _captions(file, member, kind)
+    if not 0 < len(captions) <= MAX_CAPTIONS:
+        raise BadRecordError(CAPTIONS_TOO_LARGE if captions else "no caption")
+    jpeg = os.pread(file.fileno(), image.size, image.offset)
+    edge = min(image_size(jpeg))
+    crc = zlib.crc32(os.pread(file.fileno(), member.size, member.offset), zlib.crc32(jpeg))
+    return (0, image.offset, image.size, member.offset, member.size, len(captions), crc), edge
+
+
+def _captions(file: BinaryIO, member: Member, kind: str) -> list[str]:
+    if member.size > MAX_CAPTION_BYTES:
+        raise BadRecordError(CAPTIONS_TOO_LARGE)
+    return parse_caption_member(kind, os.pread(file.fileno(), member.size, member.offset))[0]
+
+
+def image_size(image: bytes) -> tuple[int, int]:
+    """(width, height) from the header; BadRecordError where it is no image that training decodes."""
+    try:
+        height, width = simplejpeg.decode_jpeg_header(image)[:2]
+    except ValueError:
+        return open_image(image, TRAINABLE).size
+    if height * width > MAX_PIXELS:
+        raise BadRecordError(TOO_MANY_PIXELS)
+    return width, height

@@ -1,0 +1,42 @@
+"""A large corpus of one small shard, for rehearsals and measurements: a real index of images that repeat."""
+
+from pathlib import Path
+
+import numpy as np
+
+from bridgetower_train.data.cache import sha256_file
+from bridgetower_train.data.manifest import Manifest, ShardInfo
+from bridgetower_train.data.shards import INDEX_DTYPE, Corpus
+
+RECORDS_PER_SHARD = 1000
+
+
+def repeat_shard(source: Corpus, folder: Path, records: int) -> Manifest:
+    """Write a corpus of `records` records into `folder`, which is made: the first shard of `source` over and over.
+
+    Its shards, of 1,000 records each, are links to that one file.
+    """
+    folder.mkdir()
+    info, last = source.manifest.shards[0], source.shard_rows[1]
+    rows = np.resize(source.index[:last], RECORDS_PER_SHARD)
+    index = np.lib.format.open_memmap(folder / "index.npy", "w+", INDEX_DTYPE, (records,))
+    shards = []
+    for number, begin in enumerate(range(0, records, RECORDS_PER_SHARD)):
+        part = index[begin : begin + RECORDS_PER_SHARD]
+        part[:] = rows[: len(part)]
+        part["shard"] = number
+        name = f"{number:06d}.tar"
+        (folder / name).symlink_to(Path(source.folder, info.name).resolve())
+        shards.append(ShardInfo(name, info.bytes, len(part), int(rows["captions"][: len(part)].sum()), info.sha256))
+    index.flush()
+    manifest = Manifest(
+        corpus=folder.name,
+        image_size=source.manifest.image_size,
+        caption_member=source.manifest.caption_member,
+        shards=shards,
+        images=records,
+        captions=sum(shard.captions for shard in shards),
+        index_sha256=sha256_file(folder / "index.npy"),
+    )
+    (folder / "manifest.json").write_text(manifest.to_json())
+    return manifest

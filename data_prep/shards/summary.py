@@ -1,0 +1,54 @@
+"""What was written and what was left out."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from bridgetower_train.data.manifest import Manifest
+from bridgetower_train.files import atomic_write
+from data_prep.source.rows import OK
+
+_SHOWN = 3
+
+
+class LeftOut(NamedTuple):
+    """An image of the source that is not in the corpus."""
+
+    file: str
+    reason: str
+
+
+def list_left_out(folder: Path, left_out: Sequence[LeftOut]) -> None:
+    """Print each reason with its first images, and list all of them in `dropped.jsonl`."""
+    listing = folder / "dropped.jsonl"
+    listing.unlink(missing_ok=True)
+    for reason, count in Counter(image.reason for image in left_out).items():
+        first = [image.file for image in left_out if image.reason == reason][:_SHOWN]
+        print(f"left out, {reason}: {count:,} ({', '.join(first)}{', ...' if count > _SHOWN else ''})")
+    if left_out:
+        atomic_write(listing, "".join(json.dumps(image._asdict()) + "\n" for image in left_out))
+        print(f"all that was left out: {listing}")
+
+
+def summary(folder: Path) -> str:
+    """Counts of a corpus, from its manifest."""
+    path = folder / "manifest.json"
+    return summarize(Manifest.from_json(path.read_bytes(), str(path)), str(folder))
+
+
+def summarize(manifest: Manifest, folder: str) -> str:
+    """Counts of a corpus, and of its source's rows where a preparation has noted them."""
+    edge = "" if manifest.image_size is None else f" with a shorter edge of {manifest.image_size} px"
+    megabytes = sum(shard.bytes for shard in manifest.shards) / 1e6
+    shards = "shard" if len(manifest.shards) == 1 else "shards"
+    lines = [
+        f"{manifest.corpus}: {manifest.images:,} images{edge} and {manifest.captions:,} captions in "
+        f"{len(manifest.shards):,} {shards}, {megabytes:,.1f} MB: {folder}"
+    ]
+    if states := manifest.extra.get("states"):
+        rows = manifest.extra["rows"]
+        most_first = sorted(states.items(), key=lambda item: (item[0] != OK, -item[1]))
+        lines += [f"  {count:>12,}  {count / rows:6.1%}  {state}" for state, count in most_first]
+    return "\n".join(lines)

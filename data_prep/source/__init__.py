@@ -1,0 +1,1 @@
+"""Rows, tables, images and captions, as the sources have them."""

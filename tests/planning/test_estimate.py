@@ -1,0 +1,154 @@
+"""The plan: what binds, what fits, what more cards bring, and what is said of wrong input."""
+
+import json
+import re
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from plans import small_plan, synthetic_memories
+
+from bridgetower_train.cli import main
+from bridgetower_train.config import CheckpointConfig, DataConfig, EngineConfig
+from bridgetower_train.data.manifest import Manifest, ShardInfo
+from bridgetower_train.errors import ConfigError
+from bridgetower_train.planning.corpora import PUBLISHED, RECORD_BYTES, count
+from bridgetower_train.planning.estimate import Plan, best_micro_batch, make_plan, outlook, point, run_samples
+from bridgetower_train.planning.hardware import Cluster, parse
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    return outlook(small_plan(), synthetic_memories())
+
+
+def test_the_run_as_configured(plan):
+    here = plan.here
+    assert (here.pairs, here.micro_batch, here.global_batch) == (4, 4, 2048)
+    assert here.fits
+    assert here.binding == max(here.times, key=here.times.get) == "links"
+    assert here.fastest <= here.expected <= here.slowest
+    assert plan.samples == 2e8
+    assert plan.steps == 2e8 / 2048
+    assert plan.run_time(here, 0.5) == pytest.approx(2e8 / 2048 * 0.5)
+    assert plan.checkpoint_bytes == 12 * plan.memory.parameters
+    assert here.host_samples_per_s == pytest.approx(2048 / here.expected / 64)
+
+
+def test_the_scan_covers_8_to_4096_cards(plan):
+    assert [p.cluster.cards for p in plan.same_pairs] == [2**k for k in range(3, 13)]
+    assert {p.pairs for p in plan.same_pairs} == {4}
+    assert [p.cluster.cards for p in plan.same_batch] == [2**k for k in range(3, 11)], "a lane gives two pairs at least"
+    assert {p.pairs * p.cluster.cards for p in plan.same_batch} == {2048}
+    for points in (plan.same_pairs, plan.same_batch):
+        rates = [p.samples_per_s / p.cluster.cards for p in points]
+        assert all(later <= before * 1.0001 for before, later in pairwise(rates))
+        assert [p for p in points if p.cluster.cards == 512] == [plan.here]
+    assert plan.same_batch[-1].links_share > plan.same_batch[0].links_share
+
+
+def test_a_slow_loader_binds(plan):
+    config = small_plan(decode_rate=10.0)
+    slow = point(config, plan.cluster, 2048, 4, plan.memory, plan.flops)
+    assert slow.binding == "loader"
+    assert slow.expected == slow.fastest == 4 / (2 * 10)
+
+
+def test_what_does_not_fit_is_said(plan):
+    config = small_plan(reserve=0.9999)
+    here = point(config, plan.cluster, 2048, 4, plan.memory, plan.flops)
+    assert not here.fits
+    assert here.binding == "size of the card's memory"
+    (remark,) = (r for r in replace(plan, config=config, here=here).remarks if "does not fit" in r)
+    assert "engine.activation_checkpointing=true" in remark
+    assert "zero2" in remark
+
+
+def test_the_micro_batch_divides_what_fits(plan):
+    cluster = Cluster(plan.cluster.card, 8)
+    room = plan.memory.use("native", 50, 8, accumulates=True).total
+    config = small_plan(reserve=1 - room / cluster.card.memory)
+    best = best_micro_batch(config, cluster, 256, plan.memory)
+    assert best == 32
+    assert best_micro_batch(small_plan(), cluster, 64, plan.memory) == 64
+
+
+def test_checkpoints_that_come_too_often_are_remarked(plan):
+    often = small_plan(checkpoint=CheckpointConfig(every=1), disk=0.01)
+    assert any("checkpoint.every=1" in remark for remark in replace(plan, config=often).remarks)
+    seldom = small_plan(disk=100.0)
+    assert replace(plan, config=seldom).remarks == ["Nothing is known of the corpus mine; it is left out."]
+
+
+def test_blocks_computed_again_cost_a_third(plan):
+    config = small_plan(engine=EngineConfig(activation_checkpointing=True))
+    again = outlook(config, synthetic_memories())
+    assert again.flops == pytest.approx(plan.flops * 4 / 3)
+    assert again.here.use.activations < plan.here.use.activations
+
+
+def test_samples_are_counted(tmp_path):
+    known = count(DataConfig(root=str(tmp_path), corpora={"coco": 1.0, "sbu": 0.5, "mine": 1.0}), 294)
+    assert known.samples == PUBLISHED["coco"][1] + 0.5 * PUBLISHED["sbu"][1]
+    assert known.record_bytes == pytest.approx(RECORD_BYTES)
+    assert (known.published, known.unknown) == (["coco", "sbu"], ["mine"])
+    (tmp_path / "mine").mkdir()
+    manifest = Manifest("mine", 294, "json", [ShardInfo("000000.tar", 5000, 10, 30, "")], 10, 30, "")
+    (tmp_path / "mine" / "manifest.json").write_text(manifest.to_json())
+    one = count(DataConfig(root=str(tmp_path), corpora={"mine": 2.0}, captions="one"), 294)
+    assert (one.images, one.samples, one.bytes, one.unknown) == (10, 20, 5000, [])
+    assert run_samples(small_plan(steps="3 epochs"), one) == 60
+    assert run_samples(small_plan(steps="3 epochs"), known) is None
+    assert run_samples(small_plan(steps="10"), known) == 20480
+
+
+def test_cards_without_a_peak_take_what_is_given():
+    assert small_plan().achieved(None) == [1e13, 2e13, 4e13]
+    assert small_plan(tflops=[50.0]).achieved(432e12) == [5e13]
+    assert small_plan(utilisation=[0.5, 0.25]).achieved(100.0) == [25.0, 50.0]
+
+
+def test_wrong_keys_are_named():
+    for changes, part in [
+        ({"hardware": "gaudi4x8"}, "did you mean"),
+        ({"hardware": "gaudi2x1024"}, "data.lanes=512: must be a multiple of the 1024 ranks"),
+        ({"hardware": "gaudi2x64", "micro_batch": 20}, "micro_batch=20"),
+    ]:
+        with pytest.raises(ConfigError, match=part):
+            make_plan(small_plan(**changes))
+    for changes in ({"utilisation": [1.5]}, {"pairs": []}, {"reserve": 1.0}, {"disk": 0.0}, {"tflops": [0.0]}):
+        with pytest.raises(ConfigError, match=next(iter(changes))):
+            small_plan(**changes)
+    assert parse("gaudi2x8").hosts == 1
+
+
+def test_the_command_prints_and_writes_a_page(tmp_path, capsys):
+    page = tmp_path / "plan.html"
+    arguments = [
+        "plan",
+        "model=tiny",
+        "model.vocab_size=99",
+        "tokenizer=none",
+        "pairs=[4,8]",
+        "steps=100",
+        f"out={page}",
+    ]
+    arguments += [
+        "hardware=gaudi1x16",
+        "data.lanes=16",
+        "global_batch=64",
+        "device.precision=bf16",
+        "data.root=nowhere",
+    ]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("A model on paper")
+    assert "no published peak" in printed
+    assert "at 10, 20, 40 TFLOP/s" in printed
+    rows = [line.split("|")[1:-1] for line in printed.splitlines() if re.match(r"\| [\dnz]", line)]
+    assert [row[0].strip() for row in rows[:2]] == ["native", "zero1"]
+    assert {len(row) for row in rows} == {4, 9}
+    assert json.dumps(str(page))[1:-1] in printed
+    assert page.read_text().startswith("<!doctype html>")
+    assert main(["plan", "model=tiny"]) == 2
+    assert "model.vocab_size" in capsys.readouterr().err

@@ -1,0 +1,74 @@
+"""A whole step without data: a host sync, or a shape that depends on data, raises under FakeTensorMode."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from helpers import SMALL, random_batch
+from torch._subclasses import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+
+from bridgetower_train.config import DeviceConfig, ObjectiveConfig, OptimConfig
+from bridgetower_train.data.batch import Batch
+from bridgetower_train.devices.cpu import CpuDevice
+from bridgetower_train.distributed import Ranks
+from bridgetower_train.engines import NativeEngine
+from bridgetower_train.model.bridgetower import BridgeTower
+from bridgetower_train.tasks.pretraining.task import JointTask
+from bridgetower_train.training.guards import NonFiniteGuard
+
+
+def step(objective: ObjectiveConfig) -> None:
+    """Counts, forward, backward, clipping, update: all that an engine does between two lines of metrics."""
+    mode = FakeTensorMode()
+    real = random_batch(SMALL, 4)
+    with mode:
+        batch = Batch(**{name: mode.from_tensor(value) for name, value in vars(real).items() if name != "bad"})
+        task = JointTask(SMALL, objective)
+        device = CpuDevice(DeviceConfig(), 0)
+        engine = NativeEngine(task, device, Ranks(0, 1, None), OptimConfig(clip_norm=1.0))
+        guard = NonFiniteGuard(3, device.torch_device)
+        for _ in range(2):
+            engine.forward_backward(batch, task.counts(batch), last=True)
+            guard.record(engine.step(0.5)["skipped"])
+
+
+@pytest.mark.parametrize("negatives", ["random", "hard"])
+@pytest.mark.parametrize("form", ["hf", "symmetric", "ms"])
+def test_step_needs_no_data(form: str, negatives: str):
+    step(ObjectiveConfig(itc_form=form, itm_negatives=negatives, itc_dim=16))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error"),
+    [
+        (lambda loss, text: loss * loss.item(), DataDependentOutputException),
+        (lambda loss, text: loss + text.cls[text.cls > 0].sum(), DynamicOutputShapeException),
+    ],
+    ids=["host sync", "dynamic shape"],
+)
+def test_a_planted_fault_is_found(monkeypatch: pytest.MonkeyPatch, spoil, error: type[Exception]):
+    encode_text = BridgeTower.encode_text
+
+    def spoilt(self, ids, mask):
+        text = encode_text(self, ids, mask)
+        spoil(text.cls.sum(), text)
+        return text
+
+    monkeypatch.setattr(BridgeTower, "encode_text", spoilt)
+    with pytest.raises(error):
+        step(ObjectiveConfig(itc_dim=16))
+
+
+def test_step_is_one_graph_for_the_compiler():
+    shallow = replace(SMALL, vision_layers=2, text_layers=2)
+    task, batch = JointTask(shallow, ObjectiveConfig(itm_negatives="hard", itc_dim=16)), random_batch(shallow, 4)
+    totals = task.counts(batch)
+    torch.manual_seed(0)
+    expected, _ = task(batch, totals)
+    compiled = torch.compile(task, backend="aot_eager", fullgraph=True, dynamic=False)
+    torch.manual_seed(0)
+    loss, _ = compiled(batch, totals)
+    loss.backward()
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
+    assert task.model.logit_scale.grad is not None
