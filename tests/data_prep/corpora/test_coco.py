@@ -247,7 +247,7 @@ def test_a_killed_run_leaves_no_process_and_goes_on(tmp_path: Path) -> None:
     Path(config.annotations).write_text(json.dumps(content))
     keys = [f"{key}={value}" for key, value in vars(config).items() if key in ("images", "annotations", "out", "size")]
     command = [sys.executable, "-m", "bridgetower_train", "prep", "coco", *keys, "workers=2", "records_per_shard=300"]
-    process = subprocess.Popen(command, cwd=Path(__file__).parents[2], start_new_session=True)
+    process = subprocess.Popen(command, cwd=Path(__file__).parents[3], start_new_session=True)
     deadline = time.monotonic() + 180
     while not list((tmp_path / "out").rglob("*.parquet")):
         assert time.monotonic() < deadline

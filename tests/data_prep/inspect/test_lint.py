@@ -25,7 +25,7 @@ from data_prep.shapes.tokenizer import train_tokenizer
 from data_prep.shards.index import build_index
 from data_prep.shards.writer import ShardWriter, prepare_jpeg
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from bridgetower_train.errors import ConfigError, DataError, UserError
 from bridgetower_train.lock import hold
 
 SCRIPT = Path(toy_job.__file__)
-ROOT = SCRIPT.parents[2]
+ROOT = SCRIPT.parents[3]
 
 
 @pytest.fixture(scope="module")
