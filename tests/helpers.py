@@ -5,7 +5,7 @@ import pickle
 import tempfile
 import traceback
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
@@ -15,14 +15,43 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from bridgetower_train.config import ModelConfig
-from bridgetower_train.data.batch import IGNORE, Batch
+from bridgetower_train.config import ModelConfig, ObjectiveConfig, TrainConfig
+from bridgetower_train.data.batch import Batch
+from bridgetower_train.data.dataset import PairDataset, open_data
+from bridgetower_train.data.text import CaptionTokenizer
+from bridgetower_train.model.attention import AttentionFunction, sdpa
+from bridgetower_train.model.heads import Head
+from bridgetower_train.tasks.pretraining import Pretraining
+from bridgetower_train.tasks.pretraining.masking import IGNORE
 
 SMALL = ModelConfig(
     image_size=32, patch_size=8, width=128, vision_layers=4, text_layers=4, fusion_layers=2, max_text_len=12,
     text_positions=20, vocab_size=99, dropout=0.0,
 )  # fmt: skip
 """A model that a test can train: 17 image tokens, two heads."""
+
+
+def run_config(model: ModelConfig, objective: ObjectiveConfig | None = None) -> TrainConfig:
+    """A run of pretraining with that model."""
+    return TrainConfig(model=model, objective=objective or ObjectiveConfig())
+
+
+def pretraining(
+    model: ModelConfig, objective: ObjectiveConfig | None = None, attention: AttentionFunction = sdpa
+) -> Pretraining:
+    """The pretraining task with random weights."""
+    return Pretraining(run_config(model, objective), attention)
+
+
+def heads(**objective: Any) -> tuple[Head, ...]:
+    """The heads of pretraining with such an objective."""
+    return Pretraining.heads(run_config(SMALL, ObjectiveConfig(**objective)))
+
+
+def open_pairs(config: TrainConfig, tokenizer: CaptionTokenizer, validation: bool = False) -> PairDataset:
+    """The data of a pretraining run."""
+    return open_data(config, tokenizer, Pretraining.reader(config, tokenizer), validation)
+
 
 MASK = 4
 """What stands for `<mask>` in the vocabulary of `SMALL`."""
@@ -54,21 +83,27 @@ def random_batch(config: ModelConfig, size: int, seed: int = 0) -> Batch:
     return Batch(
         pixel_values=torch.randint(0, 256, (size, 3, config.image_size, config.image_size), generator=random).byte(),
         input_ids=ids,
-        masked_ids=ids.scatter(1, positions, masked),
         text_mask=mask,
-        mlm_positions=positions,
-        mlm_labels=labels,
         image_id=image_id,
-        itm_negative=torch.where(image_id[other] == image_id, own, other),
+        labels={
+            "masked_ids": ids.scatter(1, positions, masked),
+            "mlm_positions": positions,
+            "mlm_labels": labels,
+            "itm_negative": torch.where(image_id[other] == image_id, own, other),
+        },
     )
+
+
+def relabelled(batch: Batch, **labels: Tensor) -> Batch:
+    """The batch with other labels."""
+    return replace(batch, labels=batch.labels | labels)
 
 
 def part(batch: Batch, rows: slice) -> Batch:
     """Some rows of a batch; negatives must lie within them."""
-    parts = {f.name: getattr(batch, f.name)[rows] for f in fields(batch) if f.name != "bad"}
-    negative = batch.itm_negative[rows] - rows.start
+    negative = batch.labels["itm_negative"][rows] - rows.start
     assert ((negative >= 0) & (negative < rows.stop - rows.start)).all()
-    return replace(Batch(**parts), itm_negative=negative)
+    return relabelled(Batch.of({name: tensor[rows] for name, tensor in batch.tensors().items()}), itm_negative=negative)
 
 
 def randomize(module: torch.nn.Module, seed: int = 0) -> None:

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
+from bridgetower_train.bench.kit import as_run
 from bridgetower_train.config import ModelConfig, ObjectiveConfig, at_least
 from bridgetower_train.data.shards import BadRecordError, open_corpus
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.errors import ConfigError, DataError
-from bridgetower_train.model.flops import step_flops_per_sample
+from bridgetower_train.tasks import step_flops
 
 QUANTILES = (0.5, 0.9, 0.99, 1.0)
 
@@ -54,7 +55,7 @@ def run(config: BenchBucketsConfig) -> int:
         f"captions  {len(lengths):,} of {config.corpus}, tokens with <s> and </s>: {points}; mean {lengths.mean():.1f}"
     )
     paddings = np.array([*config.buckets, model.max_text_len])
-    work = np.array([step_flops_per_sample(replace(model, max_text_len=int(n)), config.objective) for n in paddings])
+    work = np.array([step_flops(as_run(config, replace(model, max_text_len=int(n)))) for n in paddings])
     print(f"graphs    {len(paddings)}: texts of {', '.join(map(str, paddings))} tokens")
     print(f"\n{'pairs':>8}{'ranks':>8}{'tokens saved':>14}{'FLOPs saved':>13}   share of steps in each bucket")
     for batch in config.micro_batches:

@@ -27,6 +27,7 @@ from bridgetower_train.data.dataset import PairDataset, make_loader, open_data
 from bridgetower_train.data.shards import Corpus
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.model.vision import CLIP_MEAN, CLIP_STD
+from bridgetower_train.tasks import task_class
 from data_prep.shapes.tokenizer import train_tokenizer
 from data_prep.shards.repeated import RECORDS_PER_SHARD, repeat_shard
 from data_prep.shards.writer import ShardWriter
@@ -90,7 +91,7 @@ def bench_data(config: BenchDataConfig) -> dict[str, float]:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder = Path(config.corpus) if config.corpus else make_corpus(scratch, config.image_size)
         text = CaptionTokenizer.load(config.tokenizer) if config.tokenizer else _small_text()
-        dataset = open_data(_train_config(config, folder), text)
+        dataset = _open(config, folder, text)
         return {
             **_rates(config, dataset, text),
             **_worker_memory(config, dataset),
@@ -100,6 +101,11 @@ def bench_data(config: BenchDataConfig) -> dict[str, float]:
 
 def _small_text() -> CaptionTokenizer:
     return CaptionTokenizer(train_tokenizer(map(synthetic_caption, range(2000)), 1000))
+
+
+def _open(config: BenchDataConfig, folder: Path, text: CaptionTokenizer) -> PairDataset:
+    run = _train_config(config, folder)
+    return open_data(run, text, task_class(run).reader(run, text))
 
 
 def _train_config(config: BenchDataConfig, folder: Path) -> TrainConfig:
@@ -202,7 +208,7 @@ def _open_huge(config: BenchDataConfig, corpus: Corpus, text: CaptionTokenizer, 
     folder = scratch / "huge"
     repeat_shard(corpus, folder, max(1, config.huge_records // RECORDS_PER_SHARD) * RECORDS_PER_SHARD)
     start = time.perf_counter()
-    dataset = open_data(_train_config(config, folder), text)
+    dataset = _open(config, folder, text)
     dataset.corpora[0].check_shards()
     next(iter(make_loader(dataset, 0, 1, config.batch, 1, 0, 0, 1, "fork", False)))
     return time.perf_counter() - start

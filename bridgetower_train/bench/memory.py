@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from bridgetower_train.bench.step import synthetic_batch
+from bridgetower_train.bench.kit import as_run, random_batch
 from bridgetower_train.config import DeviceConfig, ModelConfig, ObjectiveConfig, OptimConfig, at_least, one_of
 from bridgetower_train.devices import Device, make_device
 from bridgetower_train.distributed import Ranks, shut_down
@@ -13,7 +13,7 @@ from bridgetower_train.engines.activation import checkpoint_blocks
 from bridgetower_train.planning.memory import ENGINES, Breakdown, measure
 from bridgetower_train.planning.trace import Platform
 from bridgetower_train.rehearsal.group import agree_for_deepspeed, join
-from bridgetower_train.tasks.pretraining.task import JointTask
+from bridgetower_train.tasks.pretraining import Pretraining
 
 STEPS = 2
 """Real ones: AdamW's moments are there from the first update on, so that the second forward pass meets them."""
@@ -93,23 +93,23 @@ def compare(config: BenchMemoryConfig, device: Device, ranks: Ranks) -> Peak:
     before = device.memory_gb()
     measured = device.peak_bytes(lambda: train(config, device, ranks))
     process = 1e9 * (device.memory_gb() - before)
-    memory = measure(model, config.objective, Platform.of(device), config.activation_checkpointing)
+    memory = measure(as_run(config), Platform.of(device), config.activation_checkpointing)
     planned = memory.use(config.engine, config.batch, config.world_size, config.micro_batches > 1)
     return Peak(planned, measured, process)
 
 
 def train(config: BenchMemoryConfig, device: Device, ranks: Ranks) -> None:
     """A model, its optimizer and some steps."""
-    task = JointTask(config.model, config.objective, device.attention).to(device.torch_device)
+    task = Pretraining(as_run(config), device.attention).to(device.torch_device)
     if config.activation_checkpointing:
         checkpoint_blocks(task.model)
     engine = BUILD[config.engine](task, device, ranks, config.optim, accumulates=config.micro_batches > 1)
     assert config.model.vocab_size is not None
     for _ in range(STEPS):
-        batches = [synthetic_batch(config.model, config.objective, config.batch) for _ in range(config.micro_batches)]
+        batches = [random_batch(as_run(config), config.batch) for _ in range(config.micro_batches)]
         batches = [batch.to(device.torch_device) for batch in batches]
         totals = torch.stack([task.counts(batch) for batch in batches]).sum(0)
         for number, batch in enumerate(batches):
             engine.forward_backward(batch, totals, last=number == len(batches) - 1)
-        engine.step(1.0)
+        engine.step()
         device.mark_step()

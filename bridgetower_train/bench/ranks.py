@@ -19,8 +19,7 @@ from statistics import mean, median
 
 import torch
 
-from bridgetower_train.bench.step import synthetic_batch
-from bridgetower_train.commands.train import build, sized_vocabulary
+from bridgetower_train.bench.kit import random_batch
 from bridgetower_train.config import (
     CheckpointConfig,
     DataConfig,
@@ -36,11 +35,11 @@ from bridgetower_train.data.batch import Batch
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.devices import Device, make_device
 from bridgetower_train.distributed import init_ranks, local_rank, shut_down
+from bridgetower_train.engines.optim import parameter_groups
 from bridgetower_train.errors import ConfigError
-from bridgetower_train.tasks.pretraining.task import JointTask
-from bridgetower_train.training.loop import Run, fit
+from bridgetower_train.tasks.pretraining import Pretraining
 from bridgetower_train.training.metrics import Console, LogRecord
-from bridgetower_train.training.optim import parameter_groups
+from bridgetower_train.training.run import Run, build, fit
 from bridgetower_train.watchdog import Watchdog
 
 KINDS = ("bare", "engine", "loop")
@@ -140,7 +139,7 @@ def _rank(config: BenchRanksConfig, root: Path, run_dir: str, port: int, rank: i
     os.environ.update({name: str(value) for name, value in values.items()})
     train = _train_config(config, world_size, root, run_dir)
     device, _ = make_device(config.device, local_rank())
-    host_batch = synthetic_batch(train.model, config.objective, config.batch)
+    host_batch = random_batch(train, config.batch)
     batch = host_batch.to(device.torch_device)
     bare = _time(_bare_step(train, device, batch), config.steps, device)
     ranks = init_ranks(device.backend, train.distributed)
@@ -151,7 +150,7 @@ def _rank(config: BenchRanksConfig, root: Path, run_dir: str, port: int, rank: i
 
             def step() -> None:
                 job.engine.forward_backward(batch, totals, last=True)
-                job.engine.step(1.0)
+                job.engine.step()
 
             engine = _time(step, config.steps, device)
             return {"bare": bare, "engine": engine, "loop": _time_loop(job, host_batch, progress)}
@@ -167,7 +166,7 @@ def _train_config(config: BenchRanksConfig, world_size: int, root: Path, run_dir
         global_batch=config.batch * world_size,
         tokenizer=tokenizer,
         tensorboard=False,
-        model=sized_vocabulary(config.model, CaptionTokenizer.load(tokenizer).vocab_size),
+        model=config.model.with_vocabulary(CaptionTokenizer.load(tokenizer).vocab_size),
         data=DataConfig(root=str(root), corpora={"shapes": 1.0}, lanes=world_size),
         objective=config.objective,
         optim=config.optim,
@@ -178,9 +177,9 @@ def _train_config(config: BenchRanksConfig, world_size: int, root: Path, run_dir
 
 
 def _bare_step(config: TrainConfig, device: Device, batch: Batch) -> Callable[[], None]:
-    task = JointTask(config.model, config.objective, device.attention).to(device.torch_device)
+    task = Pretraining(config, device.attention).to(device.torch_device)
     optimizer = device.adamw(parameter_groups(task.model.named_parameters(), config.optim), config.optim)
-    module, totals = device.capture(task), task.counts(batch)
+    module, totals = device.compile(task), task.counts(batch)
 
     def step() -> None:
         with device.autocast():

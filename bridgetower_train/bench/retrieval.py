@@ -11,6 +11,7 @@ import numpy as np
 import simplejpeg
 import torch
 
+from bridgetower_train.bench.kit import as_run
 from bridgetower_train.config import DeviceConfig, ModelConfig, ObjectiveConfig, at_least
 from bridgetower_train.data.shards import open_corpus
 from bridgetower_train.data.text import CaptionTokenizer
@@ -20,7 +21,7 @@ from bridgetower_train.evaluation.captioned import CaptionedImages
 from bridgetower_train.evaluation.full_retrieval import evaluate
 from bridgetower_train.evaluation.predictor import Predictor
 from bridgetower_train.evaluation.ranking import itc_ranks
-from bridgetower_train.tasks.pretraining.task import JointTask
+from bridgetower_train.tasks.pretraining import Pretraining
 from data_prep.shapes.tokenizer import train_tokenizer
 from data_prep.shards.writer import ShardWriter
 
@@ -63,7 +64,7 @@ def run(config: BenchRetrievalConfig) -> int:
         corpus, text = _make_corpus(Path(folder), config)
         torch.manual_seed(0)
         model = replace(config.model, vocab_size=text.vocab_size)
-        task = JointTask(model, config.objective, device.attention).to(device.torch_device)
+        task = Pretraining(as_run(config, model), device.attention).to(device.torch_device)
         began = time.perf_counter()
         images = CaptionedImages(open_corpus(folder, corpus), model.image_size)
         figures = evaluate(Predictor(task, text, device), images, config.rerank, None, alone, config.batch)

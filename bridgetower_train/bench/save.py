@@ -6,21 +6,22 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
 import torch
 
-from bridgetower_train.bench.step import synthetic_batch
+from bridgetower_train.bench.kit import as_run, random_batch
 from bridgetower_train.config import CheckpointConfig, DeviceConfig, ModelConfig, ObjectiveConfig, OptimConfig, at_least
 from bridgetower_train.devices import Device, make_device
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.engines import NativeEngine
 from bridgetower_train.engines.base import Files
 from bridgetower_train.files import open_direct, write_direct
-from bridgetower_train.tasks.pretraining.task import JointTask
-from bridgetower_train.training.checkpoint import Checkpoints, step_folders, verify
+from bridgetower_train.tasks.pretraining import Pretraining
+from bridgetower_train.training.checkpoints import Checkpoints
+from bridgetower_train.weights.checkpoint import step_folders, verify
 
 WANTED = 0.5
 """Share of the disk's speed at which a checkpoint is to be written."""
@@ -106,16 +107,16 @@ def run(config: BenchSaveConfig) -> int:
 def _training(config: BenchSaveConfig, device: Device) -> tuple[NativeEngine, Callable[[], None]]:
     """An engine, and a step of it."""
     torch.manual_seed(0)
-    model = replace(config.model, vocab_size=config.model.vocab_size or 512)
-    task = JointTask(model, config.objective, device.attention).to(device.torch_device)
+    run = as_run(config)
+    task = Pretraining(run, device.attention).to(device.torch_device)
     engine = _Repeated(task, device, Ranks(0, 1, None), config.optim)
     engine.times = config.times
-    batch = synthetic_batch(model, config.objective, config.batch).to(device.torch_device)
+    batch = random_batch(run, config.batch).to(device.torch_device)
     totals = task.counts(batch)
 
     def step() -> None:
         engine.forward_backward(batch, totals, last=True)
-        engine.step(1.0)
+        engine.step()
 
     return engine, step
 

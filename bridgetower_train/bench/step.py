@@ -1,23 +1,24 @@
 """`bridgetower bench step`: the joint step against Hugging Face's three classes, on the same weights and the same batch."""
 
-import math
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from bridgetower_train.bench.hugging_face import HuggingFaceHeads
-from bridgetower_train.config import DeviceConfig, ModelConfig, ObjectiveConfig, OptimConfig, at_least
+from bridgetower_train.bench.hugging_face import HuggingFaceHeads, separate_flops
+from bridgetower_train.bench.kit import as_run, random_batch
+from bridgetower_train.config import DeviceConfig, ModelConfig, ObjectiveConfig, OptimConfig, TrainConfig, at_least
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.devices import Device, make_device
 from bridgetower_train.engines.activation import checkpoint_blocks
+from bridgetower_train.engines.optim import parameter_groups
 from bridgetower_train.errors import ConfigError
-from bridgetower_train.model.flops import TRAINING, forward_flops_per_sample, separate_flops_per_sample
-from bridgetower_train.tasks.pretraining.task import JointTask
-from bridgetower_train.training.optim import parameter_groups
+from bridgetower_train.model.flops import TRAINING
+from bridgetower_train.tasks import step_flops
+from bridgetower_train.tasks.pretraining import Pretraining
 
 SAME_LOSSES = ("mlm", "itm aligned", "itm mismatched", "itc")
 """The passes of Hugging Face's classes that give the same losses as one joint step."""
@@ -54,19 +55,20 @@ class BenchStepConfig:
 def run(config: BenchStepConfig) -> int:
     """Time the passes in turns and print what they come to."""
     device, why = make_device(config.device)
-    model = replace(config.model, vocab_size=config.model.vocab_size or 1000)
+    run_config = as_run(config)
+    model = run_config.model
     print(
         f"device    {device.name} ({device.description}): {why}; {config.device.precision}, torch {torch.__version__}"
     )
     torch.manual_seed(0)
-    task = JointTask(model, config.objective, device.attention).to(device.torch_device)
+    task = Pretraining(run_config, device.attention).to(device.torch_device)
     millions = sum(p.numel() for p in task.parameters()) / 1e6
     print(
         f"step      {millions:.2f} M parameters, {model.image_size} px, {config.batch} pairs, {model.max_text_len} tokens"
     )
-    batch = synthetic_batch(model, config.objective, config.batch).to(device.torch_device)
+    batch = random_batch(run_config, config.batch).to(device.torch_device)
     optimizer = device.adamw(parameter_groups(task.model.named_parameters(), config.optim), config.optim)
-    heads = HuggingFaceHeads(task.model, config.objective) if config.compare else None
+    heads = HuggingFaceHeads(task.model, run_config) if config.compare else None
     if config.activation_checkpointing:
         checkpoint_blocks(task)
 
@@ -78,19 +80,19 @@ def run(config: BenchStepConfig) -> int:
     steps = {"joint": steps.pop("joint"), "update": update, **steps}
     if heads:
         steps["second update"] = update
-    report(config, model, device, time_in_turns(steps, device, config.repeats))
+    report(config, run_config, device, time_in_turns(steps, device, config.repeats))
     return 0
 
 
 def losses(
-    task: JointTask, heads: HuggingFaceHeads | None, batch: Batch, device: Device
+    task: Pretraining, heads: HuggingFaceHeads | None, batch: Batch, device: Device
 ) -> dict[str, Callable[[], Tensor]]:
     """Name -> the loss of the joint step, or of one pass of Hugging Face's classes."""
-    totals, module = task.counts(batch), device.capture(task)
+    totals, module = task.counts(batch), device.compile(task)
     joint: dict[str, Callable[[], Tensor]] = {"joint": lambda: module(batch, totals)[0]}
     if heads is None:
         return joint
-    others = batch.pixel_values[batch.itm_negative]
+    others = batch.pixel_values[batch.labels["itm_negative"]]
     return joint | {
         "mlm": lambda: heads.mlm_loss(batch),
         "itm aligned": lambda: heads.itm_loss(batch, batch.pixel_values, match=1) / 2,
@@ -122,13 +124,13 @@ def time_in_turns(steps: dict[str, Callable[[], None]], device: Device, repeats:
     return {name: statistics.median(values[1:]) for name, values in seconds.items()}
 
 
-def report(config: BenchStepConfig, model: ModelConfig, device: Device, seconds: dict[str, float]) -> None:
+def report(config: BenchStepConfig, run: TrainConfig, device: Device, seconds: dict[str, float]) -> None:
     """Print times, work, rates and ratios."""
     print(f"\n{'':44}{'s':>9}{'pairs/s':>9}{'GFLOP/pair':>12}{'TFLOP/s':>9}")
     joint = seconds["joint"] + seconds["update"]
-    _print_line("joint step", joint, config.batch, TRAINING * forward_flops_per_sample(model, config.objective), device)
+    _print_line("joint step", joint, config.batch, step_flops(run), device)
     if config.compare:
-        flops = separate_flops_per_sample(model, config.objective)
+        flops = separate_flops(run.model, run.objective)
         for title, passes in (("same losses", SAME_LOSSES), ("one ITM pair per text", ONE_ITM_PAIR)):
             separate = sum(seconds[name] for name in passes) + seconds["update"]
             work = TRAINING * sum(flops[name.split()[0]] for name in passes)
@@ -151,25 +153,3 @@ def _print_line(title: str, seconds: float, batch: int, flops: float, device: De
     rate = flops * batch / seconds
     share = f"  {rate / device.peak_flops:.0%} of peak" if device.peak_flops else ""
     print(f"{title:44}{seconds:9.3f}{batch / seconds:9.2f}{flops / 1e9:12.1f}{rate / 1e12:9.3f}{share}{note}")
-
-
-def synthetic_batch(model: ModelConfig, objective: ObjectiveConfig, size: int) -> Batch:
-    """`size` random images with random texts of all lengths, and as many masked places as the loader makes."""
-    assert model.vocab_size is not None
-    random = torch.Generator().manual_seed(0)
-    length, places = model.max_text_len, math.ceil(objective.mlm_probability * (model.max_text_len - 2))
-    lengths = torch.linspace(places + 2, length, size).long()
-    mask = torch.arange(length) < lengths[:, None]
-    ids = torch.where(mask, torch.randint(5, model.vocab_size, (size, length), generator=random), 1)
-    positions = torch.arange(1, places + 1).expand(size, -1)
-    rows = torch.arange(size)
-    return Batch(
-        pixel_values=torch.randint(0, 256, (size, 3, model.image_size, model.image_size), generator=random).byte(),
-        input_ids=ids,
-        masked_ids=ids.scatter(1, positions, 4),
-        text_mask=mask,
-        mlm_positions=positions,
-        mlm_labels=ids.gather(1, positions),
-        image_id=rows,
-        itm_negative=rows.roll(1),
-    )

@@ -14,7 +14,7 @@ from bridgetower_train.errors import ConfigError, UserError
 from bridgetower_train.evaluation.protocol import read_evaluation
 from bridgetower_train.evaluation.trained import read_config
 from bridgetower_train.files import atomic_write
-from bridgetower_train.model.flops import step_flops_per_sample
+from bridgetower_train.tasks import step_flops
 from bridgetower_train.versions import versions
 
 VARIANTS = {
@@ -147,8 +147,7 @@ def results(config: AblateConfig, folders: dict[str, list[Path]]) -> str:
 
 
 def _flops(folder: Path) -> float:
-    config = read_config(str(folder))
-    return step_flops_per_sample(config.model, config.objective)
+    return step_flops(read_config(str(folder)))
 
 
 def _evaluations(folder: Path) -> dict[str, Any]:

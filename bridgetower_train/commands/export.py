@@ -5,8 +5,8 @@ from pathlib import Path
 
 from bridgetower_train.config import at_least
 from bridgetower_train.errors import ConfigError
+from bridgetower_train.pages.model_card import model_card
 from bridgetower_train.weights import hub
-from bridgetower_train.weights.card import model_card
 from bridgetower_train.weights.export import write_export
 from bridgetower_train.weights.hf_files import loadable_classes
 from bridgetower_train.weights.trained import read_trained
@@ -55,7 +55,7 @@ def run(config: ExportConfig) -> int:
     card = model_card(trained, config.repo or run_dir.resolve().name, config.licence, config.carbon_kg, config.cost)
     written = write_export(trained, card, out)
     print(f"{config.out}: step {trained.step:,}{'' if written else ', already there, the same in every byte'}")
-    print(f"loads as {', '.join(loadable_classes(trained.config.objective))} and BridgeTowerProcessor")
+    print(f"loads as {', '.join(loadable_classes(trained.config))} and BridgeTowerProcessor")
     if config.push:
         assert config.repo is not None
         print(f"uploaded to {hub.push(out, config.repo, config.private)}")

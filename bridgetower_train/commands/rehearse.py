@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bridgetower_train.commands.train import build
 from bridgetower_train.config import TrainConfig, at_least
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.devices import make_device
@@ -19,9 +18,9 @@ from bridgetower_train.planning.memory import ENGINES
 from bridgetower_train.rehearsal.coverage import check_coverage
 from bridgetower_train.rehearsal.group import Log, Traffic, agree_for_deepspeed, join
 from bridgetower_train.rehearsal.stage import Stage, set_up
-from bridgetower_train.tasks.pretraining.itc import TERMS
-from bridgetower_train.training.loop import Run, fit
+from bridgetower_train.tasks import task_class
 from bridgetower_train.training.metrics import LogRecord
+from bridgetower_train.training.run import Run, build, fit
 from bridgetower_train.watchdog import Watchdog
 
 _STEP = "step 1"
@@ -135,11 +134,10 @@ def _held(stage: Stage, job: Run) -> Iterator[str]:
             f"{'':10}{engine:7}{use.total / 1e9:7.2f} GB: weights {(use.weights + use.copies) / 1e9:.2f}, gradients "
             f"{use.gradients / 1e9:.2f}, optimizer {use.optimizer / 1e9:.2f}, activations {use.activations / 1e9:.2f}"
         )
-    objective = job.config.objective
-    if objective.itc:
-        keys = len({key for _, key in TERMS[objective.itc_form]})
+    embedding = task_class(job.config).gathered(job.config)
+    if embedding:
         columns = micro_batch * W
-        logits, gathered = 4 * micro_batch * columns, columns * keys * objective.itc_dim * 4
+        logits, gathered = 4 * micro_batch * columns, columns * embedding * 4
         yield (
             f"{'contrast':10}{micro_batch} rows x {columns:,} columns, {logits / 1e6:.3f} MB of logits a term; "
             f"{gathered / 1e6:.2f} MB of gathered embeddings"

@@ -9,6 +9,7 @@ from bridgetower_train.data.dataset import PairDataset, open_data
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.files import atomic_write
 from bridgetower_train.pages.batch import BatchView, batch_page
+from bridgetower_train.tasks import task_class
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,14 @@ class ViewConfig(TrainConfig):
 
 def run(config: ViewConfig) -> None:
     """Write the page."""
-    text = CaptionTokenizer.load(config.tokenizer)
-    atomic_write(Path(config.out), batch_page(read_batch(config, open_data(config, text), text)))
+    tokenizer = CaptionTokenizer.load(config.tokenizer)
+    data = open_data(config, tokenizer, task_class(config).reader(config, tokenizer))
+    atomic_write(Path(config.out), batch_page(read_batch(config, data, tokenizer)))
     print(f"view: {Path(config.out).resolve()}")
 
 
-def read_batch(config: ViewConfig, data: PairDataset, text: CaptionTokenizer) -> BatchView:
-    """The samples that the page shows; whole lanes are read, since an ITM negative is another sample of its lane."""
+def read_batch(config: ViewConfig, data: PairDataset, tokenizer: CaptionTokenizer) -> BatchView:
+    """The samples that the page shows; whole lanes are read, since a label may name another sample of its lane."""
     lanes = math.ceil(config.n / config.samples_per_lane)
     first = config.step * config.global_batch
     batch = data.__getitems__(range(first, first + lanes * config.samples_per_lane))
@@ -48,14 +50,12 @@ def read_batch(config: ViewConfig, data: PairDataset, text: CaptionTokenizer) ->
         "steps per epoch": f"{len(data) / config.global_batch:,.1f}",
         "image": f"{config.model.image_size} px",
         "text length L": str(batch.input_ids.shape[1]),
-        "masked places M": str(batch.mlm_positions.shape[1]),
     }
     remarks = ["Each image holds the very pixels that the model gets, before CLIP's normalisation."]
-    if config.objective.itm_negatives == "hard":
-        remarks.append("The ITM negatives below are the random ones; this run draws hard ones on the device instead.")
     corpora = [
         (c.name, f"{c.manifest.images:,}", f"{c.manifest.captions:,}", f"{config.data.corpora[c.name]:g}")
         for c in data.corpora
     ]
-    samples = [data.describe(position) for position in range(first, first + config.n)]
-    return BatchView(f"Batch of step {config.step:,}", facts, remarks, corpora, batch, samples, text)
+    sources = [data.describe(position) for position in range(first, first + config.n)]
+    shown = [task_class(config).show(config, batch, row, tokenizer) for row in range(config.n)]
+    return BatchView(f"Batch of step {config.step:,}", facts, remarks, corpora, batch, sources, shown)

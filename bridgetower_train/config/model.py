@@ -1,6 +1,6 @@
 """The architecture, its losses, and what it starts from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bridgetower_train.config.checks import at_least, one_of
 from bridgetower_train.errors import ConfigError
@@ -63,6 +63,14 @@ class ModelConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"model.dropout={self.dropout}: must be in [0, 1)")
+
+    def with_vocabulary(self, tokens: int) -> "ModelConfig":
+        """The same with as many word rows as a tokenizer has `tokens`; ConfigError where it was given fewer."""
+        if self.vocab_size is not None and self.vocab_size < tokens:
+            raise ConfigError(
+                f"model.vocab_size={self.vocab_size}: the tokenizer has {tokens} tokens; raise it, or change tokenizer"
+            )
+        return replace(self, vocab_size=self.vocab_size or tokens)
 
     @property
     def heads(self) -> int:

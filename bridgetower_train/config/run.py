@@ -37,6 +37,8 @@ class TrainConfig:
     """Steps between two lines of metrics."""
     tokenizer: str = "???"
     """A `tokenizer.json` (or its folder) with RoBERTa's special tokens."""
+    task: str = "pretraining"
+    """What the model is trained for."""
     tensorboard: bool = True
     """Write TensorBoard files into the run folder."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -66,7 +68,7 @@ class TrainConfig:
                 f"data.lanes={self.data.lanes}: must divide global_batch={self.global_batch}; "
                 f"the nearest are {' and '.join(map(str, near))}"
             )
-        if self.objective.itm and self.objective.itm_negatives == "random" and self.samples_per_lane < 2:
+        if self.samples_per_lane < self.min_samples_per_lane:
             raise ConfigError(
                 f"data.lanes={self.data.lanes}: leaves one sample of a lane per step, and so no ITM negative; "
                 f"take at most {self.global_batch // 2} lanes, or objective.itm_negatives=hard"
@@ -87,6 +89,12 @@ class TrainConfig:
     def samples_per_lane(self) -> int:
         """Samples that each lane gives to a step."""
         return self.global_batch // self.data.lanes
+
+    @property
+    def min_samples_per_lane(self) -> int:
+        """Samples of a lane that a step needs: a random ITM negative is another one of them."""
+        draws = self.objective.itm > 0 and self.objective.itm_negatives == "random"
+        return 2 if self.task == "pretraining" and draws else 1
 
     @property
     def text_lengths(self) -> list[int]:

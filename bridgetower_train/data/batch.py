@@ -1,16 +1,13 @@
-"""One micro-batch, as the loader makes it and the objectives read it."""
+"""One micro-batch, as the loader makes it and a task reads it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-
-IGNORE = -100
-"""Label of an empty place in `mlm_labels`."""
 
 
 @dataclass(frozen=True)
@@ -22,31 +19,35 @@ class BadRecord:
     key: str
     reason: str
     position: int
-    """Place in the run that it should have filled."""
+    """Sample of the run that it should have been."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B pairs. S image edge, L text length, M masked places per text."""
+    """B samples of I images and one text each. S image edge, L text length."""
 
     pixel_values: Tensor
-    """uint8 (B, 3, S, S), memory order of channels last: mean and deviation are applied on the device."""
+    """uint8 (B * I, 3, S, S), a sample's images in a row, memory order of channels last; normalised on the device."""
     input_ids: Tensor
-    """int64 (B, L): the clean text; `<pad>` is 1."""
-    masked_ids: Tensor
-    """int64 (B, L): the same text with masks."""
+    """int64 (B, L): the text; `<pad>` is 1."""
     text_mask: Tensor
     """bool (B, L): True where a token is real."""
-    mlm_positions: Tensor
-    """int64 (B, M): where the masked tokens stand; empty places hold 0."""
-    mlm_labels: Tensor
-    """int64 (B, M): what they were; empty places hold IGNORE."""
     image_id: Tensor
-    """int64 (B,): equal for captions of one image, below 2^31."""
-    itm_negative: Tensor
-    """int64 (B,): row of an image with another `image_id` from the same lane; the own row where there is none."""
+    """int64 (B,): equal for samples of one record, below 2^31."""
+    labels: dict[str, Tensor] = field(default_factory=dict)
+    """What the task's Reader adds, by name; each of B rows."""
     bad: list[BadRecord] = field(default_factory=list)
     """What had to be replaced; stays on the host."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by name, as one flat dict."""
+        return {**{name: getattr(self, name) for name in _OWN}, **self.labels}
+
+    @staticmethod
+    def of(tensors: dict[str, Tensor], bad: list[BadRecord] | None = None) -> "Batch":
+        """The batch of such a dict."""
+        labels = {name: tensor for name, tensor in tensors.items() if name not in _OWN}
+        return Batch(**{name: tensors[name] for name in _OWN}, labels=labels, bad=bad or [])
 
     def to(self, device: torch.device) -> "Batch":
         """A copy on `device`; pinned memory is copied without waiting."""
@@ -58,13 +59,16 @@ class Batch:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Only the images travel from a loader worker in shared memory; each tensor there costs an open file."""
-        small = {f.name: getattr(self, f.name).numpy() for f in fields(self) if f.name not in ("pixel_values", "bad")}
+        small = {name: tensor.numpy() for name, tensor in self.tensors().items() if name != "pixel_values"}
         return _unpickle, (self.pixel_values, small, self.bad)
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
-        moved = {f.name: function(getattr(self, f.name)) for f in fields(self) if f.name != "bad"}
-        return Batch(**moved, bad=self.bad)
+        return Batch.of({name: function(tensor) for name, tensor in self.tensors().items()}, self.bad)
+
+
+_OWN = ("pixel_values", "input_ids", "text_mask", "image_id")
+"""Fields of every batch, whatever the task."""
 
 
 def _unpickle(pixel_values: Tensor, small: dict[str, npt.NDArray[np.generic]], bad: list[BadRecord]) -> Batch:
-    return Batch(pixel_values, **{name: torch.from_numpy(array) for name, array in small.items()}, bad=bad)
+    return Batch.of({"pixel_values": pixel_values} | {name: torch.from_numpy(a) for name, a in small.items()}, bad)

@@ -16,9 +16,8 @@ from bridgetower_train.data.augment import rand_augment
 from bridgetower_train.data.batch import BadRecord, Batch
 from bridgetower_train.data.cache import ShardCache, is_remote
 from bridgetower_train.data.image import Pixels, decode, decode_crop, resize_shorter
-from bridgetower_train.data.masking import mask_tokens, max_masked_tokens
-from bridgetower_train.data.negatives import itm_negatives
 from bridgetower_train.data.order import LRUCache, Order, Sample, Window
+from bridgetower_train.data.reader import Reader, Samples, View
 from bridgetower_train.data.shards import BadRecordError, Corpus, Record, open_corpus
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.data.worker import empty_pixels, start_worker
@@ -32,12 +31,12 @@ MAX_BAD_RUN = 1000
 """So many unreadable records in a row of one lane end the run."""
 
 
-class _Pair(NamedTuple):
+class _Read(NamedTuple):
     """A sample as read from its shard."""
 
     sample: Sample
     record: Record
-    caption: str
+    view: View
 
 
 class PairDataset(Dataset[Batch]):
@@ -46,11 +45,13 @@ class PairDataset(Dataset[Batch]):
     May be forked and pickled.
     """
 
-    def __init__(self, order: Order, corpora: Sequence[Corpus], text: CaptionTokenizer, config: TrainConfig) -> None:
-        """DataError where the corpora have so many records that `image_id` would not stay below 2^31."""
-        self.order, self.corpora, self.text, self.config = order, list(corpora), text, config
+    def __init__(
+        self, order: Order, corpora: Sequence[Corpus], tokenizer: CaptionTokenizer, reader: Reader, config: TrainConfig
+    ) -> None:
+        """`reader` is the task's. DataError where the corpora have so many records that `image_id` reaches 2^31."""
+        self.order, self.corpora, self.tokenizer, self.reader = order, list(corpora), tokenizer, reader
+        self.config = config
         self._size = config.model.image_size
-        self._places = max_masked_tokens(config.objective.mlm_probability, config.model.max_text_len)
         self._first_id = np.cumsum([0, *(corpus.manifest.images for corpus in corpora)])
         if self._first_id[-1] >= 2**31:
             raise DataError(f"data.corpora: hold {self._first_id[-1]} records; a run takes fewer than 2^31")
@@ -73,31 +74,28 @@ class PairDataset(Dataset[Batch]):
         """
         if self._remote:
             self._prefetch(positions)
-        pixels_BSSC = empty_pixels(len(positions) + SPARE, self._size)
-        pairs, bad = self._fill(self.order.take(positions), pixels_BSSC.numpy())
-        position = np.asarray(positions, dtype=np.int64)
-        image_id = self._first_id[[p.sample.corpus for p in pairs]] + [p.sample.row for p in pairs]
-        negative = itm_negatives(image_id, position, self.order.samples_per_lane, self.config.seed)
-        captions = [pair.caption for pair in pairs]
-        ids, mask = self.text.encode(captions, self.config.model.max_text_len, self.config.data.text_buckets)
-        probability = self.config.objective.mlm_probability
-        masked, places, labels = mask_tokens(self.text, ids, position, self.config.seed, probability, self._places)
+        count = len(positions) * self.reader.images
+        pixels = empty_pixels(count + SPARE, self._size)
+        read, bad = self._fill(self.order.take(positions), pixels.numpy())
+        records = [one.record for one in read]
+        image_id = self._first_id[[one.sample.corpus for one in read]] + [one.sample.row for one in read]
+        texts = [one.view.text for one in read]
+        ids, mask = self.tokenizer.encode(texts, self.config.model.max_text_len, self.config.data.text_buckets)
+        index = np.asarray(positions, dtype=np.int64)
+        labels = self.reader.labels(Samples(records, [one.sample.caption for one in read], index, image_id, ids, mask))
         return Batch(
-            pixel_values=pixels_BSSC[: len(pairs)].permute(0, 3, 1, 2),
+            pixel_values=pixels[:count].permute(0, 3, 1, 2),
             input_ids=ids,
-            masked_ids=masked,
             text_mask=mask,
-            mlm_positions=places,
-            mlm_labels=labels,
             image_id=torch.from_numpy(image_id),
-            itm_negative=torch.from_numpy(negative),
+            labels=labels,
             bad=bad,
         )
 
     def describe(self, position: int) -> dict[str, Any]:
         """What stands at `position`: epoch, corpus, shard, row, key, caption and the source's own data (`meta`)."""
-        out = np.empty((self._size, self._size, 3), dtype=np.uint8)
-        sample, record, caption = self._first_usable(self.order.at(position), out, [])
+        out = np.empty((self.reader.images, self._size, self._size, 3), dtype=np.uint8)
+        sample, record, view = self._first_usable(self.order.at(position), out, [])
         return {
             "position": position,
             "epoch": sample.epoch,
@@ -105,36 +103,39 @@ class PairDataset(Dataset[Batch]):
             "shard": self._shard(sample),
             "row": sample.row,
             "key": record.key,
-            "caption": caption,
+            "caption": view.text,
             "meta": record.meta,
         }
 
-    def _fill(self, samples: Sequence[Sample], pixels_BSSC: Pixels) -> tuple[list[_Pair], list[BadRecord]]:
-        """Decode the images of `samples`, or of what replaces them; the pairs, and what was bad.
+    def _fill(self, samples: Sequence[Sample], pixels_XSSC: Pixels) -> tuple[list[_Read], list[BadRecord]]:
+        """Decode the images of `samples`, or of what replaces them; what was read, and what was bad.
 
         All are read before the first is decoded: decoding empties the processor's caches, and Python is slow from cold.
         An image is decoded beyond its place, over the places of the next ones: these are in the caches when they are
         written to.
         """
-        read: list[_Pair | None] = []
+        found: list[_Read | None] = []
         for sample in samples:
             try:
-                read.append(self._read(sample))
+                found.append(self._read(sample))
             except BadRecordError:
-                read.append(None)
-        pairs: list[_Pair] = []
+                found.append(None)
+        read: list[_Read] = []
         bad: list[BadRecord] = []
-        for place, (sample, pair) in enumerate(zip(samples, read, strict=True), start=1):
-            out, scratch = pixels_BSSC[place - 1], pixels_BSSC[place : place + SPARE]
+        images = self.reader.images
+        for begin, (sample, one) in zip(
+            range(0, len(samples) * images, images), zip(samples, found, strict=True), strict=True
+        ):
+            out = pixels_XSSC[begin : begin + images + SPARE]
             try:
-                if pair is not None:
-                    self._decode(pair, out, scratch)
+                if one is not None:
+                    self._decode(one, out)
             except BadRecordError:
-                pair = None
-            pairs.append(pair or self._first_usable(sample, out, bad))
-        return pairs, bad
+                one = None
+            read.append(one or self._first_usable(sample, out[:images], bad))
+        return read, bad
 
-    def _first_usable(self, wanted: Sample, out: Pixels, bad: list[BadRecord]) -> _Pair:
+    def _first_usable(self, wanted: Sample, out: Pixels, bad: list[BadRecord]) -> _Read:
         """The first pair from `wanted` on in its lane that can be used; its image is in `out`.
 
         Only `wanted` is added to `bad`: those after it are listed at their own places.
@@ -143,9 +144,9 @@ class PairDataset(Dataset[Batch]):
         shards: dict[str, str] = {}
         for _ in range(MAX_BAD_RUN):
             try:
-                pair = self._read(sample)
-                self._decode(pair, out)
-                return pair
+                read = self._read(sample)
+                self._decode(read, out)
+                return read
             except BadRecordError as error:
                 corpus, shard = self.corpora[sample.corpus].name, self._shard(sample)
                 shards[f"{corpus}/{shard}"] = error.reason
@@ -156,18 +157,20 @@ class PairDataset(Dataset[Batch]):
         names = "; ".join(f"{name}: {reason}" for name, reason in shards.items())
         raise DataError(f"{MAX_BAD_RUN} records in a row cannot be used ({names})")
 
-    def _read(self, sample: Sample) -> _Pair:
+    def _read(self, sample: Sample) -> _Read:
         record = self.corpora[sample.corpus].read(sample.row)
-        captions = record.captions
-        if sample.caption >= len(captions):
+        if sample.caption >= self.reader.count(record):
             raise BadRecordError("fewer captions than indexed")
-        return _Pair(sample, record, captions[sample.caption])
+        return _Read(sample, record, self.reader.view(record, sample.caption))
 
-    def _decode(self, pair: _Pair, out: Pixels, scratch: Pixels | None = None) -> None:
-        if self.config.data.augment == "randaugment":
-            out[:] = rand_augment(decode(pair.record.image), self._size, self.config.seed, pair.sample.position)
-        else:
-            decode_crop(pair.record.image, self._size, out, scratch)
+    def _decode(self, read: _Read, out_XSSC: Pixels) -> None:
+        """Decode the images of a sample into the first places of `out_XSSC`; what lies behind them may be overwritten."""
+        for number, image in enumerate(read.view.images):
+            if self.config.data.augment == "randaugment":
+                position = read.sample.position * self.reader.images + number
+                out_XSSC[number] = rand_augment(decode(image), self._size, self.config.seed, position)
+            else:
+                decode_crop(image, self._size, out_XSSC[number], out_XSSC[number + 1 : number + 1 + SPARE])
 
     def _shard(self, sample: Sample) -> str:
         corpus = self.corpora[sample.corpus]
@@ -263,7 +266,9 @@ def _identity(batch: Batch) -> Batch:
     return batch
 
 
-def open_data(config: TrainConfig, text: CaptionTokenizer, validation: bool = False) -> PairDataset:
+def open_data(
+    config: TrainConfig, tokenizer: CaptionTokenizer, reader: Reader, validation: bool = False
+) -> PairDataset:
     """The corpora of `config.data` in the order of the run; with `validation`, the held-out corpus, each image once.
 
     ConfigError or DataError where something is missing or does not fit. Sizes of shards are not checked here:
@@ -284,7 +289,7 @@ def open_data(config: TrainConfig, text: CaptionTokenizer, validation: bool = Fa
     captions = "one" if validation else data.captions
     weights = list(corpora.values())
     order = Order(opened, weights, config.seed, data.lanes, config.samples_per_lane, captions, data.shuffle_window)
-    return PairDataset(order, opened, text, config)
+    return PairDataset(order, opened, tokenizer, reader, config)
 
 
 def _refuse_test_splits(corpora: Sequence[Corpus], key: str) -> None:

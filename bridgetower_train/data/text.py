@@ -145,3 +145,7 @@ class CaptionTokenizer:
         kept = [int(i) for i in ids if int(i) not in frame]
         text = self.tokenizer.decode(kept, skip_special_tokens=False)
         return re.sub(rf" *{MASK}", f" {MASK}", text).strip()  # RoBERTa's <mask> takes the space before it in
+
+    def piece(self, token: int) -> str:
+        """The text of one token, with its leading space where it begins a word."""
+        return str(self.tokenizer.decode([token], skip_special_tokens=False))

@@ -145,7 +145,7 @@ class Device(ABC):
         """Graphs compiled so far, without waiting for the device."""
         return int(torch._dynamo.utils.counters["stats"]["unique_graphs"]) if self.compiles else 0
 
-    def record(self, task: nn.Module, graphs: int, accumulates: bool) -> nn.Module:
+    def capture_graphs(self, task: nn.Module, graphs: int, accumulates: bool) -> nn.Module:
         """`task` with up to `graphs` shapes of its forward and backward pass recorded, where `device.graphs` asks for it.
 
         Comes before DistributedDataParallel, whose reductions stay outside of the graphs. `accumulates` where a step has several
@@ -156,7 +156,7 @@ class Device(ABC):
     def begin_micro_batch(self, number: int) -> None:  # noqa: B027  nothing to do without graphs
         """The micro-batch `number` (from 0) of a step is next."""
 
-    def capture(self, module: nn.Module) -> nn.Module:
+    def compile(self, module: nn.Module) -> nn.Module:
         """`module` with its forward and backward pass compiled, where `device.execution` asks for it; names stay."""
         if self.execution == "compile":
             module.compile(backend=self.compiler, dynamic=False, options=self.compiler_options)

@@ -110,9 +110,9 @@ class CpuDevice(Device):
         alive = accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()))
         return max(alive, default=0)
 
-    def capture(self, module: nn.Module) -> nn.Module:
+    def compile(self, module: nn.Module) -> nn.Module:
         """See Device; dropout goes by draws of its own."""
         for part in module.modules():
             if isinstance(part, nn.Dropout):
                 part.forward = partial(_dropout, part)  # type: ignore[method-assign]
-        return super().capture(module)
+        return super().compile(module)

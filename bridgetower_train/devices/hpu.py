@@ -6,7 +6,6 @@ reads from shards (images are decoded on the host, uint8 goes to the card); atte
 """
 
 from collections.abc import Callable
-from dataclasses import fields
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -150,7 +149,7 @@ class HpuDevice(Device):
             3: {"overlap_comm": False, "reduce_scatter": False, "contiguous_gradients": True},
         }.get(stage, {})
 
-    def record(self, task: nn.Module, graphs: int, accumulates: bool) -> nn.Module:
+    def capture_graphs(self, task: nn.Module, graphs: int, accumulates: bool) -> nn.Module:
         """See Device: HPU graphs of the forward and the backward pass, by ModuleCacher."""
         if not self.config.graphs:
             return task
@@ -190,7 +189,7 @@ class _OnDict(nn.Module):
         self.task = task
 
     def forward(self, batch: dict[str, Tensor], totals: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        loss, metrics = self.task(Batch(**batch, bad=[]), totals)
+        loss, metrics = self.task(Batch.of(batch), totals)
         return loss, metrics
 
 
@@ -202,8 +201,7 @@ class _Recorded(nn.Module):
         self.graphs = graphs
 
     def forward(self, batch: Batch, totals: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        tensors = {f.name: getattr(batch, f.name) for f in fields(batch) if f.name != "bad"}
-        loss, metrics = self.graphs(tensors, totals)
+        loss, metrics = self.graphs(batch.tensors(), totals)
         # The next replay writes its results to the same places.
         return loss, {name: value.detach().clone() for name, value in metrics.items()}
 

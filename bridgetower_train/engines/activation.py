@@ -5,9 +5,7 @@ from functools import partial
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from bridgetower_train.model.fusion import CrossLayer
-from bridgetower_train.model.text import TextLayer
-from bridgetower_train.model.vision import Block
+from bridgetower_train.model.bridgetower import blocks
 
 
 def checkpoint_blocks(model: nn.Module) -> None:
@@ -15,7 +13,6 @@ def checkpoint_blocks(model: nn.Module) -> None:
 
     The generators' states are kept too, so that dropout drops the same; the names of parameters do not change.
     """
-    for module in model.modules():
-        if isinstance(module, (Block, TextLayer, CrossLayer)):
-            forward = partial(checkpoint, module.forward, use_reentrant=False, preserve_rng_state=True)
-            module.forward = forward  # type: ignore[method-assign]
+    for block in blocks(model):
+        forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=True)
+        block.forward = forward  # type: ignore[method-assign]

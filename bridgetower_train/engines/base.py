@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from bridgetower_train.data.batch import Batch
-from bridgetower_train.tasks.pretraining.task import JointTask
-from bridgetower_train.training.tensor_file import Read
+from bridgetower_train.engines.tensor_file import Read
+from bridgetower_train.tasks import Task
 
 Metrics = dict[str, Tensor]
 """Device scalars by name."""
@@ -29,8 +29,10 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 class Engine(ABC):
     """Model, optimizer and ranks as one thing."""
 
-    task: JointTask
-    """The model with its losses, unwrapped; its weights may be divided among the ranks (see `whole`)."""
+    task: Task
+    """The model with its losses, unwrapped; its weights may be divided among the ranks (see `full_params`)."""
+    optimizer: torch.optim.Optimizer
+    """Its groups carry `lr` and `initial_lr` (see training.optim)."""
     parameter_count: int
     """Of the whole model."""
 
@@ -39,14 +41,14 @@ class Engine(ABC):
         """Losses and gradients of one micro-batch; on the `last` one of a step the ranks' gradients are averaged."""
 
     @abstractmethod
-    def step(self, lr_factor: float) -> Metrics:
-        """One update at `lr_factor` of the peak rates, skipped on the device where the gradient is not finite.
+    def step(self) -> Metrics:
+        """One update at the optimizer's rates, skipped on the device where the gradient is not finite.
 
         Returns `grad_norm` (before clipping) and `skipped` (0 or 1).
         """
 
     @contextmanager
-    def whole(self) -> Iterator[JointTask]:
+    def full_params(self) -> Iterator[Task]:
         """The task with all weights on every rank, to evaluate it while the block runs. Entered on every rank."""
         yield self.task
 

@@ -33,12 +33,12 @@ from bridgetower_train.engines.base import (
 )
 from bridgetower_train.engines.deepspeed_import import import_deepspeed
 from bridgetower_train.engines.host import HostCopies
+from bridgetower_train.engines.optim import parameter_groups
 from bridgetower_train.engines.partition import FlatPartition
+from bridgetower_train.engines.tensor_file import Read, shared_tensors
 from bridgetower_train.engines.zero_weights import Zero3Settings, leaves
 from bridgetower_train.errors import ConfigError, UserError
-from bridgetower_train.tasks.pretraining.task import JointTask
-from bridgetower_train.training.optim import parameter_groups
-from bridgetower_train.training.tensor_file import Read, shared_tensors
+from bridgetower_train.tasks import Task
 
 ZERO_BUCKET = 100_000_000
 """Gradients, at most, that are sent in one piece."""
@@ -52,7 +52,7 @@ class ZeroEngine(Engine):
     def __init__(
         self,
         stage: int,
-        task: JointTask,
+        task: Task,
         device: Device,
         ranks: Ranks,
         config: OptimConfig,
@@ -74,7 +74,7 @@ class ZeroEngine(Engine):
             for leaf in leaves(task):
                 self.deepspeed.utils.set_z3_leaf_module(leaf, True)
         self.engine, *_ = self.deepspeed.initialize(
-            model=Autocast(device.capture(task), device.autocast),
+            model=Autocast(device.compile(task), device.autocast),
             optimizer=self.optimizer,
             config=settings(stage, self.parameter_count, device),
         )
@@ -124,10 +124,8 @@ class ZeroEngine(Engine):
         self.device.mark_step()
         return metrics
 
-    def step(self, lr_factor: float) -> Metrics:
+    def step(self) -> Metrics:
         """See Engine."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * lr_factor
         gradients = self._gradients()
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.stage:
@@ -228,7 +226,7 @@ class ZeroEngine(Engine):
                 yield group, name, parameter
 
     @contextmanager
-    def whole(self) -> Iterator[JointTask]:
+    def full_params(self) -> Iterator[Task]:
         """See Engine: under ZeRO-3 a copy, which holds its weights as long as the block runs."""
         if self.stage < 3:
             yield self.task
@@ -252,7 +250,7 @@ class Autocast(nn.Module):
         self.task, self.autocast = task, autocast
 
     def forward(self, batch: Batch, totals: Tensor) -> tuple[Tensor, Metrics]:
-        """See JointTask."""
+        """See Task."""
         with self.autocast():
             loss, metrics = self.task(batch, totals)
         return loss, metrics
@@ -300,6 +298,6 @@ def settings(stage: int, parameters: int, device: Device) -> dict[str, Any]:
     }
 
 
-def _without_weights(task: JointTask) -> JointTask:
+def _without_weights(task: Task) -> Task:
     """A copy of `task` whose parameters hold nothing."""
     return deepcopy(task, {id(p): nn.Parameter(torch.empty_like(p, device="meta")) for p in task.parameters()})

@@ -15,9 +15,9 @@ from bridgetower_train.devices import Device
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.engines.base import OPTIMIZER, WEIGHTS, Engine, Files, Metrics, read_slots, snapshot_shapes
 from bridgetower_train.engines.host import HostCopies
-from bridgetower_train.tasks.pretraining.task import JointTask
-from bridgetower_train.training.optim import parameter_groups
-from bridgetower_train.training.tensor_file import shared_tensors
+from bridgetower_train.engines.optim import parameter_groups
+from bridgetower_train.engines.tensor_file import shared_tensors
+from bridgetower_train.tasks import Task
 
 
 class NativeEngine(Engine):
@@ -25,7 +25,7 @@ class NativeEngine(Engine):
 
     def __init__(
         self,
-        task: JointTask,
+        task: Task,
         device: Device,
         ranks: Ranks,
         config: OptimConfig,
@@ -37,11 +37,11 @@ class NativeEngine(Engine):
         self.parameter_count = sum(p.numel() for p in task.parameters())
         self.optimizer = device.adamw(parameter_groups(task.model.named_parameters(), config), config)
         self.parameters: list[nn.Parameter] = [p for group in self.optimizer.param_groups for p in group["params"]]
-        module = device.record(task, graphs, accumulates)
+        module = device.capture_graphs(task, graphs, accumulates)
         if ranks.world_size > 1:
             module = DistributedDataParallel(module, **device.ddp_kwargs)
             _settle_buckets(module)
-        self.module = device.capture(module)
+        self.module = device.compile(module)
         self._micro_batch = 0
         self._host = HostCopies(device)
 
@@ -65,10 +65,8 @@ class NativeEngine(Engine):
             return nullcontext()
         return self.module.no_sync()
 
-    def step(self, lr_factor: float) -> Metrics:
+    def step(self) -> Metrics:
         """See Engine."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * lr_factor
         norm = self.device.clip(self.parameters, self.config.clip_norm)
         skipped = 1.0 - torch.isfinite(norm).float()
         gradients = [p.grad for p in self.parameters if p.grad is not None]

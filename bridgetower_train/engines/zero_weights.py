@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from bridgetower_train.model.text import TextLayer
-from bridgetower_train.model.vision import Block
-from bridgetower_train.tasks.pretraining.task import JointTask
+from bridgetower_train.model.bridgetower import blocks
+from bridgetower_train.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -37,11 +36,11 @@ class Zero3Settings:
         }
 
 
-def leaves(task: JointTask) -> list[nn.Module]:
+def leaves(task: Task) -> list[nn.Module]:
     """The modules whose weights come and go together: the transformer blocks, but for the fusion's last.
 
     That one may be called twice, and DeepSpeed takes such a module's gradients to be complete after one backward pass.
     """
     trunk = task.model.bridgetower
-    blocks = [module for module in task.modules() if isinstance(module, (Block, TextLayer))]
-    return [*blocks, *trunk.cross_modal_text_layers[:-1], *trunk.cross_modal_image_layers[:-1]]
+    last = (trunk.cross_modal_text_layers[-1], trunk.cross_modal_image_layers[-1])
+    return [block for block in blocks(task) if block not in last]

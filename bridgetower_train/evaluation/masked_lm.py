@@ -8,12 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bridgetower_train.data.batch import IGNORE
-from bridgetower_train.data.masking import mask_tokens, max_masked_tokens
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.errors import DataError
 from bridgetower_train.evaluation.heldout import HeldOut
 from bridgetower_train.evaluation.predictor import Predictor
+from bridgetower_train.tasks.pretraining.masking import IGNORE, mask_tokens, max_masked_tokens
 
 
 def blanked(pixels_B3SS: Tensor) -> Tensor:

@@ -13,14 +13,15 @@ from torch import Tensor
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.devices import Device
 from bridgetower_train.model.bridgetower import Fused, ImageStates, Pairs, TextStates
+from bridgetower_train.tasks import Task
+from bridgetower_train.tasks.pretraining import Pretraining
 from bridgetower_train.tasks.pretraining.itc import embed_image, embed_text
-from bridgetower_train.tasks.pretraining.task import JointTask
 
 
 class Predictor:
     """Answers in evaluation mode, without gradients, at the device's precision; results are float32 on the host."""
 
-    def __init__(self, task: JointTask, text: CaptionTokenizer, device: Device) -> None:
+    def __init__(self, task: Pretraining, text: CaptionTokenizer, device: Device) -> None:
         self.task, self.model, self.text, self.device = task, task.model, text, device
 
     def embed_images(self, pixels_B3SS: Tensor) -> Tensor:
@@ -38,7 +39,7 @@ class Predictor:
     def match(self, pixels_B3SS: Tensor, texts: list[str]) -> Tensor:
         """Probability (B,) that each text describes its image."""
         with evaluating(self.task, self.device):
-            logits_B2: Tensor = self.model.itm_score(self._fuse(pixels_B3SS, *self.encode(texts), None).pooled)
+            logits_B2: Tensor = self.model.head("itm_score")(self._fuse(pixels_B3SS, *self.encode(texts), None).pooled)
             return logits_B2.float().softmax(-1)[:, 1].cpu()
 
     def fill(self, pixels_B3SS: Tensor, ids_BL: Tensor, mask_BL: Tensor, position_B: Tensor) -> Tensor:
@@ -48,7 +49,7 @@ class Predictor:
     def fill_all(self, pixels_B3SS: Tensor, ids_BL: Tensor, mask_BL: Tensor, positions_BM: Tensor) -> Tensor:
         """Logits (B, M, V) of the tokens at `positions_BM` of each text."""
         with evaluating(self.task, self.device):
-            logits_BMV: Tensor = self.model.mlm_score(self.read(pixels_B3SS, ids_BL, mask_BL, positions_BM))
+            logits_BMV: Tensor = self.model.head("mlm_score")(self.read(pixels_B3SS, ids_BL, mask_BL, positions_BM))
             return logits_BMV.float().cpu()
 
     def read(self, pixels_B3SS: Tensor, ids_BL: Tensor, mask_BL: Tensor, positions_BM: Tensor) -> Tensor:
@@ -75,7 +76,7 @@ class Predictor:
         with evaluating(self.task, self.device):
             pairs = Pairs(image_rows, text_rows, len(image_rows))
             fused = self.model.fuse(image.take(images), text.take(texts), pairs)
-            logits_P2: Tensor = self.model.itm_score(fused.pooled)
+            logits_P2: Tensor = self.model.head("itm_score")(fused.pooled)
             return logits_P2[:, 1].float().cpu()
 
     def encode(self, texts: list[str]) -> tuple[Tensor, Tensor]:
@@ -96,7 +97,7 @@ class Predictor:
 
 
 @contextmanager
-def evaluating(task: JointTask, device: Device) -> Iterator[None]:
+def evaluating(task: Task, device: Device) -> Iterator[None]:
     """Evaluation mode without gradients, under autocast; the former mode comes back at the end."""
     training = task.training
     task.eval()

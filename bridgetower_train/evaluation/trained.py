@@ -15,8 +15,8 @@ from bridgetower_train.devices import Device, make_device
 from bridgetower_train.distributed import local_rank
 from bridgetower_train.errors import ConfigError, UserError
 from bridgetower_train.evaluation.predictor import Predictor
-from bridgetower_train.tasks.pretraining.task import JointTask
-from bridgetower_train.training.checkpoint import newest, read_state
+from bridgetower_train.tasks.pretraining import Pretraining
+from bridgetower_train.weights.checkpoint import newest, read_state
 
 OBJECTIVES = {"mlm": "masked words", "itm": "image-text matching", "itc": "the contrast"}
 """Key of ObjectiveConfig -> what cannot be asked of a run that was trained without it."""
@@ -71,7 +71,7 @@ def load_run(run_dir: str, device_name: str, needs: tuple[str, ...] = ()) -> Tra
     if checkpoint is None:
         raise UserError(f"{run_dir}: has no whole checkpoint yet")
     device, _ = make_device(DeviceConfig(name=device_name, precision=config.device.precision), local_rank())
-    task = JointTask(config.model, config.objective, attention=device.attention)
+    task = Pretraining(config, device.attention)
     task.model.load_state_dict(load_file(checkpoint / "model.safetensors"))
     predictor = Predictor(task.to(device.torch_device), CaptionTokenizer.load(config.tokenizer), device)
     return TrainedRun(Path(run_dir), config, checkpoint, device, predictor)

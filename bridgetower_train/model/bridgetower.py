@@ -5,8 +5,9 @@ Plain single-device PyTorch with the parameter names of the Hugging Face classes
 Shapes: B images or texts, P pairs, N image tokens, L text tokens, M read places per text, D width, K fusion layers.
 """
 
-import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +15,9 @@ from torch import Tensor, nn
 from bridgetower_train.config import ModelConfig
 from bridgetower_train.model.attention import AttentionFunction, Embedding, Linear, sdpa, take
 from bridgetower_train.model.fusion import Bridge, CrossLayer, Pooler
-from bridgetower_train.model.heads import Heads, LinearHead, MLMHead
-from bridgetower_train.model.text import TextModel, attention_mask
-from bridgetower_train.model.vision import VisionModel
-
-INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
-"""Start of the learned factor of the contrastive logits, as its logarithm."""
+from bridgetower_train.model.heads import Head
+from bridgetower_train.model.text import TextLayer, TextModel, attention_mask
+from bridgetower_train.model.vision import Block, VisionModel
 
 
 @dataclass(frozen=True)
@@ -149,35 +147,18 @@ class Trunk(nn.Module):
 
 
 class BridgeTower(nn.Module):
-    """The model: `bridgetower`, the trunk, and those heads that the objective reads."""
+    """The model: `bridgetower`, the trunk, and beside it the heads of a task."""
 
-    def __init__(self, config: ModelConfig, heads: Heads, attention: AttentionFunction = sdpa) -> None:
+    def __init__(self, config: ModelConfig, heads: Iterable[Head] = (), attention: AttentionFunction = sdpa) -> None:
         super().__init__()
         self.config = config
         self.bridgetower = Trunk(config, attention)
-        if heads.mlm:
-            self.mlm_score = MLMHead(config)
-        if heads.itm:
-            self.itm_score = LinearHead(2 * config.width, 2)
-        if heads.itc_dim:
-            self.itc_text_head = LinearHead(config.width, heads.itc_dim)
-            self.itc_image_head = LinearHead(config.width, heads.itc_dim)
-            if heads.itc_cross_modal:
-                self.itc_cross_modal_head = LinearHead(2 * config.width, heads.itc_dim)
-            self.logit_scale = nn.Parameter(torch.tensor(INITIAL_LOGIT_SCALE))
+        for head in heads:
+            setattr(self, head.name, head.build(config))
 
-    def freeze_pooling(self) -> None:
-        """Take out of training what only pooled pairs read, for objectives that have none.
-
-        A parameter that waits for a gradient in vain would stop DistributedDataParallel.
-        """
-        trunk = self.bridgetower
-        for unread in (
-            trunk.cross_modal_image_layers[-1],
-            trunk.cross_modal_text_pooler,
-            trunk.cross_modal_image_pooler,
-        ):
-            unread.requires_grad_(False)
+    def head(self, name: str) -> Any:
+        """The head of that name: a module or a parameter."""
+        return getattr(self, name)
 
     def encode_image(self, pixels_B3SS: Tensor) -> ImageStates:
         """The states of uint8 images (B, 3, S, S), once for all pairs that they are in."""
@@ -190,3 +171,8 @@ class BridgeTower(nn.Module):
     def fuse(self, image: ImageStates, text: TextStates, pairs: Pairs) -> Fused:
         """Fuse P pairs of these images and texts in one batch, and compute only what `pairs` says is read."""
         return self.bridgetower.fuse(image, text, pairs)
+
+
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """The transformer blocks of a model, which are recomputed, gathered and compiled one by one."""
+    return [module for module in model.modules() if isinstance(module, (Block, TextLayer, CrossLayer))]

@@ -1,11 +1,8 @@
-"""The heads of the losses.
+"""What stands beside the trunk: small modules that a task adds to the model and reads its losses from."""
 
-Shapes: D width, V vocabulary.
-"""
+from collections.abc import Callable
+from typing import NamedTuple
 
-from dataclasses import dataclass
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -14,22 +11,26 @@ from bridgetower_train.model.attention import Linear
 from bridgetower_train.model.precision import at_least_fp32, no_autocast
 
 
-@dataclass(frozen=True)
-class Heads:
-    """Which heads a model has: those that its objective reads."""
+class Head(NamedTuple):
+    """A row of a task's table of heads, which drives the model, initial weights, export and FLOPs.
 
-    mlm: bool = False
-    """The vocabulary head."""
-    itm: bool = False
-    """Does the text describe the image?"""
-    itc_dim: int = 0
-    """Width of the contrastive embeddings of text and image; 0: none."""
-    itc_cross_modal: bool = False
-    """Also the contrastive embedding of the fused pair."""
+    A head that is a module trains at `optim.lr_heads`, a single parameter at `optim.lr`.
+    """
+
+    name: str
+    """Attribute of the model, and so the first part of its parameters' names in a checkpoint."""
+    build: Callable[[ModelConfig], nn.Module | nn.Parameter]
+    """Makes it; the order of the heads decides which random numbers each starts from."""
+    rows: float = 0.0
+    """Vectors per sample that it is applied to."""
+    exported_class: str | None = None
+    """transformers' class that reads it."""
+    size_key: str | None = None
+    """Configuration key that gives the outputs of its layer `fc`."""
 
 
 class Float32Linear(Linear):
-    """A small linear layer in float32 at least, whatever the precision around it: what it gives goes into a softmax."""
+    """A small linear layer in float32 at least, whatever the precision around it: its results go into a softmax."""
 
     def forward(self, x: Tensor) -> Tensor:
         with no_autocast(x):
@@ -37,7 +38,7 @@ class Float32Linear(Linear):
 
 
 class LinearHead(nn.Module):
-    """One linear layer `fc`: the form of the ITM and ITC heads."""
+    """One linear layer `fc`: the form of the heads for classes and embeddings."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
@@ -46,31 +47,3 @@ class LinearHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.fc(x)
         return out
-
-
-class MLMTransform(nn.Module):
-    """LayerNorm(GELU(dense(x)))."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.dense = Linear(config.width, config.width)
-        self.LayerNorm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.LayerNorm(F.gelu(self.dense(x)))
-        return out
-
-
-class MLMHead(nn.Module):
-    """(..., D) -> logits (..., V); its matrix is its own, not that of the word embeddings."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        assert config.vocab_size is not None, "the tokenizer's size is known when a model is built"
-        self.transform = MLMTransform(config)
-        self.decoder = Linear(config.width, config.vocab_size, bias=False)
-        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.decoder(self.transform(x))
-        return logits + self.bias

@@ -5,47 +5,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bridgetower_train.data.batch import IGNORE, Batch
-from bridgetower_train.data.text import CaptionTokenizer
+from torch import Tensor
+
+from bridgetower_train.data.batch import Batch
 from bridgetower_train.pages.html import Child, Markup, element, figures, join, note, page, pairs, table
 from bridgetower_train.pages.images import png
+from bridgetower_train.tasks.base import Shown, Token
 
 KINDS = {"masked": "replaced by <mask>", "random": "replaced by a random token", "kept": "left as it was"}
 """What masking does to a token that is to be predicted; each is also its class in the style sheet."""
 
 SMALL = 160
 """Images of fewer pixels than this a side are enlarged with hard edges."""
-
-
-@dataclass(frozen=True)
-class Token:
-    """One token of a text: what the model reads there and, where `kind` is one of KINDS, what it is to predict.
-
-    Otherwise `kind` is `special` or `plain`, and `truth` is empty. A leading space begins a word.
-    """
-
-    seen: str
-    truth: str
-    kind: str
-
-
-def read_tokens(batch: Batch, row: int, text: CaptionTokenizer) -> list[Token]:
-    """The real tokens of a row; padding is left out."""
-    places = zip(batch.mlm_positions[row].tolist(), batch.mlm_labels[row].tolist(), strict=True)
-    labels = {place: label for place, label in places if label != IGNORE}
-    seen = batch.masked_ids[row][batch.text_mask[row]].tolist()
-    return [_token(text, token, labels.get(place)) for place, token in enumerate(seen)]
-
-
-def _token(text: CaptionTokenizer, seen: int, label: int | None) -> Token:
-    if label is None:
-        return Token(_piece(text, seen), "", "special" if text.special[seen] else "plain")
-    kind = "masked" if seen == text.mask else "kept" if seen == label else "random"
-    return Token(_piece(text, seen), _piece(text, label), kind)
-
-
-def _piece(text: CaptionTokenizer, token: int) -> str:
-    return str(text.tokenizer.decode([token], skip_special_tokens=False))
 
 
 @dataclass(frozen=True)
@@ -60,19 +31,20 @@ class BatchView:
     corpora: Sequence[Sequence[str]]
     """Name, images, captions and passes per epoch of each corpus."""
     batch: Batch
-    samples: Sequence[dict[str, Any]]
+    sources: Sequence[dict[str, Any]]
     """What PairDataset.describe says of the first rows of `batch`, which are shown."""
-    text: CaptionTokenizer
+    shown: Sequence[Shown]
+    """The same rows as the task shows them."""
 
 
 def batch_page(view: BatchView) -> str:
     """The page."""
-    texts = [read_tokens(view.batch, row, view.text) for row in range(len(view.samples))]
-    kinds = Counter(token.kind for tokens in texts for token in tokens)
+    kinds = Counter(token.kind for shown in view.shown for token in shown.tokens)
     total = sum(kinds[kind] for kind in KINDS)
     key = [
         element("span", element("span", "token", class_=kind), f" {words}: {kinds[kind]} of {total}")
         for kind, words in KINDS.items()
+        if total
     ]
     header = element(
         "header",
@@ -84,7 +56,7 @@ def batch_page(view: BatchView) -> str:
         _replaced(view.batch),
         element("p", *key, class_="key"),
     )
-    cards = [_card(view.batch, row, texts[row], sample) for row, sample in enumerate(view.samples)]
+    cards = [_card(view.batch, shown, source) for shown, source in zip(view.shown, view.sources, strict=True)]
     return page(f"{view.title} · BridgeTower", header, element("div", *cards, class_="samples"))
 
 
@@ -98,30 +70,25 @@ def _replaced(batch: Batch) -> Markup:
     )
 
 
-def _card(batch: Batch, row: int, tokens: Sequence[Token], sample: dict[str, Any]) -> Markup:
-    negative = int(batch.itm_negative[row])
-    if negative == row:
-        other: Child = element(
-            "figure", element("div", "none among its lane's samples", class_="none"), _caption("negative")
-        )
-    else:
-        other = _image(batch, negative, f"ITM negative: image {negative}")
-    couple = element("div", _image(batch, row, f"image {row}"), other, class_="couple")
-    length, real = batch.input_ids.shape[1], len(tokens)
+def _card(batch: Batch, shown: Shown, source: dict[str, Any]) -> Markup:
+    images = element("div", *(_image(pixels, caption) for pixels, caption in shown.images), class_="couple")
+    length, real = batch.input_ids.shape[1], len(shown.tokens)
     facts = {
-        "source": f"{sample['corpus']} / {sample['shard']}",
-        "key": str(sample["key"]),
-        "position": f"{sample['position']:,} in epoch {sample['epoch']}",
+        "source": f"{source['corpus']} / {source['shard']}",
+        "key": str(source["key"]),
+        "position": f"{source['position']:,} in epoch {source['epoch']}",
         "tokens": f"{real}, and {length - real} of padding",
+        **shown.facts,
     }
-    caption = element("p", str(sample["caption"]), class_="caption")
-    return element("article", couple, caption, _text(tokens), pairs(facts), class_="sample")
+    caption = element("p", str(source["caption"]), class_="caption")
+    return element("article", images, caption, _text(shown.tokens), pairs(facts), class_="sample")
 
 
-def _image(batch: Batch, row: int, caption: str) -> Markup:
-    pixels_CHW = batch.pixel_values[row].numpy()
-    small = pixels_CHW.shape[-1] < SMALL
-    image = element("img", src=png(pixels_CHW), alt=caption, class_="enlarged" if small else None)
+def _image(pixels_3SS: Tensor | None, caption: str) -> Markup:
+    if pixels_3SS is None:
+        return element("figure", element("div", caption, class_="none"))
+    small = pixels_3SS.shape[-1] < SMALL
+    image = element("img", src=png(pixels_3SS.numpy()), alt=caption, class_="enlarged" if small else None)
     return element("figure", image, _caption(caption))
 
 

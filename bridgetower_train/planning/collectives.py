@@ -2,13 +2,10 @@
 
 from dataclasses import dataclass
 
-from bridgetower_train.config import ObjectiveConfig
-from bridgetower_train.tasks.pretraining.itc import TERMS
-
 FP32 = 4
 """Bytes of a weight and of a gradient: all engines keep and send both in float32."""
 TOTALS, FLAG, NORM = 3 * FP32, 8, FP32
-"""Bytes of the step's counts (JointTask.counts), of the agreement to stop (Flag), and of ZeRO's gradient norm."""
+"""Bytes of the step's counts (Task.counts), of the agreement to stop (Flag), and of ZeRO's gradient norm."""
 IMAGE_ID = 8
 
 
@@ -30,16 +27,16 @@ def collective_bytes(
     world_size: int,
     micro_batches: int = 1,
     pairs: int = 0,
-    objective: ObjectiveConfig | None = None,
+    embedding: int = 0,
     all_reduces: bool = False,
     gathered: int = 0,
 ) -> list[Collective]:
     """What one rank of `world_size` takes part in for one optimizer step; nothing where it is alone.
 
-    `parameters` are those that are trained, `pairs` those of a rank's micro-batch, and `all_reduces` is true where the device
-    has ZeRO sum gradients for all ranks (`reduce_scatter: false`); `gathered` are the elements that ZeRO-3 gathers
-    (Gathers.elements). Left out: the padding of gradients and of whole groups, below one element per
-    parameter and rank.
+    `parameters` are those that are trained, `pairs` those of a rank's micro-batch, `embedding` the numbers per pair that all
+    ranks gather (Task.gathered), and `all_reduces` is true where the device has ZeRO sum gradients for all ranks
+    (`reduce_scatter: false`); `gathered` are the elements that ZeRO-3 gathers (Gathers.elements). Left out: the padding of
+    gradients and of whole groups, below one element per parameter and rank.
     """
     if world_size == 1:
         return []
@@ -49,9 +46,8 @@ def collective_bytes(
     sent = [Collective(reduction, "gradients", size * (micro_batches if stage >= 2 else 1))]
     if stage:
         sent.append(Collective("all_gather", "weights", float(FP32 * gathered) if stage == 3 else size))
-    if objective is not None and objective.itc:
-        keys = len({key for _, key in TERMS[objective.itc_form]})
-        embeddings = float(FP32 * keys * objective.itc_dim * pairs * world_size * micro_batches)
+    if embedding:
+        embeddings = float(FP32 * embedding * pairs * world_size * micro_batches)
         ids = float(IMAGE_ID * pairs * world_size * micro_batches)
         sent.append(Collective("all_gather", "embeddings", embeddings + ids))
         sent.append(Collective("all_reduce", "embeddings", embeddings))

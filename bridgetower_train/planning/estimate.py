@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from bridgetower_train.config import Duration
 from bridgetower_train.errors import ConfigError
-from bridgetower_train.model.flops import step_flops_per_sample
 from bridgetower_train.planning.arithmetic import Step, links_times, memory_time
 from bridgetower_train.planning.collectives import Collective, collective_bytes
 from bridgetower_train.planning.config import PlanConfig
@@ -12,6 +11,7 @@ from bridgetower_train.planning.corpora import Corpora, count
 from bridgetower_train.planning.hardware import Card, Cluster, parse
 from bridgetower_train.planning.memory import MOMENTS, WEIGHT, Breakdown, Memory, measure
 from bridgetower_train.planning.trace import Platform
+from bridgetower_train.tasks import step_flops, task_class
 
 SCAN = tuple(2**k for k in range(3, 13))
 """Numbers of cards to look at: 8 to 4,096."""
@@ -145,7 +145,7 @@ def make_plan(config: PlanConfig) -> Plan:
     cluster = parse(config.hardware)
     config.rank_batch(cluster.cards)  # before the work of tracing
     platform = Platform.on_paper(cluster.card.fused_attention, config.device.precision)
-    return outlook(config, {kept: measure(config.model, config.objective, platform, kept) for kept in (False, True)})
+    return outlook(config, {kept: measure(config, platform, kept) for kept in (False, True)})
 
 
 def outlook(config: PlanConfig, memories: dict[bool, Memory]) -> Plan:
@@ -153,7 +153,7 @@ def outlook(config: PlanConfig, memories: dict[bool, Memory]) -> Plan:
     cluster = parse(config.hardware)
     micro_batch, _ = config.rank_batch(cluster.cards)
     recomputes = config.engine.activation_checkpointing
-    flops = step_flops_per_sample(config.model, config.objective) * (RECOMPUTED if recomputes else 1)
+    flops = step_flops(config) * (RECOMPUTED if recomputes else 1)
     memory = memories[recomputes]
     here = point(config, cluster, config.global_batch, micro_batch, memory, flops)
     corpora = count(config.data, config.model.image_size)
@@ -204,7 +204,7 @@ def sent(
     """What a card sends in a step under `engine`."""
     all_reduces = cluster.card.sums_for_all and engine in ("zero2", "zero3")
     return collective_bytes(
-        engine, memory.parameters, cluster.cards, micro_batches, micro_batch, config.objective, all_reduces,
+        engine, memory.parameters, cluster.cards, micro_batches, micro_batch, task_class(config).gathered(config), all_reduces,
         memory.gathers.elements(cluster.cards, micro_batches),
     )  # fmt: skip
 
@@ -220,13 +220,12 @@ def best_micro_batch(config: PlanConfig, cluster: Cluster, pairs: int, memory: M
 
 def _scan(config: PlanConfig, card: Card, pairs: int | None, memory: Memory, flops: float) -> list[Estimate]:
     """With `pairs` a card, or with the global batch as it is; numbers of cards that the batch is too small for are left out."""
-    least = 2 if config.objective.itm and config.objective.itm_negatives == "random" else 1
     points = []
     for cards in SCAN:
         cluster = Cluster(card, cards)
         global_batch = pairs * cards if pairs else config.global_batch
         each = global_batch // cards
-        if each < least or global_batch % cards:
+        if each < config.min_samples_per_lane or global_batch % cards:
             continue
         micro_batch = best_micro_batch(config, cluster, each, memory)
         points.append(point(config, cluster, global_batch, micro_batch, memory, flops))

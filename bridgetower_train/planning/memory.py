@@ -11,15 +11,14 @@ import numpy.typing as npt
 import torch
 from torch._subclasses import FakeTensorMode
 
-from bridgetower_train.config import ModelConfig, ObjectiveConfig
+from bridgetower_train.config import TrainConfig
 from bridgetower_train.engines.activation import checkpoint_blocks
 from bridgetower_train.engines.deepspeed import bucket_size
 from bridgetower_train.engines.zero_weights import Zero3Settings
 from bridgetower_train.planning.gathers import Gathers, gathers
-from bridgetower_train.planning.trace import Bytes, Ledger, Platform, blank_batch, trace
+from bridgetower_train.planning.trace import Bytes, Ledger, Platform, trace
 from bridgetower_train.planning.uses import record
-from bridgetower_train.tasks.pretraining.itc import TERMS, itc_loss
-from bridgetower_train.tasks.pretraining.task import JointTask
+from bridgetower_train.tasks import task_class
 
 WEIGHT = GRADIENT = COPY = 4
 """Bytes per parameter, float32 under every engine; a ZeRO rank updates a copy of its part of the weights."""
@@ -164,16 +163,17 @@ class Memory:
         return sum(kept.per_pair for kept in self.kept)
 
 
-def measure(model: ModelConfig, objective: ObjectiveConfig, platform: Platform, checkpointing: bool) -> Memory:
-    """Trace a step for two numbers of pairs, with activation checkpointing or without."""
-    few, many = (trace(model, objective, pairs, checkpointing, platform) for pairs in (FEW, MANY))
+def measure(config: TrainConfig, platform: Platform, checkpointing: bool) -> Memory:
+    """Trace a step for two numbers of samples, with activation checkpointing or without."""
+    kind = task_class(config)
+    few, many = (trace(config, pairs, checkpointing, platform) for pairs in (FEW, MANY))
     assert len(few.activations) == len(many.activations), "the operations of a step do not depend on its pairs"
     per_pair = (many.activations - few.activations) // (MANY - FEW)
     with FakeTensorMode(), torch.device(platform.where):
-        task = JointTask(model, objective, platform.attention)
+        task = kind(config, platform.attention)
         if checkpointing:
             checkpoint_blocks(task.model)
-        uses = record(task, blank_batch(model, objective, FEW), platform.autocast)
+        uses = record(task, kind.blank_batch(config, FEW), platform.autocast)
     kept = [Kept(part, few.blocks.get(part, 0), (many.kept[part] - few.kept[part]) / (MANY - FEW)) for part in few.kept]
     return Memory(
         few.parameters,
@@ -183,23 +183,21 @@ def measure(model: ModelConfig, objective: ObjectiveConfig, platform: Platform, 
         few.activations - FEW * per_pair,
         per_pair,
         kept,
-        contrast_entry(objective) if objective.itc else 0.0,
-        len({key for _, key in TERMS[objective.itc_form]}) * objective.itc_dim * 4 if objective.itc else 0,
+        contrast_entry(config) if kind.gathered(config) else 0.0,
+        COPY * kind.gathered(config),
     )
 
 
-def contrast_entry(objective: ObjectiveConfig) -> float:
-    """Bytes that the contrast holds at its peak for each entry of its logits, from its growth with the square of the rows."""
-    one, two, four = (_contrast_peak(objective, rows) for rows in (128, 256, 512))
+def contrast_entry(config: TrainConfig) -> float:
+    """Bytes that the contrast has at its peak for each entry of its logits, from its growth with the square of the rows."""
+    one, two, four = (_contrast_peak(config, rows) for rows in (128, 256, 512))
     return (four - 3 * two + 2 * one) / (6 * 128**2)
 
 
-def _contrast_peak(objective: ObjectiveConfig, rows: int) -> int:
+def _contrast_peak(config: TrainConfig, rows: int) -> int:
     with FakeTensorMode():
-        given = {name: torch.ones(rows, objective.itc_dim, requires_grad=True) for name in ("text", "image", "cross")}
-        scale, ids = torch.ones((), requires_grad=True), torch.arange(rows)
+        loss = task_class(config).contrast(config, rows)
         with Ledger() as ledger:
-            loss, _ = itc_loss(given, scale, ids, objective.itc_form)
-            loss.backward()
+            loss().backward()
     peak: int = max(alive for alive, _, _ in ledger.line)
     return peak

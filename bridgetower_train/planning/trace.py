@@ -4,7 +4,6 @@ Every shape, type and lifetime is that of a real step; there are no numbers in t
 to no memory whatever the size of the model. What a kernel takes for itself while it runs stays unseen.
 """
 
-import math
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -19,15 +18,14 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bridgetower_train.config import ModelConfig, ObjectiveConfig
-from bridgetower_train.data.batch import Batch
+from bridgetower_train.config import TrainConfig
 from bridgetower_train.devices import Device
 from bridgetower_train.engines.activation import checkpoint_blocks
 from bridgetower_train.model.attention import AttentionFunction
-from bridgetower_train.model.fusion import CrossLayer
+from bridgetower_train.model.bridgetower import blocks
 from bridgetower_train.model.text import TextLayer
 from bridgetower_train.model.vision import Block
-from bridgetower_train.tasks.pretraining.task import JointTask
+from bridgetower_train.tasks import Task, task_class
 
 Bytes = npt.NDArray[np.int64]
 
@@ -41,13 +39,13 @@ class Platform:
 
     attention: AttentionFunction
     autocast: Callable[[], AbstractContextManager[Any]]
-    capture: Callable[[nn.Module], nn.Module]
+    compile: Callable[[nn.Module], nn.Module]
     where: torch.device
 
     @staticmethod
     def of(device: Device) -> "Platform":
         """A device that is at hand."""
-        return Platform(device.attention, device.autocast, device.capture, device.torch_device)
+        return Platform(device.attention, device.autocast, device.compile, device.torch_device)
 
     @staticmethod
     def on_paper(fused_attention: bool, precision: str) -> "Platform":
@@ -79,20 +77,19 @@ class Timeline:
     """Part of the model -> its transformer blocks."""
 
 
-def trace(
-    model: ModelConfig, objective: ObjectiveConfig, pairs: int, checkpointing: bool, platform: Platform
-) -> Timeline:
-    """One step of `pairs` pairs, with the weights there and no gradients yet."""
+def trace(config: TrainConfig, pairs: int, checkpointing: bool, platform: Platform) -> Timeline:
+    """One step of `pairs` samples, with the weights there and no gradients yet."""
+    kind = task_class(config)
     with FakeTensorMode(), torch.device(platform.where):
-        task = JointTask(model, objective, platform.attention)
+        task = kind(config, platform.attention)
         parts = _parts(task)
         if checkpointing:
             checkpoint_blocks(task.model)
-        module, totals = platform.capture(task), torch.ones(3)
+        module, totals = platform.compile(task), torch.ones(3)
         with Ledger() as ledger, _labelled(parts, ledger):
             _count_gradients(task, ledger)
             ledger.weights = {id(p.untyped_storage()) for p in task.parameters()}
-            batch = blank_batch(model, objective, pairs)
+            batch = kind.blank_batch(config, pairs)
             with platform.autocast():
                 loss, _ = module(batch, totals)
             kept = ledger.labelled()
@@ -159,13 +156,13 @@ class Ledger(TorchDispatchMode):
         return sums
 
 
-def _parts(task: JointTask) -> dict[nn.Module, str]:
+def _parts(task: Task) -> dict[nn.Module, str]:
     """The transformer blocks, and the part to which each belongs."""
+    towers = {Block: PARTS[0], TextLayer: PARTS[1]}
     text_stream = set(task.model.bridgetower.cross_modal_text_layers)
-    kinds = {Block: PARTS[0], TextLayer: PARTS[1]}
-    parts = {module: part for module in task.modules() for kind, part in kinds.items() if isinstance(module, kind)}
-    cross = [module for module in task.modules() if isinstance(module, CrossLayer)]
-    return parts | {layer: PARTS[2] if layer in text_stream else PARTS[3] for layer in cross}
+    return {
+        block: towers.get(type(block), PARTS[2] if block in text_stream else PARTS[3]) for block in blocks(task.model)
+    }
 
 
 @contextmanager
@@ -185,7 +182,7 @@ def _labelled(parts: dict[nn.Module, str], ledger: Ledger) -> Iterator[None]:
         hook.remove()
 
 
-def _count_gradients(task: JointTask, ledger: Ledger) -> None:
+def _count_gradients(task: Task, ledger: Ledger) -> None:
     """Have `ledger` know when a gradient is complete."""
 
     def complete(parameter: Tensor) -> None:
@@ -225,22 +222,3 @@ def plain(q_BHQE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor, mask: Tensor | None, d
         logits_BHQT = logits_BHQT.masked_fill(~mask, float("-inf"))
     weights_BHQT = logits_BHQT.softmax(-1).to(v_BHTE.dtype)
     return torch.dropout(weights_BHQT, dropout_p, True) @ v_BHTE
-
-
-def blank_batch(model: ModelConfig, objective: ObjectiveConfig, pairs: int) -> Batch:
-    """A batch of the shapes and types that the loader gives."""
-    places = math.ceil(objective.mlm_probability * (model.max_text_len - 2))
-
-    def numbers(*shape: int) -> Tensor:
-        return torch.zeros(*shape, dtype=torch.int64)
-
-    return Batch(
-        pixel_values=torch.zeros(pairs, 3, model.image_size, model.image_size, dtype=torch.uint8),
-        input_ids=numbers(pairs, model.max_text_len),
-        masked_ids=numbers(pairs, model.max_text_len),
-        text_mask=torch.ones(pairs, model.max_text_len, dtype=torch.bool),
-        mlm_positions=numbers(pairs, places),
-        mlm_labels=numbers(pairs, places),
-        image_id=torch.arange(pairs),
-        itm_negative=torch.arange(pairs).roll(1),
-    )

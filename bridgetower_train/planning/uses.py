@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.engines.deepspeed import Autocast
 from bridgetower_train.engines.zero_weights import leaves
-from bridgetower_train.tasks.pretraining.task import JointTask
+from bridgetower_train.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Uses:
     leaves: set[int] = field(default_factory=set)
 
 
-def record(task: JointTask, batch: Batch, autocast: Callable[[], AbstractContextManager[Any]]) -> Uses:
+def record(task: Task, batch: Batch, autocast: Callable[[], AbstractContextManager[Any]]) -> Uses:
     """Run a forward and backward pass of a task that is of no further use."""
     root = Autocast(task, autocast)
     uses = _Recorder(root, leaves(task)).uses

@@ -58,7 +58,7 @@ def set_up(config: TrainConfig, rank: int, world_size: int, folder: Path) -> Sta
         config = replace(config, device=replace(config.device, name="cpu", execution="auto", graphs=False))
     sized = replace(config, model=replace(config.model, vocab_size=config.model.vocab_size or ROBERTA_TOKENS))
     platform = Platform.on_paper(fused_attention=False, precision=config.device.precision)
-    memory = measure(sized.model, config.objective, platform, config.engine.activation_checkpointing)
+    memory = measure(sized, platform, config.engine.activation_checkpointing)
     micro_batch, accumulation = config.rank_batch(world_size)
     needed = int(MARGIN * memory.use(config.engine.name, micro_batch, world_size, accumulation > 1).total)
     if rank == 0:

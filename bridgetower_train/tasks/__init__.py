@@ -1,15 +1,26 @@
-"""The losses, and the one step that computes them together.
+"""Tasks: what a model is trained for. A new one is a file or a folder here with a `Task`, and a line in TASKS.
 
-A further loss, such as VQA's answers or SNLI-VE's and NLVR2's classes, takes:
-
-1. a head in `model/heads.py`, a flag for it in `Heads`, and its construction in `BridgeTower.__init__`;
-2. its weight in `config.ObjectiveConfig`, and a line in `joint.needed_heads`;
-3. what it reads of a pair in `pairs.Needs`: pooled pairs for a class, places in the text for words;
-4. a file here with the loss, a sum over the pairs of a micro-batch, and its line in `JointTask.forward`, which divides it
-   by the step's total; a count of its own, if it has one, joins `JointTask.counts`;
-5. the head's name in `training.optim.HEADS`, for its learning rate;
-6. its labels in `data.batch.Batch`, filled by `data.dataset` from the record's json (`Record.meta`).
-
-What only evaluates needs none of that: `evaluation.predictor.Predictor` answers for images and texts, and
-`evaluation.trained.load_run` gives one. A new experiment is a file in `configs/experiment`.
+May import engines' inputs only: data, model, devices and config.
 """
+
+from bridgetower_train.config import TrainConfig
+from bridgetower_train.errors import ConfigError, nearest
+from bridgetower_train.model.flops import TRAINING, forward_flops
+from bridgetower_train.tasks.base import Task
+from bridgetower_train.tasks.pretraining import Pretraining
+
+TASKS: dict[str, type[Task]] = {"pretraining": Pretraining}
+
+__all__ = ["TASKS", "Task", "step_flops", "task_class"]
+
+
+def task_class(config: TrainConfig) -> type[Task]:
+    """The task that `config` names; ConfigError for an unknown name."""
+    if config.task not in TASKS:
+        raise ConfigError(f"task={config.task}: must be one of {', '.join(TASKS)}{nearest(config.task, TASKS)}")
+    return TASKS[config.task]
+
+
+def step_flops(config: TrainConfig) -> float:
+    """FLOPs of a training step, forward and backward, per sample."""
+    return TRAINING * forward_flops(config.model, task_class(config).work(config))

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import secrets
 import sys
 import time
 from pathlib import Path
@@ -165,7 +166,7 @@ class Console:
             )
         else:
             left = (self._total - record["step"]) * record["step_s"]
-            parts = "  ".join(f"{k[5:]} {record[k]:.3f}" for k in ("loss_mlm", "loss_itm", "loss_itc") if k in record)
+            parts = "  ".join(f"{k[5:]} {v:.3f}" for k, v in record.items() if k.startswith("loss_"))
             print(
                 f"step {record['step']}/{self._total}  loss {record['loss']:.4f}  {parts}  lr {record['lr']:.2e}  "
                 f"{record['samples_per_s']:.1f} samples/s  data wait {record['data_wait']:.0%}  left {clock(left)}",
@@ -176,6 +177,24 @@ class Console:
         """See Sink."""
         if self._bar is not None:
             self._bar.close()
+
+
+def open_sinks(config: TrainConfig, run_dir: Path, start: int, console: Console) -> list[Sink]:
+    """The sinks that a run asks for, which continue after step `start`."""
+    sinks: list[Sink] = [JsonLines(run_dir / "metrics.jsonl", start), console]
+    if config.tensorboard:
+        sinks.append(TensorBoard(run_dir / "tensorboard", start))
+    if config.wandb.project:
+        sinks.append(Wandb(config, _wandb_id(run_dir)))
+    return sinks
+
+
+def _wandb_id(run_dir: Path) -> str:
+    """The id under which W&B knows this run, from its first start on."""
+    path = run_dir / "wandb_id"
+    if not path.exists():
+        atomic_write(path, secrets.token_hex(4))
+    return path.read_text()
 
 
 def clock(seconds: float) -> str:

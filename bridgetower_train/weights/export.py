@@ -5,31 +5,27 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from bridgetower_train.errors import ConfigError, UserError
 from bridgetower_train.files import atomic_write, sync
-from bridgetower_train.tasks.pretraining.itc import LOGIT_SCALE_RANGE
+from bridgetower_train.tasks import Task, task_class
 from bridgetower_train.weights.hf_files import description_files, tokenizer_files
 from bridgetower_train.weights.names import TEXT_TOWER, Tensors
 from bridgetower_train.weights.trained import Trained
 
 
-def exported_weights(weights: Tensors) -> Tensors:
+def exported_weights(task: type[Task], weights: Tensors) -> Tensors:
     """A checkpoint's weights as the classes expect them.
 
-    `logit_scale` takes the value that the loss used, which clamps it; the text pooler, which no class reads and all of them
-    have, is zero.
+    The text pooler, which no class reads and all of them have, is zero.
     """
     words = weights[f"{TEXT_TOWER}embeddings.word_embeddings.weight"]
     width = words.shape[1]
     pooler = {"weight": words.new_zeros(width, width), "bias": words.new_zeros(width)}
     exported = {**weights, **{f"{TEXT_TOWER}pooler.dense.{kind}": tensor for kind, tensor in pooler.items()}}
-    if "logit_scale" in exported:
-        exported["logit_scale"] = torch.clamp(exported["logit_scale"], *LOGIT_SCALE_RANGE)
-    return exported
+    return task.released(exported)
 
 
 def write_export(trained: Trained, card: str, out: Path) -> bool:
@@ -39,7 +35,8 @@ def write_export(trained: Trained, card: str, out: Path) -> bool:
     """
     config = trained.config
     contents = {
-        **description_files(config.model, config.objective),
+        **description_files(config),
+        **task_class(config).exported(config).files,
         **tokenizer_files(trained.text, config.model.text_positions, f"tokenizer={config.tokenizer}"),
         "README.md": card,
     }
@@ -50,7 +47,7 @@ def write_export(trained: Trained, card: str, out: Path) -> bool:
         for name, content in contents.items():
             atomic_write(temporary / name, content)
         weights = temporary / "model.safetensors"
-        save_file(exported_weights(trained.weights), weights, metadata={"format": "pt"})
+        save_file(exported_weights(task_class(config), trained.weights), weights, metadata={"format": "pt"})
         weights.chmod((temporary / "README.md").stat().st_mode)
         sync(weights)
         sync(temporary)

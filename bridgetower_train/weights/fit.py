@@ -3,13 +3,14 @@
 import itertools
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from bridgetower_train.errors import ConfigError
+from bridgetower_train.model.heads import Head
 from bridgetower_train.weights.names import IMAGE_TOWER, POSITIONS, TEXT_TOWER, WORDS, Tensors
 
 _TABLES = {
@@ -17,7 +18,6 @@ _TABLES = {
     "model.patch_size": (f"{IMAGE_TOWER}embeddings.patch_embedding.weight", -1),
     "model.vocab_size": (WORDS, 0),
     "model.text_positions": (f"{TEXT_TOWER}embeddings.position_embeddings.weight", 0),
-    "objective.itc_dim": ("itc_text_head.fc.weight", 0),
 }
 _LAYERS = {
     "model.vision_layers": f"{IMAGE_TOWER}transformer.resblocks.",
@@ -26,7 +26,7 @@ _LAYERS = {
 }
 
 
-def fit(given: Tensors, wanted: Tensors, named: str) -> tuple[Tensors, str]:
+def fit(given: Tensors, wanted: Tensors, named: str, heads: Sequence[Head] = ()) -> tuple[Tensors, str]:
     """(`given` in the shapes of `wanted`, a note on what was interpolated).
 
     The image tower's positions are interpolated bicubically to the wanted grid. ConfigError beginning with `named`, the key
@@ -40,8 +40,8 @@ def fit(given: Tensors, wanted: Tensors, named: str) -> tuple[Tensors, str]:
             note = f"; positions interpolated (bicubic) from {before} x {before} to {after} x {after}"
     wrong = [
         f"{key} is {there} there and {here} here"
-        for key, there in sizes(given).items()
-        if (here := sizes(wanted).get(key, there)) != there
+        for key, there in sizes(given, heads).items()
+        if (here := sizes(wanted, heads).get(key, there)) != there
     ]
     shapes = {
         f"{name} {tuple(fitted[name].shape)} instead of {tuple(wanted[name].shape)}"
@@ -69,9 +69,10 @@ def interpolate_positions(table: Tensor, grid: int) -> Tensor:
     return torch.cat([cls, resized[0].permute(1, 2, 0).reshape(grid * grid, -1)])
 
 
-def sizes(tensors: Tensors) -> dict[str, int]:
+def sizes(tensors: Tensors, heads: Sequence[Head] = ()) -> dict[str, int]:
     """Key of the configuration -> its value, as far as the shapes and names of `tensors` tell."""
-    found = {key: tensors[name].shape[axis] for key, (name, axis) in _TABLES.items() if name in tensors}
+    tables = _TABLES | {head.size_key: (f"{head.name}.fc.weight", 0) for head in heads if head.size_key}
+    found = {key: tensors[name].shape[axis] for key, (name, axis) in tables.items() if name in tensors}
     if "model.width" not in found and WORDS in tensors:
         found["model.width"] = tensors[WORDS].shape[1]
     for key, prefix in _LAYERS.items():

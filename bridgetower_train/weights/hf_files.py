@@ -3,11 +3,11 @@
 import json
 from typing import Any
 
-from bridgetower_train.config import ROBERTA_POSITION_OFFSET, ModelConfig, ObjectiveConfig
+from bridgetower_train.config import ROBERTA_POSITION_OFFSET, ModelConfig, TrainConfig
 from bridgetower_train.data.text import END, MASK, PAD, START, CaptionTokenizer
 from bridgetower_train.errors import ConfigError
-from bridgetower_train.model.bridgetower import INITIAL_LOGIT_SCALE
 from bridgetower_train.model.vision import CLIP_MEAN, CLIP_STD
+from bridgetower_train.tasks import task_class
 
 GAUDI = {"use_fused_adam": True, "use_fused_clip_norm": True, "use_torch_autocast": True}
 """`gaudi_config.json`, which optimum-habana reads."""
@@ -16,26 +16,19 @@ BICUBIC = 3
 """Pillow's number of the filter."""
 
 
-def loadable_classes(objective: ObjectiveConfig) -> list[str]:
-    """transformers' classes that find all their weights in a model of this objective, the fullest first."""
-    # Form `ms` has two contrastive heads of its own on other states than transformers': that class would answer nonsense.
-    contrast = objective.itc > 0 and objective.itc_form != "ms"
-    return (
-        ["BridgeTowerForContrastiveLearning"] * contrast
-        + ["BridgeTowerForImageAndTextRetrieval"] * (objective.itm > 0)
-        + ["BridgeTowerForMaskedLM"] * (objective.mlm > 0)
-        + ["BridgeTowerModel"]
-    )
+def loadable_classes(config: TrainConfig) -> list[str]:
+    """transformers' classes that find all their weights in a model of this run, the last head's first."""
+    heads = reversed(task_class(config).heads(config))
+    return [*dict.fromkeys(head.exported_class for head in heads if head.exported_class), "BridgeTowerModel"]
 
 
-def model_description(model: ModelConfig, objective: ObjectiveConfig) -> dict[str, Any]:
-    """`config.json`. Without contrast it lacks `contrastive_hidden_size`, so that the class that needs it refuses to load."""
+def model_description(config: TrainConfig) -> dict[str, Any]:
+    """`config.json`."""
+    model = config.model
     shared = {"hidden_size": model.width, "initializer_factor": 1, "layer_norm_eps": model.layer_norm_eps}
     activation = {"hidden_act": "gelu", "num_attention_heads": model.heads}
-    classes = loadable_classes(objective)
-    contrast = {"contrastive_hidden_size": objective.itc_dim, "logit_scale_init_value": INITIAL_LOGIT_SCALE}
     return {
-        "architectures": classes[:1],
+        "architectures": loadable_classes(config)[:1],
         "model_type": "bridgetower",
         "torch_dtype": "float32",
         **shared,
@@ -46,7 +39,7 @@ def model_description(model: ModelConfig, objective: ObjectiveConfig) -> dict[st
         "link_tower_type": "add",
         "init_layernorm_from_vision_encoder": False,
         "tie_word_embeddings": False,
-        **(contrast if "BridgeTowerForContrastiveLearning" in classes else {}),
+        **task_class(config).exported(config).description,
         "text_config": {
             "model_type": "bridgetower_text_model",
             **shared,
@@ -152,11 +145,11 @@ def tokenizer_files(text: CaptionTokenizer, positions: int, named: str) -> dict[
     }
 
 
-def description_files(model: ModelConfig, objective: ObjectiveConfig) -> dict[str, str]:
+def description_files(config: TrainConfig) -> dict[str, str]:
     """Name -> content of what describes the model, its images, and its training on Gaudi."""
     return {
-        "config.json": _json(model_description(model, objective)),
-        "preprocessor_config.json": _json(image_processor(model)),
+        "config.json": _json(model_description(config)),
+        "preprocessor_config.json": _json(image_processor(config.model)),
         "gaudi_config.json": _json(GAUDI),
     }
 

@@ -12,15 +12,12 @@ from bridgetower_train.config import HEAD_WIDTH, InitConfig, ModelConfig
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.errors import ConfigError
-from bridgetower_train.model.bridgetower import BridgeTower
-from bridgetower_train.training.checkpoint import newest, read_state, verify
+from bridgetower_train.tasks import Task
 from bridgetower_train.weights import hub, names
+from bridgetower_train.weights.checkpoint import newest, read_state, verify
 from bridgetower_train.weights.fit import fit
 from bridgetower_train.weights.names import Tensors
 from bridgetower_train.weights.read import read_tensors
-
-HEADS = ("mlm_score", "itm_score", "itc_text_head", "itc_image_head", "itc_cross_modal_head", "logit_scale")
-"""What stands beside the trunk. A checkpoint has or lacks each of them as a whole."""
 
 _READERS = {
     "init.vision": (names.image_tower, names.IMAGE_TOWER),
@@ -29,8 +26,8 @@ _READERS = {
 }
 
 
-def start_weights(model: BridgeTower, config: InitConfig, text: CaptionTokenizer, ranks: Ranks) -> list[str]:
-    """Fill `model`, on the host, as `config` says, on all ranks alike; returns what there is to say about it.
+def start_weights(task: Task, config: InitConfig, text: CaptionTokenizer, ranks: Ranks) -> list[str]:
+    """Fill the model of `task`, on the host, as `config` says, on all ranks alike; returns what there is to say about it.
 
     Rank 0 alone reads (and downloads, where the configuration names the hub); the others get its weights. ConfigError on
     every rank where something does not fit.
@@ -40,17 +37,18 @@ def start_weights(model: BridgeTower, config: InitConfig, text: CaptionTokenizer
     lines, failed = [], None
     if ranks.is_main:
         try:
-            lines = _fill(model, config, text)
+            lines = _fill(task, config, text)
         except ConfigError as error:
             failed = str(error)
     failed = ranks.gather_objects(failed)[0]
     if failed is not None:
         raise ConfigError(failed)
-    ranks.broadcast(model.parameters())
+    ranks.broadcast(task.model.parameters())
     return lines
 
 
-def _fill(model: BridgeTower, config: InitConfig, text: CaptionTokenizer) -> list[str]:
+def _fill(task: Task, config: InitConfig, text: CaptionTokenizer) -> list[str]:
+    model = task.model
     state = model.state_dict()
     lines, random, left_out = [], set(state), set[str]()
     for key, given in config.named.items():
@@ -63,8 +61,8 @@ def _fill(model: BridgeTower, config: InitConfig, text: CaptionTokenizer) -> lis
         tensors = rename(read_tensors(source, named))
         wanted = {name: t for name, t in state.items() if name.startswith(prefix)}
         if key == "init.checkpoint":
-            tensors, wanted, left_out = _same_heads(tensors, wanted)
-        fitted, note = fit(tensors, wanted, named)
+            tensors, wanted, left_out = _same_heads(task.adapt(tensors), wanted)
+        fitted, note = fit(tensors, wanted, named, task.heads(task.config))
         with torch.no_grad():
             for name, tensor in fitted.items():
                 state[name].copy_(tensor)
@@ -99,10 +97,12 @@ def locate(given: str, named: str) -> Path:
 
 
 def _same_heads(tensors: Tensors, wanted: Tensors) -> tuple[Tensors, Tensors, set[str]]:
-    """The heads that both have stay; returns which heads of the checkpoint do not."""
-    theirs, ours = ({name.split(".")[0] for name in side} for side in (tensors, wanted))
-    left_out = {head for head in HEADS if head in theirs - ours}
-    lacking = {head for head in HEADS if head in ours - theirs}
+    """The heads that both have stay; returns which heads of the checkpoint do not.
+
+    A head is what stands beside the trunk; a checkpoint has or lacks each of them as a whole.
+    """
+    theirs, ours = ({name.split(".")[0] for name in side} - {names.TRUNK} for side in (tensors, wanted))
+    left_out, lacking = theirs - ours, ours - theirs
     kept = {name: t for name, t in tensors.items() if name.split(".")[0] not in left_out}
     return kept, {name: t for name, t in wanted.items() if name.split(".")[0] not in lacking}, left_out
 

@@ -10,7 +10,7 @@ from bridgetower_train import compose
 from bridgetower_train.config import TrainConfig
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.errors import ConfigError, UserError
-from bridgetower_train.training.checkpoint import Log, newest, read_state, step_folders, verify
+from bridgetower_train.weights.checkpoint import Log, newest, read_state, step_folders, verify
 from bridgetower_train.weights.names import Tensors
 
 ATTEMPTS = 5

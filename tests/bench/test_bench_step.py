@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from helpers import pretraining
 
 from bridgetower_train.bench.hugging_face import HuggingFaceHeads
-from bridgetower_train.bench.step import BenchStepConfig, losses, run, synthetic_batch
+from bridgetower_train.bench.kit import random_batch
+from bridgetower_train.bench.step import BenchStepConfig, losses, run
 from bridgetower_train.config import DeviceConfig, ModelConfig, ObjectiveConfig
 from bridgetower_train.devices import make_device
 from bridgetower_train.errors import ConfigError
-from bridgetower_train.tasks.pretraining.task import JointTask
 
 TINY = ModelConfig(
     image_size=32, patch_size=8, width=64, vision_layers=2, text_layers=2, fusion_layers=2, max_text_len=20,
@@ -20,9 +21,9 @@ CPU = DeviceConfig(name="cpu")
 def test_both_ways_give_the_same_loss():
     """What makes the comparison fair."""
     torch.manual_seed(0)
-    task = JointTask(TINY, ObjectiveConfig())
-    batch = synthetic_batch(TINY, ObjectiveConfig(), 4)
-    passes = losses(task, HuggingFaceHeads(task.model, ObjectiveConfig()), batch, make_device(CPU)[0])
+    task = pretraining(TINY, ObjectiveConfig())
+    batch = random_batch(task.config, 4)
+    passes = losses(task, HuggingFaceHeads(task.model, task.config), batch, make_device(CPU)[0])
     joint = passes.pop("joint")()
     assert joint.item() == pytest.approx(sum(loss().item() for loss in passes.values()), abs=1e-5)
 

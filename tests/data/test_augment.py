@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from helpers import open_pairs
 
 from bridgetower_train.config import DataConfig, ModelConfig, TrainConfig
 from bridgetower_train.data import augment
 from bridgetower_train.data.augment import crop_box, rand_augment
-from bridgetower_train.data.dataset import open_data
 from bridgetower_train.data.text import CaptionTokenizer
 from data_prep.shapes.tokenizer import train_tokenizer
 
@@ -69,7 +69,7 @@ def data(root, validation=False, **keys):
         global_batch=16, model=ModelConfig(image_size=48, patch_size=8, vision_layers=1, text_layers=1, fusion_layers=1),
         data=DataConfig(root=str(root), corpora={"small": 1.0}, validation="small", lanes=2, **keys), steps="1",
     )  # fmt: skip
-    return open_data(config, text, validation)
+    return open_pairs(config, text, validation)
 
 
 def test_the_loader_augments_by_position_and_never_in_validation(small_corpus):

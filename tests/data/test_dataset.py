@@ -7,23 +7,25 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from types import SimpleNamespace
 
 import fsspec
 import numpy as np
 import pytest
 import torch
+from helpers import open_pairs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy import toy_text
 
 from bridgetower_train.config import DataConfig, ModelConfig, ObjectiveConfig, TrainConfig
-from bridgetower_train.data.batch import IGNORE
-from bridgetower_train.data.dataset import PairDataset, RankPositions, make_loader, open_data
+from bridgetower_train.data.dataset import PairDataset, RankPositions, make_loader
 from bridgetower_train.data.image import decode_crop
 from bridgetower_train.errors import ConfigError, DataError
+from bridgetower_train.tasks.pretraining.masking import IGNORE
 
 TEXT = toy_text()
 LANES, LANE_BATCH = 4, 4
@@ -40,16 +42,16 @@ def configure(root, corpora=("small",), image_size=64, max_text_len=12, **data):
 
 def same(one, other):
     """Whether two batches are equal in every field."""
-    return all(
-        getattr(one, f.name) == getattr(other, f.name)
-        if f.name == "bad"
-        else torch.equal(getattr(one, f.name), getattr(other, f.name))
-        for f in fields(one)
+    theirs = other.tensors()
+    return (
+        one.bad == other.bad
+        and all(tensor.equal(theirs.pop(name)) for name, tensor in one.tensors().items())
+        and not theirs
     )
 
 
 def concatenated(batches, name):
-    return torch.cat([getattr(batch, name) for batch in batches])
+    return torch.cat([batch.tensors()[name] for batch in batches])
 
 
 def loader(dataset, rank=0, world_size=1, micro_batch=BATCH, accumulation=1, start_step=0, workers=0, context="fork"):
@@ -60,7 +62,7 @@ def loader(dataset, rank=0, world_size=1, micro_batch=BATCH, accumulation=1, sta
 
 @pytest.fixture(scope="module")
 def dataset(small_corpus):
-    return open_data(configure(small_corpus), TEXT)
+    return open_pairs(configure(small_corpus), TEXT)
 
 
 def test_a_batch_holds_what_the_order_says(dataset):
@@ -69,11 +71,11 @@ def test_a_batch_holds_what_the_order_says(dataset):
     assert batch.pixel_values.shape == (BATCH, 3, 64, 64)
     assert batch.pixel_values.dtype == torch.uint8
     assert batch.pixel_values.is_contiguous(memory_format=torch.channels_last)
-    assert batch.input_ids.shape == batch.masked_ids.shape == batch.text_mask.shape == (BATCH, 12)
-    assert batch.mlm_positions.shape == batch.mlm_labels.shape == (BATCH, 2)
+    assert batch.input_ids.shape == batch.labels["masked_ids"].shape == batch.text_mask.shape == (BATCH, 12)
+    assert batch.labels["mlm_positions"].shape == batch.labels["mlm_labels"].shape == (BATCH, 2)
     assert batch.text_mask.dtype == torch.bool
     integers = ("input_ids", "masked_ids", "mlm_positions", "mlm_labels", "image_id", "itm_negative")
-    assert {getattr(batch, name).dtype for name in integers} == {torch.int64}
+    assert {batch.tensors()[name].dtype for name in integers} == {torch.int64}
     assert batch.bad == []
     for row, sample in enumerate(dataset.order.take(positions)):
         record = dataset.corpora[0].read(sample.row)
@@ -83,19 +85,19 @@ def test_a_batch_holds_what_the_order_says(dataset):
         assert TEXT.decode(batch.input_ids[row]) == record.captions[sample.caption]
         assert batch.image_id[row] == sample.row
         lane = row // LANE_BATCH
-        negative = int(batch.itm_negative[row])
+        negative = int(batch.labels["itm_negative"][row])
         assert negative // LANE_BATCH == lane
         others = batch.image_id[lane * LANE_BATCH : (lane + 1) * LANE_BATCH] != batch.image_id[row]
         assert (batch.image_id[negative] != batch.image_id[row]) == bool(others.any())
-    chosen = batch.mlm_labels != IGNORE
-    assert batch.mlm_labels[chosen].equal(batch.input_ids.gather(1, batch.mlm_positions)[chosen])
+    chosen = batch.labels["mlm_labels"] != IGNORE
+    assert batch.labels["mlm_labels"][chosen].equal(batch.input_ids.gather(1, batch.labels["mlm_positions"])[chosen])
     assert same(batch, dataset.__getitems__(positions))
 
 
 def test_image_ids_run_through_all_corpora(tmp_path, make_corpus):
     for name, records in (("a", 10), ("b", 7), ("c", 5)):
         make_corpus(tmp_path, name, records, 4)
-    dataset = open_data(configure(tmp_path, ["a", "b", "c"]), TEXT)
+    dataset = open_pairs(configure(tmp_path, ["a", "b", "c"]), TEXT)
     seen = {}
     for position in range(3 * len(dataset)):
         sample = dataset.order.at(position)
@@ -105,12 +107,12 @@ def test_image_ids_run_through_all_corpora(tmp_path, make_corpus):
 
 
 def test_text_buckets_hold_the_longest_text_of_the_batch(small_corpus):
-    dataset = open_data(configure(small_corpus, text_buckets=[7, 12]), TEXT)
+    dataset = open_pairs(configure(small_corpus, text_buckets=[7, 12]), TEXT)
     batch = dataset.__getitems__(range(BATCH))
     assert batch.input_ids.shape == (BATCH, 7)  # "caption 1 of image 2" and its frame
-    whole = open_data(configure(small_corpus), TEXT).__getitems__(range(BATCH))
-    assert batch.masked_ids.equal(whole.masked_ids[:, :7])
-    assert batch.mlm_positions.equal(whole.mlm_positions)
+    whole = open_pairs(configure(small_corpus), TEXT).__getitems__(range(BATCH))
+    assert batch.labels["masked_ids"].equal(whole.labels["masked_ids"][:, :7])
+    assert batch.labels["mlm_positions"].equal(whole.labels["mlm_positions"])
 
 
 @settings(max_examples=60, derandomize=True, deadline=None)
@@ -136,13 +138,14 @@ def test_neither_ranks_nor_micro_batches_change_the_batch(dataset, world_size, a
     parts = [iter(loader(dataset, rank, world_size, micro_batch, accumulation)) for rank in range(world_size)]
     for expected in whole:
         pieces = [next(batches) for batches in parts for _ in range(accumulation)]
-        for field in fields(expected):
-            if field.name == "itm_negative":
+        for name, tensor in expected.tensors().items():
+            if name == "itm_negative":
                 offsets = np.arange(0, BATCH, micro_batch)
-                rows = torch.cat([piece.itm_negative + int(o) for piece, o in zip(pieces, offsets, strict=True)])
-                assert rows.equal(expected.itm_negative)
-            elif field.name != "bad":
-                assert concatenated(pieces, field.name).equal(getattr(expected, field.name))
+                rows = torch.cat([piece.labels[name] + int(o) for piece, o in zip(pieces, offsets, strict=True)])
+                assert rows.equal(tensor)
+            else:
+                assert concatenated(pieces, name).equal(tensor)
+        assert [bad for piece in pieces for bad in piece.bad] == expected.bad
 
 
 @pytest.mark.parametrize(("workers", "context"), [(1, "fork"), (3, "fork"), (2, "spawn"), (2, "forkserver")])
@@ -165,7 +168,7 @@ def test_a_loader_opens_at_any_step(dataset, workers):
 def damaged(tmp_path, small_corpus):
     """The small corpus with damage: {row: reason}, and its folder."""
     shutil.copytree(small_corpus / "small", tmp_path / "small")
-    whole = open_data(configure(small_corpus), TEXT).corpora[0]
+    whole = open_pairs(configure(small_corpus), TEXT).corpora[0]
     first, second, third = (tmp_path / "small" / shard.name for shard in whole.manifest.shards)
     with open(first, "r+b") as file:
         for row in (3, 4, 5, 11):
@@ -185,7 +188,7 @@ def damaged(tmp_path, small_corpus):
 
 def test_bad_records_are_replaced_and_listed_once_an_epoch(damaged):
     root, reasons = damaged
-    dataset = open_data(configure(root), TEXT)
+    dataset = open_pairs(configure(root), TEXT)
     order = dataset.order
     listed = {}
     for step in range(len(dataset) // BATCH):
@@ -212,7 +215,7 @@ def test_bad_records_are_replaced_and_listed_once_an_epoch(damaged):
 
 @pytest.mark.parametrize(("world_size", "workers"), [(1, 2), (2, 0), (2, 1)])
 def test_replacements_are_the_same_for_all(damaged, world_size, workers):
-    dataset = open_data(configure(damaged[0]), TEXT)
+    dataset = open_pairs(configure(damaged[0]), TEXT)
     expected = [dataset.__getitems__(range(s * BATCH, (s + 1) * BATCH)) for s in range(8)]
     assert sum(len(batch.bad) for batch in expected) > 5
     ranks = [
@@ -221,7 +224,7 @@ def test_replacements_are_the_same_for_all(damaged, world_size, workers):
     for batch in expected:
         parts = [next(batches) for batches in ranks]
         assert concatenated(parts, "pixel_values").equal(batch.pixel_values)
-        assert concatenated(parts, "masked_ids").equal(batch.masked_ids)
+        assert concatenated(parts, "masked_ids").equal(batch.labels["masked_ids"])
         assert [bad for part in parts for bad in part.bad] == batch.bad
 
 
@@ -231,7 +234,7 @@ def test_an_undecodable_image_is_listed_with_its_key(tmp_path, make_tar, jpeg):
     with ShardWriter(tmp_path, "small", None) as writer:
         for number in range(20):
             writer.add(f"key-{number}", jpeg[: 700 if number == 7 else None], [f"image {number}"], {})
-    dataset = open_data(configure(tmp_path), TEXT)
+    dataset = open_pairs(configure(tmp_path), TEXT)
     (bad,) = (bad for position in range(len(dataset)) for bad in dataset[position].bad)
     assert bad.key == "key-7"
     assert bad.shard == "000000.tar"
@@ -244,7 +247,7 @@ def test_the_run_stops_where_nothing_can_be_read(tmp_path, make_corpus, workers)
     make_corpus(tmp_path, "small", 40, 20)
     (tmp_path / "small" / "000000.tar").unlink()
     os.truncate(tmp_path / "small" / "000001.tar", 0)
-    dataset = open_data(configure(tmp_path), TEXT)
+    dataset = open_pairs(configure(tmp_path), TEXT)
     with pytest.raises(DataError) as caught:
         next(iter(loader(dataset, workers=workers)))
     message = str(caught.value)
@@ -270,7 +273,7 @@ def test_describe_names_the_record(dataset, damaged):
             "meta": record.meta,
         }
     root, reasons = damaged
-    broken = open_data(configure(root), TEXT)
+    broken = open_pairs(configure(root), TEXT)
     position = next(p for p in range(1000) if broken.order.at(p).row in reasons)
     assert broken.describe(position)["row"] == int(broken[position].image_id) not in reasons
 
@@ -281,17 +284,17 @@ def test_a_remote_root_gives_the_same_and_is_fetched_ahead(tmp_path, small_corpu
     config = configure("memory://ahead", cache_dir=str(tmp_path))
     config = replace(config, data=replace(config.data, lanes=1, shuffle_window=50))
     local = replace(config, data=replace(config.data, root=str(small_corpus), cache_dir=None))
-    remote = open_data(config, TEXT)
+    remote = open_pairs(config, TEXT)
     window = remote.order.window_of(0)
     ahead = {remote.corpora[0].manifest.shards[shard].name for _, shard in remote.order.shards_ahead(window)}
     assert len(ahead) == 2
-    assert same(remote[0], open_data(local, TEXT)[0])
+    assert same(remote[0], open_pairs(local, TEXT)[0])
     deadline = time.monotonic() + 180
     while not all(list(tmp_path.glob(f"*-{name}")) for name in ahead):
         assert time.monotonic() < deadline, "the next shard was not fetched ahead"
         time.sleep(0.02)
     positions = range(len(remote))
-    assert same(remote.__getitems__(positions), open_data(local, TEXT).__getitems__(positions))
+    assert same(remote.__getitems__(positions), open_pairs(local, TEXT).__getitems__(positions))
 
 
 def test_workers_leave_signals_to_the_main_process_and_end_with_it(dataset):
@@ -316,9 +319,9 @@ def test_workers_leave_signals_to_the_main_process_and_end_with_it(dataset):
 
 KILL = """
 import multiprocessing, os, signal, sys
-sys.path.insert(0, sys.argv[1])
-from test_dataset import TEXT, configure, loader, open_data
-batches = iter(loader(open_data(configure(sys.argv[2]), TEXT), workers=1))
+sys.path[:0] = sys.argv[1].split()
+from test_dataset import TEXT, configure, loader, open_pairs
+batches = iter(loader(open_pairs(configure(sys.argv[2]), TEXT), workers=1))
 next(batches)
 try:
     os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
@@ -331,7 +334,8 @@ except Exception as error:  # torch's signal handler, or the queue or the tensor
 
 def test_a_killed_worker_is_an_error_and_no_hang(small_corpus):
     """In a process of its own: torch raises from a signal handler, anywhere."""
-    command = [sys.executable, "-c", KILL, os.path.dirname(__file__), str(small_corpus)]
+    folders = f"{Path(__file__).parent} {Path(__file__).parents[1]}"
+    command = [sys.executable, "-c", KILL, folders, str(small_corpus)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 1, done.stderr
     assert "told by" in done.stderr
@@ -354,13 +358,13 @@ def test_workers_use_one_thread_and_write_into_shared_memory(dataset):
 
 
 def test_other_sizes_are_resized_and_their_cost_is_said_once(small_corpus, caplog):
-    assert open_data(configure(small_corpus), TEXT)[0].pixel_values.shape[-1] == 64
+    assert open_pairs(configure(small_corpus), TEXT)[0].pixel_values.shape[-1] == 64
     assert not caplog.records
-    dataset = open_data(configure(small_corpus, image_size=32), TEXT)
+    dataset = open_pairs(configure(small_corpus, image_size=32), TEXT)
     (record,) = caplog.records
     assert "small: images are 64 px, the model reads 32 px: resizing costs about" in record.message
     assert "write shards with size=32" in record.message
-    whole = open_data(configure(small_corpus), TEXT)[0].pixel_values.float()
+    whole = open_pairs(configure(small_corpus), TEXT)[0].pixel_values.float()
     halved = torch.nn.functional.interpolate(whole, (32, 32), mode="bicubic", antialias=True)
     assert (dataset[0].pixel_values - halved).abs().mean() < 3
     assert len(caplog.records) == 1
@@ -370,33 +374,33 @@ def test_validation_reads_each_held_out_image_once(tmp_path, make_corpus):
     make_corpus(tmp_path, "train", 20, 10)
     make_corpus(tmp_path, "held_out", 16, 10)
     config = configure(tmp_path, ["train"], validation="held_out")
-    dataset = open_data(config, TEXT, validation=True)
+    dataset = open_pairs(config, TEXT, validation=True)
     assert [corpus.name for corpus in dataset.corpora] == ["held_out"]
     assert sorted(dataset.__getitems__(range(16)).image_id.tolist()) == list(range(16))
 
 
 def test_wrong_configurations_are_named(small_corpus):
     with pytest.raises(ConfigError, match=r"data\.corpora: is empty"):
-        open_data(configure(small_corpus, []), TEXT)
+        open_pairs(configure(small_corpus, []), TEXT)
     with pytest.raises(ConfigError, match="smal: no such folder"):
-        open_data(configure(small_corpus, ["smal"]), TEXT)
+        open_pairs(configure(small_corpus, ["smal"]), TEXT)
     data = DataConfig(root=str(small_corpus), corpora={"small": 1.0}, lanes=512)
     config = TrainConfig(global_batch=512, data=data, objective=ObjectiveConfig(itm=0))
     with pytest.raises(ConfigError, match=r"data\.lanes=512: an epoch has only 180 samples"):
-        open_data(config, TEXT)
+        open_pairs(config, TEXT)
 
 
 def test_more_images_than_ids_are_refused(dataset):
     huge = SimpleNamespace(manifest=SimpleNamespace(images=2**31 - 60), folder="huge")
     small = dataset.corpora[0]
     with pytest.raises(DataError, match="2147483648 records; a run takes fewer than"):
-        PairDataset(dataset.order, [small, huge], TEXT, dataset.config)
+        PairDataset(dataset.order, [small, huge], TEXT, dataset.reader, dataset.config)
 
 
 @pytest.mark.slow
 def test_memory_does_not_grow_over_20000_records(small_corpus):
     others = set(multiprocessing.active_children())
-    batches = iter(loader(open_data(configure(small_corpus), TEXT), workers=1))
+    batches = iter(loader(open_pairs(configure(small_corpus), TEXT), workers=1))
     list(islice(batches, 200))
     (worker,) = set(multiprocessing.active_children()) - others
 

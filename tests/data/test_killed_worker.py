@@ -7,10 +7,11 @@ from collections import deque
 from multiprocessing import active_children
 
 import pytest
+from helpers import open_pairs
 from toy import toy_text
 
 from bridgetower_train.config import DataConfig, ModelConfig, TrainConfig
-from bridgetower_train.data.dataset import make_loader, open_data
+from bridgetower_train.data.dataset import make_loader
 from bridgetower_train.data.worker import killed_worker
 
 DATA = DataConfig(workers=1, prefetch=2)
@@ -24,7 +25,7 @@ def batches(small_corpus, request):
         data=DataConfig(root=str(small_corpus), corpora={"small": 1.0}, lanes=2),
     )  # fmt: skip
     before = set(active_children())
-    batches = iter(make_loader(open_data(config, toy_text()), 0, 1, 4, 1, 0, 1, 2, request.param, pin_memory=False))
+    batches = iter(make_loader(open_pairs(config, toy_text()), 0, 1, 4, 1, 0, 1, 2, request.param, pin_memory=False))
     next(batches)
     (worker,) = set(active_children()) - before
     return batches, worker.pid

@@ -3,13 +3,12 @@
 from dataclasses import replace
 
 import torch
-from helpers import SMALL, gradients, random_batch
+from helpers import SMALL, gradients, pretraining, random_batch
 from torch import Tensor
 
 from bridgetower_train.config import ObjectiveConfig
 from bridgetower_train.engines.activation import checkpoint_blocks
 from bridgetower_train.model.attention import sdpa
-from bridgetower_train.tasks.pretraining.task import JointTask
 
 calls: list[torch.Size] = []
 
@@ -22,7 +21,7 @@ def counted(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout_p: flo
 def run(checkpointed: bool) -> tuple[float, dict[str, Tensor], int]:
     """Loss, gradients and calls of the attention function of one step with dropout."""
     torch.manual_seed(0)
-    task = JointTask(replace(SMALL, dropout=0.1), ObjectiveConfig(itc_dim=16), attention=counted)
+    task = pretraining(replace(SMALL, dropout=0.1), ObjectiveConfig(itc_dim=16), attention=counted)
     if checkpointed:
         checkpoint_blocks(task.model)
     batch = random_batch(SMALL, 4)

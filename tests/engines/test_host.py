@@ -19,7 +19,7 @@ import torch
 from bridgetower_train.config import DeviceConfig
 from bridgetower_train.devices.cpu import CpuDevice
 from bridgetower_train.engines.host import HostCopies
-HostCopies(CpuDevice(DeviceConfig(name="cpu"), 0)).reserve({str(n): torch.Size([1 << 22]) for n in range(200)})
+HostCopies(CpuDevice(DeviceConfig(name="cpu"), 0)).preallocate({str(n): torch.Size([1 << 22]) for n in range(200)})
 raise SystemExit(3)
 """
 

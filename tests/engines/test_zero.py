@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from helpers import random_batch, run_ranks
+from helpers import pretraining, random_batch, run_ranks
 from safetensors.torch import load_file
 from zero_ranks import MICRO_BATCHES, MODEL, OBJECTIVE, OPTIM, PAIRS, Traffic, Training, ddp_traffic, files, held_bytes
 
@@ -21,7 +21,6 @@ from bridgetower_train.planning.collectives import collective_bytes, link_bytes
 from bridgetower_train.planning.gathers import gathers
 from bridgetower_train.planning.memory import state_bytes
 from bridgetower_train.planning.uses import record
-from bridgetower_train.tasks.pretraining.task import JointTask
 
 pytest.importorskip("deepspeed")
 
@@ -166,7 +165,7 @@ def parameters(told: Any) -> int:
 
 @pytest.mark.parametrize("name", list(ENGINES))
 def test_a_step_sends_what_it_should(told, name):
-    task, autocast = JointTask(MODEL, OBJECTIVE), CpuDevice(DeviceConfig(name="cpu"), 0).autocast
+    task, autocast = pretraining(MODEL, OBJECTIVE), CpuDevice(DeviceConfig(name="cpu"), 0).autocast
     gathered = gathers(record(task, random_batch(MODEL, PAIRS), autocast), Zero3Settings.of(parameters(told)))
     expected: dict[str, float] = {}
     for part in collective_bytes(

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from helpers import random_batch
+from helpers import pretraining, random_batch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -16,7 +16,7 @@ from bridgetower_train.config import DeviceConfig, ModelConfig, ObjectiveConfig,
 from bridgetower_train.devices.cpu import CpuDevice
 from bridgetower_train.distributed import Flag, Ranks
 from bridgetower_train.engines import ENGINES, Engine
-from bridgetower_train.tasks.pretraining.task import JointTask
+from bridgetower_train.engines.optim import set_lr
 
 MODEL = ModelConfig(
     image_size=32, patch_size=16, width=64, vision_layers=2, text_layers=2, fusion_layers=2, max_text_len=12,
@@ -84,7 +84,7 @@ class Training:
         torch.manual_seed(0)
         device = device or CpuDevice(DeviceConfig(name="cpu"), 0)
         self.ranks = Ranks(dist.get_rank(), dist.get_world_size(), dist.group.WORLD)
-        task = JointTask(MODEL, OBJECTIVE, device.attention)
+        task = pretraining(MODEL, OBJECTIVE, device.attention)
         self.engine = ENGINES[name](task, device, self.ranks, optim, 1, accumulates=True)
         self.flag = Flag(self.ranks)
         self.lines: list[dict[str, float]] = []
@@ -108,7 +108,9 @@ class Training:
 
     def step(self, step: int, poisoned: bool = False) -> None:
         """Step number `step`; its figures go to `lines`."""
-        metrics = self.backward(step, poisoned) | self.engine.step(lr_factor=1 - step / 40)
+        metrics = self.backward(step, poisoned)
+        set_lr(self.engine.optimizer, 1 - step / 40)
+        metrics |= self.engine.step()
         self.lines.append({name: float(value) for name, value in metrics.items()})
 
     def run(self, steps: range) -> "Training":

@@ -50,7 +50,7 @@ def test_blocks_score_as_one_pair_after_the_other_does(trained_run, uneven):
         encoded = [model.encode_image(p[None]) for p in pixels]
         states = [model.encode_text(*trained.predictor.encode([text])) for text in texts]
         each = [divmod(int(pair), len(texts)) for pair in pairs]
-        plain = [float(model.itm_score(model.fuse(encoded[i], states[t], one).pooled)[0, 1]) for i, t in each]
+        plain = [float(model.head("itm_score")(model.fuse(encoded[i], states[t], one).pooled)[0, 1]) for i, t in each]
     assert found == pytest.approx(plain, abs=1e-5)
     assert np.ptp(plain) > 1e-3
 

@@ -11,11 +11,10 @@ import torch
 from bridgetower_train.config import DeviceConfig, ObjectiveConfig, OptimConfig
 from bridgetower_train.devices import make_device
 from bridgetower_train.errors import ConfigError, UserError
-from bridgetower_train.tasks.pretraining.task import JointTask
 from bridgetower_train.training.recompiles import RecompileGuard
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from helpers import SMALL, random_batch
+from helpers import SMALL, pretraining, random_batch
 
 STUB = Path(__file__).parent / "stub" / "habana_frameworks" / "torch"
 
@@ -90,7 +89,7 @@ def vendor_lists():
     torch.manual_seed(0)
     from habana_frameworks.torch import _emulation
 
-    task, batch = JointTask(SMALL, ObjectiveConfig(itc_dim=16), device.attention).to("hpu"), random_batch(SMALL, 4)
+    task, batch = pretraining(SMALL, ObjectiveConfig(itc_dim=16), device.attention).to("hpu"), random_batch(SMALL, 4)
     batch = batch.to(device.torch_device)
     exact = {name: value.item() for name, value in task(batch, task.counts(batch))[1].items()}
     for lists in ("ours", "default"):
@@ -106,7 +105,7 @@ def vendor_lists():
 def graph_outputs():
     """What a graph gave stays what it was when the graph is replayed."""
     device = hpu(graphs=True)
-    task = JointTask(SMALL, ObjectiveConfig(itc_dim=16), device.attention).to("hpu")
+    task = pretraining(SMALL, ObjectiveConfig(itc_dim=16), device.attention).to("hpu")
     module = device.record(task, 1, False)
     first, second = (random_batch(SMALL, 4, seed).to(device.torch_device) for seed in (1, 2))
     loss = module(first, task.counts(first))[1]["loss"]

@@ -5,13 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import SMALL, random_batch
+from helpers import SMALL, pretraining, random_batch
 from torch._lazy import mark_step, metrics, ts_backend
 
 from bridgetower_train.config import ObjectiveConfig
 from bridgetower_train.model import heads
 from bridgetower_train.tasks.pretraining import itc
-from bridgetower_train.tasks.pretraining.task import JointTask
 
 LACKING = {"aten::any.dim", "aten::argmax", "aten::bitwise_not", "aten::index_add", "aten::where.self"}
 """Operators of our step that the backend has no kernel for, and so runs on the CPU (the vendor's has)."""
@@ -56,7 +55,7 @@ def test_every_step_is_a_graph_that_is_there(monkeypatch, negatives):
     for name, function in (("chunk", chunk), ("split", split), ("unbind", unbind)):
         monkeypatch.setattr(torch.Tensor, name, function)
     config = replace(SMALL, width=64, vision_layers=1, text_layers=1, fusion_layers=1)
-    task = JointTask(config, ObjectiveConfig(1, 1, 1, itc_dim=16, itm_negatives=negatives), attention).to("lazy")
+    task = pretraining(config, ObjectiveConfig(1, 1, 1, itc_dim=16, itm_negatives=negatives), attention).to("lazy")
     optimizer = torch.optim.SGD(task.parameters(), lr=1e-3, foreach=False)
     mark_step()
     compiled = []

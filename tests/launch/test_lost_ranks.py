@@ -7,7 +7,7 @@ from contextlib import suppress
 import psutil
 import pytest
 
-from bridgetower_train.training.checkpoint import step_folders
+from bridgetower_train.weights.checkpoint import step_folders
 from tests.training.runs import final_weights, last_step, metric_lines
 
 TORCHRUN = ["bash", "launch/torchrun.sh"]

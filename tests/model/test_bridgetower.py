@@ -2,14 +2,15 @@
 
 import pytest
 import torch
-from helpers import SMALL, random_batch
+from helpers import SMALL, heads, random_batch
 
 from bridgetower_train.config import ModelConfig
-from bridgetower_train.model.bridgetower import INITIAL_LOGIT_SCALE, BridgeTower
-from bridgetower_train.model.heads import Heads, LinearHead
+from bridgetower_train.model.bridgetower import BridgeTower
+from bridgetower_train.model.heads import LinearHead
 from bridgetower_train.model.vision import CLIP_MEAN, CLIP_STD, normalize
+from bridgetower_train.tasks.pretraining.itc import INITIAL_LOGIT_SCALE
 
-ALL_HEADS = Heads(mlm=True, itm=True, itc_dim=16, itc_cross_modal=True)
+ALL_HEADS = heads(itc_dim=16)
 
 
 @pytest.mark.parametrize(
@@ -22,7 +23,7 @@ ALL_HEADS = Heads(mlm=True, itm=True, itc_dim=16, itc_cross_modal=True)
 )
 def test_published_sizes(config: ModelConfig, published: float, text_pooler: int):
     with torch.device("meta"):
-        model = BridgeTower(config, Heads())
+        model = BridgeTower(config, ())
     parameters = sum(p.numel() for p in model.parameters()) + text_pooler
     assert round(parameters / 1e6, 2) == published
 
@@ -69,7 +70,7 @@ def test_start():
 
 
 def test_the_padding_row_starts_at_zero():
-    embeddings = BridgeTower(SMALL, Heads()).bridgetower.text_model.embeddings
+    embeddings = BridgeTower(SMALL, ()).bridgetower.text_model.embeddings
     assert (embeddings.word_embeddings.weight[1] == 0).all()
     assert (embeddings.position_embeddings.weight[1] == 0).all()
 
@@ -84,7 +85,7 @@ def test_normalize():
 
 
 def test_channels_last_images_encode_the_same():
-    model, pixels = BridgeTower(SMALL, Heads()), random_batch(SMALL, 2).pixel_values
+    model, pixels = BridgeTower(SMALL, ()), random_batch(SMALL, 2).pixel_values
     expected = model.encode_image(pixels).bridged[-1]
     assert torch.allclose(
         model.encode_image(pixels.contiguous(memory_format=torch.channels_last)).bridged[-1], expected, atol=1e-5
@@ -100,7 +101,7 @@ def test_small_heads_are_exact_under_autocast():
 
 
 def test_padding_changes_nothing():
-    model, batch = BridgeTower(SMALL, Heads()).double(), random_batch(SMALL, 3)
+    model, batch = BridgeTower(SMALL, ()).double(), random_batch(SMALL, 3)
     short = int(batch.text_mask.sum(dim=1).min())
     row = int(batch.text_mask.sum(dim=1).argmin())
     padded = model.encode_text(batch.input_ids[row : row + 1], batch.text_mask[row : row + 1])

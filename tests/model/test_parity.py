@@ -4,14 +4,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from helpers import SMALL, gradients, random_batch, randomize
+from helpers import SMALL, gradients, heads, random_batch, randomize, run_config
 from torch import Tensor
 
 from bridgetower_train.bench.hugging_face import HuggingFaceHeads
 from bridgetower_train.config import ObjectiveConfig
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.model.bridgetower import BridgeTower, Fused, Pairs
-from bridgetower_train.model.heads import Heads
 from bridgetower_train.model.vision import normalize
 from bridgetower_train.tasks.pretraining.itc import embed_cross, embed_image, embed_text
 
@@ -21,17 +20,17 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 @pytest.fixture(params=[torch.float64, torch.float32], ids=["float64", "float32"])
 def models(request) -> tuple[BridgeTower, HuggingFaceHeads]:
-    model = BridgeTower(SMALL, Heads(mlm=True, itm=True, itc_dim=ITC_DIM, itc_cross_modal=True)).to(request.param)
+    model = BridgeTower(SMALL, heads(itc_dim=ITC_DIM)).to(request.param)
     randomize(model)
-    return model, HuggingFaceHeads(model, ObjectiveConfig(itc_dim=ITC_DIM))
+    return model, HuggingFaceHeads(model, run_config(SMALL, ObjectiveConfig(itc_dim=ITC_DIM)))
 
 
 def outputs_mlm(model: BridgeTower, batch: Batch) -> dict[str, Tensor]:
-    return {"logits": model.mlm_score(fuse(model, batch, pooled=0).text)}
+    return {"logits": model.head("mlm_score")(fuse(model, batch, pooled=0).text)}
 
 
 def outputs_itm(model: BridgeTower, batch: Batch) -> dict[str, Tensor]:
-    return {"logits": model.itm_score(fuse(model, batch, pooled=len(batch.image_id)).pooled)}
+    return {"logits": model.head("itm_score")(fuse(model, batch, pooled=len(batch.image_id)).pooled)}
 
 
 def outputs_itc(model: BridgeTower, batch: Batch) -> dict[str, Tensor]:
@@ -87,7 +86,7 @@ def assert_near(actual: Tensor, expected: Tensor, name: str) -> None:
 
 
 def test_names_are_those_of_hugging_face():
-    model = BridgeTower(SMALL, Heads(mlm=True, itm=True, itc_dim=ITC_DIM, itc_cross_modal=True))
-    heads = HuggingFaceHeads(model, ObjectiveConfig(itc_dim=ITC_DIM))
-    theirs = {name for head in (heads.mlm, heads.itm, heads.itc) for name in head.state_dict()}
+    model = BridgeTower(SMALL, heads(itc_dim=ITC_DIM))
+    classes = HuggingFaceHeads(model, run_config(SMALL, ObjectiveConfig(itc_dim=ITC_DIM)))
+    theirs = {name for head in (classes.mlm, classes.itm, classes.itc) for name in head.state_dict()}
     assert set(model.state_dict()) == theirs

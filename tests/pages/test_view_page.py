@@ -8,17 +8,20 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from helpers import open_pairs
 from PIL import Image
 from synthetic_run import HOSTILE, drawn
 
 from bridgetower_train.cli import main
 from bridgetower_train.commands.view import ViewConfig, read_batch, run
 from bridgetower_train.config import DataConfig, ModelConfig, ObjectiveConfig
-from bridgetower_train.data.batch import IGNORE, Batch
-from bridgetower_train.data.dataset import open_data
+from bridgetower_train.data.batch import Batch
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.errors import ConfigError
-from bridgetower_train.pages.batch import Token, batch_page, read_tokens
+from bridgetower_train.pages.batch import batch_page
+from bridgetower_train.tasks.base import Token
+from bridgetower_train.tasks.pretraining.masking import IGNORE
+from bridgetower_train.tasks.pretraining.show import read_tokens, show
 from data_prep.shapes.tokenizer import train_tokenizer
 from data_prep.shards.writer import ShardWriter, prepare_jpeg
 
@@ -59,7 +62,7 @@ def config(root, **keys):
 
 def view_of(config):
     text = CaptionTokenizer.load(config.tokenizer)
-    return read_batch(config, open_data(config, text), text)
+    return read_batch(config, open_pairs(config, text), text)
 
 
 def images(page):
@@ -77,7 +80,7 @@ def test_page_is_whole_and_legible(root, open_page, capsys, width, scheme):
     assert browser.title == "Batch of step 0 · BridgeTower"
     assert len(browser.find_elements("css selector", ".sample")) == 12
     captions = [c.text for c in browser.find_elements("css selector", ".caption")]
-    assert captions == [s["caption"] for s in view_of(config(root, n=12)).samples]
+    assert captions == [s["caption"] for s in view_of(config(root, n=12)).sources]
     assert any(HOSTILE in caption for caption in captions)
 
 
@@ -85,20 +88,20 @@ def test_images_are_the_batch_to_the_pixel(root):
     view = view_of(config(root, n=10, step=1))
     shown = images(batch_page(view))
     pixels = view.batch.pixel_values.permute(0, 2, 3, 1).numpy()
-    negatives = view.batch.itm_negative.tolist()
+    negatives = view.batch.labels["itm_negative"].tolist()
     assert len(pixels) == 16  # whole lanes, so that negatives are those of training
     assert len(shown) == 20
     for row in range(10):
         assert np.array_equal(shown[2 * row], pixels[row])
         assert np.array_equal(shown[2 * row + 1], pixels[negatives[row]])
-    whole = open_data(config(root), view.text).__getitems__(range(16, 32))
-    assert torch.equal(whole.itm_negative, view.batch.itm_negative)
+    whole = open_pairs(config(root), CaptionTokenizer.load(str(root))).__getitems__(range(16, 32))
+    assert torch.equal(whole.labels["itm_negative"], view.batch.labels["itm_negative"])
 
 
 def test_samples_are_named(root):
     view = view_of(config(root, n=3, step=2))
     page = batch_page(view)
-    for row, sample in enumerate(view.samples):
+    for row, sample in enumerate(view.sources):
         assert sample["position"] == 32 + row
         assert f"coco / {sample['shard']}" in page
         assert f"<dd>{sample['key']}</dd>" in page
@@ -114,7 +117,8 @@ def handmade():
     places = torch.tensor([[1, 2, 3, 0], [0, 0, 0, 0]])
     labels = torch.where(torch.tensor([[1, 1, 1, 0], [0, 0, 0, 0]]).bool(), ids.gather(1, places), IGNORE)
     pixels = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
-    return text, Batch(pixels, ids, masked, mask, places, labels, torch.zeros(2, dtype=torch.int64), torch.arange(2))
+    given = {"masked_ids": masked, "mlm_positions": places, "mlm_labels": labels, "itm_negative": torch.arange(2)}
+    return text, Batch(pixels, ids, mask, torch.zeros(2, dtype=torch.int64), given)
 
 
 def test_tokens_say_what_masking_did():
@@ -133,7 +137,11 @@ def test_tokens_say_what_masking_did():
 def test_tokens_are_shown_as_they_are(root, open_page):
     text, batch = handmade()
     view = view_of(config(root, n=2))
-    (root / "hand.html").write_text(batch_page(type(view)("t", {}, [], [], batch, view.samples, text)))
+    (root / "hand.html").write_text(
+        batch_page(
+            type(view)("t", {}, [], [], batch, view.sources, [show(batch, row, text, False) for row in range(2)])
+        )
+    )
     browser = open_page(root / "hand.html", 390)
     first = browser.find_element("css selector", ".tokens")
     assert first.text == "<s> <mask> → red square → circle blue → blue square </s>"
@@ -148,7 +156,7 @@ def test_tokens_are_shown_as_they_are(root, open_page):
         "random token: 1 of 3",
         "as it was: 1 of 3",
         "6, and 3 of padding",
-        "none among its lane",
+        "no ITM negative among its lane",
     ):
         assert kind in body
 
@@ -170,8 +178,10 @@ def test_replaced_records_are_listed(root, tmp_path, open_page):
 
 
 def test_hard_negatives_are_not_claimed_to_be_shown(root):
-    assert "draws hard ones" in batch_page(view_of(config(root, n=1, objective=ObjectiveConfig(itm_negatives="hard"))))
-    assert "draws hard ones" not in batch_page(view_of(config(root, n=1)))
+    assert "if it were random" in batch_page(
+        view_of(config(root, n=1, objective=ObjectiveConfig(itm_negatives="hard")))
+    )
+    assert "if it were random" not in batch_page(view_of(config(root, n=1)))
 
 
 def test_command_line(root, tmp_path, capsys):

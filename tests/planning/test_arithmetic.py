@@ -2,16 +2,16 @@
 
 import pytest
 
+from bridgetower_train.bench.hugging_face import separate_flops
 from bridgetower_train.config import ModelConfig, ObjectiveConfig
 from bridgetower_train.errors import ConfigError
-from bridgetower_train.model.flops import separate_flops_per_sample
 from bridgetower_train.planning.arithmetic import WEIGHT_TRAFFIC, Step, all_reduce_time, links_times, memory_time
 from bridgetower_train.planning.collectives import Collective, collective_bytes
 from bridgetower_train.planning.hardware import CARDS, parse
 
 LARGE = ModelConfig(294, 14, 1024, 24, 24, 6, max_text_len=128, vocab_size=50265)
 """As in the published fine-tune, which pads captions to 128 tokens."""
-FINE_TUNE = 3 * separate_flops_per_sample(LARGE, ObjectiveConfig(mlm=0, itm=0))["itc"]
+FINE_TUNE = 3 * separate_flops(LARGE, ObjectiveConfig(mlm=0, itm=0))["itc"]
 """FLOPs per sample of the contrastive-only fine-tune."""
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from helpers import SMALL, random_batch, run_ranks
+from helpers import SMALL, pretraining, random_batch, run_ranks
 
 from bridgetower_train.config import DeviceConfig, ObjectiveConfig, OptimConfig
 from bridgetower_train.devices.cpu import CpuDevice
@@ -17,7 +17,7 @@ from bridgetower_train.engines.zero_weights import Zero3Settings
 from bridgetower_train.planning.gathers import Gathers, gathers
 from bridgetower_train.planning.uses import record
 from bridgetower_train.rehearsal.group import agree_for_deepspeed, join
-from bridgetower_train.tasks.pretraining.task import JointTask
+from bridgetower_train.tasks.pretraining import Pretraining
 
 OBJECTIVE, BATCH = ObjectiveConfig(itc=0), random_batch(SMALL, 4)
 RANKS, MICRO_BATCHES = 3, 2
@@ -35,9 +35,9 @@ class Limited(CpuDevice):
         return self.limits.settings()
 
 
-def blank_task(recomputes: bool) -> JointTask:
+def blank_task(recomputes: bool) -> Pretraining:
     """With nothing but weights."""
-    task = JointTask(SMALL, OBJECTIVE)
+    task = pretraining(SMALL, OBJECTIVE)
     if recomputes:
         checkpoint_blocks(task.model)
     return task
@@ -57,7 +57,7 @@ def gathered(_: int) -> list[int]:
             log.phase = f"{limits} {recomputes} {step}"
             for last in (False, True):
                 engine.forward_backward(BATCH, torch.ones(3), last)
-            engine.step(1.0)
+            engine.step()
     sums = Counter({f"{limits} {recomputes} 3": 0 for limits, recomputes in CASES})
     for key, traffic in log.traffic.items():
         if key.kind == "all_gather" and key.phase in sums:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.distributed as dist
-from helpers import SMALL, random_batch, run_ranks
+from helpers import SMALL, pretraining, random_batch, run_config, run_ranks
 
 from bridgetower_train.bench.memory import BenchMemoryConfig, compare
 from bridgetower_train.config import DeviceConfig, ObjectiveConfig
@@ -15,20 +15,20 @@ from bridgetower_train.engines.deepspeed import ZERO_BUCKET
 from bridgetower_train.planning.memory import ENGINES, Memory, contrast_entry, measure, state_bytes, states
 from bridgetower_train.planning.trace import PARTS, Platform, plain, trace
 from bridgetower_train.rehearsal.group import join
-from bridgetower_train.tasks.pretraining.task import JointTask
 
 OBJECTIVE = ObjectiveConfig(itc_dim=16)
+RUN = run_config(SMALL, OBJECTIVE)
 PLAIN, FUSED = (Platform.on_paper(fused_attention, "fp32") for fused_attention in (False, True))
 
 
 @pytest.fixture(scope="module")
 def memory() -> Memory:
-    return measure(SMALL, OBJECTIVE, FUSED, checkpointing=False)
+    return measure(RUN, FUSED, checkpointing=False)
 
 
 def really_saved(pairs: int) -> int:
     """Bytes that a real forward pass gives to autograd, each storage once, weights apart."""
-    task = JointTask(SMALL, OBJECTIVE, plain)
+    task = pretraining(SMALL, OBJECTIVE, plain)
     weights = {p.data_ptr() for p in task.parameters()}
     kept = {}
 
@@ -44,8 +44,8 @@ def really_saved(pairs: int) -> int:
 
 
 def test_the_trace_keeps_what_autograd_does():
-    timeline = trace(SMALL, OBJECTIVE, 6, False, PLAIN)
-    assert timeline.parameters == sum(p.numel() for p in JointTask(SMALL, OBJECTIVE, plain).parameters())
+    timeline = trace(RUN, 6, False, PLAIN)
+    assert timeline.parameters == sum(p.numel() for p in pretraining(SMALL, OBJECTIVE, plain).parameters())
     # Beyond what autograd asks for, the batch and the metrics are alive; the loader masks one more place per text.
     assert sum(timeline.kept.values()) == pytest.approx(really_saved(6), rel=0.05)
     assert set(timeline.kept) == set(PARTS)
@@ -92,7 +92,7 @@ def test_the_plan_of_every_stage_is_within_a_tenth_of_real_steps():
 
 
 def test_the_peak_is_a_line_in_the_pairs(memory):
-    direct = trace(SMALL, OBJECTIVE, 16, False, FUSED)
+    direct = trace(RUN, 16, False, FUSED)
     use = memory.use("native", 16, accumulates=True)
     assert use.activations == pytest.approx((direct.activations + direct.copies).max(), rel=0.01)
     assert memory.per_pair_kept * 16 == pytest.approx(sum(direct.kept.values()), rel=0.05)
@@ -119,7 +119,7 @@ def test_states_by_hand():
 
 def test_each_stage_holds_less():
     big = replace(SMALL, vocab_size=50_000, text_layers=8)
-    memory = measure(big, OBJECTIVE, FUSED, checkpointing=False)
+    memory = measure(run_config(big, OBJECTIVE), FUSED, checkpointing=False)
     totals = [memory.use(engine, 2, 64).total for engine in ENGINES[:3]]
     assert totals == sorted(totals, reverse=True)
     assert memory.use("zero0", 2, 64) == memory.use("native", 2, 64)
@@ -143,18 +143,18 @@ def test_the_most_pairs_are_the_most_that_fit(memory):
 
 
 def test_the_contrast_grows_with_all_ranks(memory):
-    entry = contrast_entry(OBJECTIVE)
+    entry = contrast_entry(RUN)
     assert entry == pytest.approx(memory.entry)
     assert 3 * 4 <= entry < 20 * 4, "three terms, a few float32 each"
     grown = memory.use("native", 64, 512).activations - memory.use("native", 64, 2).activations
     keys = 2 * 16 * 4  # image and fused pair
     assert grown == pytest.approx(64 * 64 * 510 * entry + 3 * keys * 64 * 510)
-    assert measure(SMALL, ObjectiveConfig(itc=0), FUSED, False).entry == 0
+    assert measure(run_config(SMALL, ObjectiveConfig(itc=0)), FUSED, False).entry == 0
 
 
 def test_fused_attention_and_checkpointing_keep_less(memory):
-    unfused = measure(SMALL, OBJECTIVE, PLAIN, checkpointing=False)
-    again = measure(SMALL, OBJECTIVE, FUSED, checkpointing=True)
+    unfused = measure(RUN, PLAIN, checkpointing=False)
+    again = measure(RUN, FUSED, checkpointing=True)
     assert unfused.per_pair_kept > memory.per_pair_kept > 2 * again.per_pair_kept
     assert again.use("native", 32).total < memory.use("native", 32).total
     # The input of each block: images once, texts in two views, float32.

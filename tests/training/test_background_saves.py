@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from bridgetower_train.training.checkpoint import newest, step_folders
+from bridgetower_train.weights.checkpoint import newest, step_folders
 from tests.training.runs import final_weights, last_step, metric_lines
 
 HOLDING = """

@@ -30,15 +30,14 @@ def test_bf16_trains(tmp_path, train, compiled):
 
 def test_a_step_never_waits_for_the_device(shapes_root):
     """set_sync_debug_mode raises at the first operation that would."""
+    from helpers import open_pairs, pretraining
+
     from bridgetower_train import compose
-    from bridgetower_train.commands.train import sized_vocabulary
     from bridgetower_train.config import DeviceConfig, TrainConfig
-    from bridgetower_train.data.dataset import open_data
     from bridgetower_train.data.text import CaptionTokenizer
     from bridgetower_train.devices import make_device
     from bridgetower_train.distributed import Ranks
     from bridgetower_train.engines import NativeEngine
-    from bridgetower_train.tasks.pretraining.task import JointTask
     from tests.training.runs import TINY
 
     config = compose.compose(
@@ -46,16 +45,16 @@ def test_a_step_never_waits_for_the_device(shapes_root):
     )
     text = CaptionTokenizer.load(config.tokenizer)
     device, _ = make_device(DeviceConfig(name="cuda", precision="bf16"))
-    task = JointTask(sized_vocabulary(config.model, text.vocab_size), config.objective).to(device.torch_device)
+    task = pretraining(config.model.with_vocabulary(text.vocab_size), config.objective).to(device.torch_device)
     engine = NativeEngine(task, device, Ranks(0, 1, None), config.optim)
-    batch = open_data(config, text).__getitems__(list(range(8)))
+    batch = open_pairs(config, text).__getitems__(list(range(8)))
     batch = batch.to(device.torch_device)
     for _ in range(2):  # the first step may still set things up
         engine.forward_backward(batch, task.counts(batch), last=True)
-        engine.step(1.0)
+        engine.step()
     torch.cuda.set_sync_debug_mode("error")
     try:
         engine.forward_backward(batch, task.counts(batch), last=True)
-        engine.step(1.0)
+        engine.step()
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bridgetower_train.training.checkpoint import newest, step_folders
+from bridgetower_train.weights.checkpoint import newest, step_folders
 from tests.training.runs import Job, final_weights, metric_lines
 
 SAVING = ["steps=200", "checkpoint.every=4", "validation.every=50", "validation.samples=16"]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bridgetower_train.training.checkpoint import step_folders
+from bridgetower_train.weights.checkpoint import step_folders
 from tests.training.runs import ROOT, final_weights, last_step, metric_lines
 
 pytest.importorskip("deepspeed")

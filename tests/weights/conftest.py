@@ -1,23 +1,23 @@
 """Random towers and models in other people's forms."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import SMALL, randomize
+from helpers import SMALL, pretraining, randomize
 from torch import Tensor, nn
 
 from bridgetower_train.cli import main
-from bridgetower_train.config import InitConfig
+from bridgetower_train.config import InitConfig, ObjectiveConfig
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.model.bridgetower import BridgeTower
-from bridgetower_train.model.heads import Heads
 from bridgetower_train.weights.initial import start_weights
 from data_prep.shapes.tokenizer import train_tokenizer
 from tests.training.runs import TINY
 
-ALL_HEADS = Heads(mlm=True, itm=True, itc_dim=24, itc_cross_modal=True)
+ALL_LOSSES = ObjectiveConfig(itc_dim=24)
 
 
 @pytest.fixture(scope="session")
@@ -51,14 +51,16 @@ def folder(run, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def build(text):
-    """`build(heads, init=..., **changes of SMALL)`: (model, what was said)."""
+    """`build(objective, init=..., **changes of SMALL)`: (model, what was said)."""
 
-    def build(heads: Heads = ALL_HEADS, ranks: Ranks | None = None, **keys) -> tuple[BridgeTower, list[str]]:
+    def build(
+        objective: ObjectiveConfig = ALL_LOSSES, ranks: Ranks | None = None, **keys
+    ) -> tuple[BridgeTower, list[str]]:
         init = InitConfig(**{k: str(v) for k, v in keys.items() if k in ("vision", "text", "checkpoint")})
         changes = {k: v for k, v in keys.items() if k not in ("vision", "text", "checkpoint")}
         torch.manual_seed(0)
-        model = BridgeTower(type(SMALL)(**{**vars(SMALL), "vocab_size": text.vocab_size, **changes}), heads)
-        return model.eval(), start_weights(model, init, text, ranks or Ranks(0, 1, None))
+        task = pretraining(replace(SMALL, vocab_size=text.vocab_size, **changes), objective)
+        return task.model.eval(), start_weights(task, init, text, ranks or Ranks(0, 1, None))
 
     return build
 

@@ -4,28 +4,28 @@ import json
 import os
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import SMALL, random_batch, randomize, run_ranks
+from helpers import SMALL, pretraining, random_batch, randomize, run_config, run_ranks
 from safetensors.torch import save_file
 from torch import Tensor
 
 from bridgetower_train.bench.hugging_face import hugging_face_config
 from bridgetower_train.cli import main
-from bridgetower_train.config import InitConfig
+from bridgetower_train.config import InitConfig, ObjectiveConfig
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.model.bridgetower import BridgeTower
-from bridgetower_train.model.heads import Heads
 from bridgetower_train.model.vision import normalize
 from bridgetower_train.tasks.pretraining.itc import embed_image, embed_text
 from bridgetower_train.weights.fit import listed
 from bridgetower_train.weights.initial import start_weights
 from tests.training.runs import TINY, final_weights
-from tests.weights.conftest import ALL_HEADS, clip_vision, openai_names, roberta
+from tests.weights.conftest import ALL_LOSSES, clip_vision, openai_names, roberta
 
 CLASSES = {
     "BridgeTowerModel": set(),
@@ -40,7 +40,7 @@ def published(text: CaptionTokenizer, name: str = "BridgeTowerForContrastiveLear
     import transformers
 
     config = type(SMALL)(**{**vars(SMALL), "vocab_size": text.vocab_size, **changes})
-    model = getattr(transformers, name)(hugging_face_config(config, 24))
+    model = getattr(transformers, name)(hugging_face_config(run_config(config, ALL_LOSSES)))
     randomize(model)
     return model.eval()
 
@@ -91,7 +91,7 @@ def test_published_folders(build, text, tmp_path, name, pickled):
 
 def test_heads_that_no_loss_reads_are_left_out_and_named(build, text, tmp_path):
     published(text).save_pretrained(tmp_path)
-    _, said = build(Heads(mlm=True), checkpoint=tmp_path)
+    _, said = build(ObjectiveConfig(itm=0, itc=0), checkpoint=tmp_path)
     assert said[1:] == [
         "left out, since no loss here reads them: itc_cross_modal_head, itc_image_head, itc_text_head, logit_scale",
         "random: mlm_score",
@@ -122,7 +122,7 @@ def test_microsofts_checkpoints(build, tmp_path, wrapped):
     for name in [n for n in weights if n.startswith(("itc_", "itm_", "mlm_"))]:
         del weights[name]
     torch.save(weights, tmp_path / "y.ckpt")
-    _, said = build(Heads(mlm=True), checkpoint=tmp_path / "y.ckpt")
+    _, said = build(ObjectiveConfig(itm=0, itc=0), checkpoint=tmp_path / "y.ckpt")
     assert said[1:] == ["left out, since no loss here reads them: logit_scale", "random: mlm_score"]
 
 
@@ -154,7 +154,7 @@ def _two_ranks(rank: int, source: str, tokenizer: str) -> Tensor:
 
     torch.manual_seed(rank)  # so that they differ before
     text = CaptionTokenizer.load(tokenizer)
-    model = BridgeTower(type(SMALL)(**{**vars(SMALL), "vocab_size": text.vocab_size}), ALL_HEADS)
+    model = pretraining(replace(SMALL, vocab_size=text.vocab_size), ALL_LOSSES).model
     start_weights(
         model, InitConfig(checkpoint=source if rank == 0 else "/nowhere"), text, Ranks(rank, 2, dist.group.WORLD)
     )
@@ -165,7 +165,7 @@ def _two_ranks_fail(rank: int, tokenizer: str) -> str:
     import torch.distributed as dist
 
     text = CaptionTokenizer.load(tokenizer)
-    model = BridgeTower(type(SMALL)(**{**vars(SMALL), "vocab_size": text.vocab_size}), ALL_HEADS)
+    model = pretraining(replace(SMALL, vocab_size=text.vocab_size), ALL_LOSSES).model
     with pytest.raises(ConfigError) as caught:
         start_weights(model, InitConfig(checkpoint="/nowhere/x.ckpt"), text, Ranks(rank, 2, dist.group.WORLD))
     return str(caught.value)
@@ -223,7 +223,7 @@ def test_another_size_names_the_keys(build, text, tmp_path):
     assert "resblocks.4.attn.in_proj_weight" in said
     assert "of another shape" in said
     assert "objective.itc_dim is 24 there and 16 here" in message(
-        build, heads=Heads(itc_dim=16, itc_cross_modal=True), checkpoint=tmp_path
+        build, objective=ObjectiveConfig(mlm=0, itm=0, itc_dim=16), checkpoint=tmp_path
     )
 
 

@@ -6,6 +6,7 @@ import logging
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,9 @@ from bridgetower_train.cli import main
 from bridgetower_train.config import TrainConfig
 from bridgetower_train.model.bridgetower import BridgeTower, Pairs
 from bridgetower_train.model.vision import CLIP_MEAN, CLIP_STD
+from bridgetower_train.tasks.pretraining import Pretraining
 from bridgetower_train.tasks.pretraining.itc import embed_cross, embed_image, embed_text
-from bridgetower_train.tasks.pretraining.task import needed_heads
-from bridgetower_train.training.checkpoint import verify
+from bridgetower_train.weights.checkpoint import verify
 from bridgetower_train.weights.export import exported_weights, same_files
 from bridgetower_train.weights.hf_files import model_description
 from bridgetower_train.weights.trained import Trained, read_trained
@@ -42,7 +43,7 @@ def load(name: str, folder: Path, **options):
 
 
 def ours(trained: Trained) -> BridgeTower:
-    model = BridgeTower(trained.config.model, needed_heads(trained.config.objective)).eval()
+    model = BridgeTower(trained.config.model, Pretraining.heads(trained.config)).eval()
     model.load_state_dict(trained.weights)
     return model
 
@@ -60,9 +61,9 @@ def outputs(model: BridgeTower, encoding) -> dict[str, Tensor]:
         image, text = model.encode_image(pixels_of(encoding)), model.encode_text(ids, mask)
         rows = torch.arange(len(ids))
         places = torch.arange(ids.shape[1]).expand(len(ids), -1)
-        found = {"mlm": model.mlm_score(model.fuse(image, text, Pairs(rows, rows, 0, places)).text)}
+        found = {"mlm": model.head("mlm_score")(model.fuse(image, text, Pairs(rows, rows, 0, places)).text)}
         pooled = model.fuse(image, text, Pairs(rows, rows, len(ids))).pooled
-        found["itm"] = model.itm_score(pooled)
+        found["itm"] = model.head("itm_score")(pooled)
         if hasattr(model, "itc_cross_modal_head"):
             found["text_embeds"] = embed_text(model, text.cls)
             found["image_embeds"] = embed_image(model, image, "hf")
@@ -113,13 +114,14 @@ def test_the_published_sizes_have_the_published_keys_and_shapes(size, keys):
     import transformers
 
     config = compose.compose(TrainConfig, "train", [f"model={size}"])
-    described = model_description(config.model, config.objective)
+    config = replace(config, model=config.model.with_vocabulary(50265))
+    described = model_description(config)
     with torch.device("meta"):
         theirs = {
             name: getattr(transformers, name)(transformers.BridgeTowerConfig(**described)).state_dict()
             for name in CLASSES[1:]
         }
-        mine = exported_weights(BridgeTower(config.model, needed_heads(config.objective)).state_dict())
+        mine = exported_weights(Pretraining, Pretraining(config).model.state_dict())
     assert len(theirs["BridgeTowerForContrastiveLearning"]) == keys
     expected = {name: tensor.shape for state in theirs.values() for name, tensor in state.items()}
     assert {name: tensor.shape for name, tensor in mine.items()} == expected

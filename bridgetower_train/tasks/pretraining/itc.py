@@ -24,6 +24,9 @@ TERMS = {
 }
 """Form -> its terms: the embedding that asks, and the one that it must find among those of all ranks."""
 
+INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
+"""Start of the learned factor of the logits, as its logarithm."""
+
 LOGIT_SCALE_RANGE = (math.log(1 / 0.5), math.log(1 / 0.001))
 """Bounds of the logarithm of the factor of the logits: temperatures from 0.5 down to 0.001."""
 
@@ -61,17 +64,17 @@ def clamped_logit_scale(logit_scale: Tensor) -> Tensor:
 
 def embed_text(model: BridgeTower, cls_BD: Tensor) -> Tensor:
     """`TextStates.cls` -> contrastive embeddings (B, E) of length 1."""
-    return F.normalize(model.itc_text_head(cls_BD), dim=-1)
+    return F.normalize(model.head("itc_text_head")(cls_BD), dim=-1)
 
 
 def embed_image(model: BridgeTower, image: ImageStates, form: str) -> Tensor:
     """B images -> contrastive embeddings (B, E) of length 1; form `ms` reads the tower itself, the others its bridged state."""
-    return F.normalize(model.itc_image_head(image.cls if form == "ms" else image.bridged[-1][:, 0]), dim=-1)
+    return F.normalize(model.head("itc_image_head")(image.cls if form == "ms" else image.bridged[-1][:, 0]), dim=-1)
 
 
 def embed_cross(model: BridgeTower, pooled_B2D: Tensor) -> Tensor:
     """`Fused.pooled` of aligned pairs -> contrastive embeddings (B, E) of length 1."""
-    return F.normalize(model.itc_cross_modal_head(pooled_B2D), dim=-1)
+    return F.normalize(model.head("itc_cross_modal_head")(pooled_B2D), dim=-1)
 
 
 def itc_logits(queries_BE: Tensor, keys_GE: Tensor, logit_scale: Tensor) -> Tensor:

@@ -1,18 +1,27 @@
-"""The joint step: images and texts are encoded once, all pairs are fused in one batch, and each loss reads its part.
+"""Pretraining: images and texts are encoded once, all pairs are fused in one batch, and each loss reads its part.
 
-Shapes: B samples, M masked places per text, D width.
+Shapes: B samples, M masked tokens per text, D width.
 """
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from bridgetower_train.config import ModelConfig, ObjectiveConfig
-from bridgetower_train.data.batch import IGNORE, Batch
+from bridgetower_train.config import ModelConfig, TrainConfig
+from bridgetower_train.data.batch import Batch
+from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.model.attention import AttentionFunction, sdpa
-from bridgetower_train.model.bridgetower import BridgeTower
-from bridgetower_train.model.heads import Heads
+from bridgetower_train.model.flops import Work
+from bridgetower_train.model.heads import Head, LinearHead
+from bridgetower_train.tasks.base import Exported, Metric, Metrics, Shown, Task
 from bridgetower_train.tasks.gather import world_size
 from bridgetower_train.tasks.pretraining.itc import (
+    INITIAL_LOGIT_SCALE,
+    LOGIT_SCALE_RANGE,
+    TERMS,
     clamped_logit_scale,
     embed_cross,
     embed_image,
@@ -21,60 +30,168 @@ from bridgetower_train.tasks.pretraining.itc import (
     itc_loss,
 )
 from bridgetower_train.tasks.pretraining.itm import hard_negatives, itm_loss
-from bridgetower_train.tasks.pretraining.mlm import mlm_loss
+from bridgetower_train.tasks.pretraining.masking import IGNORE, max_masked_tokens
+from bridgetower_train.tasks.pretraining.mlm import MLMHead, mlm_loss
 from bridgetower_train.tasks.pretraining.pairs import PairKinds, joint_pairs
-
-Metrics = dict[str, Tensor]
-
-
-def needed_heads(objective: ObjectiveConfig) -> Heads:
-    """The heads that `objective` reads."""
-    return Heads(
-        mlm=objective.mlm > 0,
-        itm=objective.itm > 0,
-        itc_dim=objective.itc_dim if objective.itc > 0 else 0,
-        itc_cross_modal=objective.itc_form != "ms",
-    )
+from bridgetower_train.tasks.pretraining.reader import PretrainingReader
+from bridgetower_train.tasks.pretraining.show import show
 
 
-class JointTask(nn.Module):
-    """The model with its losses: a batch in, one loss and its metrics out.
+class Pretraining(Task):
+    """See Task: masked language modelling, image-text matching and image-text contrast, each with a weight."""
 
-    Both are such that summing them (and the gradients) over the micro-batches of a step and averaging over the ranks, as
-    DistributedDataParallel does, gives the mean over the global batch.
-    """
+    title: ClassVar[str] = "pretraining"
 
-    def __init__(self, model: ModelConfig, objective: ObjectiveConfig, attention: AttentionFunction = sdpa) -> None:
-        super().__init__()
-        self.objective = objective
-        self.needs = PairKinds.of(objective)
-        self.model = BridgeTower(model, needed_heads(objective), attention)
-        if not self.needs.pooled:
-            self.model.freeze_pooling()
+    def __init__(self, config: TrainConfig, attention: AttentionFunction = sdpa) -> None:
+        self.objective = config.objective
+        self.pairs = PairKinds.of(config.objective)
+        super().__init__(config, attention)
+
+    @classmethod
+    def heads(cls, config: TrainConfig) -> tuple[Head, ...]:
+        """See Task."""
+        objective = config.objective
+        kinds = PairKinds.of(objective)
+        heads = []
+        if objective.mlm:
+            masked = max_masked_tokens(objective.mlm_probability, config.model.max_text_len)
+            heads.append(Head("mlm_score", MLMHead, masked, "BridgeTowerForMaskedLM"))
+        if objective.itm:
+            heads.append(Head("itm_score", partial(_linear, 2, 2), kinds.pooled, "BridgeTowerForImageAndTextRetrieval"))
+        if objective.itc:
+            # Form `ms` reads other states than transformers' class, which would answer nonsense.
+            exported = None if objective.itc_form == "ms" else "BridgeTowerForContrastiveLearning"
+            for name, states in _EMBEDDINGS[: 2 if objective.itc_form == "ms" else 3]:
+                build = partial(_linear, states, objective.itc_dim)
+                heads.append(Head(f"itc_{name}_head", build, 1, exported, "objective.itc_dim"))
+            heads.append(Head("logit_scale", _logit_scale, 0, exported))
+        return tuple(heads)
+
+    @classmethod
+    def metrics(cls, config: TrainConfig) -> tuple[Metric, ...]:
+        """See Task. `recall_itc`: texts whose nearest image is right, among those of all ranks; `logit_scale`: the factor."""
+        objective = config.objective
+        of_loss = {
+            "mlm": [Metric("loss_mlm", "Masked language modelling", "min"), Metric("acc_mlm", "masked token", "max")],
+            "itm": [Metric("loss_itm", "Image-text matching", "min"), Metric("acc_itm", "matching", "max")],
+            "itc": [
+                Metric("loss_itc", "Image-text contrast", "min"),
+                Metric("recall_itc", "contrast R@1", "max"),
+                Metric("i2t_r1", "image to text", "max", "Retrieval R@1"),
+                Metric("t2i_r1", "text to image", "max", "Retrieval R@1"),
+                Metric("logit_scale", "Logit scale", ""),
+            ],
+        }
+        return tuple(metric for name, metrics in of_loss.items() if getattr(objective, name) for metric in metrics)
+
+    @classmethod
+    def work(cls, config: TrainConfig) -> Work:
+        """See Task."""
+        kinds = PairKinds.of(config.objective)
+        masked = max_masked_tokens(config.objective.mlm_probability, config.model.max_text_len) if kinds.masked else 0
+        return Work(1, kinds.clean + kinds.masked, kinds.pooled, int(kinds.masked), masked, cls.heads(config))
+
+    @classmethod
+    def reader(cls, config: TrainConfig, tokenizer: CaptionTokenizer) -> PretrainingReader:
+        """See Task."""
+        return PretrainingReader(config, tokenizer)
+
+    @classmethod
+    def blank_labels(cls, config: TrainConfig, size: int, length: int) -> dict[str, Tensor]:
+        """See Task."""
+        masked = max_masked_tokens(config.objective.mlm_probability, config.model.max_text_len)
+        places = torch.zeros(size, masked, dtype=torch.int64)
+        return {
+            "masked_ids": torch.zeros(size, length, dtype=torch.int64),
+            "mlm_positions": places,
+            "mlm_labels": places.clone(),
+            "itm_negative": torch.arange(size).roll(1),
+        }
+
+    @classmethod
+    def gathered(cls, config: TrainConfig) -> int:
+        """See Task: the embeddings that the contrast looks for."""
+        objective = config.objective
+        return len({key for _, key in TERMS[objective.itc_form]}) * objective.itc_dim if objective.itc else 0
+
+    @classmethod
+    def contrast(cls, config: TrainConfig, samples: int) -> Callable[[], Tensor]:
+        """See Task."""
+        objective = config.objective
+        given = {
+            name: torch.ones(samples, objective.itc_dim, requires_grad=True) for name in ("text", "image", "cross")
+        }
+        scale, ids = torch.ones((), requires_grad=True), torch.arange(samples)
+        return lambda: itc_loss(given, scale, ids, objective.itc_form)[0]
+
+    @classmethod
+    def recipe(cls, config: TrainConfig) -> list[tuple[str, str]]:
+        """See Task."""
+        objective = config.objective
+        weights = {"MLM": objective.mlm, "ITM": objective.itm, "ITC": objective.itc}
+        rows = [("losses and weights", ", ".join(f"{name} {weight:g}" for name, weight in weights.items() if weight))]
+        if objective.itm:
+            rows.append(("ITM negatives", objective.itm_negatives))
+        if objective.itc:
+            rows.append(("ITC", f"form `{objective.itc_form}`, {objective.itc_dim} wide"))
+        if objective.mlm:
+            rows.append(("masked tokens", f"{objective.mlm_probability:.0%}"))
+        return rows
+
+    @classmethod
+    def exported(cls, config: TrainConfig) -> Exported:
+        """See Task."""
+        objective = config.objective
+        if not objective.itc:
+            # Without `contrastive_hidden_size` the class that needs it refuses to load.
+            return Exported({}, {}, [])
+        if objective.itc_form == "ms":
+            return Exported({}, {}, [_MS_NOTE.format(objective.itc_dim)])
+        description = {"contrastive_hidden_size": objective.itc_dim, "logit_scale_init_value": INITIAL_LOGIT_SCALE}
+        return Exported(description, {}, [])
+
+    @classmethod
+    def show(cls, config: TrainConfig, batch: Batch, row: int, tokenizer: CaptionTokenizer) -> Shown:
+        """See Task."""
+        return show(batch, row, tokenizer, config.objective.itm_negatives == "hard")
+
+    @classmethod
+    def released(cls, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """See Task: `logit_scale` takes the value that the loss used, which clamps it."""
+        if "logit_scale" in weights:
+            return {**weights, "logit_scale": torch.clamp(weights["logit_scale"], *LOGIT_SCALE_RANGE)}
+        return weights
+
+    def unread(self) -> Iterator[nn.Parameter]:
+        """See Task: where no pair is pooled, what only pooled pairs read."""
+        if self.pairs.pooled:
+            return
+        trunk = self.model.bridgetower
+        for module in (
+            trunk.cross_modal_image_layers[-1],
+            trunk.cross_modal_text_pooler,
+            trunk.cross_modal_image_pooler,
+        ):
+            yield from module.parameters()
 
     def counts(self, batch: Batch) -> Tensor:
-        """float32 (3,): pairs, masked tokens and ITM pairs of this micro-batch, without a host sync.
-
-        Their sum over the micro-batches and ranks of a step is what `forward` takes as `totals`.
-        """
+        """See Task. float32 (3,): pairs, masked tokens and ITM pairs."""
         ids = batch.image_id
         if self.objective.itm_negatives == "hard":
             mismatched = (ids[:, None] != ids).any(dim=1)
         else:
-            mismatched = batch.itm_negative != torch.arange(len(ids), device=ids.device)
+            mismatched = batch.labels["itm_negative"] != torch.arange(len(ids), device=ids.device)
         pairs = torch.full_like(mismatched.sum(), len(ids))
-        return torch.stack([pairs, (batch.mlm_labels != IGNORE).sum(), pairs + mismatched.sum()]).float()
+        return torch.stack([pairs, (batch.labels["mlm_labels"] != IGNORE).sum(), pairs + mismatched.sum()]).float()
 
     def forward(self, batch: Batch, totals: Tensor) -> tuple[Tensor, Metrics]:
-        """(weighted loss, metrics as detached scalars on the device); for `totals` see `counts`.
-
-        Metrics: `loss`, and of each loss that has a weight `loss_mlm`, `acc_mlm`, `loss_itm`, `acc_itm`, `loss_itc`,
-        `recall_itc` (texts whose nearest image is right, among those of all ranks) and `logit_scale` (the factor itself).
-        """
-        objective, needs, model, B = self.objective, self.needs, self.model, len(batch.image_id)
+        """See Task."""
+        objective, kinds, model, B = self.objective, self.pairs, self.model, len(batch.image_id)
 
         # Towers: the clean and the masked view of the texts are one batch.
-        views = [ids for ids, read in ((batch.input_ids, needs.clean), (batch.masked_ids, needs.masked)) if read]
+        views = [
+            ids for ids, read in ((batch.input_ids, kinds.clean), (batch.labels["masked_ids"], kinds.masked)) if read
+        ]
         image = model.encode_image(batch.pixel_values)
         text = model.encode_text(torch.cat(views), batch.text_mask.repeat(len(views), 1))
         embeddings = {}
@@ -83,29 +200,47 @@ class JointTask(nn.Module):
             embeddings["image"] = embed_image(model, image, objective.itc_form)
 
         # Fusion.
-        negative = batch.itm_negative
+        negative = batch.labels["itm_negative"]
         if objective.itm and objective.itm_negatives == "hard":
-            similarity = itc_logits(embeddings["text"], embeddings["image"], model.logit_scale)
+            similarity = itc_logits(embeddings["text"], embeddings["image"], model.head("logit_scale"))
             negative = hard_negatives(similarity.detach(), batch.image_id)
-        fused = model.fuse(image, text, joint_pairs(needs, negative, batch.mlm_positions))
+        fused = model.fuse(image, text, joint_pairs(kinds, negative, batch.labels["mlm_positions"]))
 
         # Losses: sums over this micro-batch, divided by the step's totals.
         pairs, masked_tokens, itm_pairs = (totals.clamp(min=1) / world_size()).unbind()
         metrics: Metrics = {}
         loss = torch.zeros_like(totals[0])
         if objective.mlm:
-            loss_mlm, right = mlm_loss(model.mlm_score(fused.text), batch.mlm_labels)
+            loss_mlm, right = mlm_loss(model.head("mlm_score")(fused.text), batch.labels["mlm_labels"])
             metrics.update({"loss_mlm": loss_mlm / masked_tokens, "acc_mlm": right / masked_tokens})
             loss = loss + objective.mlm * metrics["loss_mlm"]
         if objective.itm:
-            loss_itm, right = itm_loss(model.itm_score(fused.pooled), negative)
+            loss_itm, right = itm_loss(model.head("itm_score")(fused.pooled), negative)
             metrics.update({"loss_itm": loss_itm / itm_pairs, "acc_itm": right / itm_pairs})
             loss = loss + objective.itm * metrics["loss_itm"]
         if objective.itc:
             if objective.itc_form != "ms":
                 embeddings["cross"] = embed_cross(model, fused.pooled[:B])
-            loss_itc, right = itc_loss(embeddings, model.logit_scale, batch.image_id, objective.itc_form)
+            loss_itc, right = itc_loss(embeddings, model.head("logit_scale"), batch.image_id, objective.itc_form)
             metrics.update({"loss_itc": loss_itc / pairs, "recall_itc": right / pairs})
-            metrics["logit_scale"] = clamped_logit_scale(model.logit_scale) * B / pairs
+            metrics["logit_scale"] = clamped_logit_scale(model.head("logit_scale")) * B / pairs
             loss = loss + objective.itc * metrics["loss_itc"]
         return loss, {name: value.detach() for name, value in [("loss", loss), *metrics.items()]}
+
+
+_EMBEDDINGS = (("text", 1), ("image", 1), ("cross_modal", 2))
+"""Contrastive heads, and how many states of the model's width each reads."""
+
+_MS_NOTE = (
+    "The contrastive heads (`itc_text_head`, `itc_image_head`, {} wide) read the last states of the two towers, as in "
+    "Microsoft's code. transformers has no class for them; they are in the file for further training."
+)
+
+
+def _linear(states: int, outputs: int, config: ModelConfig) -> LinearHead:
+    """From some states of the model's width to `outputs`."""
+    return LinearHead(states * config.width, outputs)
+
+
+def _logit_scale(config: ModelConfig) -> nn.Parameter:
+    return nn.Parameter(torch.tensor(INITIAL_LOGIT_SCALE))

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import SMALL, gradients, part, random_batch, randomize, run_ranks
+from helpers import SMALL, gradients, heads, part, pretraining, random_batch, randomize, relabelled, run_ranks
 from torch import Tensor, nn
 
 from bridgetower_train.bench.hugging_face import HuggingFaceHeads
@@ -12,8 +12,7 @@ from bridgetower_train.config import ModelConfig, ObjectiveConfig
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.model.attention import sdpa
 from bridgetower_train.model.bridgetower import BridgeTower
-from bridgetower_train.model.heads import Heads
-from bridgetower_train.tasks.pretraining.task import JointTask
+from bridgetower_train.tasks.pretraining import Pretraining
 
 FORMS = ("hf", "symmetric", "ms")
 
@@ -33,18 +32,20 @@ OBJECTIVES = {
 }  # fmt: skip
 
 
-def make_task(objective: ObjectiveConfig, config: ModelConfig = SMALL, dtype: torch.dtype = torch.float64) -> JointTask:
+def make_task(
+    objective: ObjectiveConfig, config: ModelConfig = SMALL, dtype: torch.dtype = torch.float64
+) -> Pretraining:
     """The same random weights for every objective, all parameters away from their start."""
     torch.manual_seed(0)
-    whole = BridgeTower(config, Heads(mlm=True, itm=True, itc_dim=16, itc_cross_modal=True))
+    whole = BridgeTower(config, heads(itc_dim=16))
     randomize(whole)
     weights = whole.state_dict()
-    task = JointTask(config, objective)
+    task = pretraining(config, objective)
     task.model.load_state_dict({name: weights[name] for name in task.model.state_dict()})
     return task.to(dtype)
 
 
-def run(task: JointTask, batch: Batch) -> tuple[dict[str, float], dict[str, Tensor]]:
+def run(task: Pretraining, batch: Batch) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Metrics and gradients of one micro-batch that is the whole step."""
     task.zero_grad()
     loss, metrics = task(batch, task.counts(batch))
@@ -55,7 +56,7 @@ def run(task: JointTask, batch: Batch) -> tuple[dict[str, float], dict[str, Tens
 def distinct(size: int) -> Batch:
     """A batch without rows of the same image."""
     rows = torch.arange(size)
-    return replace(random_batch(SMALL, size), image_id=rows, itm_negative=rows.roll(1))
+    return replace(relabelled(random_batch(SMALL, size), itm_negative=rows.roll(1)), image_id=rows)
 
 
 def assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
@@ -69,10 +70,11 @@ def test_three_naive_passes_of_hugging_face():
     task, batch = make_task(ObjectiveConfig(itc_dim=16)), distinct(4)
     metrics, ours = run(task, batch)
     task.zero_grad()
-    heads = HuggingFaceHeads(task.model, task.objective)
+    heads = HuggingFaceHeads(task.model, task.config)
     mlm, itc = heads.mlm_loss(batch), heads.itc_loss(batch)
     itm = (
-        heads.itm_loss(batch, batch.pixel_values, 1) + heads.itm_loss(batch, batch.pixel_values[batch.itm_negative], 0)
+        heads.itm_loss(batch, batch.pixel_values, 1)
+        + heads.itm_loss(batch, batch.pixel_values[batch.labels["itm_negative"]], 0)
     ) / 2
     (mlm + itm + itc).backward()
     assert metrics["loss_mlm"] == pytest.approx(mlm.item(), abs=1e-10)
@@ -130,13 +132,13 @@ def test_metrics():
     }  # fmt: skip
     assert all(value.ndim == 0 and not value.requires_grad for value in metrics.values())
     assert metrics["loss"].item() == loss.item()
-    assert metrics["logit_scale"].item() == pytest.approx(task.model.logit_scale.exp().item())
+    assert metrics["logit_scale"].item() == pytest.approx(task.model.head("logit_scale").exp().item())
 
 
 def test_counts():
     batch = random_batch(SMALL, 5)
-    alone = replace(batch, itm_negative=batch.itm_negative.index_fill(0, torch.tensor([1]), 1))
-    masked = (batch.mlm_labels != -100).sum().item()
+    alone = relabelled(batch, itm_negative=batch.labels["itm_negative"].index_fill(0, torch.tensor([1]), 1))
+    masked = (batch.labels["mlm_labels"] != -100).sum().item()
     assert make_task(ObjectiveConfig(itc_dim=16)).counts(alone).tolist() == [5, masked, 9]
     hard = make_task(ObjectiveConfig(itc_dim=16, itm_negatives="hard"))
     assert hard.counts(alone).tolist() == [5, masked, 10]
@@ -145,7 +147,7 @@ def test_counts():
 
 def test_micro_batches_add_up():
     task, batch = make_task(ObjectiveConfig(itc=0)), random_batch(SMALL, 6)
-    batch = replace(batch, itm_negative=torch.tensor([1, 0, 2, 4, 3, 3]))
+    batch = relabelled(batch, itm_negative=torch.tensor([1, 0, 2, 4, 3, 3]))
     expected, whole = run(task, batch)
     parts = [part(batch, slice(0, 3)), part(batch, slice(3, 6))]
     totals = torch.stack([task.counts(p) for p in parts]).sum(0)
@@ -162,7 +164,7 @@ def test_micro_batches_add_up():
 def neighbours(size: int) -> Batch:
     """Negatives within each two rows; rows 2 and 3 show the same image and so have none."""
     rows = torch.arange(size)
-    return replace(random_batch(SMALL, size), itm_negative=torch.where((rows == 2) | (rows == 3), rows, rows ^ 1))
+    return relabelled(random_batch(SMALL, size), itm_negative=torch.where((rows == 2) | (rows == 3), rows, rows ^ 1))
 
 
 def averaged(rank: int, world_size: int) -> dict[str, tuple[dict[str, float], dict[str, Tensor]]]:
@@ -195,7 +197,7 @@ def test_ranks_agree_with_one_process():
 
 
 def test_dropout_drops():
-    task = JointTask(replace(SMALL, dropout=0.1), ObjectiveConfig(itc_dim=16), attention=note_dropout)
+    task = pretraining(replace(SMALL, dropout=0.1), ObjectiveConfig(itc_dim=16), attention=note_dropout)
     batch = random_batch(SMALL, 8)
     totals = task.counts(batch)
     zeros: list[float] = []

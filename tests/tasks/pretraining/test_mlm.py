@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bridgetower_train.data.batch import IGNORE
+from bridgetower_train.tasks.pretraining.masking import IGNORE
 from bridgetower_train.tasks.pretraining.mlm import mlm_loss
 
 

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from bridgetower_train import random
-from bridgetower_train.data.batch import IGNORE
 from bridgetower_train.data.text import CaptionTokenizer
+
+IGNORE = -100
+"""Label of an empty place among the masked tokens."""
 
 MASK_SHARE, RANDOM_SHARE = 0.8, 0.1
 """Of the chosen tokens, how many become `<mask>` and how many a random token; the others stay."""
@@ -24,7 +26,12 @@ def max_masked_tokens(probability: float, max_len: int) -> int:
 
 
 def mask_tokens(
-    text: CaptionTokenizer, ids: Tensor, position: npt.NDArray[np.int64], seed: int, probability: float, places: int
+    tokenizer: CaptionTokenizer,
+    ids: Tensor,
+    position: npt.NDArray[np.int64],
+    seed: int,
+    probability: float,
+    places: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(masked ids (B, L), masked places (B, M), labels (B, M)), all int64, of the texts `ids` (B, L).
 
@@ -34,7 +41,7 @@ def mask_tokens(
     """
     ids_BL = ids.numpy()
     position_B1 = position[:, None]
-    maskable_BL = ~text.special[ids_BL]
+    maskable_BL = ~tokenizer.special[ids_BL]
     length = ids_BL.shape[1]
     count_B = np.floor(probability * maskable_BL.sum(1) + random.uniform(seed, "mask.count", position)).astype(np.int64)
     lottery_BL = random.bits(seed, "mask.place", position_B1, np.arange(length))
@@ -48,9 +55,9 @@ def mask_tokens(
 
     original_BM = np.take_along_axis(ids_BL, place_BM, axis=1)
     kind_BM = random.uniform(seed, "mask.kind", position_B1, place_BM)
-    other_BM = text.ordinary[random.below(seed, "mask.token", len(text.ordinary), position_B1, place_BM)]
+    other_BM = tokenizer.ordinary[random.below(seed, "mask.token", len(tokenizer.ordinary), position_B1, place_BM)]
     kept_BM = np.where(kind_BM < MASK_SHARE + RANDOM_SHARE, other_BM, original_BM)
-    shown_BM = np.where(kind_BM < MASK_SHARE, text.mask, kept_BM)
+    shown_BM = np.where(kind_BM < MASK_SHARE, tokenizer.mask, kept_BM)
     masked_BL = ids_BL.copy()
     masked_BL[np.nonzero(chosen_BM)[0], place_BM[chosen_BM]] = shown_BM[chosen_BM]
     label_BM = np.where(chosen_BM, original_BM, IGNORE)

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridgetower_train.data.negatives import itm_negatives
+from bridgetower_train.tasks.pretraining.negatives import itm_negatives
 
 
 @settings(max_examples=200, derandomize=True, deadline=None)

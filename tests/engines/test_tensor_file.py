@@ -13,8 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from bridgetower_train.distributed import Ranks
+from bridgetower_train.engines.tensor_file import shared_tensors, write_tensors
 from bridgetower_train.errors import CheckpointError
-from bridgetower_train.training.tensor_file import shared_tensors, write_tensors
 
 shapes = st.lists(st.integers(0, 5), max_size=3)
 

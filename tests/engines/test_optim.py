@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from helpers import pretraining
 
 from bridgetower_train.config import ModelConfig, ObjectiveConfig, OptimConfig
-from bridgetower_train.tasks.pretraining.task import JointTask
-from bridgetower_train.training.optim import Schedule, parameter_groups
+from bridgetower_train.engines.optim import Schedule, parameter_groups
 
 CONFIG = OptimConfig(lr=1.0, lr_fusion=2.0, lr_heads=3.0, weight_decay=0.1)
 
@@ -15,7 +15,7 @@ def groups() -> dict[str, dict]:
     """Parameter name -> its group."""
     size = {"image_size": 32, "width": 64, "vision_layers": 2, "text_layers": 2, "fusion_layers": 2, "vocab_size": 50}
     with torch.device("meta"):
-        task = JointTask(ModelConfig(**size), ObjectiveConfig())
+        task = pretraining(ModelConfig(**size), ObjectiveConfig())
     parts = parameter_groups(task.model.named_parameters(), CONFIG)
     named = {name: group for group in parts for name in group["names"]}
     assert named.keys() == {name for name, _ in task.model.named_parameters()}

@@ -10,6 +10,7 @@ from bridgetower_train.data.cache import is_remote, read_url
 from bridgetower_train.data.manifest import Manifest
 from bridgetower_train.errors import ConfigError, DataError
 from bridgetower_train.pages.run_folder import RunFolder, read_run
+from bridgetower_train.tasks import task_class
 from bridgetower_train.weights.hf_files import loadable_classes
 from bridgetower_train.weights.trained import Trained
 
@@ -113,8 +114,8 @@ def device_name(trained: Trained) -> str:
 
 
 def _usage(trained: Trained, name: str) -> str:
-    classes = loadable_classes(trained.config.objective)
-    objective, size = trained.config.objective, trained.config.model.image_size
+    classes = loadable_classes(trained.config)
+    size = trained.config.model.image_size
     rows = [[f"`{c}`", USES[c]] for c in classes]
     missing = [c for c in USES if c not in classes]
     notes = [
@@ -124,11 +125,7 @@ def _usage(trained: Trained, name: str) -> str:
     ]
     if missing:
         notes.append(f"Not trained, and not to be loaded: {', '.join(f'`{c}`' for c in missing)}.")
-    if objective.itc and objective.itc_form == "ms":
-        notes.append(
-            f"The contrastive heads (`itc_text_head`, `itc_image_head`, {objective.itc_dim} wide) read the last states of the "
-            "two towers, as in Microsoft's code. transformers has no class for them; they are in the file for training on."
-        )
+    notes += task_class(trained.config).exported(trained.config).notes
     example = (
         "```python\nfrom PIL import Image\nfrom transformers import BridgeTowerProcessor, "
         f'{classes[0]}\n\nprocessor = BridgeTowerProcessor.from_pretrained("{name}")\n'
@@ -156,15 +153,11 @@ def _data(data: DataConfig, manifests: dict[str, Manifest | None]) -> str:
 
 def _recipe(trained: Trained, manifests: dict[str, Manifest | None]) -> str:
     config, seen = trained.config, trained.step * trained.config.global_batch
-    objective, optim, model = config.objective, config.optim, config.model
-    losses = {"MLM": objective.mlm, "ITM": objective.itm, "ITC": objective.itc}
+    optim, model = config.optim, config.model
     unit = "captions" if config.data.captions == "all" else "images"
     epoch = sum(getattr(m, unit) * config.data.corpora[c] for c, m in manifests.items() if m)
     rows = [
-        ["losses and weights", ", ".join(f"{name} {weight:g}" for name, weight in losses.items() if weight)],
-        *([["ITM negatives", objective.itm_negatives]] if objective.itm else []),
-        *([["ITC", f"form `{objective.itc_form}`, {objective.itc_dim} wide"]] if objective.itc else []),
-        *([["masked tokens", f"{objective.mlm_probability:.0%}"]] if objective.mlm else []),
+        *map(list, task_class(config).recipe(config)),
         ["images", f"{model.image_size} x {model.image_size} pixels, centre crop, no other augmentation"],
         ["started from", ", ".join(f"`{k}={v}`" for k, v in config.init.named.items()) or "random weights"],
         ["steps", f"{trained.step:,} of {config.steps}"],

@@ -7,8 +7,7 @@ import pytest
 import torch
 from toy import toy_text
 
-from bridgetower_train.data.batch import IGNORE
-from bridgetower_train.data.masking import mask_tokens, max_masked_tokens
+from bridgetower_train.tasks.pretraining.masking import IGNORE, mask_tokens, max_masked_tokens
 
 TEXT = toy_text()
 LENGTH = 50

@@ -1,70 +1,22 @@
-"""Checkpoints: written whole or not at all, verified when read, the newest whole one first."""
+"""Checkpoints of a run: written whole or not at all, in the background; the newest whole one is loaded."""
 
 import dataclasses
-import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from bridgetower_train.config import CheckpointConfig
+from bridgetower_train.data.cache import sha256_file
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.engines import Engine
 from bridgetower_train.engines.base import Files
+from bridgetower_train.engines.tensor_file import write_tensors
 from bridgetower_train.errors import CheckpointError
 from bridgetower_train.files import atomic_write, sync
-from bridgetower_train.training.tensor_file import write_tensors
-
-Log = Callable[[str], None]
-
-
-def verify(folder: Path) -> str | None:
-    """None where every file of a checkpoint is as its manifest says, otherwise what is wrong."""
-    try:
-        files = {
-            name: (int(entry["bytes"]), str(entry["sha256"]))
-            for name, entry in json.loads((folder / "manifest.json").read_text())["files"].items()
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return "manifest.json is missing or damaged"
-    for name, (size, _) in files.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != size:
-            return f"{name} holds {path.stat().st_size} bytes instead of {size}"
-    with ThreadPoolExecutor() as threads:
-        digests = threads.map(_sha256, (folder / name for name in files))
-        try:
-            for (name, (_, digest)), found in zip(files.items(), digests, strict=True):
-                if found != digest:
-                    return f"the contents of {name} have changed"
-        except OSError as error:
-            return f"it cannot be read ({error})"
-    return None
-
-
-def newest(run_dir: Path, log: Log) -> Path | None:
-    """The newest checkpoint of a run that is whole; says which it skipped, and why. None where there is none."""
-    for folder in reversed(step_folders(run_dir)):
-        wrong = verify(folder)
-        if wrong is None:
-            return folder
-        log(f"skipping {folder}: {wrong}")
-    return None
-
-
-def step_folders(run_dir: Path) -> list[Path]:
-    """The folders of finished checkpoints, oldest first."""
-    return sorted((run_dir / "checkpoints").glob("step-" + "[0-9]" * 8))
-
-
-def read_state(folder: Path) -> dict[str, Any]:
-    """The `state.json` of a checkpoint."""
-    state: dict[str, Any] = json.loads((folder / "state.json").read_text())
-    return state
+from bridgetower_train.weights.checkpoint import Log, newest, read_state, step_folders
 
 
 class Checkpoints:
@@ -76,25 +28,25 @@ class Checkpoints:
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
 
-    def load(self, engine: Engine, expected: dict[str, Any]) -> dict[str, Any] | None:
+    def load(
+        self, engine: Engine, expected: dict[str, Any], defaults: dict[str, Any] | None = None
+    ) -> dict[str, Any] | None:
         """Load the newest whole checkpoint into `engine` and return its state; None where the run has not been saved yet.
 
         Rank 0 alone looks for it, verifies it and reads it. Every outcome is that of all ranks.
 
-        Raises CheckpointError where the state differs from `expected`, the values on which the order of data depends.
+        Raises CheckpointError where the state differs from `expected`, the values on which the order of data depends. A key
+        that an older state does not have counts as its value in `defaults`.
         """
         found: tuple[Path, dict[str, Any]] | None
         found, saved = self.ranks.gather_objects(self._find() if self.ranks.is_main else (None, False))[0]
         if found is None:
             if saved:
-                raise CheckpointError(f"no checkpoint in {self.folder} is whole; move the folder away to start anew")
+                raise CheckpointError(f"no checkpoint in {self.folder} is whole; move the folder away to start again")
             return None
         folder, state = found
-        changed = [
-            f"{k} was {state['identity'].get(k)!r}, is {v!r}"
-            for k, v in expected.items()
-            if state["identity"].get(k) != v
-        ]
+        kept = {**(defaults or {}), **state["identity"]}
+        changed = [f"{k} was {kept.get(k)!r}, is {v!r}" for k, v in expected.items() if kept.get(k) != v]
         if changed:
             raise CheckpointError(
                 f"{folder} belongs to another run: {'; '.join(changed)}. Change the keys back, or choose another run_dir"
@@ -186,22 +138,14 @@ def write_sealed(folder: Path, files: Files, state: dict[str, Any]) -> None:
         (folder / name).parent.mkdir(exist_ok=True)
         digests[name] = write_tensors(folder / name, tensors)
     atomic_write(folder / "state.json", json.dumps(state, indent=1))
-    digests["state.json"] = _sha256(folder / "state.json")
+    digests["state.json"] = sha256_file(folder / "state.json")
     entries = {name: {"bytes": (folder / name).stat().st_size, "sha256": digest} for name, digest in digests.items()}
     atomic_write(folder / "manifest.json", json.dumps({"files": entries}, indent=1))
     for path in (folder, *(p for p in folder.iterdir() if p.is_dir())):
         sync(path)
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def identity(config: Any, prefixes: tuple[str, ...]) -> dict[str, Any]:
+def fingerprint(config: Any, prefixes: tuple[str, ...]) -> dict[str, Any]:
     """The flattened keys of a configuration that start with one of `prefixes`."""
     flat = dict(_flatten(dataclasses.asdict(config)))
     return {key: value for key, value in flat.items() if key.startswith(prefixes)}

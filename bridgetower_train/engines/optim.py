@@ -4,20 +4,21 @@ import math
 from collections.abc import Iterable
 
 from torch import nn
+from torch.optim import Optimizer
 
 from bridgetower_train.config import OptimConfig
 
-HEADS = ("mlm_score", "itm_score", "itc_text_head", "itc_image_head", "itc_cross_modal_head")
-"""Modules that train at `optim.lr_heads`."""
-
-FUSION = "bridgetower.cross_modal_"
-"""Prefix of what trains at `optim.lr_fusion`; the rest, type embeddings and temperature included, trains at `optim.lr`."""
+TRUNK, FUSION = "bridgetower.", "bridgetower.cross_modal_"
+"""Prefixes of what stands in the trunk, and of the fusion encoder in it."""
 
 
 def parameter_groups(
     named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimConfig
 ) -> list[dict[str, object]]:
     """Groups for AdamW by learning rate (tower, fusion, head) and weight decay; `names` keeps each parameter's name.
+
+    The fusion encoder trains at `optim.lr_fusion`, what stands beside the trunk at `optim.lr_heads`; the rest, type embeddings
+    and single parameters such as the temperature included, at `optim.lr`.
 
     Vectors and scalars (biases, norms, class token, temperature) and position tables are not decayed. Microsoft's list of
     names misses CLIP's and so decays them there; the intent is the same.
@@ -27,7 +28,9 @@ def parameter_groups(
     for name, parameter in named_parameters:
         if not parameter.requires_grad:
             continue
-        part = "head" if name.startswith(HEADS) else "fusion" if name.startswith(FUSION) else "tower"
+        part = "fusion" if name.startswith(FUSION) else "tower"
+        if not name.startswith(TRUNK) and "." in name:
+            part = "head"
         decayed = parameter.ndim >= 2 and "position_embedding" not in name
         group = groups.setdefault((part, decayed), {"params": [], "names": []})
         group["params"].append(parameter)
@@ -44,17 +47,23 @@ def parameter_groups(
     ]
 
 
+def set_lr(optimizer: Optimizer, factor: float) -> None:
+    """Have the next update take `factor` of the peak learning rates."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor
+
+
 class Schedule:
     """Linear warm-up, then linear or cosine decay to zero at the last step, or no decay."""
 
-    def __init__(self, shape: str, warmup_steps: int, total_steps: int) -> None:
-        self.shape, self.warmup_steps, self.total_steps = shape, warmup_steps, total_steps
+    def __init__(self, decay: str, warmup_steps: int, total_steps: int) -> None:
+        self.decay, self.warmup_steps, self.total_steps = decay, warmup_steps, total_steps
 
     def factor(self, step: int) -> float:
         """Share of the peak learning rate that the update number `step` (from 0) takes."""
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         left = (self.total_steps - step) / max(1, self.total_steps - self.warmup_steps)
-        if self.shape == "linear":
+        if self.decay == "linear":
             return left
-        return 0.5 * (1 + math.cos(math.pi * (1 - left))) if self.shape == "cosine" else 1.0
+        return 0.5 * (1 + math.cos(math.pi * (1 - left))) if self.decay == "cosine" else 1.0

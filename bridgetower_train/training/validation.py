@@ -11,7 +11,8 @@ from bridgetower_train.distributed import Ranks
 from bridgetower_train.evaluation.heldout import load_held_out
 from bridgetower_train.evaluation.predictor import Predictor, evaluating
 from bridgetower_train.evaluation.retrieval import recall, similarities
-from bridgetower_train.tasks.pretraining.task import JointTask
+from bridgetower_train.tasks import Task, task_class
+from bridgetower_train.tasks.pretraining import Pretraining
 from bridgetower_train.training.metrics import to_host
 
 
@@ -20,7 +21,7 @@ class Validation:
 
     def __init__(self, config: TrainConfig, text: CaptionTokenizer, device: Device, ranks: Ranks) -> None:
         self.device, self.ranks, self.text = device, ranks, text
-        dataset = open_data(config, text, validation=True)
+        dataset = open_data(config, text, task_class(config).reader(config, text), validation=True)
         micro_batch, _ = config.rank_batch(ranks.world_size)
         per_rank = config.global_batch // ranks.world_size
         steps = max(1, config.validation.samples // config.global_batch)
@@ -32,7 +33,7 @@ class Validation:
         self.batches = [dataset.__getitems__(range(start, start + micro_batch)) for start in starts]
         self.held_out = load_held_out(dataset.corpora[0], config.validation.samples, config.model.image_size)
 
-    def run(self, task: JointTask) -> dict[str, float]:
+    def run(self, task: Task) -> dict[str, float]:
         """`val_` figures: the losses and accuracies of training, and R@1 in both directions among 128."""
         on_device = [batch.to(self.device.torch_device) for batch in self.batches]
         totals = torch.stack([task.counts(batch) for batch in on_device]).sum(0)
@@ -44,8 +45,9 @@ class Validation:
                 parts.append(task(batch, totals)[1])
                 self.device.mark_step()
         sums = {name: torch.stack([part[name] for part in parts]).sum() for name in parts[0]}
-        figures = {f"val_{name}": value for name, value in to_host(sums, self.ranks).items() if name != "logit_scale"}
-        if task.objective.itc:
+        unjudged = {metric.name for metric in task.metrics(task.config) if not metric.better}
+        figures = {f"val_{name}": value for name, value in to_host(sums, self.ranks).items() if name not in unjudged}
+        if isinstance(task, Pretraining) and task.objective.itc:
             predictor = Predictor(task, self.text, self.device)
             figures["val_i2t_r1"], figures["val_t2i_r1"] = recall(similarities(predictor, self.held_out))
         return figures

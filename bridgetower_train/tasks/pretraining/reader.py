@@ -1,0 +1,47 @@
+"""Captions to the labels of pretraining: a masked view of each text, and a mismatched image for it."""
+
+import torch
+from torch import Tensor
+
+from bridgetower_train.config import TrainConfig
+from bridgetower_train.data.reader import Samples, View
+from bridgetower_train.data.shards import Record
+from bridgetower_train.data.text import CaptionTokenizer
+from bridgetower_train.tasks.pretraining.masking import mask_tokens, max_masked_tokens
+from bridgetower_train.tasks.pretraining.negatives import itm_negatives
+
+
+class PretrainingReader:
+    """See Reader. A sample is an image with one of its captions.
+
+    Labels: `masked_ids` int64 (B, L), `mlm_positions` and `mlm_labels` int64 (B, M) (see `mask_tokens`), and `itm_negative`
+    int64 (B,) (see `itm_negatives`).
+    """
+
+    images = 1
+
+    def __init__(self, config: TrainConfig, tokenizer: CaptionTokenizer) -> None:
+        self.tokenizer, self.seed, self.samples_per_lane = tokenizer, config.seed, config.samples_per_lane
+        self.probability = config.objective.mlm_probability
+        self.masked_tokens = max_masked_tokens(self.probability, config.model.max_text_len)
+
+    def count(self, record: Record) -> int:
+        """See Reader."""
+        return len(record.captions)
+
+    def view(self, record: Record, number: int) -> View:
+        """See Reader."""
+        return View((record.image,), record.captions[number])
+
+    def labels(self, samples: Samples) -> dict[str, Tensor]:
+        """See Reader."""
+        masked, positions, labels = mask_tokens(
+            self.tokenizer, samples.ids, samples.sample_index, self.seed, self.probability, self.masked_tokens
+        )
+        negative = itm_negatives(samples.image_id, samples.sample_index, self.samples_per_lane, self.seed)
+        return {
+            "masked_ids": masked,
+            "mlm_positions": positions,
+            "mlm_labels": labels,
+            "itm_negative": torch.from_numpy(negative),
+        }

@@ -1,0 +1,325 @@
+"""A run, from top to bottom: what it is made of, the loop, the step.
+
+The update is in the engine, the losses are in the task: these are the other two files of a run.
+"""
+
+import dataclasses
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from bridgetower_train import compose, random
+from bridgetower_train.config import Duration, ProfileConfig, TrainConfig
+from bridgetower_train.data.batch import Batch
+from bridgetower_train.data.dataset import PairDataset, make_loader, open_data
+from bridgetower_train.data.text import CaptionTokenizer
+from bridgetower_train.devices import Device
+from bridgetower_train.distributed import Flag, Ranks, run_dir_lock
+from bridgetower_train.engines import ENGINES, Engine
+from bridgetower_train.engines.activation import checkpoint_blocks
+from bridgetower_train.engines.optim import Schedule, set_lr
+from bridgetower_train.errors import ConfigError, UserError, nearest
+from bridgetower_train.files import atomic_write
+from bridgetower_train.tasks import step_flops, task_class
+from bridgetower_train.training.checkpoints import Checkpoints, fingerprint
+from bridgetower_train.training.guards import NonFiniteGuard, check_bad_records
+from bridgetower_train.training.metrics import BadSamples, Console, LogRecord, Sink, StepTimer, open_sinks, to_host
+from bridgetower_train.training.preemption import Preemption
+from bridgetower_train.training.profiling import Profile
+from bridgetower_train.training.recompiles import RecompileGuard
+from bridgetower_train.training.validation import Validation
+from bridgetower_train.versions import versions
+from bridgetower_train.watchdog import Watchdog
+from bridgetower_train.weights.checkpoint import step_folders
+from bridgetower_train.weights.initial import start_weights
+
+FROZEN_KEYS = (
+    "seed",
+    "global_batch",
+    "task",
+    "model.",
+    "objective.",
+    "data.corpora",
+    "data.captions",
+    "data.augment",
+    "data.lanes",
+    "data.shuffle_window",
+)
+"""Keys that must not change on resume: they decide what the weights are and what the run sees when."""
+
+
+@dataclass
+class Run:
+    """Everything that a run is made of, ready to resume from `start_step`."""
+
+    config: TrainConfig
+    device: Device
+    ranks: Ranks
+    engine: Engine
+    dataset: PairDataset
+    batches: Iterator[Batch]
+    accumulation: int
+    schedule: Schedule
+    checkpoints: Checkpoints
+    validation: Validation | None
+    guard: NonFiniteGuard
+    recompiles: RecompileGuard
+    profile: Profile
+    bad_samples: BadSamples
+    console: Console
+    sinks: list[Sink]
+    fingerprint: LogRecord
+    start_step: int
+    total_steps: int
+    flops_per_sample: float
+
+    def write(self, record: LogRecord) -> None:
+        """Hand a record to every sink (rank 0 alone has any)."""
+        for sink in self.sinks:
+            sink.write({**record, "time": time.time()})
+
+
+# What a run is made of.
+
+
+def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -> Run:
+    """Everything that `fit` needs, loaded from the newest checkpoint where there is one.
+
+    Once nothing in the configuration is wrong, the run folder is created, and locked until `stack` closes.
+    """
+    micro_batch, accumulation = config.rank_batch(ranks.world_size)
+    config, tokenizer, dataset = read_data(config, ranks)
+    run_dir = Path(config.run_dir)
+    resumes: bool = ranks.gather_objects(bool(step_folders(run_dir)))[0]
+    engine = build_engine(config, device, ranks, None if resumes else tokenizer)
+    validation = Validation(config, tokenizer, device, ranks) if config.validation.every else None
+    stack.enter_context(run_dir_lock(run_dir, ranks))
+    fixed = fingerprint(config, FROZEN_KEYS) | {"tokenizer": tokenizer.digest, "order": dataset.order.digest}
+    checkpoints = Checkpoints(run_dir, config.checkpoint, ranks, print if ranks.is_main else _silent)
+    stack.callback(checkpoints.close)
+    state = checkpoints.load(engine, fixed, fingerprint(TrainConfig(), FROZEN_KEYS))
+    state = state or {"step": 0, "skipped": 0, "bad_samples": 0}
+    start = state["step"]
+    if ranks.is_main:
+        atomic_write(run_dir / "config.yaml", compose.to_yaml(config))
+
+    total_steps, schedule = plan_steps(config, dataset.order.epoch_samples)
+    loader = make_loader(
+        dataset, ranks.rank, ranks.world_size, micro_batch, accumulation, start, config.data.workers, config.data.prefetch,
+        device.mp_start_method, device.pin_memory,
+    )  # fmt: skip
+    console = Console(start, total_steps, quiet=not ranks.is_main)
+    return Run(
+        config=config,
+        device=device,
+        ranks=ranks,
+        engine=engine,
+        dataset=dataset,
+        batches=iter(loader),
+        accumulation=accumulation,
+        schedule=schedule,
+        checkpoints=checkpoints,
+        validation=validation,
+        guard=NonFiniteGuard(config.guards.max_skipped, device.torch_device, start, state["skipped"]),
+        recompiles=RecompileGuard(device, config.guards.max_recompiles, console.log),
+        profile=Profile(config.profile if ranks.is_main else ProfileConfig(), device, run_dir / "profile"),
+        bad_samples=BadSamples(run_dir / "bad_samples.jsonl", ranks, start, state["bad_samples"]),
+        console=console,
+        sinks=open_sinks(config, run_dir, start, console) if ranks.is_main else [],
+        fingerprint=fixed,
+        start_step=start,
+        total_steps=total_steps,
+        flops_per_sample=step_flops(config),
+    )
+
+
+def read_data(config: TrainConfig, ranks: Ranks) -> tuple[TrainConfig, CaptionTokenizer, PairDataset]:
+    """(`config` with the size of the vocabulary, the tokenizer, the data), all shards being there."""
+    tokenizer = CaptionTokenizer.load(config.tokenizer)
+    config = dataclasses.replace(config, model=config.model.with_vocabulary(tokenizer.vocab_size))
+    dataset = open_data(config, tokenizer, task_class(config).reader(config, tokenizer))
+    if ranks.is_main:
+        for corpus in dataset.corpora:
+            corpus.check_shards()
+    return config, tokenizer, dataset
+
+
+def build_engine(config: TrainConfig, device: Device, ranks: Ranks, tokenizer: CaptionTokenizer | None) -> Engine:
+    """Task and optimizer in the configured engine.
+
+    The weights depend on the seed and, where `tokenizer`, the run's own, is given, on what `config.init` names.
+    """
+    if config.engine.name not in ENGINES:
+        raise ConfigError(
+            f"engine.name={config.engine.name}: must be one of {', '.join(ENGINES)}{nearest(config.engine.name, ENGINES)}"
+        )
+    torch.manual_seed(config.seed)
+    task = task_class(config)(config, device.attention)
+    if tokenizer is not None:
+        for line in start_weights(task, config.init, tokenizer, ranks):
+            print(f"{'init':10}{line}")
+    task.to(device.torch_device)
+    if config.engine.activation_checkpointing:
+        checkpoint_blocks(task.model)
+    _, accumulation = config.rank_batch(ranks.world_size)
+    graphs = planned_graphs(config, accumulation)
+    return ENGINES[config.engine.name](task, device, ranks, config.optim, graphs, accumulates=accumulation > 1)
+
+
+def planned_graphs(config: TrainConfig, accumulation: int) -> int:
+    """Graphs of the forward and backward pass: one per text length, and another where its gradients are added to others."""
+    return len(config.text_lengths) * min(accumulation, 2)
+
+
+def plan_steps(config: TrainConfig, epoch_samples: int) -> tuple[int, Schedule]:
+    """(optimizer steps of the run, learning-rate schedule)."""
+    total = Duration.parse("steps", config.steps).steps(config.global_batch, epoch_samples)
+    warmup = Duration.parse("optim.warmup", config.optim.warmup).steps(config.global_batch, epoch_samples, total)
+    return total, Schedule(config.optim.schedule, warmup, total)
+
+
+def _silent(text: str) -> None:
+    """The log of ranks other than the first."""
+
+
+# The loop.
+
+
+def fit(run: Run, watchdog: Watchdog) -> int:
+    """Train from `start_step` to `total_steps`, reporting each stage to `watchdog`.
+
+    Returns the exit code: not 0 where a preemption asks for one.
+    """
+    preemption, stop = Preemption(), Flag(run.ranks)
+    timer = StepTimer()
+    run.engine.preallocate()  # after the loader's workers have started: pages taken before would be shared and then copied
+    run.device.mark_step()  # otherwise the first step's graph would also contain what was recorded so far
+    for step in range(run.start_step + 1, run.total_steps + 1):
+        watchdog.at(step, "reading its batch")
+        began = time.perf_counter()
+        batches = [next(run.batches) for _ in range(run.accumulation)]
+        timer.waited(time.perf_counter() - began)
+
+        watchdog.at(step, "training")
+        with run.profile.step(step):
+            metrics = train_step(run, step, batches)
+        run.recompiles.check(step, [batch.input_ids.shape[1] for batch in batches])
+
+        stopping = stop.agree(preemption.requested or run.checkpoints.failed)
+        run.console.advance()
+        if step % run.config.log_every == 0 or step == run.total_steps:
+            log(run, step, metrics, timer)
+        if run.validation and (step % run.config.validation.every == 0 or step == run.total_steps):
+            watchdog.at(step, "validating")
+            with run.engine.full_params() as task:
+                run.write({"step": step, **run.validation.run(task)})
+            run.recompiles.forget()
+            timer.restart()
+        if step % run.config.checkpoint.every == 0 or step == run.total_steps or stopping:
+            watchdog.at(step, "saving")
+            save(run, step)
+            timer.restart()
+        if stopping and step < run.total_steps:
+            run.checkpoints.finish()
+            run.console.log(f"stopped by a signal after step {step}; the same command resumes from there")
+            return preemption.exit_code
+    run.checkpoints.finish()
+    preemption.close()
+    return 0
+
+
+def train_step(run: Run, step: int, batches: list[Batch]) -> dict[str, Tensor]:
+    """One optimizer step over this rank's micro-batches, nothing of which waits for the device."""
+    on_device = []
+    for batch in batches:
+        run.bad_samples.add(batch.bad)
+        on_device.append(batch.to(run.device.torch_device))
+    totals = torch.stack([run.engine.task.counts(batch) for batch in on_device]).sum(0)
+    if run.ranks.world_size > 1:
+        dist.all_reduce(totals)
+
+    metrics: dict[str, Tensor] = {}
+    for number, batch in enumerate(on_device):
+        run.device.seed(int(random.bits(run.config.seed, "step", step, number, run.ranks.rank)))
+        part = run.engine.forward_backward(batch, totals, last=number == len(on_device) - 1)
+        metrics = {name: metrics[name] + value for name, value in part.items()} if metrics else part
+    set_lr(run.engine.optimizer, run.schedule.factor(step - 1))
+    metrics |= run.engine.step()
+    run.guard.record(metrics.pop("skipped"))
+    run.device.mark_step()
+    return metrics
+
+
+# What is kept of it.
+
+
+def log(run: Run, step: int, metrics: dict[str, Tensor], timer: StepTimer) -> None:
+    """Bring the figures of this step to the host, write them, and stop the run where a guard says so."""
+    figures = to_host(metrics, run.ranks)
+    run.recompiles.logged()
+    step_s, data_wait = timer.span()
+    timer.restart()
+    samples_per_s = run.config.global_batch / step_s
+    peak = run.device.peak_flops
+    report_bad_samples(run, step)
+    run.write(
+        {
+            "step": step,
+            "position": step * run.config.global_batch,
+            "epoch": step * run.config.global_batch / run.dataset.order.epoch_samples,
+            **figures,
+            "lr": run.engine.optimizer.param_groups[0]["lr"],
+            "skipped": run.guard.total,
+            "bad_samples": run.bad_samples.count,
+            "samples_per_s": samples_per_s,
+            "step_s": step_s,
+            "data_wait": data_wait,
+            "mfu": peak and samples_per_s * run.flops_per_sample / (peak * run.ranks.world_size),
+            "memory_gb": run.device.memory_gb(),
+            **({"recompiles": run.recompiles.count} if run.device.compiles else {}),
+        }
+    )
+    seen, shards = step * run.config.global_batch, run.bad_samples.shards
+    check_bad_records(run.bad_samples.count, seen, run.config.data.max_bad_fraction, shards)
+    first = run.guard.streak()
+    if first is not None:
+        positions = range((first - 1) * run.config.global_batch, first * run.config.global_batch)
+        records = [run.dataset.describe(p) for p in positions[:8]]
+        named = ", ".join(f"{r['corpus']}/{r['shard']}:{r['key']}" for r in records)
+        raise UserError(
+            f"the loss or the gradient was not finite in {run.config.guards.max_skipped} updates in a row, from step {first} on "
+            f"(guards.max_skipped); its batch began with {named}. Lower optim.lr, set optim.clip_norm, or look at these records "
+            f"with `bridgetower view step={first - 1}`"
+        )
+
+
+def report_bad_samples(run: Run, step: int) -> None:
+    """List the records that had to be replaced since the last call, and name the first of them on the console."""
+    met = run.bad_samples.flush(step)
+    if met:
+        named = "; ".join(f"{r.corpus}/{r.shard}:{r.key} ({r.reason})" for r in met[:3])
+        run.console.log(f"replaced {len(met)} records that could not be used: {named}{'; ...' if met[3:] else ''}")
+
+
+def save(run: Run, step: int) -> None:
+    """Start to write a checkpoint from which the run goes on bit for bit. Raises where the one before could not be written."""
+    report_bad_samples(run, step)
+    state = {
+        "step": step,
+        "position": step * run.config.global_batch,
+        "identity": run.fingerprint,
+        "skipped": run.guard.total,
+        "bad_samples": run.bad_samples.count,
+        "device": run.device.description,
+        "world_size": run.ranks.world_size,
+        "host": platform.node(),
+        "versions": versions(),
+    }
+    run.checkpoints.save(run.engine, state)
