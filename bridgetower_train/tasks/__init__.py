@@ -11,7 +11,7 @@ from bridgetower_train.tasks.pretraining import Pretraining
 
 TASKS: dict[str, type[Task]] = {"pretraining": Pretraining}
 
-__all__ = ["TASKS", "Task", "step_flops", "task_class"]
+__all__ = ["TASKS", "Task", "known_heads", "step_flops", "task_class"]
 
 
 def task_class(config: TrainConfig) -> type[Task]:
@@ -19,6 +19,11 @@ def task_class(config: TrainConfig) -> type[Task]:
     if config.task not in TASKS:
         raise ConfigError(f"task={config.task}: must be one of {', '.join(TASKS)}{nearest(config.task, TASKS)}")
     return TASKS[config.task]
+
+
+def known_heads() -> set[str]:
+    """Names of all that a task's model may have beside the trunk."""
+    return {head.name for task in TASKS.values() for head in task.heads(TrainConfig())}
 
 
 def step_flops(config: TrainConfig) -> float:

@@ -12,7 +12,7 @@ from bridgetower_train.config import HEAD_WIDTH, InitConfig, ModelConfig
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.errors import ConfigError
-from bridgetower_train.tasks import Task
+from bridgetower_train.tasks import Task, known_heads
 from bridgetower_train.weights import hub, names
 from bridgetower_train.weights.checkpoint import newest, read_state, verify
 from bridgetower_train.weights.fit import fit
@@ -99,9 +99,9 @@ def locate(given: str, named: str) -> Path:
 def _same_heads(tensors: Tensors, wanted: Tensors) -> tuple[Tensors, Tensors, set[str]]:
     """The heads that both have stay; returns which heads of the checkpoint do not.
 
-    A head is what stands beside the trunk; a checkpoint has or lacks each of them as a whole.
+    A checkpoint has or lacks each head as a whole.
     """
-    theirs, ours = ({name.split(".")[0] for name in side} - {names.TRUNK} for side in (tensors, wanted))
+    theirs, ours = ({name.split(".")[0] for name in side} & known_heads() for side in (tensors, wanted))
     left_out, lacking = theirs - ours, ours - theirs
     kept = {name: t for name, t in tensors.items() if name.split(".")[0] not in left_out}
     return kept, {name: t for name, t in wanted.items() if name.split(".")[0] not in lacking}, left_out

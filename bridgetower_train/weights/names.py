@@ -11,9 +11,6 @@ from torch import Tensor
 
 Tensors = dict[str, Tensor]
 
-TRUNK = "bridgetower"
-"""First part of the names of all that is not a head."""
-
 IMAGE_TOWER = "bridgetower.vision_model.visual."
 """Prefix of the image tower."""
 

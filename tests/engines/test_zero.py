@@ -15,6 +15,7 @@ from bridgetower_train.config import DeviceConfig
 from bridgetower_train.devices.cpu import CpuDevice
 from bridgetower_train.devices.hpu import HpuDevice
 from bridgetower_train.engines import ENGINES
+from bridgetower_train.engines.optim import set_lr
 from bridgetower_train.engines.zero_weights import Zero3Settings
 from bridgetower_train.evaluation.predictor import evaluating
 from bridgetower_train.planning.collectives import collective_bytes, link_bytes
@@ -57,7 +58,8 @@ def chapter(name: str, folder: Path, traffic: Traffic) -> dict[str, Any]:
     traffic.bytes.clear()
     training.backward(9, measured=True)
     held = training.held[0] - before
-    training.lines.append({k: float(v) for k, v in training.engine.step(1 - 9 / 40).items()})
+    set_lr(training.engine.optimizer, 1 - 9 / 40)
+    training.lines.append({k: float(v) for k, v in training.engine.step().items()})
     sent = dict(traffic.bytes)
     training.save(folder / name / "10")
     training.run(range(10, 14))

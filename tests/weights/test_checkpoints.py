@@ -154,20 +154,20 @@ def _two_ranks(rank: int, source: str, tokenizer: str) -> Tensor:
 
     torch.manual_seed(rank)  # so that they differ before
     text = CaptionTokenizer.load(tokenizer)
-    model = pretraining(replace(SMALL, vocab_size=text.vocab_size), ALL_LOSSES).model
+    task = pretraining(replace(SMALL, vocab_size=text.vocab_size), ALL_LOSSES)
     start_weights(
-        model, InitConfig(checkpoint=source if rank == 0 else "/nowhere"), text, Ranks(rank, 2, dist.group.WORLD)
+        task, InitConfig(checkpoint=source if rank == 0 else "/nowhere"), text, Ranks(rank, 2, dist.group.WORLD)
     )
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
+    return torch.cat([p.detach().flatten() for p in task.parameters()])
 
 
 def _two_ranks_fail(rank: int, tokenizer: str) -> str:
     import torch.distributed as dist
 
     text = CaptionTokenizer.load(tokenizer)
-    model = pretraining(replace(SMALL, vocab_size=text.vocab_size), ALL_LOSSES).model
+    task = pretraining(replace(SMALL, vocab_size=text.vocab_size), ALL_LOSSES)
     with pytest.raises(ConfigError) as caught:
-        start_weights(model, InitConfig(checkpoint="/nowhere/x.ckpt"), text, Ranks(rank, 2, dist.group.WORLD))
+        start_weights(task, InitConfig(checkpoint="/nowhere/x.ckpt"), text, Ranks(rank, 2, dist.group.WORLD))
     return str(caught.value)
 
 
