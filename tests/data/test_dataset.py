@@ -350,7 +350,7 @@ def test_workers_use_one_thread_and_write_into_shared_memory(dataset):
             seen[0], seen[1] = torch.get_num_threads(), batch.pixel_values.is_shared()
             return batch
 
-    watched = Watched(dataset.order, dataset.corpora, TEXT, dataset.config)
+    watched = Watched(dataset.order, dataset.corpora, TEXT, dataset.reader, dataset.config)
     next(iter(loader(watched, workers=1)))
     assert list(seen) == [1, True]
     next(iter(loader(watched)))

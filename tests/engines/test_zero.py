@@ -82,7 +82,7 @@ def chapter(name: str, folder: Path, traffic: Traffic) -> dict[str, Any]:
 
 def evaluate(training: Training) -> float:
     """The loss of a batch without dropout, by the whole model."""
-    with training.engine.whole() as task, evaluating(task, training.engine.device):
+    with training.engine.full_params() as task, evaluating(task, training.engine.device):
         return float(task(random_batch(MODEL, 4, seed=1), torch.ones(3))[0])
 
 

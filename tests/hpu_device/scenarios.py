@@ -106,7 +106,7 @@ def graph_outputs():
     """What a graph gave stays what it was when the graph is replayed."""
     device = hpu(graphs=True)
     task = pretraining(SMALL, ObjectiveConfig(itc_dim=16), device.attention).to("hpu")
-    module = device.record(task, 1, False)
+    module = device.capture_graphs(task, 1, False)
     first, second = (random_batch(SMALL, 4, seed).to(device.torch_device) for seed in (1, 2))
     loss = module(first, task.counts(first))[1]["loss"]
     before = loss.item()
