@@ -1,6 +1,7 @@
 """What a project has beside its code: a wheel that works outside the checkout, and files that say what is true."""
 
 import ast
+import itertools
 import os
 import re
 import shutil
@@ -18,7 +19,7 @@ import bridgetower_train
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("bridgetower_train", "data_prep", "configs")
-TINY = ("model.width=64", "model.image_size=32", "model.patch_size=16", "tensorboard=false", "device.name=cpu")
+TINY = ("model.width=64", "model.image_size=32", "model.patch_size=16", "tensorboard=false")
 
 
 def execute(command: list[str | Path], folder: Path, **env: str) -> str:
@@ -74,7 +75,10 @@ def test_the_wheel_prepares_and_trains_outside_the_checkout(wheel, tmp_path):
     assert "prep shapes" in execute([command, "--help"], tmp_path)
     assert "run_dir: runs/demo" in execute([command, "train", "--cfg", "job", "experiment=demo"], tmp_path)
     execute([command, "prep", "shapes", "out=data", "records=32", "heldout=16", "size=32", "workers=1"], tmp_path)
-    execute([command, "train", "steps=2", "global_batch=8", "data.lanes=4", "run_dir=run", *TINY], tmp_path)
+    execute(
+        [command, "train", "steps=2", "global_batch=8", "data.lanes=4", "run_dir=run", "device.name=cpu", *TINY],
+        tmp_path,
+    )
     execute([command, "report", "run_dir=run"], tmp_path)
     page = (tmp_path / "run" / "report.html").read_text()
     for name in ("page.css", "page.js"):  # which the page carries
@@ -155,23 +159,25 @@ def test_the_recipes_of_contributing_work(tmp_path, shapes_root):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(shapes_root, tmp_path / "data")
     (tmp_path / "photographs").mkdir()
-    for bird, colour in {"blue_jay": "blue", "tawny_owl": "brown", "wren": "gray"}.items():
-        Image.new("RGB", (400, 300), colour).save(tmp_path / "photographs" / f"{bird}.jpg")
-    assert list(recipes()) == ["Add a corpus", "Add a device", "Add a command"]
-    printed = {}
-    for blocks in recipes().values():
-        for language, block in blocks:
-            if language != "sh":
-                apply(block, tmp_path)
-                continue
-            for line in block.splitlines():
-                arguments = line.removeprefix("bridgetower ").split()
-                if arguments[0] == "train" and "--cfg" not in arguments:
-                    arguments += TINY[:-1]
-                run = [sys.executable, "-m", "bridgetower_train", *arguments]
-                printed[line] = execute(run, tmp_path, PYTHONPATH=str(tmp_path))
-    results = list(printed.values())
-    assert "3 images" in results[0]
-    assert "birds: 1.0" in results[2]
-    assert "the CPU with PyTorch's own kernels" in results[3]
-    assert results[4] == "2\n"
+    for number in range(16):
+        for bird, colour in {"blue_jay": "blue", "tawny_owl": "brown"}.items():
+            Image.new("RGB", (400, 300), colour).save(tmp_path / "photographs" / f"{bird}_{number}.jpg")
+    assert list(recipes()) == ["Add a corpus", "Add a task", "Add a device", "Add a command"]
+    printed = []
+    for language, block in itertools.chain.from_iterable(recipes().values()):
+        if language != "sh":
+            apply(block, tmp_path)
+            continue
+        for line in block.splitlines():
+            arguments = line.split()[1:]
+            if arguments[0] == "train" and "--cfg" not in arguments:
+                arguments += TINY
+            printed.append(
+                execute([sys.executable, "-m", "bridgetower_train", *arguments], tmp_path, PYTHONPATH=str(tmp_path))
+            )
+    prepared, _, composed, _, _, device, progress = printed
+    assert "32 images" in prepared
+    assert "birds: 1.0" in composed
+    assert "acc_owl" in (tmp_path / "runs" / "owls" / "metrics.jsonl").read_text()
+    assert "the CPU with PyTorch's own kernels" in device
+    assert progress == "2\n"
