@@ -1,4 +1,7 @@
-# make demo: from nothing to a trained model and its report.  make test: everything that needs no accelerator.
+# make demo          from nothing to a trained model and its report
+# make test          every test that needs no accelerator, except those of test-nightly
+# make test-nightly  the tests that are slow and rarely fail
+# make lint          style and types
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -8,7 +11,7 @@ TORCH_INDEX := --index-url https://download.pytorch.org/whl/cpu
 endif
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-nightly lint clean
 
 demo: .venv/installed
 	$(BIN)/bridgetower prep shapes out=data
@@ -17,7 +20,10 @@ demo: .venv/installed
 	$(BIN)/bridgetower report run_dir=runs/demo
 
 test: .venv/installed-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not nightly"
+
+test-nightly: .venv/installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m nightly
 
 lint: .venv/installed-test
 	$(BIN)/ruff check
