@@ -171,7 +171,13 @@ def test_a_step_sends_what_it_should(told, name):
     gathered = gathers(record(task, random_batch(MODEL, PAIRS), autocast), Zero3Settings.of(parameters(told)))
     expected: dict[str, float] = {}
     for part in collective_bytes(
-        name, parameters(told), RANKS, MICRO_BATCHES, PAIRS, OBJECTIVE, gathered=gathered.elements(RANKS, MICRO_BATCHES)
+        name,
+        parameters(told),
+        RANKS,
+        MICRO_BATCHES,
+        PAIRS,
+        task.gathered(task.config),
+        gathered=gathered.elements(RANKS, MICRO_BATCHES),
     ):
         expected[part.kind] = expected.get(part.kind, 0) + part.size
     sent = told[1][0][name]["sent"]
