@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from bridgetower_train.config import TrainConfig, one_of
 from bridgetower_train.devices.checks import check_device
 from bridgetower_train.doctor.data import check_data
-from bridgetower_train.doctor.findings import FAIL, Finding, as_json, as_text, counts
 from bridgetower_train.doctor.folders import check_folders
 from bridgetower_train.doctor.machine import check_machine
-from bridgetower_train.doctor.reporting import check_reporting
 from bridgetower_train.doctor.software import check_software
+from bridgetower_train.findings import FAIL, Finding, as_json, as_text, counts
 
 CHECKS: dict[str, Callable[[TrainConfig], Iterable[Finding]]] = {
     "software": check_software,
@@ -18,7 +17,6 @@ CHECKS: dict[str, Callable[[TrainConfig], Iterable[Finding]]] = {
     "machine": check_machine,
     "folders": check_folders,
     "data": check_data,
-    "reporting": check_reporting,
 }
 """Theme -> its checks, in the order of the report."""
 
@@ -28,7 +26,7 @@ class DoctorConfig(TrainConfig):
     """The run that is to be started here, and what to look at."""
 
     checks: list[str] = field(default_factory=list)
-    """Themes to look at: software, device, machine, folders, data, reporting; empty: all."""
+    """Themes to look at: software, device, machine, folders, data; empty: all."""
     json: bool = False
     """Print JSON; `--json` says the same."""
 

@@ -7,7 +7,7 @@ import torch
 
 from bridgetower_train.config import TrainConfig
 from bridgetower_train.devices.network_checks import check_interface, check_rendezvous, check_set
-from bridgetower_train.doctor.findings import Finding, fail, ok, warning
+from bridgetower_train.findings import Finding, fail, ok, warning
 
 QUERY = ("nvidia-smi", "--query-gpu=index,name,driver_version,memory.total", "--format=csv,noheader")
 NCCL = {

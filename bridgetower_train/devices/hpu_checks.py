@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -14,7 +13,8 @@ from bridgetower_train.devices import hl_smi
 from bridgetower_train.devices.gaudi_versions import GaudiStack, generation_of, stack_of
 from bridgetower_train.devices.hpu_environment import check_environment, check_huge_pages, check_modules
 from bridgetower_train.devices.network_checks import check_interface, check_rendezvous
-from bridgetower_train.doctor.findings import Finding, fail, ok, warning
+from bridgetower_train.findings import Finding, fail, ok, warning
+from bridgetower_train.versions import installed_version
 
 PLUGIN = "habana-torch-plugin"
 """The package that carries `habana_frameworks.torch`; its version is that of the Gaudi software."""
@@ -30,7 +30,7 @@ def check_hpu(config: TrainConfig, env: Mapping[str, str], run: Callable[..., st
     """Everything that has to fit on a Gaudi host."""
     table, csv = run(["hl-smi"]), run(["hl-smi", *hl_smi.QUERY])
     driver, cards = hl_smi.parse_driver(table or ""), hl_smi.parse_cards(csv or "")
-    software = installed(PLUGIN)
+    software = installed_version(PLUGIN)
     stack = stack_of(software) if software else None
     return [
         check_cards(cards, driver),
@@ -40,18 +40,10 @@ def check_hpu(config: TrainConfig, env: Mapping[str, str], run: Callable[..., st
         *check_modules(cards, env),
         *check_environment(config, env),
         check_huge_pages(len(cards), Path("/proc/meminfo").read_text()),
-        *check_deepspeed(config.engine.name, stack, installed("deepspeed")),
+        *check_deepspeed(config.engine.name, stack, installed_version("deepspeed")),
         *check_interface(env, "HCCL_SOCKET_IFNAME"),
         *check_rendezvous(env),
     ]
-
-
-def installed(package: str) -> str | None:
-    """Version of a package; None where it is not installed."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def check_cards(cards: list[hl_smi.Card], driver: str | None) -> Finding:
@@ -105,8 +97,8 @@ def check_stack(stack: GaudiStack | None, software: str | None, cards: list[hl_s
             todo = "stay on software 1.21 with its image: it is the last for the first generation"
             findings.append(fail("generation", f"{software} does not drive {board} (Gaudi{generation})", todo))
     for package, wanted in (("optimum-habana", stack.optimum_habana), ("transformers", stack.transformers)):
-        found = installed(package)
-        if found and wanted and installed("optimum-habana") and Version(found) not in SpecifierSet(wanted):
+        found = installed_version(package)
+        if found and wanted and installed_version("optimum-habana") and Version(found) not in SpecifierSet(wanted):
             findings.append(warning(package, found, f"validated with {software}: {wanted}; training does not need it"))
     return findings
 

@@ -1,13 +1,13 @@
 """The environment variables that Gaudi's software reads, and huge pages."""
 
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from bridgetower_train.config import TrainConfig
 from bridgetower_train.devices.hl_smi import Card
-from bridgetower_train.doctor.findings import Finding, fail, ok, warning
+from bridgetower_train.files import nearest_folder, writable
+from bridgetower_train.findings import Finding, fail, ok, warning
 
 HUGE_PAGES_MIB = 4400
 """Huge pages per card, as the vendor's Kubernetes examples reserve them."""
@@ -47,7 +47,7 @@ def check_environment(config: TrainConfig, env: Mapping[str, str]) -> Iterator[F
     if cache := env.get("PT_HPU_RECIPE_CACHE_CONFIG"):
         yield check_recipe_cache(cache)
     if logs := env.get("HABANA_LOGS"):
-        if writable(Path(logs)):
+        if writable(nearest_folder(Path(logs))):
             yield ok("HABANA_LOGS", logs)
         else:
             yield fail("HABANA_LOGS", f"{logs} cannot be written", "export HABANA_LOGS=$HOME/.habana_logs")
@@ -60,16 +60,6 @@ def check_environment(config: TrainConfig, env: Mapping[str, str]) -> Iterator[F
             "collectives go over the host's network",
             "unset it but on AWS DL1: cards have NICs of their own",
         )
-
-
-def writable(folder: Path) -> bool:
-    """Whether a file can be made in `folder`, or in the nearest folder above it that exists."""
-    place = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
-    try:
-        with tempfile.TemporaryFile(dir=place):
-            return True
-    except OSError:
-        return False
 
 
 def check_execution(execution: str, env: Mapping[str, str]) -> Finding:
@@ -87,8 +77,7 @@ def check_execution(execution: str, env: Mapping[str, str]) -> Finding:
 def check_recipe_cache(setting: str) -> Finding:
     """`path,delete on start,MB`: compiled graphs that outlive the process."""
     path, *rest = setting.split(",")
-    place = next(p for p in (Path(path).absolute(), *Path(path).absolute().parents) if p.exists())
-    kind = file_system(str(place), Path("/proc/mounts").read_text())
+    kind = file_system(str(nearest_folder(Path(path))), Path("/proc/mounts").read_text())
     if kind.startswith(("nfs", "lustre", "fuse")):
         todo = "take a folder on a local disk: its locks do not hold on shared ones"
         return fail("PT_HPU_RECIPE_CACHE_CONFIG", f"{path} is on {kind}", todo)

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 
-from bridgetower_train.doctor.findings import Finding, fail, ok, warning
+from bridgetower_train.findings import Finding, fail, ok, warning
 
 INTERFACES = "/sys/class/net"
 

@@ -7,8 +7,8 @@ from bridgetower_train.config import TrainConfig
 from bridgetower_train.data.cache import ShardCache, is_remote
 from bridgetower_train.data.shards import BadRecordError, open_corpus
 from bridgetower_train.data.text import CaptionTokenizer
-from bridgetower_train.doctor.findings import Finding, fail, ok, warning
 from bridgetower_train.errors import UserError
+from bridgetower_train.findings import Finding, fail, ok, warning
 
 
 def check_data(config: TrainConfig) -> list[Finding]:

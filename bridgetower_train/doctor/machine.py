@@ -1,14 +1,13 @@
-"""The host: shared memory, open files, memory, clock."""
+"""The host: shared memory, open files, memory."""
 
-import ctypes
 import os
 import resource
 import shutil
-import time
 from pathlib import Path
 
 from bridgetower_train.config import TrainConfig
-from bridgetower_train.doctor.findings import Finding, fail, ok, warning
+from bridgetower_train.findings import Finding, fail, ok, warning
+from bridgetower_train.host import free_memory
 
 SHARED_MEMORY = Path("/dev/shm")
 OPEN_SHARDS = 64
@@ -19,7 +18,7 @@ OTHER_FILES = 256
 
 def check_machine(config: TrainConfig) -> list[Finding]:
     """What the operating system gives to each rank."""
-    return [check_shared_memory(config), check_open_files(config), check_memory(), check_clock()]
+    return [check_shared_memory(config), check_open_files(config), check_memory()]
 
 
 def local_ranks() -> int:
@@ -64,53 +63,11 @@ def check_open_files(config: TrainConfig) -> Finding:
 
 
 def check_memory() -> Finding:
-    """Memory that is free for this process, with a control group's limit."""
-    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    total, free = (int(fields[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
-    group = Path("/sys/fs/cgroup/memory.max")
-    limit = group.read_text().strip() if group.exists() else "max"
-    if limit != "max" and int(limit) < total:
-        total, free = int(limit), min(free, int(limit))
-    found = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"
+    """Memory that is free for this process, within the limit of its container."""
+    free = free_memory()
+    found = f"{free / 1e9:.1f} GB free"
     if free < 4e9:
         return warning(
-            "memory", found, "end other processes: each rank holds weights and optimizer on the host while loading"
+            "memory", found, "end other processes: while loading, each rank has weights and optimizer on the host"
         )
     return ok("memory", found)
-
-
-class _Timex(ctypes.Structure):
-    """The head of Linux's `struct timex` (adjtimex(2)), with room for the rest."""
-
-    _fields_ = (
-        ("modes", ctypes.c_uint),
-        ("offset", ctypes.c_long),
-        ("freq", ctypes.c_long),
-        ("maxerror", ctypes.c_long),
-        ("esterror", ctypes.c_long),
-        ("status", ctypes.c_int),
-        ("rest", ctypes.c_byte * 256),
-    )
-
-
-UNSYNCHRONISED = 0x0040
-"""STA_UNSYNC in the kernel's clock status."""
-
-
-def check_clock() -> Finding:
-    """What the kernel says of its clock. The difference to other hosts cannot be seen from one of them."""
-    now = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
-    if time.time() < Path(__file__).stat().st_mtime - 86400:
-        return fail("clock", f"{now} is before this program was installed", "set the clock (timedatectl, chronyc)")
-    timex = _Timex()
-    if ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(timex)) < 0:
-        return warning(
-            "clock", f"{now}; the kernel does not tell whether it is synchronised", "compare the hosts by hand"
-        )
-    if timex.status & UNSYNCHRONISED:
-        return warning(
-            "clock",
-            f"{now}; the kernel says that nothing synchronises it",
-            "run chrony or ntpd on every host: logs and timeouts of ranks are compared by time",
-        )
-    return ok("clock", f"{now}, synchronised, at most {timex.maxerror / 1e3:.0f} ms off by the kernel's estimate")

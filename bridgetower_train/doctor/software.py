@@ -3,13 +3,14 @@
 import platform
 import sys
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, metadata, version
+from importlib.metadata import PackageNotFoundError, metadata
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from bridgetower_train.config import TrainConfig
-from bridgetower_train.doctor.findings import Finding, fail, ok, warning
+from bridgetower_train.findings import Finding, fail, ok, warning
+from bridgetower_train.versions import installed_version
 
 PACKAGE = "bridgetower-train"
 
@@ -39,12 +40,10 @@ def check_packages(requirements: Iterable[str]) -> list[Finding]:
     for requirement in map(Requirement, requirements):
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
-        try:
-            installed = version(requirement.name)
-        except PackageNotFoundError:
+        installed = installed_version(requirement.name)
+        if installed is None:
             findings.append(fail(requirement.name, "is not installed", f"pip install '{requirement}'"))
-            continue
-        if requirement.specifier.contains(installed, prereleases=True):
+        elif requirement.specifier.contains(installed, prereleases=True):
             fitting.append(f"{requirement.name} {installed}")
         else:
             findings.append(

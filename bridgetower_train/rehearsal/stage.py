@@ -9,6 +9,7 @@ from pathlib import Path
 from bridgetower_train.config import ModelConfig, TrainConfig
 from bridgetower_train.data.cache import is_remote
 from bridgetower_train.errors import ConfigError
+from bridgetower_train.host import free_memory
 from bridgetower_train.planning.memory import MOMENTS, WEIGHT, Memory, measure
 from bridgetower_train.planning.trace import Platform
 from bridgetower_train.rehearsal.synthetic import index_bytes, size_of, write_corpora, write_tokenizer
@@ -78,22 +79,6 @@ def set_up(config: TrainConfig, rank: int, world_size: int, folder: Path) -> Sta
 def cut(model: ModelConfig) -> ModelConfig:
     """`model` with the layers and the width of `tiny`; images, texts and vocabulary stay."""
     return replace(model, width=128, vision_layers=4, text_layers=4, fusion_layers=2)
-
-
-def free_memory(groups: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes that a new process may use without swapping, on this machine and in this container; Linux alone says so."""
-    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            free = int(line.split()[1]) * 1024
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        given = (groups / limit).read_text().strip() if (groups / limit).exists() else "max"
-        if given != "max":
-            free = min(free, int(given) - int((groups / used).read_text()))
-    return free
 
 
 def _corpora(config: TrainConfig) -> list[str]:

@@ -17,7 +17,6 @@ from bridgetower_train.distributed import shut_down
 from bridgetower_train.errors import UserError
 from bridgetower_train.rehearsal.coverage import check_coverage
 from bridgetower_train.rehearsal.group import Collective, join
-from bridgetower_train.rehearsal.stage import free_memory
 from data_prep.shards.repeated import repeat_shard
 
 
@@ -128,16 +127,6 @@ def test_a_faulty_order_is_found(root: Path, faulty: type[Order], named: str):
     order = faulty([open_corpus(str(root), "large")], [1.0], 7, 8, 2, "all", 100)
     with pytest.raises(UserError, match=named):
         check_coverage(order, 4, 4, 1)
-
-
-def test_a_container_s_limit_counts(tmp_path: Path):
-    machine = free_memory(tmp_path)
-    assert 2**20 < machine < 2**50
-    (tmp_path / "memory.max").write_text("max\n")
-    assert free_memory(tmp_path) == pytest.approx(machine, rel=0.2)
-    (tmp_path / "memory.max").write_text("3000000\n")
-    (tmp_path / "memory.current").write_text("1000000\n")
-    assert free_memory(tmp_path) == 2_000_000
 
 
 def test_the_other_ranks_hold_what_this_one_holds():

@@ -6,7 +6,7 @@ from bridgetower_train.config import TrainConfig
 from bridgetower_train.devices import hpu_checks, hpu_environment, network_checks
 from bridgetower_train.devices.gaudi_versions import stack_of
 from bridgetower_train.devices.hl_smi import Card
-from bridgetower_train.doctor.findings import FAIL, OK, WARNING
+from bridgetower_train.findings import FAIL, OK, WARNING
 
 CARDS = [Card(i, i, "HL-225", 98304, 768) for i in range(8)]
 
