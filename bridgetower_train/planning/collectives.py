@@ -35,8 +35,8 @@ def collective_bytes(
 
     `parameters` are those that are trained, `pairs` those of a rank's micro-batch, `embedding` the numbers per pair that all
     ranks gather (Task.gathered), and `all_reduces` is true where the device has ZeRO sum gradients for all ranks
-    (`reduce_scatter: false`); `gathered` are the elements that ZeRO-3 gathers (Gathers.elements). Left out: the padding of
-    gradients and of whole groups, below one element per parameter and rank.
+    (`reduce_scatter: false`); `gathered` is the number of elements that ZeRO-3 gathers (Memory.gathered). Left out: the padding
+    of gradients and of whole groups, below one element per parameter and rank.
     """
     if world_size == 1:
         return []

@@ -205,7 +205,7 @@ def sent(
     all_reduces = cluster.card.sums_for_all and engine in ("zero2", "zero3")
     return collective_bytes(
         engine, memory.parameters, cluster.cards, micro_batches, micro_batch, task_class(config).gathered(config), all_reduces,
-        memory.gathers.elements(cluster.cards, micro_batches),
+        memory.gathered(micro_batches),
     )  # fmt: skip
 
 

@@ -64,7 +64,10 @@ class Timeline:
     """Bytes alive after each operation of one forward and backward pass of `pairs` pairs."""
 
     pairs: int
-    parameters: int
+    sizes: list[int]
+    """Elements of each weight."""
+    largest: int
+    """Elements of the largest block, or of the largest weight."""
     gradients: Bytes
     """Of parameters whose gradient is complete."""
     copies: Bytes
@@ -75,6 +78,11 @@ class Timeline:
     """Part of the model -> bytes that it holds at the end of the forward pass."""
     blocks: dict[str, int]
     """Part of the model -> its transformer blocks."""
+
+    @property
+    def parameters(self) -> int:
+        """Elements of all weights."""
+        return sum(self.sizes)
 
 
 def trace(config: TrainConfig, pairs: int, checkpointing: bool, platform: Platform) -> Timeline:
@@ -96,9 +104,11 @@ def trace(config: TrainConfig, pairs: int, checkpointing: bool, platform: Platfo
             loss.backward()
     lines = np.array(ledger.line, dtype=np.int64)
     done, copies = lines[:, 1], lines[:, 2]
+    sizes = [p.numel() for p in task.parameters()]
     return Timeline(
         pairs,
-        sum(p.numel() for p in task.parameters()),
+        sizes,
+        max(sizes + [sum(p.numel() for p in block.parameters()) for block in parts]),
         done,
         copies,
         lines[:, 0] - done - copies,
