@@ -8,7 +8,6 @@ from dataclasses import astuple, dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch._subclasses import FakeTensorMode
 
 from bridgetower_train.config import TrainConfig
@@ -122,8 +121,8 @@ class Memory:
         """Bytes of gradients at each moment; with accumulation, in a micro-batch other than the first.
 
         On a single card they appear one by one while activations are freed. ZeRO fills a bucket, allocated with the first one and
-        always under ZeRO-3. ZeRO-1 empties it after the pass, and ZeRO-3 sends a copy of a full one. Device settings without a bucket
-        (`contiguous_gradients: false`, on HPU) allocate it to send, and under ZeRO-2 a second one.
+        always under ZeRO-3. ZeRO-1 empties it after the pass, and ZeRO-3 sends a copy of a full one. Device settings that have no
+        bucket (`contiguous_gradients: false`, on HPU) allocate it to send, and under ZeRO-2 a second one.
         """
         come = self.gradients.astype(np.float64)
         P, bucket = float(GRADIENT * self.parameters), float(GRADIENT * bucket_size(self.parameters))
