@@ -5,7 +5,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bridgetower_train.config import DataConfig
+from bridgetower_train.data.cache import read_url
 from bridgetower_train.data.manifest import Manifest
+from bridgetower_train.data.roots import is_remote, plain_root
+from bridgetower_train.errors import DataError
 
 RECORD_BYTES = 57e3
 """A record of an image of 294 px in a shard: 55 kB measured on 200 COCO photographs at quality 95, and 2 kB of tar."""
@@ -54,9 +57,8 @@ def count(data: DataConfig, image_size: int) -> Corpora:
     total = samples = size = 0.0
     published, unknown = [], []
     for name, weight in data.corpora.items():
-        path = Path(data.root) / name / "manifest.json"
-        if path.is_file():
-            manifest = Manifest.from_json(path.read_text(), str(path))
+        manifest = _manifest(data.root, name)
+        if manifest is not None:
             images, captions, stored = manifest.images, manifest.captions, sum(s.bytes for s in manifest.shards)
         elif name in PUBLISHED:
             published.append(name)
@@ -68,3 +70,13 @@ def count(data: DataConfig, image_size: int) -> Corpora:
         total, size = total + images, size + stored
         samples += weight * (captions if data.captions == "all" else images)
     return Corpora(total, samples, size, published, unknown)
+
+
+def _manifest(root: str, name: str) -> Manifest | None:
+    """The manifest of a corpus; None where it cannot be read."""
+    path = f"{plain_root(root)}/{name}/manifest.json"
+    try:
+        content = read_url(path) if is_remote(path) else Path(path).read_bytes()
+    except (DataError, OSError):
+        return None
+    return Manifest.from_json(content, path)

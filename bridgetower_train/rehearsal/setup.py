@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bridgetower_train.config import ModelConfig, TrainConfig
-from bridgetower_train.data.cache import is_remote
+from bridgetower_train.data.roots import is_remote, plain_root
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.host import free_memory
 from bridgetower_train.planning.memory import MOMENTS, WEIGHT, Memory, measure
@@ -92,6 +92,6 @@ def _missing_corpora(config: TrainConfig) -> Iterator[str]:
     if is_remote(config.data.root):
         return
     for name in _corpora(config):
-        path = Path(config.data.root.removeprefix("file://"), name, "manifest.json")
+        path = Path(plain_root(config.data.root), name, "manifest.json")
         if not path.exists():
             yield str(path)

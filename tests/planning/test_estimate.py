@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from itertools import pairwise
 
+import fsspec
 import pytest
 from plans import small_plan, synthetic_memories
 
@@ -97,6 +98,10 @@ def test_samples_are_counted(tmp_path):
     (tmp_path / "mine" / "manifest.json").write_text(manifest.to_json())
     one = count(DataConfig(root=str(tmp_path), corpora={"mine": 2.0}, captions="one"), 294)
     assert (one.images, one.samples, one.bytes, one.unknown) == (10, 20, 5000, [])
+    assert count(DataConfig(root=f"file://{tmp_path}/", corpora={"mine": 2.0}, captions="one"), 294) == one
+    remote = DataConfig(root="memory://corpora", corpora={"mine": 2.0}, captions="one")
+    fsspec.filesystem("memory").pipe("/corpora/mine/manifest.json", manifest.to_json().encode())
+    assert count(remote, 294) == one
     assert run_samples(small_plan(steps="3 epochs"), one) == 60
     assert run_samples(small_plan(steps="3 epochs"), known) is None
     assert run_samples(small_plan(steps="10"), known) == 20480
