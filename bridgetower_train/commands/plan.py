@@ -19,7 +19,7 @@ __all__ = ["PlanConfig", "run"]
 def run(config: PlanConfig) -> None:
     """Print the plan, and write its page."""
     plan = make_plan(config)
-    print("\n".join([*summary(plan), *plan.remarks, "", memory_table(plan), "", scan_table(plan)]))
+    print("\n".join([*summary(plan), *plan.remarks, "", memory_table(plan), scan_table(plan)]), end="")
     if config.out:
         atomic_write(Path(config.out), plan_page(plan))
         print(f"\nplan: {Path(config.out).resolve()}")

@@ -80,7 +80,7 @@ def run(config: RehearseConfig) -> None:
         _play(job, config.rehearsed_steps, log)
         print("\n".join([*_held(setup, job), "", _sent(log, config.world_size)]))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(f"\n{'took':10}{time.perf_counter() - began:.0f} s, {peak / 2**30:.1f} GiB at most")
+    print(f"{'took':10}{time.perf_counter() - began:.0f} s, {peak / 2**30:.1f} GiB at most")
 
 
 def _cover(job: Run) -> None:
@@ -169,7 +169,7 @@ def _sent(log: Log, world_size: int) -> str:
         for key, traffic in step.items()
     ]  # fmt: skip
     rows += [(label, _ends(host), sum_.count, f"{sum_.bytes:,}", "", "") for (label, host), sum_ in rest.items()]
-    return table(header, rows)
+    return table(header, rows, left=2)
 
 
 def _ends(host: bool) -> str:

@@ -13,23 +13,23 @@ SHARED_MEMORY = Path("/dev/shm")
 OPEN_SHARDS = 64
 """Shards that a loader worker keeps open per corpus."""
 OTHER_FILES = 256
-"""Descriptors for libraries, sockets, metrics and batches in flight: an estimate, on the safe side."""
+"""Descriptors for libraries, sockets, metrics and batches in flight: a generous estimate."""
 
 
 def check_machine(config: TrainConfig) -> list[Finding]:
-    """What the operating system gives to each rank."""
+    """What the operating system grants to each rank."""
     return [check_shared_memory(config), check_open_files(config), check_memory()]
 
 
 def local_ranks() -> int:
-    """Ranks of this host: torchrun's variable, else 1."""
+    """Ranks of this host, by torchrun's variable; otherwise 1."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def shared_bytes(config: TrainConfig, ranks: int) -> int:
-    """Bytes of /dev/shm that the loader workers of `ranks` local ranks fill: their micro-batches in flight.
+    """Bytes of /dev/shm for the micro-batches that the loader workers of `ranks` local ranks have in flight.
 
-    The micro-batch is `micro_batch` where it is set, otherwise a lane's share of the step: the least that a rank has.
+    If `micro_batch` is not set, a micro-batch is one lane's share of the step, the minimum of a rank.
     """
     pairs = config.micro_batch or config.samples_per_lane
     image = 3 * config.model.image_size**2
@@ -37,28 +37,30 @@ def shared_bytes(config: TrainConfig, ranks: int) -> int:
 
 
 def check_shared_memory(config: TrainConfig, folder: Path = SHARED_MEMORY) -> Finding:
-    """Whether /dev/shm holds the batches of the loader workers."""
+    """Whether the batches of the loader workers fit in /dev/shm."""
     if not folder.is_dir():
-        return fail("shared memory", f"no {folder}", "mount a tmpfs there, or data.workers=0")
+        return fail("shared memory", f"no {folder}", "mount a tmpfs there, or set data.workers=0")
     ranks = local_ranks()
     size, need = shutil.disk_usage(folder).total, shared_bytes(config, ranks)
-    found = f"{folder} has {size / 1e9:.2f} GB, {ranks} ranks x {config.data.workers} workers fill {need / 1e9:.2f} GB"
+    found = f"{folder} has {size / 1e9:.2f} GB, {ranks} ranks x {config.data.workers} workers need {need / 1e9:.2f} GB"
     if size < need:
         return fail(
             "shared memory", found, "start Docker with --ipc=host or --shm-size, or lower data.workers, data.prefetch"
         )
     if size < 2**28:
-        return warning("shared memory", found, "64 MB is Docker's default and too little: --ipc=host or --shm-size=8g")
+        return warning(
+            "shared memory", found, "Docker's default of 64 MB is too small: use --ipc=host or --shm-size=8g"
+        )
     return ok("shared memory", found)
 
 
 def check_open_files(config: TrainConfig) -> Finding:
-    """Whether a process may open the shards that a worker keeps open."""
+    """Whether a process may open as many files as a loader worker keeps open."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     need = OPEN_SHARDS * max(1, len(config.data.corpora)) + OTHER_FILES
     found = f"{'unlimited' if limit == resource.RLIM_INFINITY else limit}; a loader worker may need {need}"
     if limit != resource.RLIM_INFINITY and limit < need:
-        return fail("open files", found, "ulimit -n 65536, or Docker's --ulimit nofile=65536:65536")
+        return fail("open files", found, "run ulimit -n 65536, or use Docker's --ulimit nofile=65536:65536")
     return ok("open files", found)
 
 

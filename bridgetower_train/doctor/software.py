@@ -1,4 +1,4 @@
-"""Python and the packages: what is installed against what this package declares."""
+"""Python and packages: what is installed against what this package requires."""
 
 import platform
 import sys
@@ -16,26 +16,24 @@ PACKAGE = "bridgetower-train"
 
 
 def check_software(config: TrainConfig) -> list[Finding]:
-    """Python, this package and everything that it depends on."""
+    """Python, this package and its dependencies."""
     try:
         declared = metadata(PACKAGE)
     except PackageNotFoundError:
         return [
             ok("python", f"{platform.python_version()} at {sys.executable}"),
-            warning(
-                PACKAGE, "runs from a folder, is not installed", "pip install -e . so that versions can be compared"
-            ),
+            warning(PACKAGE, "runs from a folder, is not installed", "pip install -e . to have versions compared"),
         ]
     wanted = SpecifierSet(declared["Requires-Python"] or "")
     found = f"{platform.python_version()} at {sys.executable}"
     python = ok("python", found)
     if platform.python_version() not in wanted:
-        python = fail("python", found, f"take a Python {wanted}")
+        python = fail("python", found, f"use a Python {wanted}")
     return [python, ok(PACKAGE, declared["Version"]), *check_packages(declared.get_all("Requires-Dist") or [])]
 
 
 def check_packages(requirements: Iterable[str]) -> list[Finding]:
-    """One finding for all packages that fit, and one for each that does not; extras are left out."""
+    """One finding for all packages that fit, and one for each that does not; extras are ignored."""
     fitting, findings = [], []
     for requirement in map(Requirement, requirements):
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
