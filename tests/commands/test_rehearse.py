@@ -51,7 +51,7 @@ def test_it_plays_a_rank_of_many(root: Path, tmp_path: Path):
     gradients = re.search(r"\| all_reduce \| cards \| \d+ \| ([\d,]+) \| [\d,]+ \| engines/native.py", out)
     assert float(gradients[1].replace(",", "")) == pytest.approx(4 * parameters, rel=0.3)  # the vocabulary is smaller
     assert "| all_gather | cards | 2 | 525,312 |" in out  # 128 x 2 x 512 float32, and 128 ids
-    assert "| all_reduce | cards | 1 | 524,288 | 1,015,808 | tasks/pretraining/gather.py backward |" in out
+    assert "| all_reduce | cards | 1 | 524,288 | 1,015,808 | tasks/gather.py backward |" in out
     assert not list(scratch.iterdir())
 
 
@@ -71,7 +71,7 @@ def test_a_rank_that_shares_its_states(root: Path, engine: str):
     assert done.returncode == 0, done.stderr
     parameters = float(re.search(r"([\d.]+) M parameters", done.stdout)[1]) * 1e6
     sums = dict.fromkeys(("reduce", "reduce_scatter", "all_gather"), 0)
-    rows = re.findall(r"\| (\w+) \| cards \| \d+ \| ([\d,]+) \| [\d,]+ \| (?!tasks/pretraining/gather)", done.stdout)
+    rows = re.findall(r"\| (\w+) \| cards \| \d+ \| ([\d,]+) \| [\d,]+ \| (?!tasks/gather)", done.stdout)
     for kind, size in rows:
         sums[kind] = sums.get(kind, 0) + int(size.replace(",", ""))
     assert sums["reduce" if engine == "zero1" else "reduce_scatter"] == pytest.approx(4 * parameters, rel=0.3)
