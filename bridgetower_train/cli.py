@@ -1,4 +1,4 @@
-"""`bridgetower <command> [overrides]`: one table, one line a command."""
+"""`bridgetower <command> [overrides]`: one table, one line per command."""
 
 import atexit
 import errno
@@ -7,113 +7,69 @@ import os
 import subprocess
 import sys
 from contextlib import suppress
+from types import ModuleType
 from typing import NamedTuple
 
 from bridgetower_train.errors import ConfigError, UserError, nearest
 
 
 class Command(NamedTuple):
-    """A command: the module with its `run(config)`, the class of its configuration, and the YAML that it starts from."""
+    """A command: a module with `run(config)` and the class of its configuration, both found by its name (see `load`)."""
 
-    module: str
-    config: str
-    base: str | None
     summary: str
+    base: str | None = None
+    """The YAML in `configs` that the configuration starts from."""
     flags: tuple[str, ...] = ()
     """Keys that are true or false and may be given as flags: `--json` for `json=true`."""
+    module: str | None = None
+    """Its module, where that does not follow from its name."""
 
+
+MODULES = {
+    "": "bridgetower_train.commands.{}",
+    "eval": "bridgetower_train.commands.eval_{}",
+    "bench": "bridgetower_train.bench.{}",
+    "prep": "data_prep.corpora.{}",
+}
+"""First of two words -> module of the command, by its last word."""
 
 COMMANDS = {
-    "train": Command(
-        "bridgetower_train.commands.train", "TrainConfig", "train", "train a model; the same command resumes"
-    ),
-    "eval": Command("bridgetower_train.commands.eval", "EvalConfig", None, "evaluate a run on its held-out corpus"),
-    "export": Command(
-        "bridgetower_train.commands.export",
-        "ExportConfig",
-        None,
-        "write a run as a folder for transformers and the hub",
-    ),
-    "eval retrieval": Command(
-        "bridgetower_train.commands.eval_retrieval", "EvalRetrievalConfig", None, "retrieval as it is published"
-    ),
-    "eval masked_lm": Command(
-        "bridgetower_train.commands.eval_masked_lm", "EvalMaskedLMConfig", None, "masked words with and without image"
-    ),
-    "eval matching": Command(
-        "bridgetower_train.commands.eval_matching", "EvalMatchingConfig", None, "matching: accuracy, AUC, calibration"
-    ),
-    "predict": Command(
-        "bridgetower_train.commands.predict", "PredictConfig", None, "one image and some texts, as a page"
-    ),
-    "ablate": Command(
-        "bridgetower_train.commands.ablate", "AblateConfig", None, "what each loss buys, as docs/results.md"
-    ),
-    "report": Command("bridgetower_train.commands.report", "ReportConfig", None, "write a run's report.html"),
-    "view": Command("bridgetower_train.commands.view", "ViewConfig", "train", "write a page of a training batch"),
-    "doctor": Command(
-        "bridgetower_train.commands.doctor", "DoctorConfig", "train", "check that this machine fits a run", ("json",)
-    ),
-    "plan": Command("bridgetower_train.commands.plan", "PlanConfig", "train", "what a run takes on other hardware"),
-    "rehearse": Command(
-        "bridgetower_train.commands.rehearse", "RehearseConfig", "train", "play one rank of a large run on one CPU"
-    ),
-    "bench step": Command(
-        "bridgetower_train.bench.step", "BenchStepConfig", "bench_step", "time the joint training step"
-    ),
-    "bench memory": Command(
-        "bridgetower_train.bench.memory",
-        "BenchMemoryConfig",
-        "bench_step",
-        "a step's memory, planned and measured",
-    ),
-    "bench data": Command("bridgetower_train.bench.data", "BenchDataConfig", None, "time the loader"),
-    "bench prep": Command("bridgetower_train.bench.prep", "BenchPrepConfig", None, "time the preparation"),
-    "bench fetch": Command(
-        "bridgetower_train.bench.fetch", "BenchFetchConfig", None, "time fetching from a hostile server"
-    ),
-    "bench scale": Command(
-        "bridgetower_train.bench.scale",
-        "BenchScaleConfig",
-        None,
-        "open and walk a corpus of a billion records",
-    ),
-    "bench retrieval": Command(
-        "bridgetower_train.bench.retrieval", "BenchRetrievalConfig", "bench_retrieval", "time retrieval"
-    ),
-    "bench save": Command(
-        "bridgetower_train.bench.save", "BenchSaveConfig", "bench_step", "time checkpoints beside training"
-    ),
-    "bench ranks": Command(
-        "bridgetower_train.bench.ranks",
-        "BenchRanksConfig",
-        "bench_ranks",
-        "what engine and loop cost by ranks",
-    ),
-    "bench buckets": Command(
-        "bridgetower_train.bench.buckets",
-        "BenchBucketsConfig",
-        "bench_buckets",
-        "what text buckets would save on a corpus",
-    ),
-    "prep shapes": Command("data_prep.shapes.corpus", "ShapesConfig", None, "draw the shapes corpus"),
-    "prep coco": Command("data_prep.corpora.coco", "CocoConfig", None, "write COCO captions as shards"),
-    "prep visual_genome": Command(
-        "data_prep.corpora.visual_genome", "VisualGenomeConfig", None, "write Visual Genome as shards"
-    ),
-    "prep captions": Command(
-        "data_prep.corpora.captions", "CaptionsConfig", None, "write any captioned images as shards"
-    ),
-    "prep cc3m": Command("data_prep.corpora.conceptual", "Cc3mConfig", None, "fetch Conceptual Captions 3M as shards"),
-    "prep cc12m": Command("data_prep.corpora.conceptual", "Cc12mConfig", None, "fetch Conceptual 12M as shards"),
-    "prep sbu": Command("data_prep.corpora.sbu", "SbuConfig", None, "fetch the SBU captioned photographs as shards"),
-    "prep index": Command("data_prep.shards.index", "IndexConfig", None, "index shards that other tools wrote"),
-    "prep lint": Command(
-        "data_prep.inspect.lint", "LintConfig", None, "read every record of corpora and report the bad ones"
-    ),
-    "prep stats": Command("data_prep.inspect.stats", "StatsConfig", None, "print and draw what corpora hold"),
-    "prep card": Command("data_prep.inspect.card", "CardConfig", None, "write a dataset card of corpora"),
+    "train": Command("train a model; the same command resumes", "train"),
+    "eval": Command("evaluate a run on its held-out corpus"),
+    "export": Command("export a run for transformers and the hub"),
+    "eval retrieval": Command("evaluate retrieval, as published"),
+    "eval masked_lm": Command("evaluate masked words, with and without the image"),
+    "eval matching": Command("evaluate matching: accuracy, AUC, calibration"),
+    "predict": Command("score texts for one image (HTML)"),
+    "ablate": Command("ablate the losses"),
+    "report": Command("write a run's report.html"),
+    "view": Command("show a training batch (HTML)", "train"),
+    "doctor": Command("check that this machine fits a run", "train", ("json",)),
+    "plan": Command("estimate memory and time", "train"),
+    "rehearse": Command("simulate one rank of a large run on one CPU", "train"),
+    "bench step": Command("time the training step", "bench_step"),
+    "bench memory": Command("compare a step's memory, planned and measured", "bench_step"),
+    "bench data": Command("time the loader"),
+    "bench prep": Command("time the preparation of a corpus"),
+    "bench fetch": Command("time fetching from a fault-injection server"),
+    "bench scale": Command("open and walk a corpus of a billion records"),
+    "bench retrieval": Command("time retrieval", "bench_retrieval"),
+    "bench save": Command("benchmark async checkpointing", "bench_step"),
+    "bench ranks": Command("measure DDP overhead", "bench_ranks"),
+    "bench buckets": Command("compute what text buckets save on a corpus", "bench_buckets"),
+    "prep shapes": Command("draw the shapes corpus", module="data_prep.shapes.corpus"),
+    "prep coco": Command("write COCO captions as shards"),
+    "prep visual_genome": Command("write Visual Genome as shards"),
+    "prep captions": Command("write any captioned images as shards"),
+    "prep cc3m": Command("fetch Conceptual Captions 3M as shards", module="data_prep.corpora.conceptual"),
+    "prep cc12m": Command("fetch Conceptual 12M as shards", module="data_prep.corpora.conceptual"),
+    "prep sbu": Command("fetch the SBU captioned photographs as shards"),
+    "prep index": Command("index shards that other tools wrote", module="data_prep.shards.index"),
+    "prep lint": Command("read every record of corpora and report the bad ones", module="data_prep.inspect.lint"),
+    "prep stats": Command("print and plot statistics of corpora", module="data_prep.inspect.stats"),
+    "prep card": Command("write a dataset card", module="data_prep.inspect.card"),
 }
+
 
 USAGE = """usage: bridgetower <command> [key=value ...]
 
@@ -125,7 +81,7 @@ USAGE = """usage: bridgetower <command> [key=value ...]
 
 
 def entry() -> int:
-    """`main` as the whole of a process. Returns its exit code, except where the process is one of several ranks: it ends here."""
+    """`main` as a whole process. Returns its exit code; a process that is one of several ranks exits here instead."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return main()
     code = 1
@@ -137,9 +93,9 @@ def entry() -> int:
         code = error.code
     except Exception:
         sys.excepthook(*sys.exc_info())
-    # Threads of gloo live on, and let go of the tensors of the last collective when they come to it. That takes the GIL: before
-    # Python 3.14, a thread that asks for it while the interpreter is finalised is unwound through noexcept C++, which aborts the
-    # process ("terminate called without an active exception"). So all is done that comes at an exit, but for the finalisation.
+    # Threads of gloo outlive the group, and release the tensors of the last collective late. That takes the GIL: before Python
+    # 3.14, a thread that asks for it while the interpreter is finalised is unwound through noexcept C++, which aborts the process
+    # ("terminate called without an active exception"). So everything that belongs to an exit is done here, except finalisation.
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):
@@ -148,7 +104,7 @@ def entry() -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command. Exit code 0, 1 for a failure that its message explains, 2 for a wrong configuration."""
+    """Run a command. Exit code 0, 1 for a failure that the message explains, 2 for a wrong configuration."""
     try:
         return _main(sys.argv[1:] if argv is None else argv)
     except ConfigError as error:
@@ -181,14 +137,14 @@ def _main(argv: list[str]) -> int:
     unknown = flags - {"--help", "-h", "--cfg", "--multirun", "-m"} - own.keys()
     if unknown:
         there = ", ".join([*own, "--help", "--cfg job"])
-        raise ConfigError(f"{min(unknown)}: no such flag; there are {there} and --multirun")
+        raise ConfigError(f"{min(unknown)}: no such flag; the flags are {there} and --multirun")
     if flags & {"--multirun", "-m"}:
         return _multirun(name, overrides)
     return _run(name, overrides, show_help=bool(flags & {"--help", "-h"}), show_config="--cfg" in flags)
 
 
 def _split(argv: list[str]) -> tuple[str | None, list[str]]:
-    """The command's name (of one or two words) and what follows it; None where help was asked for."""
+    """The command's name (one or two words) and what follows it; None for a request for help."""
     if not argv or argv[0] in ("--help", "-h"):
         return None, []
     for words in (2, 1):
@@ -199,18 +155,24 @@ def _split(argv: list[str]) -> tuple[str | None, list[str]]:
     raise ConfigError(f"{given}: no such command{nearest(given, COMMANDS)}; `bridgetower --help` lists them")
 
 
+def load(name: str) -> tuple[ModuleType, type]:
+    """Import a command: (its module, the class of its configuration), as `bench.step` and `BenchStepConfig`, or `CocoConfig`."""
+    verb, _, noun = name.rpartition(" ")
+    module = importlib.import_module(COMMANDS[name].module or MODULES[verb].format(noun))
+    words = (noun if verb == "prep" else name).replace("_", " ").split()
+    return module, getattr(module, "".join(map(str.capitalize, words)) + "Config")
+
+
 def _run(name: str, overrides: list[str], show_help: bool, show_config: bool) -> int:
     from bridgetower_train import compose
 
-    command = COMMANDS[name]
-    module = importlib.import_module(command.module)
-    schema = getattr(module, command.config)
+    (module, schema), base = load(name), COMMANDS[name].base
     if show_help:
         print(_help(name, schema))
     elif show_config:
-        print(compose.composed_yaml(schema, command.base, overrides), end="")
+        print(compose.composed_yaml(schema, base, overrides), end="")
     else:
-        return module.run(compose.compose(schema, command.base, overrides)) or 0
+        return module.run(compose.compose(schema, base, overrides)) or 0
     return 0
 
 
@@ -227,17 +189,15 @@ def _help(name: str, schema: type) -> str:
 
 
 def _multirun(name: str, overrides: list[str]) -> int:
-    """Run each job of a sweep in a process of its own, each in its own folder below `run_dir`; the worst exit code."""
+    """Run each job of a sweep in its own process and its own folder below `run_dir`; the worst exit code."""
     from bridgetower_train import compose
 
     jobs = compose.sweep(overrides)
     worst = 0
     for number, job in enumerate(jobs):
         changed = [o for o in job if o not in overrides]
-        if changed and COMMANDS[name].base:
-            command = COMMANDS[name]
-            schema = getattr(importlib.import_module(command.module), command.config)
-            run_dir = compose.compose_node(schema, command.base, job).run_dir
+        if changed and (base := COMMANDS[name].base):
+            run_dir = compose.compose_node(load(name)[1], base, job).run_dir
             job = [*job, f"run_dir='{run_dir}/{','.join(changed)}'"]
         print(f"job {number + 1} of {len(jobs)}: {' '.join(job)}", flush=True)
         worst = max(worst, subprocess.run([sys.executable, "-m", "bridgetower_train", *name.split(), *job]).returncode)

@@ -1,4 +1,4 @@
-"""From Hydra's groups and overrides to one frozen dataclass. Nothing of Hydra or OmegaConf leaves this file."""
+"""From Hydra's groups and overrides to one frozen dataclass. Hydra and OmegaConf are used in this file only."""
 
 import ast
 import dataclasses
@@ -22,7 +22,7 @@ Config = TypeVar("Config")
 
 
 def config_dir() -> Path:
-    """The folder of the Hydra groups: inside an installed package, beside it in a checkout."""
+    """The folder of the Hydra groups: inside an installed package, next to it in a checkout."""
     installed = Path(__file__).parent / "configs"
     return installed if installed.is_dir() else Path(__file__).parents[1] / "configs"
 
@@ -33,14 +33,14 @@ def groups() -> dict[str, list[str]]:
 
 
 def compose(schema: type[Config], base: str | None, overrides: list[str]) -> Config:
-    """Compose `configs/<base>.yaml` (or the defaults of `schema` alone), apply `overrides`, check, and freeze.
+    """Compose `configs/<base>.yaml` (or the defaults of `schema`), apply `overrides`, check, and freeze.
 
-    Raises ConfigError naming the key, what was given, what is allowed and the nearest match.
+    Raises ConfigError with the key, the given value, what is allowed and the nearest match.
     """
     node = compose_node(schema, base, overrides)
     missing = sorted(OmegaConf.missing_keys(node))
     if missing:
-        raise ConfigError(f"{missing[0]} is required: give {missing[0]}=...")
+        raise ConfigError(f"{missing[0]} is required: set {missing[0]}=...")
     try:
         config = OmegaConf.to_object(node)
     except OmegaConfBaseException as error:
@@ -50,13 +50,13 @@ def compose(schema: type[Config], base: str | None, overrides: list[str]) -> Con
 
 
 def compose_node(schema: type[Any], base: str | None, overrides: list[str]) -> DictConfig:
-    """The composed configuration as OmegaConf holds it, before the checks."""
+    """The composed configuration in OmegaConf's form, before the checks."""
     ConfigStore.instance().store("schema", _unlocked(OmegaConf.structured(schema)))
     # Without a base there are no groups: `device=cpu` is then a key's value, not a choice of `configs/device`.
-    groups_at_hand = (
+    available_groups = (
         initialize_config_dir(str(config_dir()), version_base="1.3") if base else initialize(None, version_base="1.3")
     )
-    with groups_at_hand:
+    with available_groups:
         try:
             return hydra_compose(base or "schema", overrides=overrides)
         except (HydraException, OmegaConfBaseException) as error:
@@ -64,17 +64,17 @@ def compose_node(schema: type[Any], base: str | None, overrides: list[str]) -> D
 
 
 def composed_yaml(schema: type[Any], base: str | None, overrides: list[str]) -> str:
-    """The composed configuration as YAML, before the checks and with values that are still required."""
+    """The composed configuration as YAML, before the checks; required values may be missing."""
     return OmegaConf.to_yaml(compose_node(schema, base, overrides))
 
 
 def to_yaml(config: Any) -> str:
-    """The resolved configuration as YAML, as `config.yaml` in the run folder holds it."""
+    """The resolved configuration as YAML, as in a run folder's `config.yaml`."""
     return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
 
 
 def from_yaml(schema: type[Config], path: Path) -> Config:
-    """Read a `config.yaml` that `to_yaml` wrote."""
+    """Read a `config.yaml` written with `to_yaml`."""
     config = OmegaConf.to_object(OmegaConf.merge(_unlocked(OmegaConf.structured(schema)), OmegaConf.load(path)))
     assert isinstance(config, schema)
     return config
@@ -118,7 +118,7 @@ def field_docs(schema: type[Any], prefix: str = "") -> list[tuple[str, str, str]
 
 
 def _unlocked(node: DictConfig) -> DictConfig:
-    """OmegaConf makes frozen dataclasses read-only and Hydra lets no dict grow; while one composes, both must give way."""
+    """Make frozen dataclasses writable and dicts extensible while composing, which OmegaConf and Hydra forbid."""
     OmegaConf.set_readonly(node, None)
     if OmegaConf.get_type(node) is dict:
         OmegaConf.set_struct(node, False)
@@ -140,7 +140,7 @@ def _explain(error: Exception, schema: type[Any], base: str | None) -> str:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         return f"{group}={choice}: must be one of {', '.join(sorted(error.options))}{nearest(choice, error.options)}"
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: is no override; write key=value"
+        return f"{error.override}: is not an override; write key=value"
     cause = error.__cause__ if isinstance(error, ConfigCompositionException) else error
     key = getattr(cause, "full_key", None)
     if not key:

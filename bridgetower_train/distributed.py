@@ -1,4 +1,4 @@
-"""The process group, and the small agreements that ranks make beside the gradients."""
+"""The process group, and small agreements between ranks apart from gradients."""
 
 import os
 import resource
@@ -25,7 +25,7 @@ _LOOK_EVERY = 0.5  # seconds
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all of them."""
+    """This process among all ranks."""
 
     rank: int
     world_size: int
@@ -34,7 +34,7 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """True for the one rank that speaks and writes."""
+        """True for the one rank that prints and writes."""
         return self.rank == 0
 
     def gather_objects(self, value: Any) -> list[Any]:
@@ -62,7 +62,7 @@ class Ranks:
         return tensor.numpy()
 
     def broadcast(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Overwrite each of these host tensors, in order, by rank 0's."""
+        """Overwrite each of these host tensors, in order, with rank 0's."""
         for tensor in tensors if self.control is not None else ():
             dist.broadcast(tensor.detach(), src=0, group=self.control)
 
@@ -75,7 +75,7 @@ class Ranks:
 class Flag:
     """A flag that any rank may raise and all see at the same step.
 
-    Each `agree` starts a reduction on the host and returns the outcome of the one before, which had a whole step to finish.
+    Each `agree` starts a reduction on the host and returns the result of the previous one, which had a whole step to finish.
     """
 
     def __init__(self, ranks: Ranks) -> None:
@@ -83,7 +83,7 @@ class Flag:
         self._pending: tuple[dist.Work, torch.Tensor] | None = None
 
     def agree(self, raised: bool) -> bool:
-        """True where any rank had raised it at the call before (one process: at this call)."""
+        """True if any rank raised it at the previous call (one process: at this call)."""
         if self.ranks.control is None:
             return raised
         outcome = False
@@ -97,18 +97,18 @@ class Flag:
 
 
 def local_rank() -> int:
-    """This process's place on its host, by its launcher's variable; 0 for one process."""
+    """Index of this process on its host, by its launcher's variable; 0 for one process."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def allow_connections() -> None:
-    """Raise the soft limit of open files to the hard one: gloo holds a connection to every rank, and 1,024 is a usual limit."""
+    """Raise the soft limit of open files to the hard one: gloo has a connection to every rank, and 1,024 is a common limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def init_ranks(backend: str, config: DistributedConfig) -> Ranks:
-    """Join the process group that the launcher's variables describe; one process needs none."""
+    """Join the process group of the launcher's variables; a single process needs none."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
         return Ranks(0, 1, None)
@@ -120,9 +120,9 @@ def init_ranks(backend: str, config: DistributedConfig) -> Ranks:
 
 @contextmanager
 def run_dir_lock(run_dir: Path, ranks: Ranks) -> Iterator[None]:
-    """Rank 0 holds the run folder while the block runs. Where another run has it, or it cannot be made, all ranks exit with 1.
+    """Rank 0 locks the run folder while the block runs. If another run has it, or it cannot be created, all ranks exit with 1.
 
-    Rank 0 says why before any of them leaves: a launcher ends the others as soon as one has.
+    Rank 0 prints the reason before any rank exits: a launcher ends the others as soon as one does.
     """
     with ExitStack() as stack:
         refused = False
@@ -138,9 +138,9 @@ def run_dir_lock(run_dir: Path, ranks: Ranks) -> Iterator[None]:
 
 
 def exit_with_parent() -> None:
-    """Let this process end as soon as the launcher that started it is gone: killed, torchrun and DeepSpeed end no rank.
+    """Let this process end as soon as its launcher is gone: killed, torchrun and DeepSpeed leave their ranks running.
 
-    Its ranks would go on beside those of the run that is started again, and keep its folder.
+    They would continue beside the ranks of the restarted run, and keep its folder locked.
     """
     if os.environ.keys() & {"TORCHELASTIC_RUN_ID", "CROSS_RANK"}:
         threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()

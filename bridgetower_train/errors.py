@@ -1,4 +1,4 @@
-"""The errors that a user can mend. The command line prints them as one message, without a traceback."""
+"""Errors that a user can fix. The command line prints them as one message, without a traceback."""
 
 import difflib
 from collections.abc import Iterable
@@ -21,6 +21,6 @@ class CheckpointError(UserError):
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
-    """`; did you mean 'x'?` where something in `allowed` resembles `name`, otherwise an empty string."""
+    """`; did you mean 'x'?` if something in `allowed` resembles `name`, otherwise an empty string."""
     match = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)
     return f"; did you mean {match[0]!r}?" if match else ""

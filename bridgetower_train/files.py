@@ -1,15 +1,16 @@
-"""Files that are there whole or not at all, and large ones written past the kernel's cache."""
+"""Atomic files, large files written past the kernel's cache, and folders."""
 
 import errno
 import fcntl
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
 def atomic_write(path: Path, content: str | bytes) -> None:
-    """Replace `path` by `content` in one step: a reader, or a crash, never meets half of it."""
+    """Replace `path` by `content` atomically: neither a reader nor a crash leaves half of it."""
     data = content.encode("utf-8", "replace") if isinstance(content, str) else content
     temporary = path.with_name(f"{path.name}.tmp")
     with temporary.open("wb") as file:
@@ -20,7 +21,7 @@ def atomic_write(path: Path, content: str | bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have the contents of a file, or the names in a folder, written to disk."""
+    """Flush the contents of a file, or the names in a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -28,12 +29,26 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def nearest_folder(path: Path) -> Path:
+    """`path`, absolute, or the nearest path above it that exists."""
+    return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+
+
+def writable(folder: Path) -> bool:
+    """Whether a file can be created in `folder`; it is removed again."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
 @contextmanager
 def open_direct(path: Path) -> Iterator[int]:
     """The descriptor of a new file for `write_direct`, closed with the block.
 
-    Large files go past the kernel's cache, where the system can do that: copying them there first takes longer than a fast disk,
-    a core, and the room of what is read again and again.
+    Large files bypass the kernel's cache if the system supports that: the copy takes longer than a fast disk needs, a core, and
+    evicts what is read repeatedly.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     try:
@@ -45,17 +60,17 @@ def open_direct(path: Path) -> Iterator[int]:
 
 
 def write_direct(descriptor: int, data: memoryview) -> None:
-    """Write all of `data`, which begins and ends with a page of memory and continues a file of whole pages."""
+    """Write all of `data`, which consists of whole pages of memory, to the end of a file of whole pages."""
     while data:
         try:
             data = data[os.write(descriptor, data) :]
         except OSError as error:
             if error.errno != errno.EINVAL or not _set_direct(descriptor, False):
-                raise  # otherwise larger blocks are wanted here, or the file ended within one
+                raise  # EINVAL: the file system needs larger blocks, or the file ended within one
 
 
 def _set_direct(descriptor: int, direct: bool) -> bool:
-    """Returns whether that is a change."""
+    """Returns whether this is a change."""
     flag = getattr(os, "O_DIRECT", 0)
     before = fcntl.fcntl(descriptor, fcntl.F_GETFL)
     after = before | flag if direct else before & ~flag

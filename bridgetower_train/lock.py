@@ -1,4 +1,4 @@
-"""One writer at a time for a folder: a run's, or a corpus that is being written."""
+"""A lock for folders with one writer at a time: of a run, or of a corpus that is being written."""
 
 import contextlib
 import errno
@@ -16,17 +16,17 @@ from bridgetower_train.errors import UserError
 log = logging.getLogger(__name__)
 
 LOCK = "lock"
-"""Name of the file that is locked; it stays behind, and says who held it last."""
+"""Name of the locked file; it is not removed, and names the last holder."""
 
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # Lustre and NFS as they are sometimes mounted
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # Lustre and NFS with some mount options
 
 
 @contextlib.contextmanager
 def hold(folder: Path, key: str) -> Iterator[None]:
-    """Hold `folder` (made where it is missing) while the block runs; UserError naming the holder where another has it.
+    """Lock `folder` (created if missing) while the block runs; UserError naming the holder if another process has it.
 
-    `key`: the configuration key that gave the folder. The lock is a POSIX record lock: it ends with the process that took
-    it, however that ends, is not inherited by its workers, and holds between the hosts that share an NFS folder.
+    `key`: the configuration key of the folder. The lock is a POSIX record lock: it ends with the process that took it, however
+    that ends, is not inherited by its workers, and works between hosts that share an NFS folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / LOCK, "a+") as file:
@@ -39,7 +39,7 @@ def hold(folder: Path, key: str) -> Iterator[None]:
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
-            log.warning(f"{key}={folder}: its file system has no locks; see to it that nothing else writes there")
+            log.warning(f"{key}={folder}: its file system has no locks; make sure that nothing else writes there")
         file.truncate(0)
         file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}))
         file.flush()

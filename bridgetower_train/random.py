@@ -1,4 +1,4 @@
-"""Random numbers as pure functions of (seed, stream, counters): no generator, no state, no order of calls.
+"""Random numbers as pure functions of (seed, stream, counters): no generator, no state, independent of the order of calls.
 
 SplitMix64's finaliser (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014) mixes the seed, the
 name of the stream and any number of counters into 64 bits. It is vectorised over numpy arrays and, unlike numpy's
@@ -24,7 +24,7 @@ def _mix(x: UInt64Array) -> UInt64Array:
 
 
 def bits(seed: int, stream: str, *counters: npt.ArrayLike) -> UInt64Array:
-    """64 random bits for each element of the broadcast `counters` (non-negative integers); `stream` names the use."""
+    """64 random bits for each element of the broadcast `counters` (non-negative integers); `stream` names the purpose."""
     with np.errstate(over="ignore"):
         key = np.array([(seed & 0xFFFFFFFF) << 32 | zlib.crc32(stream.encode())], dtype=np.uint64)
         x = _mix(key + _GOLDEN)

@@ -1,4 +1,4 @@
-"""What is installed, for the records of a run."""
+"""What is installed, for the records of a run and for the doctor."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -16,12 +16,15 @@ PACKAGES = (
 """Packages on which the result of a run may depend."""
 
 
+def installed_version(package: str) -> str | None:
+    """Version of a distribution; None where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
 def versions() -> dict[str, str]:
     """Python's and the packages' versions; a package that is not installed is left out."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    found = {package: installed_version(package) for package in PACKAGES}
+    return {"python": platform.python_version()} | {name: given for name, given in found.items() if given}

@@ -27,7 +27,7 @@ from bridgetower_train.distributed import init_ranks
 
 
 @dataclass(frozen=True)
-class Config:
+class LateConfig:
     """How rank 0 ends."""
 
     end: str = ""
@@ -46,7 +46,7 @@ def run(config):
 
 
 if __name__ == "__main__":
-    cli.COMMANDS["late"] = cli.Command("late", "Config", None, "")
+    cli.COMMANDS["late"] = cli.Command("", module="late")
     sys.exit(cli.entry())
 '''
 

@@ -10,7 +10,7 @@ from bridgetower_train.evaluation.trained import load_run
 
 
 @dataclass(frozen=True)
-class EvalMaskedLMConfig:
+class EvalMaskedLmConfig:
     """`bridgetower eval masked_lm`."""
 
     run_dir: str = "???"
@@ -31,7 +31,7 @@ class EvalMaskedLMConfig:
         at_least("seed", self.seed, 0)
 
 
-def run(config: EvalMaskedLMConfig) -> int:
+def run(config: EvalMaskedLmConfig) -> int:
     """Print the figures with their protocol, and keep both in `eval.json` of the run folder."""
     trained = load_run(config.run_dir, config.device, needs=("mlm",))
     corpus = trained.open_corpus(config.corpus, config.root)

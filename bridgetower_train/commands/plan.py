@@ -1,9 +1,10 @@
-"""`bridgetower plan experiment=... hardware=gaudi2x512 out=plan.html`: what a run takes on cards that are not at hand."""
+"""`bridgetower plan experiment=... hardware=gaudi2x512 out=plan.html`: estimate memory and time on cards that you do not have."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 from bridgetower_train.files import atomic_write
+from bridgetower_train.pages.markdown import table
 from bridgetower_train.pages.numbers import duration
 from bridgetower_train.pages.plan import plan_page, time_to_train
 from bridgetower_train.pages.plan_scan import efficiency
@@ -18,17 +19,17 @@ __all__ = ["PlanConfig", "run"]
 def run(config: PlanConfig) -> None:
     """Print the plan, and write its page."""
     plan = make_plan(config)
-    print("\n".join([*summary(plan), *plan.remarks, "", *memory_table(plan), "", *scan_table(plan)]))
+    print("\n".join([*summary(plan), *plan.remarks, "", memory_table(plan), scan_table(plan)]), end="")
     if config.out:
         atomic_write(Path(config.out), plan_page(plan))
         print(f"\nplan: {Path(config.out).resolve()}")
 
 
 def summary(plan: Plan) -> Iterator[str]:
-    """The run on the hardware that was asked for, a line for each thing."""
+    """The run on the configured hardware, line by line."""
     card, here, config, data = plan.cluster.card, plan.here, plan.config, plan.corpora
     peak = f"{card.peak / 1e12:,.0f} TFLOP/s bf16" if card.peak else "no published peak"
-    yield "A model on paper: nothing here was measured on this hardware."
+    yield "An estimate: nothing here was measured on this hardware."
     yield (
         f"hardware    {plan.cluster.cards:,} x {card.title} on {plan.cluster.hosts:,} hosts: {card.memory / 1e9:.0f} GB, "
         f"{peak}, {card.scale_out / 1e9:.1f} GB/s to other hosts"
@@ -44,7 +45,7 @@ def summary(plan: Plan) -> Iterator[str]:
         f"{speeds} TFLOP/s a card"
     )
     needs = ", ".join(f"{name} {1e3 * seconds:,.1f} ms" for name, seconds in here.times.items())
-    yield f"binds       {here.binding} ({needs})"
+    yield f"bottleneck  {here.bottleneck} ({needs})"
     sent = ", ".join(
         f"{call.what} {call.kind.replace('_', '-')} {link_bytes(call.kind, call.size, plan.cluster.cards) / 1e9:.3g} GB"
         for call in here.calls
@@ -65,25 +66,36 @@ def summary(plan: Plan) -> Iterator[str]:
     yield f"run         {time_to_train(plan)}{flops}"
 
 
-def memory_table(plan: Plan) -> Iterator[str]:
-    """GB per card by engine and micro-batch, activations kept and computed again."""
+def memory_table(plan: Plan) -> str:
+    """GB per card by engine and micro-batch, with activations kept and recomputed."""
     pairs, cards = plan.config.pairs, plan.cluster.cards
-    yield "| GB per card: pairs a micro-batch | " + " | ".join(f"{p:,}" for p in pairs) + " | most that fit |"
-    yield "|---" * (len(pairs) + 2) + "|"
+    rows = []
     for recomputes, memory in plan.memories.items():
         for engine in ENGINES:
             sizes = [f"{memory.use(engine, p, cards).total / 1e9:.1f}" for p in pairs]
-            name = engine + (", blocks computed again" if recomputes else "")
-            yield f"| {name} | " + " | ".join(sizes) + f" | {memory.most_pairs(plan.room, engine, cards):,} |"
+            name = engine + (", blocks recomputed" if recomputes else "")
+            rows.append([name, *sizes, f"{memory.most_pairs(plan.room, engine, cards):,}"])
+    return table(["GB per card: pairs a micro-batch", *(f"{p:,}" for p in pairs), "most that fit"], rows)
 
 
-def scan_table(plan: Plan) -> Iterator[str]:
-    """The numbers of cards, with the pairs per card as they are, and with the batch as it is."""
-    yield "| cards | batch | pairs a card | step, ms | samples/s | efficiency | links | time to train | binds |"
-    yield "|---" * 9 + "|"
+def scan_table(plan: Plan) -> str:
+    """Other numbers of cards, first with the same pairs per card, then with the same global batch."""
+    rows = []
     for points in (plan.same_pairs, plan.same_batch):
         for p, share in zip(points, efficiency(points) if points else [], strict=True):
             time = plan.run_time(p, p.expected)
             cells = [f"{p.cluster.cards:,}", f"{p.global_batch:,}", f"{p.pairs:,}", f"{1e3 * p.expected:,.0f}"]
             cells += [f"{p.samples_per_s:,.0f}", f"{share:.0f}%", f"{p.links_share:.0%}"]
-            yield "| " + " | ".join([*cells, duration(time) if time is not None else "unknown", p.binding]) + " |"
+            rows.append([*cells, duration(time) if time is not None else "unknown", p.bottleneck])
+    header = (
+        "cards",
+        "batch",
+        "pairs a card",
+        "step, ms",
+        "samples/s",
+        "efficiency",
+        "links",
+        "time to train",
+        "bound by",
+    )
+    return table(header, rows)

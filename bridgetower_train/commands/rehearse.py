@@ -1,4 +1,4 @@
-"""`bridgetower rehearse world_size=512 rank=137 experiment=...`: one rank of a large run, alone on one CPU."""
+"""`bridgetower rehearse world_size=512 rank=137 experiment=...`: simulate one rank of a large run on one CPU."""
 
 import resource
 import tempfile
@@ -13,11 +13,12 @@ from bridgetower_train.data.batch import Batch
 from bridgetower_train.devices import make_device
 from bridgetower_train.distributed import shut_down
 from bridgetower_train.errors import ConfigError
+from bridgetower_train.pages.markdown import table
 from bridgetower_train.planning.collectives import link_bytes
 from bridgetower_train.planning.memory import ENGINES
 from bridgetower_train.rehearsal.coverage import check_coverage
 from bridgetower_train.rehearsal.group import Log, Traffic, agree_for_deepspeed, join
-from bridgetower_train.rehearsal.stage import Stage, set_up
+from bridgetower_train.rehearsal.setup import Setup, set_up
 from bridgetower_train.tasks import task_class
 from bridgetower_train.training.metrics import LogRecord
 from bridgetower_train.training.run import Run, build, fit
@@ -28,16 +29,16 @@ _STEP = "step 1"
 
 @dataclass(frozen=True)
 class RehearseConfig(TrainConfig):
-    """The run, and which of its ranks to be."""
+    """The run, and which of its ranks to simulate."""
 
     world_size: int = 512
     """Ranks of the run; must divide data.lanes."""
     rank: int = 0
-    """The one that is played, from 0; rank 0 writes what a run writes."""
+    """The rank to simulate, from 0; rank 0 writes checkpoints."""
     rehearsed_steps: int = 2
-    """Optimizer steps, the last of which is logged and saved."""
+    """Optimizer steps; the last one is logged and saved."""
     scratch: str | None = None
-    """Existing folder for synthetic indexes and the checkpoint, which go in the end; null: the system's for temporary files."""
+    """Existing folder for synthetic indexes and the checkpoint, removed at the end; null: the system's temporary folder."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,7 +51,7 @@ class RehearseConfig(TrainConfig):
 
 
 def run(config: RehearseConfig) -> None:
-    """Check what all ranks read, play one of them, and print what it sent, held and wrote."""
+    """Check what all ranks read, run one of them, and print what it sent, held and wrote."""
     if not config.data.corpora:
         raise ConfigError("data.corpora: is empty; name at least one corpus, as in data.corpora={coco: 1.0}")
     config.rank_batch(config.world_size)
@@ -59,23 +60,27 @@ def run(config: RehearseConfig) -> None:
         try:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=config.scratch, prefix="rehearsal-")))
         except OSError as error:
-            raise ConfigError(f"scratch={config.scratch}: nothing can be written there ({error.strerror})") from None
-        stage = set_up(config, config.rank, config.world_size, folder)
+            raise ConfigError(
+                f"scratch={config.scratch}: cannot be written to ({error.strerror}); name another folder"
+            ) from None
+        setup = set_up(config, config.rank, config.world_size, folder)
         print(f"{'rank':10}{config.rank} of {config.world_size}")
-        for part, note in stage.notes.items():
+        for part, note in setup.notes.items():
             print(f"{part:10}{note}", flush=True)
-        device, _ = make_device(stage.config.device)
-        device.mp_start_method = "forkserver"  # a forked loader worker would keep every weight that an update changes
+        device, _ = make_device(setup.config.device)
+        device.mp_start_method = (
+            "forkserver"  # a forked loader worker would keep a copy of every weight that an update changes
+        )
         ranks, log = join(config.rank, config.world_size)
         stack.callback(shut_down)
         if config.engine.name == "zero3":
             agree_for_deepspeed(device)
-        job = build(stage.config, device, ranks, stack)
+        job = build(setup.config, device, ranks, stack)
         _cover(job)
         _play(job, config.rehearsed_steps, log)
-        print("\n".join([*_held(stage, job), "", *_sent(log, config.world_size)]))
+        print("\n".join([*_held(setup, job), "", _sent(log, config.world_size)]))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(f"\n{'took':10}{time.perf_counter() - began:.0f} s, {peak / 2**30:.1f} GiB at most")
+    print(f"{'took':10}{time.perf_counter() - began:.0f} s, {peak / 2**30:.1f} GiB at most")
 
 
 def _cover(job: Run) -> None:
@@ -83,7 +88,7 @@ def _cover(job: Run) -> None:
     micro_batch, accumulation = job.config.rank_batch(job.ranks.world_size)
     covered = check_coverage(job.dataset.order, job.ranks.world_size, micro_batch, accumulation)
     print(
-        f"{'epoch':10}{job.ranks.world_size} ranks together read {covered.samples:,} samples, each as often as it is due; "
+        f"{'epoch':10}{job.ranks.world_size} ranks together read {covered.samples:,} samples, each as often as it should be; "
         f"{covered.left_out:,} sit out, fewer than the {job.config.data.lanes} lanes; {time.perf_counter() - began:.0f} s",
         flush=True,
     )
@@ -105,29 +110,29 @@ class _Last:
 
 
 def _play(job: Run, steps: int, log: Log) -> None:
-    """The run itself, for a few steps; the log tells one from another."""
+    """The run itself, for a few steps, which the log keeps apart."""
     last, began = _Last(), time.perf_counter()
-    batches = _prefetched(job.batches, job.accumulation, log)
-    alone = Watchdog(job.ranks, job.config.distributed.timeout)  # not entered: there is nobody to watch
-    fit(replace(job, total_steps=steps, batches=batches, sinks=[*job.sinks, last]), alone)
+    batches = _labelled(job.batches, job.accumulation, log)
+    watchdog = Watchdog(job.ranks, job.config.distributed.timeout)  # not entered: there are no other ranks
+    fit(replace(job, total_steps=steps, batches=batches, sinks=[*job.sinks, last]), watchdog)
     figures = {name: value for name, value in last.record.items() if name.startswith("loss")}
     losses = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
     written = sum(file.stat().st_size for file in job.checkpoints.folder.rglob("*") if file.is_file())
-    print(f"{'played':10}{steps} steps and a checkpoint in {time.perf_counter() - began:.0f} s; {losses}")
+    print(f"{'ran':10}{steps} steps and a checkpoint in {time.perf_counter() - began:.0f} s; {losses}")
     print(f"{'saved':10}{written / 1e9:.3f} GB by this rank" + ("" if job.ranks.is_main else "; rank 0 writes for all"))
 
 
-def _prefetched(batches: Iterator[Batch], accumulation: int, log: Log) -> Iterator[Batch]:
+def _labelled(batches: Iterator[Batch], accumulation: int, log: Log) -> Iterator[Batch]:
     for number, batch in enumerate(batches):
         log.phase = f"step {number // accumulation + 1}"
         yield batch
 
 
-def _held(stage: Stage, job: Run) -> Iterator[str]:
-    """Memory of a card, on paper; and what the contrast compares."""
-    memory, W = stage.memory, job.ranks.world_size
+def _held(setup: Setup, job: Run) -> Iterator[str]:
+    """Estimated memory of a card, and the size of the contrast."""
+    memory, W = setup.memory, job.ranks.world_size
     micro_batch, accumulation = job.config.rank_batch(W)
-    yield f"{'card':10}{memory.parameters / 1e6:.1f} M parameters as configured, {micro_batch} pairs; on paper, by engine:"
+    yield f"{'card':10}{memory.parameters / 1e6:.1f} M parameters as configured, {micro_batch} pairs; estimated, by engine:"
     for engine in ENGINES:
         use = memory.use(engine, micro_batch, W, accumulation > 1)
         yield (
@@ -144,8 +149,8 @@ def _held(stage: Stage, job: Run) -> Iterator[str]:
         )
 
 
-def _sent(log: Log, world_size: int) -> Iterator[str]:
-    """The collectives of a step between its batches, and those of the rest."""
+def _sent(log: Log, world_size: int) -> str:
+    """The collectives of one step, and those before and after it."""
     step = {key: traffic for key, traffic in log.traffic.items() if key.phase == _STEP}
     rest: dict[tuple[str, bool], Traffic] = {}
     for key, traffic in log.traffic.items():
@@ -157,11 +162,15 @@ def _sent(log: Log, world_size: int) -> Iterator[str]:
             )
             sum_ = rest.setdefault((label, key.host), Traffic())
             sum_.count, sum_.bytes = sum_.count + traffic.count, sum_.bytes + traffic.bytes
-    yield "| collectives of step 1 | between | calls | bytes | sent by a card on a ring | asked for by |"
-    yield "|---|---|---:|---:|---:|---|"
-    for key, traffic in step.items():
-        ring = link_bytes(key.kind, traffic.bytes, world_size)
-        between = "hosts" if key.host else "cards"
-        yield f"| {key.kind} | {between} | {traffic.count} | {traffic.bytes:,} | {ring:,.0f} | {key.caller} |"
-    for (label, host), traffic in rest.items():
-        yield f"| {label} | {'hosts' if host else 'cards'} | {traffic.count} | {traffic.bytes:,} | | |"
+    header = ("collectives of step 1", "between", "calls", "bytes", "sent by a card on a ring", "called by")
+    rows = [
+        (key.kind, _ends(key.host), traffic.count, f"{traffic.bytes:,}",
+         f"{link_bytes(key.kind, traffic.bytes, world_size):,.0f}", key.caller)
+        for key, traffic in step.items()
+    ]  # fmt: skip
+    rows += [(label, _ends(host), sum_.count, f"{sum_.bytes:,}", "", "") for (label, host), sum_ in rest.items()]
+    return table(header, rows, left=2)
+
+
+def _ends(host: bool) -> str:
+    return "hosts" if host else "cards"

@@ -12,7 +12,7 @@ DEVICES: dict[str, type[Device]] = {"hpu": HpuDevice, "cuda": CudaDevice, "cpu":
 
 
 def make_device(config: DeviceConfig, local_rank: int = 0) -> tuple[Device, str]:
-    """The configured device and why it was chosen. ConfigError where it is unknown or not there."""
+    """The configured device and why it was chosen. ConfigError if it is unknown or unavailable."""
     if config.name == "auto":
         passed_over: list[str] = []
         for name, device in DEVICES.items():
@@ -26,7 +26,7 @@ def make_device(config: DeviceConfig, local_rank: int = 0) -> tuple[Device, str]
         )
     probe = DEVICES[config.name].probe(config)
     if not probe.usable:
-        raise ConfigError(f"device.name={config.name}: none can be used here ({probe.why}); take device=auto")
+        raise ConfigError(f"device.name={config.name}: not available here ({probe.why}); use device=auto")
     return DEVICES[config.name](config, local_rank), "as configured"
 
 

@@ -1,4 +1,4 @@
-"""What the training code asks of a device. Each platform answers in one file; no other file names a platform."""
+"""What the training code needs from a device. Each platform is one file; no other file names a platform."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -32,11 +32,11 @@ class Device(ABC):
     mp_start_method: str
     """How loader workers start: `fork`, or `forkserver` where a forked child breaks the driver."""
     pin_memory: bool = False
-    """Whether batches wait in page-locked memory, from which the copy to the device overlaps with work."""
+    """Whether batches are in page-locked memory, so that copies to the device overlap with computation."""
     attention: AttentionFunction = staticmethod(sdpa)
     """The attention function that the model calls."""
     executions: tuple[str, ...] = ("eager", "compile")
-    """What `device.execution` may be; the first is what `auto` takes."""
+    """Allowed values of `device.execution`; `auto` takes the first."""
     compiler: str = "inductor"
     """Backend of torch.compile."""
     compiler_options: Mapping[str, Any] | None = None
@@ -56,8 +56,8 @@ class Device(ABC):
             )
         if config.graphs and self.execution != "lazy":
             raise ConfigError(
-                f"device.graphs=true: graphs are recorded in lazy execution alone, and device.execution is {self.execution} on "
-                f"{self.name}; leave device.graphs out"
+                f"device.graphs=true: graphs need lazy execution, and device.execution is {self.execution} on {self.name}; "
+                "remove device.graphs"
             )
 
     @classmethod
@@ -72,7 +72,7 @@ class Device(ABC):
 
     @property
     def peak_flops(self) -> float | None:
-        """Dense FLOP/s that the vendor publishes for the configured precision; None where none is known."""
+        """Dense FLOP/s that the vendor publishes for the configured precision; None if unknown."""
         return None
 
     @abstractmethod
@@ -80,7 +80,7 @@ class Device(ABC):
         """Largest memory in use so far, 10^9 bytes."""
 
     def peak_bytes(self, work: Callable[[], object]) -> int:
-        """Most bytes that tensors held at once while `work` ran, from the first work of this process on."""
+        """Peak bytes of tensors while `work` ran, since this process started."""
         work()
         self.synchronize()
         return round(self.memory_gb() * 1e9)
@@ -91,14 +91,14 @@ class Device(ABC):
         return torch.autocast(self.name, dtype=torch.bfloat16, enabled=bf16)
 
     def seed(self, seed: int) -> None:
-        """Seed what draws numbers on this device (dropout, hard negatives)."""
+        """Seed the random numbers of this device (dropout, hard negatives)."""
         torch.manual_seed(seed)
 
-    def mark_step(self) -> None:  # noqa: B027  nothing to do where work is not recorded
-        """End of a piece of work: backward, update, forward of an evaluation. Lazy devices run what they recorded."""
+    def mark_step(self) -> None:  # noqa: B027  nothing to do on devices that are not lazy
+        """End of a unit of work: backward, update, forward of an evaluation. Lazy devices run what they recorded."""
 
-    def synchronize(self) -> None:  # noqa: B027  nothing to do where work is done at once
-        """Wait until the device has done what it was given."""
+    def synchronize(self) -> None:  # noqa: B027  nothing to do where work is synchronous
+        """Wait until the device has finished its work."""
 
     def adamw(self, groups: list[dict[str, object]], config: OptimConfig) -> torch.optim.Optimizer:
         """AdamW over parameter groups that carry `lr` and `weight_decay`.
@@ -108,7 +108,7 @@ class Device(ABC):
         return torch.optim.AdamW(groups, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
 
     def skip_update(self, optimizer: torch.optim.Optimizer, gradients: list[Tensor], skip: Tensor) -> None:
-        """Have the next update, by `gradients`, left out where the device scalar `skip` is 1, without a host sync."""
+        """Skip the next update, by `gradients`, if the device scalar `skip` is 1, without a host sync."""
         optimizer.grad_scale = None  # type: ignore[attr-defined]
         optimizer.found_inf = skip  # type: ignore[attr-defined]
 
@@ -123,22 +123,22 @@ class Device(ABC):
     def optimizer_state(
         self, optimizer: torch.optim.Optimizer, group: dict[str, Any], parameter: Tensor
     ) -> dict[str, Tensor]:
-        """What a checkpoint keeps of a parameter's state: `step`, `exp_avg` and `exp_avg_sq`, the same on all devices."""
+        """A parameter's state for a checkpoint: `step`, `exp_avg` and `exp_avg_sq`, the same on all devices."""
         return dict(optimizer.state[parameter])
 
     def load_optimizer_state(
         self, optimizer: torch.optim.Optimizer, group: dict[str, Any], parameter: Tensor, slots: dict[str, Tensor]
     ) -> None:
-        """Put back what `optimizer_state` gave, on whichever device."""
+        """Restore what `optimizer_state` returned, on any device."""
         optimizer.state[parameter] = {k: v.to(self.torch_device, copy=True) for k, v in slots.items()}
 
     def zero_settings(self, stage: int) -> dict[str, Any]:
-        """What DeepSpeed's `zero_optimization` must say on this device at this stage."""
+        """Entries that DeepSpeed's `zero_optimization` needs on this device at this stage."""
         return {}
 
     @property
     def compiles(self) -> bool:
-        """Whether each new shape costs a compilation."""
+        """Whether each new shape is compiled."""
         return self.execution != "eager"
 
     def compilations(self) -> int:
@@ -146,18 +146,18 @@ class Device(ABC):
         return int(torch._dynamo.utils.counters["stats"]["unique_graphs"]) if self.compiles else 0
 
     def capture_graphs(self, task: nn.Module, graphs: int, accumulates: bool) -> nn.Module:
-        """`task` with up to `graphs` shapes of its forward and backward pass recorded, where `device.graphs` asks for it.
+        """`task` with up to `graphs` shapes of its forward and backward pass captured as graphs, if `device.graphs` is true.
 
-        Comes before DistributedDataParallel, whose reductions stay outside of the graphs. `accumulates` where a step has several
-        micro-batches; then `begin_micro_batch` tells which comes.
+        Called before DistributedDataParallel, whose reductions stay outside of the graphs. `accumulates` if a step has several
+        micro-batches; `begin_micro_batch` then announces each.
         """
         return task
 
     def begin_micro_batch(self, number: int) -> None:  # noqa: B027  nothing to do without graphs
-        """The micro-batch `number` (from 0) of a step is next."""
+        """Micro-batch `number` (from 0) of a step is next."""
 
     def compile(self, module: nn.Module) -> nn.Module:
-        """`module` with its forward and backward pass compiled, where `device.execution` asks for it; names stay."""
+        """`module` with its forward and backward pass compiled, if `device.execution` is `compile`; parameter names stay."""
         if self.execution == "compile":
             module.compile(backend=self.compiler, dynamic=False, options=self.compiler_options)
         return module

@@ -1,20 +1,20 @@
-"""The doctor's look at the accelerator: which platform this machine has, and what that platform must have right."""
+"""The doctor's checks of the accelerator: which platform this machine has, and whether it is set up for a run."""
 
 import glob
-import importlib.util
 import os
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 
 from bridgetower_train.config import TrainConfig, one_of
+from bridgetower_train.devices import habana
 from bridgetower_train.devices.cpu_checks import check_cpu
 from bridgetower_train.devices.cuda_checks import check_cuda
 from bridgetower_train.devices.hpu_checks import check_hpu
-from bridgetower_train.doctor.findings import Finding, ok
+from bridgetower_train.findings import Finding, ok
 
 Run = Callable[[Sequence[str]], str | None]
-"""Runs a command; its standard output, or None where it is not there, fails or hangs."""
+"""Runs a command; its standard output, or None if it is missing, fails or hangs."""
 
 PLATFORMS: dict[str, Callable[[TrainConfig, Mapping[str, str], Run], list[Finding]]] = {
     "hpu": check_hpu,
@@ -24,9 +24,9 @@ PLATFORMS: dict[str, Callable[[TrainConfig, Mapping[str, str], Run], list[Findin
 
 
 def check_device(config: TrainConfig) -> list[Finding]:
-    """The checks of the configured platform, or of the one that this machine shows signs of.
+    """The checks of the configured platform; with `auto`, of the one that this machine shows signs of.
 
-    Signs, and not what torch can use: a card that torch does not see is what the doctor is for.
+    Signs, not what torch can use: the doctor is there to find a card that torch does not see.
     """
     one_of("device.name", config.device.name, ("auto", *PLATFORMS))
     name, why = (config.device.name, "as configured") if config.device.name != "auto" else detect()
@@ -34,27 +34,15 @@ def check_device(config: TrainConfig) -> list[Finding]:
 
 
 def detect() -> tuple[str, str]:
-    """(platform, the sign by which it was recognised)."""
-    signs = {
-        "hpu": ("hl-smi", "/dev/accel/accel[0-9]*", "habana_frameworks.torch"),
-        "cuda": ("nvidia-smi", "/dev/nvidia[0-9]*", None),
-    }
-    for name, (tool, nodes, module) in signs.items():
-        if path := shutil.which(tool):
-            return name, f"{path} is there"
-        if found := glob.glob(nodes):
-            return name, f"{found[0]} is there"
-        if module and installed(module):
-            return name, f"{module} is installed"
+    """(platform, the sign of it that was found)."""
+    signs = {"hpu": ("hl-smi", "/dev/accel/accel[0-9]*"), "cuda": ("nvidia-smi", "/dev/nvidia[0-9]*")}
+    for name, (tool, nodes) in signs.items():
+        for path in (shutil.which(tool), *glob.glob(nodes)):
+            if path:
+                return name, f"{path} exists"
+    if habana.installed():
+        return "hpu", f"{habana.PACKAGE} is installed"
     return "cpu", "no sign of an accelerator"
-
-
-def installed(module: str) -> bool:
-    """Whether `module` could be imported, by its spec alone; a parent package without it does not count."""
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ImportError:
-        return False
 
 
 def run(command: Sequence[str], timeout: float = 120.0) -> str | None:

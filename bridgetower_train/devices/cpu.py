@@ -1,4 +1,4 @@
-"""The CPU: what everything falls back to, and where the tests run."""
+"""The CPU: the fallback, and where the tests run."""
 
 import ctypes
 import platform
@@ -23,9 +23,9 @@ _DRAWS = 1 << 16
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what large tensors free for those of the next step, instead of giving it back to the kernel.
+    """Make glibc keep the memory that large tensors free for those of the next step, instead of returning it to the kernel.
 
-    Fresh pages cost a step of the base model an eighth of its time. Other C libraries are left alone.
+    Fresh pages take an eighth of a step's time with the base model. Other C libraries are left alone.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
@@ -34,7 +34,7 @@ def keep_freed_memory() -> None:
 
 
 def attention(q_BHQE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor, mask: Tensor | None, dropout_p: float) -> Tensor:
-    """SDPA; with dropout, which PyTorch's CPU kernel lacks, in products of its own. See AttentionFunction."""
+    """SDPA; with dropout, which PyTorch's CPU kernel lacks, by separate products. See AttentionFunction."""
     if not dropout_p:
         return sdpa(q_BHQE, k_BHTE, v_BHTE, mask, 0.0)
     logits_BHQT = (q_BHQE * q_BHQE.shape[-1] ** -0.5) @ k_BHTE.transpose(-2, -1)
@@ -45,10 +45,10 @@ def attention(q_BHQE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor, mask: Tensor | Non
 
 
 def _drop(x: Tensor, dropout_p: float) -> tuple[Tensor, float]:
-    """(`x` with zeros for what is dropped, the factor that keeps its mean).
+    """(`x` with dropped elements set to zero, the factor that keeps its mean).
 
-    Four draws of 16 bits are cut from each random word, which is far faster than PyTorch's one draw for each element; a
-    compiler fuses that draw with what is around it.
+    Each random word gives four draws of 16 bits, which is far faster than PyTorch's one draw per element. Compiled code uses
+    PyTorch's, since a compiler fuses it with its surroundings.
     """
     if torch.compiler.is_compiling():
         return F.dropout(x, dropout_p), 1.0
@@ -59,7 +59,7 @@ def _drop(x: Tensor, dropout_p: float) -> tuple[Tensor, float]:
 
 
 def _dropout(module: nn.Dropout, x: Tensor) -> Tensor:
-    """What `module` gives, by `_drop`."""
+    """The result of `module`, by `_drop`."""
     if not module.training or not module.p:
         return x
     kept, scale = _drop(x, module.p)
@@ -73,8 +73,8 @@ class CpuDevice(Device):
     backend = "gloo"
     mp_start_method = "fork"
     attention = staticmethod(attention)
-    # Inductor's kernels for one thread overwrite where they should add, until torch 2.7 (pytorch/pytorch#147961): the gradient
-    # of index_select would be wrong. Those that find out their threads as they run add.
+    # Until torch 2.7, Inductor's kernels for one thread overwrite where they should add (pytorch/pytorch#147961): the gradient
+    # of index_select would be wrong. Kernels that determine their threads at run time add.
     compiler_options = {"cpp.dynamic_threads": True} if Version(torch.__version__) < Version("2.7") else None
 
     def __init__(self, config: DeviceConfig, local_rank: int) -> None:
@@ -84,7 +84,7 @@ class CpuDevice(Device):
     @classmethod
     def probe(cls, config: DeviceConfig) -> Probe:
         """Always usable."""
-        return Probe(True, "always there")
+        return Probe(True, "always available")
 
     @property
     def description(self) -> str:
@@ -101,7 +101,7 @@ class CpuDevice(Device):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
     def peak_bytes(self, work: Callable[[], object]) -> int:
-        """Of what `work` allocates, as PyTorch's allocator reports it: the resident set holds much else."""
+        """Peak of what `work` allocates, as reported by PyTorch's allocator: the resident set includes much else."""
         with torch.profiler.profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profile:
             work()
         recorded = profile.profiler.kineto_results if profile.profiler else None
@@ -111,7 +111,7 @@ class CpuDevice(Device):
         return max(alive, default=0)
 
     def compile(self, module: nn.Module) -> nn.Module:
-        """See Device; dropout goes by draws of its own."""
+        """See Device; dropout uses `_drop`."""
         for part in module.modules():
             if isinstance(part, nn.Dropout):
                 part.forward = partial(_dropout, part)  # type: ignore[method-assign]

@@ -27,7 +27,7 @@ class CudaDevice(Device):
 
     @classmethod
     def probe(cls, config: DeviceConfig) -> Probe:
-        """Where a driver and a GPU answer."""
+        """Usable if torch finds a GPU."""
         if torch.cuda.is_available():
             return Probe(True, f"{torch.cuda.device_count()} GPUs found")
         return Probe(False, "torch finds no GPU")
@@ -39,7 +39,7 @@ class CudaDevice(Device):
 
     @property
     def peak_flops(self) -> float | None:
-        """The data sheet's bf16 figure; None in fp32 and for GPUs not in the table."""
+        """See Device; None in fp32 and for GPUs not in the table."""
         if self.config.precision != "bf16":
             return None
         return next((peak for name, peak in PEAK_BF16.items() if name in self.description), None)

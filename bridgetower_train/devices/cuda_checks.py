@@ -1,4 +1,4 @@
-"""NVIDIA: the driver against torch's CUDA build, devices, NCCL's variables."""
+"""NVIDIA: the driver against torch's CUDA build, devices, NCCL variables."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -7,14 +7,14 @@ import torch
 
 from bridgetower_train.config import TrainConfig
 from bridgetower_train.devices.network_checks import check_interface, check_rendezvous, check_set
-from bridgetower_train.doctor.findings import Finding, fail, ok, warning
+from bridgetower_train.findings import Finding, fail, ok, warning
 
 QUERY = ("nvidia-smi", "--query-gpu=index,name,driver_version,memory.total", "--format=csv,noheader")
 NCCL = {
-    "NCCL_P2P_DISABLE": "GPUs of one host talk through its memory",
-    "NCCL_IB_DISABLE": "InfiniBand stays idle",
-    "NCCL_SHM_DISABLE": "GPUs of one host talk through the network",
-    "CUDA_LAUNCH_BLOCKING": "each kernel is waited for",
+    "NCCL_P2P_DISABLE": "GPUs of a host communicate through its memory",
+    "NCCL_IB_DISABLE": "InfiniBand is not used",
+    "NCCL_SHM_DISABLE": "GPUs of a host communicate through the network",
+    "CUDA_LAUNCH_BLOCKING": "every kernel is synchronous",
 }
 """Variables that cost speed, and how."""
 
@@ -36,19 +36,19 @@ def check_cuda(config: TrainConfig, env: Mapping[str, str], run: Callable[..., s
 
 
 def parse_cuda_version(table: str) -> str | None:
-    """The highest CUDA that the driver serves, from the head of `nvidia-smi`'s table."""
+    """The highest CUDA version that the driver supports, from the header of `nvidia-smi`'s table."""
     match = re.search(r"CUDA Version:\s*([0-9]+\.[0-9]+)", table)
     return match[1] if match else None
 
 
 def check_driver(cards: str | None, driver_cuda: str | None, torch_cuda: str | None) -> Finding:
-    """The driver must serve the CUDA that torch was built for; within a major version, a newer torch runs too."""
+    """The driver must support the CUDA that torch was built for; within a major version, a newer torch works too."""
     if not cards:
         return fail(
             "driver", "nvidia-smi is missing, fails, or lists no GPU", "install the driver; in Docker: --gpus all"
         )
     driver = cards.splitlines()[0].split(",")[2].strip()
-    found = f"{driver} serves CUDA {driver_cuda}, torch {torch.__version__} is built for {torch_cuda or 'none'}"
+    found = f"{driver} supports CUDA {driver_cuda}, torch {torch.__version__} is built for {torch_cuda or 'none'}"
     if torch_cuda is None:
         return fail("driver", found, "install the CUDA build of torch")
     if driver_cuda and int(driver_cuda.split(".")[0]) < int(torch_cuda.split(".")[0]):
@@ -64,10 +64,10 @@ def check_devices(listed: int, usable: int, env: Mapping[str, str]) -> Finding:
     )
     if usable == 0:
         return fail(
-            "devices", found, "see the driver; is CUDA_VISIBLE_DEVICES empty, or does another process hold the GPU?"
+            "devices", found, "check the driver, CUDA_VISIBLE_DEVICES, and whether another process uses the GPU"
         )
     if usable < listed and visible is None:
-        return warning("devices", found, "look at nvidia-smi and dmesg for a GPU that has fallen off")
+        return warning("devices", found, "look in nvidia-smi and dmesg for a GPU that has fallen off the bus")
     return ok("devices", found)
 
 

@@ -1,6 +1,6 @@
-"""Which versions fit together on Gaudi: the one place from which doctor, tests, Dockerfile presets and docs take them.
+"""Compatible versions on Gaudi: the one source for doctor, tests, Dockerfile presets and docs.
 
-From Intel's support matrices, the DeepSpeed fork's tags, optimum-habana's releases and the image names that they publish.
+From Intel's support matrices, the DeepSpeed fork's tags, optimum-habana's releases and the names of published images.
 """
 
 from dataclasses import dataclass
@@ -10,22 +10,22 @@ from packaging.version import Version
 
 @dataclass(frozen=True)
 class GaudiStack:
-    """One release of the Gaudi software and what belongs to it."""
+    """A release of the Gaudi software and what belongs to it."""
 
     software: str
-    """First release of which this holds: driver, firmware and user space."""
+    """First release with these versions: driver, firmware and user space."""
     torch: str
     """Major and minor version of the torch in its image."""
     pythons: tuple[str, ...]
-    """Pythons of its images that are known; others may exist."""
+    """Known Python versions of its images; others may exist."""
     deepspeed: str
     """Tag of github.com/HabanaAI/DeepSpeed."""
     optimum_habana: str
-    """Releases validated with it, a specifier; empty where none is."""
+    """Releases validated with it, a specifier; empty if there is none."""
     transformers: str
-    """What those pin, a specifier."""
+    """The versions that these pin, a specifier."""
     generations: tuple[int, ...]
-    """Generations of Gaudi that it drives."""
+    """Generations of Gaudi that it supports."""
 
 
 STACKS = (
@@ -37,19 +37,19 @@ STACKS = (
     GaudiStack("1.24.0", "2.10", ("3.10",), "1.23.0", ">=1.21,<1.22", ">=4.55,<4.56", (2, 3)),
     GaudiStack("1.24.1", "2.11", ("3.12",), "1.23.0", "", "", (2, 3)),
 )
-"""Ascending. Older releases carry a torch before 2.6, which this package does not take."""
+"""Ascending. Older releases have a torch before 2.6, which this package does not support."""
 
 BOARDS = {"HL-20": 1, "HL-22": 2, "HL-28": 2, "HL-3": 3}
-"""Start of a board's name, as `hl-smi` prints it -> generation."""
+"""Prefix of a board's name, as `hl-smi` prints it -> generation."""
 
 
 def stack_of(software: str) -> GaudiStack | None:
-    """The stack of a release such as `1.21.1.16`; None where its minor version is not in the table."""
+    """The stack of a release such as `1.21.1.16`; None if its minor version is not in the table."""
     given = Version(software)
     line = [s for s in STACKS if Version(s.software).release[:2] == given.release[:2] and Version(s.software) <= given]
     return line[-1] if line else None
 
 
 def generation_of(board: str) -> int | None:
-    """Generation of a board such as `HL-225`; None where its name is not known."""
+    """Generation of a board such as `HL-225`; None for an unknown board."""
     return next((generation for start, generation in BOARDS.items() if board.startswith(start)), None)

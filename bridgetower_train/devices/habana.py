@@ -1,6 +1,6 @@
 """The vendor's package: found without importing it, configured, and only then imported.
 
-Its C++ side reads the environment once, when it is first imported: execution mode and autocast lists must stand there before.
+Its C++ side reads the environment once, at the first import: execution mode and autocast lists must be set before.
 """
 
 import importlib
@@ -19,14 +19,14 @@ BF16_OPS = Path(__file__).parent / "hpu_bf16_ops.txt"
 bits, `softmax` and `log_softmax`."""
 
 FP32_OPS = Path(__file__).parent / "hpu_fp32_ops.txt"
-"""Operators that it runs in float32: the vendor's list with those two, and without divisions, which would widen the hidden layer
-of every image block. What is on neither list keeps the precision of its inputs."""
+"""Operators that it runs in float32: the vendor's list with those two, and without divisions, which would make the hidden layer
+of every image block float32. Operators on neither list keep the precision of their inputs."""
 
 AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"
 
 
 def installed() -> bool:
-    """Whether the package is there; habana-media-loader alone brings `habana_frameworks` without it."""
+    """Whether the package is installed; habana-media-loader alone installs `habana_frameworks` without it."""
     return find_spec("habana_frameworks") is not None and find_spec(PACKAGE) is not None
 
 
@@ -38,13 +38,13 @@ def module(name: str) -> Any:
 def load(lazy: bool, graphs: bool) -> None:
     """Import the package in the given mode.
 
-    ConfigError where the environment, or an earlier import, asks for another. Whatever else the import raises is passed on.
+    ConfigError if the environment or an earlier import conflicts with it. Other errors of the import are passed on.
     """
     wanted = {
         "PT_HPU_LAZY_MODE": str(int(lazy)),
         "PT_HPU_AUTOCAST_LOWER_PRECISION_OPS_LIST": str(BF16_OPS),
         "PT_HPU_AUTOCAST_FP32_OPS_LIST": str(FP32_OPS),
-        AUTOLOAD: "0",  # else loader workers would import the package along with torch
+        AUTOLOAD: "0",  # otherwise loader workers would import the package with torch
     }
     if graphs:
         wanted["PT_HPU_ENABLE_LAZY_COLLECTIVES"] = "true"  # the contrast gathers inside the graph
@@ -65,4 +65,4 @@ def load(lazy: bool, graphs: bool) -> None:
     for name in (PACKAGE, f"{PACKAGE}.core", f"{PACKAGE}.distributed.hccl"):
         importlib.import_module(name)
     if module("utils.internal").is_lazy() != lazy:
-        raise ConfigError(f"{PACKAGE} was imported in the other mode before: {mode} needs a process of its own")
+        raise ConfigError(f"{PACKAGE} was already imported in the other mode: start a new process for {mode}")

@@ -1,4 +1,4 @@
-"""What `hl-smi`, the vendor's tool, says of driver and cards."""
+"""Parses what `hl-smi`, the vendor's tool, reports about driver and cards."""
 
 import re
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ def parse_driver(table: str) -> str | None:
 
 
 def parse_cards(csv: str) -> list[Card]:
-    """The cards in the answer to QUERY, in its order; lines that are no card are left out."""
+    """The cards in the output of QUERY, in its order; lines that are not a card are ignored."""
     cards = []
     for line in csv.splitlines():
         fields = [field.strip() for field in line.split(",")]

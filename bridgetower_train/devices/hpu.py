@@ -1,8 +1,8 @@
 """Intel Gaudi (HPU), three generations: through SW 1.21 the first, through 1.24 the second and third.
 
-What they lack, and what is done about it: float64 and, in lazy mode, int64 (ids and seeds stay below 2^31); fp16 on the first
-(only bf16 is offered); HPU graphs outside lazy mode (refused); the mean as a reduction (sums are divided); a media decoder that
-reads from shards (images are decoded on the host, uint8 goes to the card); attention in one kernel on the first (torch's own).
+What they lack, and how that is handled: float64 and, in lazy mode, int64 (ids and seeds stay below 2^31); fp16 on the first (only
+bf16 is offered); HPU graphs outside lazy mode (refused); the mean as a reduction (sums are divided); a media decoder that reads
+from shards (images are decoded on the host, uint8 is sent to the card); fused attention on the first (torch's own is used).
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from bridgetower_train.errors import ConfigError
 from bridgetower_train.model.attention import AttentionFunction
 
 PEAK_BF16 = {2: 432e12, 3: 1835e12}
-"""Generation -> dense bf16 FLOP/s, by Intel; for the first none was published."""
+"""Generation -> dense bf16 FLOP/s, published by Intel; not published for the first."""
 
 
 class HpuDevice(Device):
@@ -32,7 +32,7 @@ class HpuDevice(Device):
     mp_start_method = "forkserver"
     executions = ("lazy", "eager", "compile")
     compiler = "hpu_backend"
-    # Torch 2.6 itself knows no HPU activity; the vendor's builds do.
+    # Upstream torch 2.6 has no HPU activity; the vendor's builds do.
     activities = tuple(getattr(ProfilerActivity, name) for name in ("CPU", "HPU") if hasattr(ProfilerActivity, name))
     ddp_kwargs = MappingProxyType({**Device.ddp_kwargs, "bucket_cap_mb": 230})
 
@@ -43,9 +43,9 @@ class HpuDevice(Device):
         kind = kinds._get_device_type()
         names = {1: "synDeviceGaudi", 2: "synDeviceGaudi2", 3: "synDeviceGaudi3"}
         self.generation = next((g for g, name in names.items() if kind == getattr(kinds.synDeviceType, name, None)), 0)
-        """1, 2 or 3; 0 where the driver names a later one."""
+        """1, 2 or 3; 0 for a later one."""
         if self.generation == 1:
-            # Torch's attention would widen bf16 to float32 on the way.
+            # Otherwise torch's attention would compute bf16 in float32.
             torch._C._set_math_sdp_allow_fp16_bf16_reduction(config.precision == "bf16")
         else:
             self.attention = fused_attention(habana.module("hpex.kernels").FusedSDPA)
@@ -54,7 +54,7 @@ class HpuDevice(Device):
 
     @classmethod
     def probe(cls, config: DeviceConfig) -> Probe:
-        """Where the vendor's package can be imported in the configured mode and a card answers."""
+        """Usable if the vendor's package can be imported in the configured mode and a card responds."""
         if not habana.installed():
             return Probe(False, f"{habana.PACKAGE} is not installed")
         try:
@@ -65,7 +65,7 @@ class HpuDevice(Device):
             return Probe(False, f"{habana.PACKAGE} cannot be imported: {type(error).__name__}: {error}")
         hpu = habana.module("hpu")
         if not hpu.is_available():
-            return Probe(False, "no card answers")
+            return Probe(False, "no card responds")
         return Probe(True, f"{hpu.device_count()} cards found")
 
     @property
@@ -75,7 +75,7 @@ class HpuDevice(Device):
 
     @property
     def peak_flops(self) -> float | None:
-        """The published bf16 figure; None in fp32 and for the first generation."""
+        """See Device; None in fp32 and for the first generation."""
         return PEAK_BF16.get(self.generation) if self.config.precision == "bf16" else None
 
     def memory_gb(self) -> float:
@@ -83,11 +83,11 @@ class HpuDevice(Device):
         return float(self.hpu.max_memory_allocated()) / 1e9
 
     def seed(self, seed: int) -> None:
-        """See Device: the card's generator takes 31 bits."""
+        """See Device: the card's generator has a seed of 31 bits."""
         torch.manual_seed(seed & 0x7FFFFFFF)
 
     def mark_step(self) -> None:
-        """See Device: runs what lazy mode has recorded."""
+        """See Device: runs what lazy mode recorded."""
         if self.execution == "lazy":
             habana.module("core").mark_step()
 
@@ -96,25 +96,25 @@ class HpuDevice(Device):
         self.hpu.synchronize()
 
     def compilations(self) -> int:
-        """Graphs that the vendor's compiler has made."""
+        """Graphs compiled by the vendor's compiler."""
         return int(dict(habana.module("hpu.metrics").metric_global("graph_compilation").stats())["TotalNumber"])
 
     def adamw(self, groups: list[dict[str, object]], config: OptimConfig) -> torch.optim.Optimizer:
-        """FusedAdamW, whose own defaults of eps and decay are not torch's, and which cannot take an empty group."""
+        """FusedAdamW, whose defaults of eps and decay differ from torch's, and which refuses empty groups."""
         fused = habana.module("hpex.optimizers").FusedAdamW
         optimizer: torch.optim.Optimizer = fused(
             [group for group in groups if group["params"]], betas=(config.beta1, config.beta2), eps=config.eps
         )
         for group in optimizer.param_groups:
             group["step"] = 0
-            for p in group["params"]:  # else the first update would make them, and be another graph than the second
+            for p in group["params"]:  # otherwise the first update would create them, in a graph of its own
                 optimizer.state[p] = {"step": 0, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
         return optimizer
 
     def skip_update(self, optimizer: torch.optim.Optimizer, gradients: list[Tensor], skip: Tensor) -> None:
-        """See Device. FusedAdamW can leave nothing out: where `skip` is 1, the gradient and the running mean of it are zeroed.
+        """See Device. FusedAdamW cannot skip: if `skip` is 1, gradients and their running means are set to zero.
 
-        So the weights stay as they are, but for decay; the mean starts anew, and the step is counted.
+        So the weights change by decay only; the mean starts again from zero, and the step is counted.
         """
         skipped = skip.bool()
         for tensor in (*gradients, *(state["exp_avg"] for state in optimizer.state.values())):
@@ -133,7 +133,7 @@ class HpuDevice(Device):
         group["step"] = int(slots["step"])
 
     def clip(self, parameters: list[nn.Parameter], max_norm: float) -> Tensor:
-        """See Device: FusedClipNorm where there is something to clip."""
+        """See Device: by FusedClipNorm, unless `max_norm` is 0."""
         if not max_norm:
             return super().clip(parameters, max_norm)
         if self._clipper is None:
@@ -142,7 +142,7 @@ class HpuDevice(Device):
         return norm.reshape(())
 
     def zero_settings(self, stage: int) -> dict[str, Any]:
-        """See Device: what the vendor's examples give for each stage."""
+        """See Device: as in the vendor's examples."""
         return {
             1: {"contiguous_gradients": False},
             2: {"overlap_comm": False, "reduce_scatter": False, "contiguous_gradients": False},
@@ -159,15 +159,15 @@ class HpuDevice(Device):
         )
         if accumulates:
             self._set_iteration_count = cast(Callable[[int], None], flat.set_iteration_count)
-        return _Recorded(flat)
+        return _Replayed(flat)
 
     def begin_micro_batch(self, number: int) -> None:
-        """See Device: the first micro-batch of a step has a graph of its own, whose gradients others add to."""
+        """See Device: the first micro-batch of a step has its own graph, whose gradients the others add to."""
         self._set_iteration_count(number)
 
 
 def fused_attention(kernel: Any) -> AttentionFunction:
-    """The model's attention as FusedSDPA, whose mask is added to the logits and whose arguments have no names."""
+    """The model's attention by FusedSDPA, which adds its mask to the logits and takes positional arguments."""
 
     def attention(q_BHQE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor, mask: Tensor | None, dropout_p: float) -> Tensor:
         added: Tensor | None = None
@@ -182,7 +182,7 @@ def fused_attention(kernel: Any) -> AttentionFunction:
 
 
 class _OnDict(nn.Module):
-    """A task whose batch is a dict of tensors: ModuleCacher knows a graph by the shapes in it."""
+    """A task whose batch is a dict of tensors: ModuleCacher identifies a graph by the shapes in it."""
 
     def __init__(self, task: nn.Module) -> None:
         super().__init__()
@@ -193,8 +193,8 @@ class _OnDict(nn.Module):
         return loss, metrics
 
 
-class _Recorded(nn.Module):
-    """The task again, from its graphs."""
+class _Replayed(nn.Module):
+    """The task, replayed from its graphs."""
 
     def __init__(self, graphs: nn.Module) -> None:
         super().__init__()
@@ -202,9 +202,9 @@ class _Recorded(nn.Module):
 
     def forward(self, batch: Batch, totals: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         loss, metrics = self.graphs(batch.tensors(), totals)
-        # The next replay writes its results to the same places.
+        # The next replay overwrites these results.
         return loss, {name: value.detach().clone() for name, value in metrics.items()}
 
 
 def _ignore(number: int) -> None:
-    """Without graphs nothing depends on the number of a micro-batch."""
+    """Without graphs, nothing depends on the number of a micro-batch."""

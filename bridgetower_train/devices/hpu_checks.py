@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -14,10 +13,11 @@ from bridgetower_train.devices import hl_smi
 from bridgetower_train.devices.gaudi_versions import GaudiStack, generation_of, stack_of
 from bridgetower_train.devices.hpu_environment import check_environment, check_huge_pages, check_modules
 from bridgetower_train.devices.network_checks import check_interface, check_rendezvous
-from bridgetower_train.doctor.findings import Finding, fail, ok, warning
+from bridgetower_train.findings import Finding, fail, ok, warning
+from bridgetower_train.versions import installed_version
 
 PLUGIN = "habana-torch-plugin"
-"""The package that carries `habana_frameworks.torch`; its version is that of the Gaudi software."""
+"""The package with `habana_frameworks.torch`; its version is that of the Gaudi software."""
 
 BRIDGE = """
 import habana_frameworks.torch.core
@@ -27,10 +27,10 @@ print("cards", torch.hpu.device_count() if torch.hpu.is_available() else 0)
 
 
 def check_hpu(config: TrainConfig, env: Mapping[str, str], run: Callable[..., str | None]) -> list[Finding]:
-    """Everything that has to fit on a Gaudi host."""
+    """All checks of a Gaudi host."""
     table, csv = run(["hl-smi"]), run(["hl-smi", *hl_smi.QUERY])
     driver, cards = hl_smi.parse_driver(table or ""), hl_smi.parse_cards(csv or "")
-    software = installed(PLUGIN)
+    software = installed_version(PLUGIN)
     stack = stack_of(software) if software else None
     return [
         check_cards(cards, driver),
@@ -40,22 +40,14 @@ def check_hpu(config: TrainConfig, env: Mapping[str, str], run: Callable[..., st
         *check_modules(cards, env),
         *check_environment(config, env),
         check_huge_pages(len(cards), Path("/proc/meminfo").read_text()),
-        *check_deepspeed(config.engine.name, stack, installed("deepspeed")),
+        *check_deepspeed(config.engine.name, stack, installed_version("deepspeed")),
         *check_interface(env, "HCCL_SOCKET_IFNAME"),
         *check_rendezvous(env),
     ]
 
 
-def installed(package: str) -> str | None:
-    """Version of a package; None where it is not installed."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def check_cards(cards: list[hl_smi.Card], driver: str | None) -> Finding:
-    """The cards that the driver lists, and whether another process holds their memory."""
+    """The cards that the driver lists, and whether another process uses their memory."""
     if not cards:
         todo = "install the driver (habanalabs-dkms); in Docker: --runtime=habana -e HABANA_VISIBLE_DEVICES=all"
         return fail("cards", "hl-smi is missing, fails, or lists none", todo)
@@ -63,26 +55,26 @@ def check_cards(cards: list[hl_smi.Card], driver: str | None) -> Finding:
     found = f"{len(cards)} x {', '.join(boards)}, {cards[0].memory_mib / 1024:.0f} GiB each, driver {driver}"
     busy = [str(card.module) for card in cards if card.used_mib > card.memory_mib // 10]
     if busy:
-        todo = "one process owns a card: end what holds it (hl-smi lists processes), or synStatus=8 will follow"
+        todo = "a card belongs to one process: end the other one (hl-smi lists processes), or synStatus=8 will follow"
         return warning("cards", f"{found}; memory in use on modules {', '.join(busy)}", todo)
     if len(cards) not in (1, 2, 4, 8):
-        return warning("cards", found, "a host has 8: look at dmesg for the others")
+        return warning("cards", found, "a host has 8: look in dmesg for the others")
     return ok("cards", found)
 
 
 def check_software(software: str | None, driver: str | None) -> Finding:
-    """User space against the driver: they must be of one release."""
+    """User space against the driver: both must be of the same release."""
     if software is None:
-        todo = "take the vendor's image, or its installer: the package is not on PyPI (Dockerfile.gaudi)"
+        todo = "use the vendor's image or installer: the package is not on PyPI (Dockerfile.gaudi)"
         return fail("Gaudi software", f"{PLUGIN} is not installed", todo)
     found = f"user space {software}, driver {driver or 'unknown'}"
     if driver is None:
-        return warning("Gaudi software", found, "see cards")
+        return warning("Gaudi software", found, "see the line of the cards")
     if Version(software).release[:2] != Version(driver).release[:2]:
-        todo = f"take the image of {driver}, or upgrade the driver: any operation would end in synStatus 26"
+        todo = f"use the image of {driver}, or upgrade the driver: otherwise every operation fails with synStatus 26"
         return fail("Gaudi software", found, todo)
     if Version(software).release[:3] != Version(driver).release[:3]:
-        return warning("Gaudi software", found, f"better take the image of {driver}")
+        return warning("Gaudi software", found, f"better use the image of {driver}")
     return ok("Gaudi software", found)
 
 
@@ -91,56 +83,56 @@ def check_stack(stack: GaudiStack | None, software: str | None, cards: list[hl_s
     if software is None:
         return []
     if stack is None:
-        todo = "releases 1.20 to 1.24 are known here; see docs/gaudi.md"
-        return [warning("release", f"{software} is not in the table of versions that fit", todo)]
+        todo = "releases 1.20 to 1.24 are known; see docs/gaudi.md"
+        return [warning("release", f"{software} is not in the table of compatible versions", todo)]
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     findings = [check_torch(stack, torch.__version__)]
     if stack.pythons and here not in stack.pythons:
-        findings.append(warning("Python", here, f"images of {software} carry {', '.join(stack.pythons)}"))
+        findings.append(warning("Python", here, f"images of {software} have {', '.join(stack.pythons)}"))
     for board in sorted({card.board for card in cards}):
         generation = generation_of(board)
         if generation is None:
-            findings.append(warning("generation", f"{board} is not known here", "see the vendor's support matrix"))
+            findings.append(warning("generation", f"{board} is unknown", "see the vendor's support matrix"))
         elif generation not in stack.generations:
-            todo = "stay on software 1.21 with its image: it is the last for the first generation"
-            findings.append(fail("generation", f"{software} does not drive {board} (Gaudi{generation})", todo))
+            todo = "use software 1.21 with its image: the last for the first generation"
+            findings.append(fail("generation", f"{software} does not support {board} (Gaudi{generation})", todo))
     for package, wanted in (("optimum-habana", stack.optimum_habana), ("transformers", stack.transformers)):
-        found = installed(package)
-        if found and wanted and installed("optimum-habana") and Version(found) not in SpecifierSet(wanted):
-            findings.append(warning(package, found, f"validated with {software}: {wanted}; training does not need it"))
+        found = installed_version(package)
+        if found and wanted and installed_version("optimum-habana") and Version(found) not in SpecifierSet(wanted):
+            findings.append(warning(package, found, f"validated with {software}: {wanted}; not needed for training"))
     return findings
 
 
 def check_torch(stack: GaudiStack, found: str) -> Finding:
-    """Torch must be the release's own: of its version, and not a wheel from PyPI."""
+    """Torch must be the release's own build, not a wheel from PyPI."""
     given = Version(found)
     if f"{given.major}.{given.minor}" != stack.torch:
         todo = f"release {stack.software} is for {stack.torch}: install with it as a constraint (Dockerfile.gaudi)"
         return fail("torch", found, todo)
     if given.local is None or given.local.startswith(("cpu", "cu")):
-        todo = "lazy mode needs the vendor's fork; with this one take device.execution=eager or compile"
+        todo = "lazy mode needs the vendor's fork; with this build use device.execution=eager or compile"
         return warning("torch", f"{found} looks like the upstream build", todo)
-    return ok("torch", f"{found}, as release {stack.software} wants")
+    return ok("torch", f"{found}, as release {stack.software} needs")
 
 
 def check_bridge(run: Callable[..., str | None]) -> Finding:
-    """Import the vendor's package and count cards, in a process of its own: its import may end in a crash."""
+    """Import the vendor's package and count cards, in a separate process: the import may crash."""
     answer = run([sys.executable, "-c", BRIDGE])
     if answer is None:
-        todo = f"see why: {Path(sys.executable).name} -c 'import habana_frameworks.torch.core'"
+        todo = f"find out why: {Path(sys.executable).name} -c 'import habana_frameworks.torch.core'"
         return fail("habana_frameworks.torch", "cannot be imported", todo)
     count = int(next((line.split()[1] for line in answer.splitlines() if line.startswith("cards ")), "0"))
     if count == 0:
         return fail(
             "habana_frameworks.torch",
-            "can be imported, but no card answers",
-            "see cards, and the modules that are visible",
+            "can be imported, but no card responds",
+            "see the lines of the cards and of HABANA_VISIBLE_MODULES",
         )
     return ok("habana_frameworks.torch", f"can be imported, {count} cards")
 
 
 def check_deepspeed(engine: str, stack: GaudiStack | None, found: str | None) -> list[Finding]:
-    """The vendor's fork, of the release's tag, where an engine needs it or where it is there anyway."""
+    """The vendor's fork at the release's tag, if an engine needs it or if it is installed."""
     needed = engine.startswith("zero")
     if stack is None or (found is None and not needed):
         return []

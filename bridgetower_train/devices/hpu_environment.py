@@ -1,13 +1,13 @@
-"""The environment variables that Gaudi's software reads, and huge pages."""
+"""Environment variables of the Gaudi software, and huge pages."""
 
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from bridgetower_train.config import TrainConfig
 from bridgetower_train.devices.hl_smi import Card
-from bridgetower_train.doctor.findings import Finding, fail, ok, warning
+from bridgetower_train.files import nearest_folder, writable
+from bridgetower_train.findings import Finding, fail, ok, warning
 
 HUGE_PAGES_MIB = 4400
 """Huge pages per card, as the vendor's Kubernetes examples reserve them."""
@@ -21,17 +21,17 @@ def check_modules(cards: list[Card], env: Mapping[str, str]) -> Iterator[Finding
     if visible is not None:
         if not re.fullmatch(r"[0-9]+(,[0-9]+)*", visible):
             yield fail(
-                "HABANA_VISIBLE_MODULES", f"{visible}: must be numbers", "as in 0,1,2,3; unset it for all of them"
+                "HABANA_VISIBLE_MODULES", f"{visible}: must be numbers", "such as 0,1,2,3; unset it for all modules"
             )
         elif modules and (missing := set(map(int, visible.split(","))) - modules):
             there = ", ".join(map(str, sorted(modules)))
-            yield fail("HABANA_VISIBLE_MODULES", f"{visible}: no module {min(missing)}", f"this host shows {there}")
+            yield fail("HABANA_VISIBLE_MODULES", f"{visible}: no module {min(missing)}", f"this host has {there}")
         else:
             yield ok("HABANA_VISIBLE_MODULES", visible)
     devices = env.get("HABANA_VISIBLE_DEVICES")
     if devices is not None and devices not in ("all", "void") and len(devices.split(",")) != len(cards):
         found = f"{devices} names {len(devices.split(','))} cards, hl-smi lists {len(cards)}"
-        yield warning("HABANA_VISIBLE_DEVICES", found, "the container runtime reads it: start the container anew")
+        yield warning("HABANA_VISIBLE_DEVICES", found, "the container runtime reads it: restart the container")
 
 
 def check_environment(config: TrainConfig, env: Mapping[str, str]) -> Iterator[Finding]:
@@ -43,37 +43,27 @@ def check_environment(config: TrainConfig, env: Mapping[str, str]) -> Iterator[F
         )
     for name in ("PT_HPU_AUTOCAST_LOWER_PRECISION_OPS_LIST", "PT_HPU_AUTOCAST_FP32_OPS_LIST"):
         if name in env and Path(env[name]).parent != Path(__file__).parent:
-            yield fail(name, f"{env[name]} is not this package's list", f"unset {name}: training sets its own")
+            yield fail(name, f"{env[name]} is not the list of this package", f"unset {name}: training sets it")
     if cache := env.get("PT_HPU_RECIPE_CACHE_CONFIG"):
         yield check_recipe_cache(cache)
     if logs := env.get("HABANA_LOGS"):
-        if writable(Path(logs)):
+        if writable(nearest_folder(Path(logs))):
             yield ok("HABANA_LOGS", logs)
         else:
-            yield fail("HABANA_LOGS", f"{logs} cannot be written", "export HABANA_LOGS=$HOME/.habana_logs")
+            yield fail("HABANA_LOGS", f"{logs} cannot be written to", "export HABANA_LOGS=$HOME/.habana_logs")
     for name in ("GC_KERNEL_PATH", "HABANA_PLUGINS_LIB_PATH", "HABANA_SCAL_BIN_PATH"):
         if name in env and not Path(env[name]).exists():
-            yield fail(name, f"{env[name]} is not there", "reinstall the Gaudi software, or correct the variable")
+            yield fail(name, f"{env[name]} does not exist", "reinstall the Gaudi software, or correct the variable")
     if env.get("HCCL_OVER_OFI", "0") not in OFF:
         yield warning(
             "HCCL_OVER_OFI",
-            "collectives go over the host's network",
-            "unset it but on AWS DL1: cards have NICs of their own",
+            "collectives use the host's network",
+            "unset it except on AWS DL1: cards have their own NICs",
         )
 
 
-def writable(folder: Path) -> bool:
-    """Whether a file can be made in `folder`, or in the nearest folder above it that exists."""
-    place = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
-    try:
-        with tempfile.TemporaryFile(dir=place):
-            return True
-    except OSError:
-        return False
-
-
 def check_execution(execution: str, env: Mapping[str, str]) -> Finding:
-    """The mode of the configuration against PT_HPU_LAZY_MODE, which training sets itself where it is not set."""
+    """The configured mode against PT_HPU_LAZY_MODE, which training sets if it is not set."""
     wanted = "1" if execution in ("auto", "lazy") else "0"
     given = env.get("PT_HPU_LAZY_MODE")
     found = (
@@ -85,21 +75,20 @@ def check_execution(execution: str, env: Mapping[str, str]) -> Finding:
 
 
 def check_recipe_cache(setting: str) -> Finding:
-    """`path,delete on start,MB`: compiled graphs that outlive the process."""
+    """`path,delete on start,MB`: a cache of compiled graphs on disk."""
     path, *rest = setting.split(",")
-    place = next(p for p in (Path(path).absolute(), *Path(path).absolute().parents) if p.exists())
-    kind = file_system(str(place), Path("/proc/mounts").read_text())
+    kind = file_system(str(nearest_folder(Path(path))), Path("/proc/mounts").read_text())
     if kind.startswith(("nfs", "lustre", "fuse")):
-        todo = "take a folder on a local disk: its locks do not hold on shared ones"
+        todo = "use a folder on a local disk: its locks do not work on shared file systems"
         return fail("PT_HPU_RECIPE_CACHE_CONFIG", f"{path} is on {kind}", todo)
     if rest and rest[0].lower() == "true":
-        todo = f"{path},false,...: ranks that start later would delete what others wrote"
+        todo = f"{path},false,...: otherwise ranks that start later delete what others wrote"
         return warning("PT_HPU_RECIPE_CACHE_CONFIG", f"{setting} deletes the cache at each start", todo)
     return ok("PT_HPU_RECIPE_CACHE_CONFIG", f"{setting} on {kind}")
 
 
 def file_system(path: str, mounts: str) -> str:
-    """Type of the file system that holds `path`, from /proc/mounts."""
+    """Type of the file system of `path`, from /proc/mounts."""
     best = ("", "unknown")
     for line in mounts.splitlines():
         _, mount, kind, *_ = line.split()
@@ -109,7 +98,7 @@ def file_system(path: str, mounts: str) -> str:
 
 
 def check_huge_pages(cards: int, meminfo: str) -> Finding:
-    """Huge pages against what the vendor reserves per card."""
+    """Huge pages against the vendor's recommendation per card."""
     fields = {name: int(value.split()[0]) for name, value in (line.split(":") for line in meminfo.splitlines())}
     have = fields.get("HugePages_Total", 0) * fields.get("Hugepagesize", 0) // 1024
     need = HUGE_PAGES_MIB * max(1, cards)

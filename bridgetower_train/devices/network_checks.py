@@ -1,9 +1,9 @@
-"""What collective libraries of all platforms have in common: interfaces, rendezvous."""
+"""Checks for the collective libraries of all platforms: interfaces, rendezvous."""
 
 import os
 from collections.abc import Mapping
 
-from bridgetower_train.doctor.findings import Finding, fail, ok, warning
+from bridgetower_train.findings import Finding, fail, ok, warning
 
 INTERFACES = "/sys/class/net"
 
@@ -23,7 +23,7 @@ def check_interface(env: Mapping[str, str], variable: str) -> list[Finding]:
 
 
 def check_rendezvous(env: Mapping[str, str]) -> list[Finding]:
-    """Whether ranks on several hosts could find each other."""
+    """Whether ranks on several hosts can find each other."""
     world, local = int(env.get("WORLD_SIZE", "1")), int(env.get("LOCAL_WORLD_SIZE", env.get("WORLD_SIZE", "1")))
     if world <= local:
         return []
@@ -35,9 +35,9 @@ def check_rendezvous(env: Mapping[str, str]) -> list[Finding]:
 
 
 def check_set(env: Mapping[str, str], variables: Mapping[str, str]) -> list[Finding]:
-    """A warning for each variable that is set to something other than 0; `variables` says what that costs."""
+    """A warning for each variable that is set to something other than 0; `variables` has the consequence."""
     return [
-        warning(name, f"{env[name]}: {cost}", f"unset {name} unless that is meant")
+        warning(name, f"{env[name]}: {cost}", f"unset {name} unless this is intended")
         for name, cost in variables.items()
         if env.get(name, "0") not in ("", "0")
     ]

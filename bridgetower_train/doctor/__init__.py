@@ -1,1 +1,1 @@
-"""What has to fit before a run starts: one file per theme, each a function from the configuration to findings."""
+"""Checks of a machine before a run: one file per theme, each a function from the configuration to findings."""

@@ -1,32 +1,33 @@
-"""Tokenizer and corpora: whether the run could open them, and whether their index is whole."""
+"""Tokenizer and corpora: whether a run could open them, and whether their index is complete."""
 
 import os
 
 from bridgetower_train import compose
 from bridgetower_train.config import TrainConfig
-from bridgetower_train.data.cache import ShardCache, is_remote
+from bridgetower_train.data.cache import ShardCache
+from bridgetower_train.data.roots import is_remote, shard_cache
 from bridgetower_train.data.shards import BadRecordError, open_corpus
 from bridgetower_train.data.text import CaptionTokenizer
-from bridgetower_train.doctor.findings import Finding, fail, ok, warning
 from bridgetower_train.errors import UserError
+from bridgetower_train.findings import Finding, fail, ok, warning
 
 
 def check_data(config: TrainConfig) -> list[Finding]:
-    """What `data.*` and `tokenizer` name. A folder that nobody gave is worth a warning only."""
+    """Tokenizer and corpora of the run. Only a warning if `data.root` was not given and its default does not exist."""
     root = config.data.root
     if not is_remote(root) and not os.path.isdir(root) and root == shipped_root():
-        todo = "give data.root=... (and tokenizer=...), or make a corpus: bridgetower prep shapes out=data"
+        todo = "set data.root=... (and tokenizer=...), or create a corpus: bridgetower prep shapes out=data"
         return [warning("data.root", f"{root}: no such folder, and no other was given", todo)]
     return [check_tokenizer(config), *check_corpora(config)]
 
 
 def shipped_root() -> str:
-    """`data.root` where no override gives one."""
+    """`data.root` without an override."""
     return str(compose.compose_node(TrainConfig, "train", []).data.root)
 
 
 def check_tokenizer(config: TrainConfig) -> Finding:
-    """Whether it loads, and whether the word table is large enough."""
+    """Whether it loads, and whether the word table has a row for each token."""
     try:
         tokens = CaptionTokenizer.load(config.tokenizer).vocab_size
     except UserError as error:
@@ -38,17 +39,17 @@ def check_tokenizer(config: TrainConfig) -> Finding:
 
 
 def check_corpora(config: TrainConfig) -> list[Finding]:
-    """Each corpus of the run, and the held-out one."""
+    """Every corpus of the run, and the held-out one."""
     data = config.data
-    cache = ShardCache(data.cache_dir, int(data.cache_gb * 1e9)) if data.cache_dir and is_remote(data.root) else None
+    cache = shard_cache(data.root, data.cache_dir, data.cache_gb)
     names = [name for name, weight in data.corpora.items() if weight] + ([data.validation] if data.validation else [])
     if not names:
-        return [fail("data.corpora", "is empty", "name at least one corpus, as in data.corpora={coco: 1.0}")]
+        return [fail("data.corpora", "is empty", "name at least one corpus, such as data.corpora={coco: 1.0}")]
     return [check_corpus(data.root, name, cache, config.model.image_size) for name in names]
 
 
 def check_corpus(root: str, name: str, cache: ShardCache | None, image_size: int) -> Finding:
-    """Manifest, index, sizes of shards, first and last record, and whether the images have the model's size."""
+    """Manifest, index, sizes of shards, first and last record, and whether images have the model's size."""
     try:
         corpus = open_corpus(root, name, cache)
         corpus.check_shards()
@@ -63,11 +64,11 @@ def check_corpus(root: str, name: str, cache: ShardCache | None, image_size: int
     if manifest.image_size == image_size:
         return ok(name, f"{found}, {image_size} px")
     edge = f"{manifest.image_size} px" if manifest.image_size else "of several sizes"
-    todo = f"prepare it with size={image_size}: the loader resizes every image every time"
-    return warning(name, f"{found}, {edge}; the model reads {image_size} px", todo)
+    todo = f"prepare it with size={image_size}: otherwise the loader resizes every image every time"
+    return warning(name, f"{found}, {edge}; the model needs {image_size} px", todo)
 
 
 def refused(subject: str, error: UserError) -> Finding:
-    """A failure with the message of an error, whose second half says what to do."""
+    """A failure with the message of an error, whose second part says what to do."""
     found, _, todo = str(error).partition("; ")
     return fail(subject, found, todo or f"change {subject}")

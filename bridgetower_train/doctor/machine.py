@@ -1,36 +1,35 @@
-"""The host: shared memory, open files, memory, clock."""
+"""The host: shared memory, open files, memory."""
 
-import ctypes
 import os
 import resource
 import shutil
-import time
 from pathlib import Path
 
 from bridgetower_train.config import TrainConfig
-from bridgetower_train.doctor.findings import Finding, fail, ok, warning
+from bridgetower_train.findings import Finding, fail, ok, warning
+from bridgetower_train.host import free_memory
 
 SHARED_MEMORY = Path("/dev/shm")
 OPEN_SHARDS = 64
 """Shards that a loader worker keeps open per corpus."""
 OTHER_FILES = 256
-"""Descriptors for libraries, sockets, metrics and batches in flight: an estimate, on the safe side."""
+"""Descriptors for libraries, sockets, metrics and batches in flight: a generous estimate."""
 
 
 def check_machine(config: TrainConfig) -> list[Finding]:
-    """What the operating system gives to each rank."""
-    return [check_shared_memory(config), check_open_files(config), check_memory(), check_clock()]
+    """What the operating system grants to each rank."""
+    return [check_shared_memory(config), check_open_files(config), check_memory()]
 
 
 def local_ranks() -> int:
-    """Ranks of this host: torchrun's variable, else 1."""
+    """Ranks of this host, by torchrun's variable; otherwise 1."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def shared_bytes(config: TrainConfig, ranks: int) -> int:
-    """Bytes of /dev/shm that the loader workers of `ranks` local ranks fill: their micro-batches in flight.
+    """Bytes of /dev/shm for the micro-batches that the loader workers of `ranks` local ranks have in flight.
 
-    The micro-batch is `micro_batch` where it is set, otherwise a lane's share of the step: the least that a rank has.
+    If `micro_batch` is not set, a micro-batch is one lane's share of the step, the minimum of a rank.
     """
     pairs = config.micro_batch or config.samples_per_lane
     image = 3 * config.model.image_size**2
@@ -38,79 +37,39 @@ def shared_bytes(config: TrainConfig, ranks: int) -> int:
 
 
 def check_shared_memory(config: TrainConfig, folder: Path = SHARED_MEMORY) -> Finding:
-    """Whether /dev/shm holds the batches of the loader workers."""
+    """Whether the batches of the loader workers fit in /dev/shm."""
     if not folder.is_dir():
-        return fail("shared memory", f"no {folder}", "mount a tmpfs there, or data.workers=0")
+        return fail("shared memory", f"no {folder}", "mount a tmpfs there, or set data.workers=0")
     ranks = local_ranks()
     size, need = shutil.disk_usage(folder).total, shared_bytes(config, ranks)
-    found = f"{folder} has {size / 1e9:.2f} GB, {ranks} ranks x {config.data.workers} workers fill {need / 1e9:.2f} GB"
+    found = f"{folder} has {size / 1e9:.2f} GB, {ranks} ranks x {config.data.workers} workers need {need / 1e9:.2f} GB"
     if size < need:
         return fail(
             "shared memory", found, "start Docker with --ipc=host or --shm-size, or lower data.workers, data.prefetch"
         )
     if size < 2**28:
-        return warning("shared memory", found, "64 MB is Docker's default and too little: --ipc=host or --shm-size=8g")
+        return warning(
+            "shared memory", found, "Docker's default of 64 MB is too small: use --ipc=host or --shm-size=8g"
+        )
     return ok("shared memory", found)
 
 
 def check_open_files(config: TrainConfig) -> Finding:
-    """Whether a process may open the shards that a worker keeps open."""
+    """Whether a process may open as many files as a loader worker keeps open."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     need = OPEN_SHARDS * max(1, len(config.data.corpora)) + OTHER_FILES
     found = f"{'unlimited' if limit == resource.RLIM_INFINITY else limit}; a loader worker may need {need}"
     if limit != resource.RLIM_INFINITY and limit < need:
-        return fail("open files", found, "ulimit -n 65536, or Docker's --ulimit nofile=65536:65536")
+        return fail("open files", found, "run ulimit -n 65536, or use Docker's --ulimit nofile=65536:65536")
     return ok("open files", found)
 
 
 def check_memory() -> Finding:
-    """Memory that is free for this process, with a control group's limit."""
-    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    total, free = (int(fields[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
-    group = Path("/sys/fs/cgroup/memory.max")
-    limit = group.read_text().strip() if group.exists() else "max"
-    if limit != "max" and int(limit) < total:
-        total, free = int(limit), min(free, int(limit))
-    found = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"
+    """Memory that is free for this process, within the limit of its container."""
+    free = free_memory()
+    found = f"{free / 1e9:.1f} GB free"
     if free < 4e9:
         return warning(
-            "memory", found, "end other processes: each rank holds weights and optimizer on the host while loading"
+            "memory", found, "end other processes: while loading, each rank has weights and optimizer on the host"
         )
     return ok("memory", found)
-
-
-class _Timex(ctypes.Structure):
-    """The head of Linux's `struct timex` (adjtimex(2)), with room for the rest."""
-
-    _fields_ = (
-        ("modes", ctypes.c_uint),
-        ("offset", ctypes.c_long),
-        ("freq", ctypes.c_long),
-        ("maxerror", ctypes.c_long),
-        ("esterror", ctypes.c_long),
-        ("status", ctypes.c_int),
-        ("rest", ctypes.c_byte * 256),
-    )
-
-
-UNSYNCHRONISED = 0x0040
-"""STA_UNSYNC in the kernel's clock status."""
-
-
-def check_clock() -> Finding:
-    """What the kernel says of its clock. The difference to other hosts cannot be seen from one of them."""
-    now = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
-    if time.time() < Path(__file__).stat().st_mtime - 86400:
-        return fail("clock", f"{now} is before this program was installed", "set the clock (timedatectl, chronyc)")
-    timex = _Timex()
-    if ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(timex)) < 0:
-        return warning(
-            "clock", f"{now}; the kernel does not tell whether it is synchronised", "compare the hosts by hand"
-        )
-    if timex.status & UNSYNCHRONISED:
-        return warning(
-            "clock",
-            f"{now}; the kernel says that nothing synchronises it",
-            "run chrony or ntpd on every host: logs and timeouts of ranks are compared by time",
-        )
-    return ok("clock", f"{now}, synchronised, at most {timex.maxerror / 1e3:.0f} ms off by the kernel's estimate")

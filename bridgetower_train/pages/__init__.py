@@ -1,1 +1,1 @@
-"""The pages that people look at: the report of a run, and a batch as the model sees it."""
+"""HTML pages: the report of a run, a batch, a plan, a prediction, corpora; and Markdown tables."""

@@ -13,15 +13,15 @@ from bridgetower_train.pages.images import png
 from bridgetower_train.tasks.base import Shown, Token
 
 KINDS = {"masked": "replaced by <mask>", "random": "replaced by a random token", "kept": "left as it was"}
-"""What masking does to a token that is to be predicted; each is also its class in the style sheet."""
+"""What masking does to a token to predict; each name is also its class in the style sheet."""
 
 SMALL = 160
-"""Images of fewer pixels than this a side are enlarged with hard edges."""
+"""Images of fewer pixels per side are enlarged with hard edges."""
 
 
 @dataclass(frozen=True)
 class BatchView:
-    """What the page of a batch shows."""
+    """What the page shows."""
 
     title: str
     facts: dict[str, str]
@@ -32,9 +32,9 @@ class BatchView:
     """Name, images, captions and passes per epoch of each corpus."""
     batch: Batch
     sources: Sequence[dict[str, Any]]
-    """What PairDataset.describe says of the first rows of `batch`, which are shown."""
+    """The output of PairDataset.describe for the first rows of `batch`, which are shown."""
     shown: Sequence[Shown]
-    """The same rows as the task shows them."""
+    """These rows as shown by the task."""
 
 
 def batch_page(view: BatchView) -> str:

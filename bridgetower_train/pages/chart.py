@@ -1,7 +1,7 @@
-"""Line charts in inline SVG: drawn without scripts, sharp at every width, with labels of constant size.
+"""Line charts in inline SVG: without scripts, sharp at every width, with labels of constant size.
 
-The curves live in a square of 1000 x 1000 that is stretched over the plot; strokes do not scale, and the labels of the
-ticks are text laid over it in per cent.
+The curves are in a square of 1000 x 1000 that is stretched over the plot; strokes do not scale, and the labels of the ticks
+are text placed over it in per cent.
 """
 
 import itertools
@@ -23,11 +23,11 @@ AxisRange = tuple[float | None, float | None]
 FREE: AxisRange = (None, None)
 
 RAW_POINTS = 1000
-"""Points to which a long curve is thinned."""
+"""Long curves are thinned to this number of points."""
 SMOOTH_POINTS = 240
-"""Points of a smoothed curve, which are also those that the pointer reads."""
+"""Points of a smoothed curve, which the pointer also reads."""
 FEW_POINTS = 40
-"""Up to here each point is marked."""
+"""Up to this number, each point is marked."""
 
 
 @dataclass(frozen=True)
@@ -39,20 +39,20 @@ class Curve:
     steps: Floats
     values: Floats
     smooth: bool = True
-    """Draw the values faintly and their running mean over them."""
+    """Draw the values faintly, with their running mean over them."""
     dashed: bool = False
 
 
 @dataclass(frozen=True)
 class Axis:
-    """What lies between `low` and `high`, and where its ticks stand; `log` counts in powers of ten."""
+    """The range from `low` to `high` and its ticks; `log` for powers of ten."""
 
     low: float
     high: float
     ticks: list[float]
     log: bool = False
 
-    def place(self, values: npt.ArrayLike) -> Floats:
+    def position(self, values: npt.ArrayLike) -> Floats:
         """Fractions of the axis, 0 at `low` and 1 at `high`."""
         ends = np.array([self.low, self.high])
         array: Floats = np.asarray(values, dtype=np.float64)
@@ -63,7 +63,7 @@ class Axis:
 
 
 def value_axis(low: float, high: float, log: bool = False) -> Axis:
-    """An axis around [low, high] that ends on ticks; it starts at zero where that costs less than half of it."""
+    """An axis around [low, high] that ends on ticks; it starts at zero if that wastes less than half of it."""
     if log:
         powers = range(
             math.floor(math.log10(low)), max(math.ceil(math.log10(high)), math.floor(math.log10(low)) + 1) + 1
@@ -80,7 +80,7 @@ def value_axis(low: float, high: float, log: bool = False) -> Axis:
 
 
 def step_axis(first: float, last: float) -> Axis:
-    """The axis of the steps, from zero where the run began there, to exactly the last."""
+    """The axis of the steps, from zero or the first step to exactly the last."""
     low = 0.0 if first <= 0.1 * last else first
     if last <= low:
         low, last = low - 1, last + 1
@@ -89,13 +89,13 @@ def step_axis(first: float, last: float) -> Axis:
 
 
 def round_unit(rough: float) -> float:
-    """The smallest of 1, 2, 2.5, 5 times a power of ten that is no less than `rough`."""
+    """The smallest of 1, 2, 2.5, 5 times a power of ten that is at least `rough`."""
     power = 10.0 ** math.floor(math.log10(rough))
     return next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * (1 - 1e-9))
 
 
 def thin(steps: Floats, values: Floats, limit: int) -> tuple[Floats, Floats]:
-    """At most about `limit` points: the smallest and the largest value of each stretch, so that no extreme is lost."""
+    """At most about `limit` points: minimum and maximum of each interval, so that no extreme is lost."""
     if len(steps) <= limit:
         return steps, values
     edges = np.linspace(0, len(steps), limit // 2 + 1).astype(int)
@@ -107,7 +107,7 @@ def thin(steps: Floats, values: Floats, limit: int) -> tuple[Floats, Floats]:
 
 
 def running_mean(values: Floats) -> Floats:
-    """The mean of a centred window of 3% of the curve, cut off at its ends."""
+    """The mean of a centred window of 3% of the curve, truncated at its ends."""
     n = len(values)
     reach = max(1, round(0.015 * n))
     first, last = np.maximum(np.arange(n) - reach, 0), np.minimum(np.arange(n) + reach + 1, n)
@@ -119,10 +119,10 @@ def running_mean(values: Floats) -> Floats:
 def chart(
     title: str, curves: Sequence[Curve], span: tuple[float, float], limits: AxisRange = FREE, log: bool = False
 ) -> Markup:
-    """A figure of `curves` over the steps of `span`; empty where none holds a finite value (positive, on a log axis).
+    """A figure of `curves` over the steps of `span`; empty if none has a finite value (positive, on a log axis).
 
-    `limits` fixes the lower or upper end of the value axis; None lets it follow the data. `log` makes it logarithmic where
-    the values differ tenfold.
+    `limits` fixes the lower or upper end of the value axis; None: follows the data. `log` makes it logarithmic if the values
+    differ tenfold.
     """
     return _lines(title, "over the steps", curves, step_axis(*span), limits, log)
 
@@ -130,7 +130,7 @@ def chart(
 def doubling_chart(
     title: str, unit: str, curves: Sequence[Curve], limits: AxisRange = FREE, log: bool = False, percent: bool = False
 ) -> Markup:
-    """A figure of unsmoothed `curves` over amounts of `unit` that double each time; the first curve has all of them."""
+    """A figure of unsmoothed `curves` over doubling amounts of `unit`; the first curve has all of them."""
     amounts = curves[0].steps
     every = math.ceil(len(amounts) / 6)
     across = Axis(float(amounts[0]), float(amounts[-1]), amounts[::-every][::-1].tolist(), log=True)
@@ -148,7 +148,7 @@ def _lines(
     names: Sequence[str] = (),
     percent: bool = False,
 ) -> Markup:
-    """`names` are what the pointer calls the places of the first curve, where they are no steps."""
+    """`names` label the points of the first curve for the pointer, if they are not steps."""
     curves = [c for c in (_finite(curve, log) for curve in curves) if len(c.steps)]
     if not curves:
         return Markup("")
@@ -157,7 +157,7 @@ def _lines(
     values = value_axis(low, high, log and high > 10 * low)
     drawn, read = zip(*(_draw(c, across, values) for c in curves), strict=True)
     if names:  # the pointer reads in proportion to the width
-        read = tuple({**r, "steps": across.place(r["steps"]).tolist(), "names": names} for r in read)
+        read = tuple({**r, "steps": across.position(r["steps"]).tolist(), "names": names} for r in read)
         return framed(title, what, _legend(curves, read), drawn, across, values, read, percent, (0.0, 1.0))
     return framed(title, what, _legend(curves, read), drawn, across, values, read, percent)
 
@@ -173,10 +173,10 @@ def framed(
     percent: bool = False,
     span: tuple[float, float] | None = None,
 ) -> Markup:
-    """A figure of what is `drawn` in the square: its title, legend, grid and ticks, and `read`, what the pointer tells.
+    """A figure of what is `drawn` in the square, with title, legend, grid and ticks; `read` is what the pointer shows.
 
-    `what` completes the title for those who cannot see it; `percent` marks the ticks of the value axis so. `span` is what the
-    width stands for to the pointer, where that is not the axis.
+    `what` completes the title for screen readers; `percent` adds the sign to the ticks of the value axis. `span` is the range of
+    the width for the pointer, if that differs from the axis.
     """
     grid = "".join(f"M0 {_down(up, t):.1f}H1000" for t in up.ticks)
     lines = element(
@@ -190,7 +190,9 @@ def framed(
     )
     sign = " %" if percent else ""
     labels = [element("span", tick(t) + sign, class_="y", style=f"top:{_down(up, t) / 10:.2f}%") for t in up.ticks]
-    labels += [element("span", tick(t), class_="x", style=f"left:{100 * across.place(t):.2f}%") for t in across.ticks]
+    labels += [
+        element("span", tick(t), class_="x", style=f"left:{100 * across.position(t):.2f}%") for t in across.ticks
+    ]
     caption = element("figcaption", element("b", title), legend)
     reach = json.dumps(span or (across.low, across.high))
     plot = element("div", lines, *labels, class_="plot", data_curves=json.dumps(read), data_range=reach)
@@ -198,7 +200,7 @@ def framed(
 
 
 def _legend(curves: Sequence[Curve], read: Sequence[dict[str, Any]]) -> Markup:
-    """Each curve's line, name and last value; the value alone where there is one curve, which the title names."""
+    """Line, name and last value of each curve; the value only if there is one curve, which the title names."""
     items = []
     for curve, points in zip(curves, read, strict=True):
         line = element("i", class_=_kind(curve), style=f"--c:var(--{curve.colour})")
@@ -217,8 +219,8 @@ def _kind(curve: Curve) -> str:
 
 
 def _down(axis: Axis, value: float) -> float:
-    """Place of a value in the square, whose origin is at the top."""
-    return float(1000 - 1000 * axis.place(value))
+    """Position of a value in the square, whose origin is at the top."""
+    return float(1000 - 1000 * axis.position(value))
 
 
 def _draw(curve: Curve, steps: Axis, values: Axis) -> tuple[Markup, dict[str, Any]]:
@@ -252,5 +254,5 @@ def _dots(at: Floats, height: Floats, steps: Axis, values: Axis) -> str:
 
 
 def _points(at: Floats, height: Floats, steps: Axis, values: Axis) -> list[tuple[float, float]]:
-    across, up = 1000 * steps.place(at), 1000 - 1000 * np.clip(values.place(height), 0, 1)
+    across, up = 1000 * steps.position(at), 1000 - 1000 * np.clip(values.position(height), 0, 1)
     return list(zip(across.tolist(), up.tolist(), strict=True))

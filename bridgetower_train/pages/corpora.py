@@ -1,4 +1,4 @@
-"""What corpora hold, in figures, histograms and samples."""
+"""Corpora in figures, histograms and samples."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,23 +19,23 @@ class Sample:
 
 @dataclass(frozen=True)
 class CorpusView:
-    """What the page says of one corpus."""
+    """What the page shows of one corpus."""
 
     name: str
     title: str
-    """Of its source; its name where that is unknown."""
+    """Title of its source; its name if that is unknown."""
     facts: dict[str, str]
     """Figures above all."""
     remarks: Sequence[str] = ()
     """Sentences under them."""
     states: dict[str, int] = field(default_factory=dict)
-    """What became of the rows of the source, `ok` among them; empty where the corpus does not say."""
+    """Outcome -> rows of the source, including `ok`; empty if the corpus has no record of them."""
     distributions: Sequence[Distribution] = ()
     samples: Sequence[Sample] = ()
 
 
 def corpora_page(title: str, facts: dict[str, str], corpora: Sequence[CorpusView]) -> str:
-    """The page: figures of all corpora together, then each by itself."""
+    """The page: figures of all corpora together, then of each."""
     columns = ("corpus", "images", "captions", "size", "yield")
     rows = [[view.name, *(view.facts.get(column, "unknown") for column in columns[1:])] for view in corpora]
     header = element(
@@ -56,7 +56,7 @@ def _corpus(view: CorpusView) -> Markup:
         figures(view.facts),
         element("ul", *(element("li", remark) for remark in view.remarks), class_="remarks") if view.remarks else "",
         element("div", *charts, class_="charts") if charts else "",
-        join(element("h3", "What became of the rows of the source"), _shares(view.states)) if view.states else "",
+        join(element("h3", "Outcomes of the rows of the source"), _shares(view.states)) if view.states else "",
         join(element("h3", "Samples"), _sheet(view.samples)) if view.samples else "",
     ]
     return element("div", *parts, class_="corpus")

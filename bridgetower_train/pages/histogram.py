@@ -1,4 +1,4 @@
-"""Histograms: how often each value occurs, in per cent."""
+"""Histograms: frequency of each value, in per cent."""
 
 import math
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from bridgetower_train.pages.html import Markup, element
 from bridgetower_train.pages.numbers import figure, tick
 
 BARS = 32
-"""About so many bars are drawn."""
+"""Approximate number of bars."""
 SHOWN = 0.995
-"""Share of the values that lie within the plot; the largest would press the others together."""
+"""Share of the values within the plot; outliers would compress the others."""
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """Values and how often each occurs."""
+    """Distinct values and their counts."""
 
     title: str
     values: Floats
-    """Ascending, each once."""
+    """Ascending, without duplicates."""
     counts: npt.NDArray[np.int64]
     colour: str = "plain"
     whole: bool = True
@@ -31,18 +31,18 @@ class Distribution:
 
     @staticmethod
     def of(title: str, values: npt.ArrayLike, colour: str = "plain", whole: bool = True) -> "Distribution":
-        """From the values as they come."""
+        """From all values, in any order."""
         distinct, counts = np.unique(np.asarray(values, dtype=np.float64), return_counts=True)
         return Distribution(title, distinct, counts, colour, whole)
 
     def quantile(self, share: float) -> float:
-        """The smallest value that at least `share` of all do not exceed."""
+        """The smallest value that a share of at least `share` does not exceed."""
         reached = np.cumsum(self.counts)
         return float(self.values[min(np.searchsorted(reached, share * reached[-1]), len(reached) - 1)])
 
 
 def histogram(shown: Distribution) -> Markup:
-    """A figure of bars; empty where there are no values, or only one."""
+    """A figure of bars; empty for fewer than two values."""
     if len(shown.values) < 2:
         return Markup("")
     edges = _edges(shown)
@@ -60,7 +60,7 @@ def histogram(shown: Distribution) -> Markup:
 
 
 def _edges(shown: Distribution) -> Floats:
-    """Bounds of the bars, of equal width; between whole numbers where the values are such."""
+    """Edges of the bars, of equal width; between whole numbers if the values are whole."""
     low, high = shown.quantile(1 - SHOWN), shown.quantile(SHOWN)
     if high <= low:
         low, high = float(shown.values[0]), float(shown.values[-1])
@@ -72,7 +72,7 @@ def _edges(shown: Distribution) -> Floats:
 
 
 def _bars(edges: Floats, shares: Floats, across: Axis, up: Axis) -> str:
-    left, top = 1000 * across.place(edges), 1000 - 1000 * up.place(shares)
+    left, top = 1000 * across.position(edges), 1000 - 1000 * up.position(shares)
     return "".join(
         f"M{x:.1f} 1000V{y:.1f}H{to:.1f}V1000Z"
         for x, to, y in zip(left[:-1].tolist(), left[1:].tolist(), top.tolist(), strict=True)
@@ -87,7 +87,7 @@ def _legend(shown: Distribution) -> Markup:
 
 
 def _read(shown: Distribution, edges: Floats, shares: Floats) -> dict[str, Any]:
-    """What the pointer tells: the range of each bar and its share."""
+    """What the pointer shows: the range of each bar and its share."""
     if shown.whole:
         first, last = np.ceil(edges[:-1]), np.ceil(edges[1:]) - 1
         names = [tick(a) if a == b else f"{a:,.0f} to {b:,.0f}" for a, b in zip(first, last, strict=True)]

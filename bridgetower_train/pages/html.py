@@ -1,4 +1,4 @@
-"""HTML that escapes by default: text goes in as `str`, and only `Markup` is taken as it stands."""
+"""HTML that escapes by default: text is `str`, and only `Markup` is left as it is."""
 
 import base64
 import hashlib
@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 
 class Markup(str):
-    """HTML already: put into a page unescaped."""
+    """HTML, inserted unescaped."""
 
 
 Child: TypeAlias = "str | Sequence[Child]"
@@ -28,7 +28,7 @@ def element(name: str, /, *children: Child, **attributes: object) -> Markup:
 
 
 def join(*children: Child) -> Markup:
-    """The children, escaped where need be, one after the other."""
+    """The children, escaped unless they are Markup, concatenated."""
     return Markup("".join(_text(child) if isinstance(child, str) else join(*child) for child in children))
 
 
@@ -37,7 +37,7 @@ def _text(child: str) -> str:
 
 
 def sections(parts: dict[str, Child]) -> Markup:
-    """The titled parts of a page, after a line of links to them."""
+    """The titled parts of a page, below a line of links to them."""
     anchors = {title: title.lower().replace(" ", "-") for title in parts}
     links = element("nav", *(element("a", title, href=f"#{anchor}") for title, anchor in anchors.items()))
     return join(links, *(element("section", element("h2", t), part, id=anchors[t]) for t, part in parts.items()))
@@ -49,7 +49,7 @@ def note(text: str) -> Markup:
 
 
 def figures(values: dict[str, str]) -> Markup:
-    """Name and value pairs in a row of large figures."""
+    """Name and value pairs as a row of large figures."""
     return element(
         "dl", *(element("div", element("dt", k), element("dd", v)) for k, v in values.items()), class_="figures"
     )
@@ -61,7 +61,7 @@ def pairs(values: dict[str, str]) -> Markup:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Child]]) -> Markup:
-    """A table; on a phone each row becomes a block of named values. Short text is not broken into lines."""
+    """A table; on a phone each row becomes a block of named values. Short text is not wrapped."""
     head = element("thead", element("tr", *(element("th", c) for c in columns)))
     body = (element("tr", *(_cell(c, v) for c, v in zip(columns, row, strict=True))) for row in rows)
     return element("table", head, element("tbody", *body))
@@ -72,7 +72,7 @@ def _cell(column: str, value: Child) -> Markup:
 
 
 def page(title: str, *body: Child) -> str:
-    """A whole page that stands alone. Its policy lets it load nothing and run no script but our own."""
+    """A self-contained page. Its policy forbids loading anything and running any script except ours."""
     style, script = (files(__package__).joinpath(name).read_text("utf-8") for name in ("page.css", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"

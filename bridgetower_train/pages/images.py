@@ -1,4 +1,4 @@
-"""Images as data URIs, so that a page needs no other file."""
+"""Images as data URIs, so that a page is one file."""
 
 import base64
 import io
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-_DARKEST = 0.15  # what is left of the light where no attention falls
+_DARKEST = 0.15  # brightness without attention
 
 
 def png(image_CHW: npt.NDArray[np.uint8]) -> str:
@@ -17,7 +17,7 @@ def png(image_CHW: npt.NDArray[np.uint8]) -> str:
 
 
 def spotlight(image_CHW: npt.NDArray[np.uint8], weights_GG: npt.NDArray[np.float32], edge: int = 224) -> str:
-    """A square image as a JPEG of `edge` pixels, dark but where `weights_GG` are high; their largest stays as it is."""
+    """A square image as a JPEG of `edge` pixels, dark except where `weights_GG` are high; full brightness at their maximum."""
     image = Image.fromarray(np.ascontiguousarray(image_CHW.transpose(1, 2, 0))).resize((edge, edge))
     share = Image.fromarray(weights_GG / max(float(weights_GG.max()), 1e-9)).resize(
         (edge, edge), Image.Resampling.BICUBIC
@@ -27,7 +27,7 @@ def spotlight(image_CHW: npt.NDArray[np.uint8], weights_GG: npt.NDArray[np.float
 
 
 def thumbnail(source: str, folder: Path, edge: int = 240) -> str | None:
-    """A JPEG of at most `edge` pixels from a data URI or a file below `folder`; None where there is no image."""
+    """A JPEG of at most `edge` pixels from a data URI or a file below `folder`; None if it is not an image."""
     try:
         if source.startswith("data:image/"):
             image = Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])))

@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Numbers for people."""
 
 import itertools
 import math
@@ -7,7 +7,7 @@ MINUS = "\N{MINUS SIGN}"
 
 
 def figure(value: object, digits: int = 4) -> str:
-    """A number with `digits` significant digits and thousands set apart; anything else as text."""
+    """A number with `digits` significant digits and thousands separators; anything else as text."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return "none" if value is None else str(value)
     if not math.isfinite(value):

@@ -1,4 +1,4 @@
-"""The plan of a run as a page: what it takes, what binds it, and what more cards would bring."""
+"""The plan of a run as a page: its memory and time, its bottleneck, and the effect of more cards."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ COLOURS = {"native": "plain", "zero1": "mlm", "zero2": "itm", "zero3": "itc"}
 HOLDERS = {
     "weights": "plain", "copies": "soft", "gradients": "itm", "optimizer": "mlm", "activations": "itc",
 }  # fmt: skip
-"""Field of Use -> its colour."""
+"""Field of Breakdown -> its colour."""
 LINKS = (25, 50, 100, 200, 400, 800)
 """Gbit/s of a card to other hosts."""
 DISKS = (0.2, 0.5, 1.0, 2.0, 5.0)
@@ -51,13 +51,13 @@ def _header(plan: Plan) -> Markup:
         "samples/s": f"{here.samples_per_s:,.0f}",
         "FLOPs of the run": f"{plan.flops * plan.samples:.3g}" if plan.samples else "unknown",
         "largest micro-batch": f"{_most(plan, config.engine.name, plan.memory):,}",
-        "what binds": here.binding,
+        "bottleneck": here.bottleneck,
     }
     return element(
         "header",
         element("p", "BridgeTower plan", class_="kicker"),
         element("h1", f"{plan.cluster.cards:,} {plan.cluster.card.title}"),
-        note(f"A model on paper: nothing was measured on this hardware. Time to train: {time_to_train(plan)}."),
+        note(f"An estimate: nothing was measured on this hardware. Time to train: {time_to_train(plan)}."),
         figures(facts),
         element("ul", *(element("li", remark) for remark in remarks), class_="remarks") if remarks else "",
     )
@@ -82,7 +82,7 @@ def _memory(plan: Plan) -> Markup:
     cards, micro, accumulates = plan.cluster.cards, plan.here.micro_batch, plan.here.pairs > plan.here.micro_batch
     parts: list[Child] = []
     for recomputes, memory in plan.memories.items():
-        how = "Blocks computed again" if recomputes else "All activations kept"
+        how = "Blocks recomputed" if recomputes else "All activations kept"
         uses = {engine: memory.use(engine, micro, cards, accumulates) for engine in ENGINES}
         parts += [element("h3", f"{how}, {micro} pairs a micro-batch"), _stacks(uses, plan.cluster.card.memory)]
     charts = [_memory_chart(plan, recomputes, memory) for recomputes, memory in plan.memories.items()]
@@ -90,7 +90,7 @@ def _memory(plan: Plan) -> Markup:
     rows = [
         [
             engine,
-            "computed again" if recomputes else "kept",
+            "recomputed" if recomputes else "kept",
             *(f"{memory.use(engine, p, cards).total / 1e9:.1f}" for p in plan.config.pairs),
             f"{_most(plan, engine, memory):,}",
         ]
@@ -98,7 +98,7 @@ def _memory(plan: Plan) -> Markup:
         for engine in ENGINES
     ]
     return join(
-        note(f"At the moment when it holds most. {plan.config.reserve:.0%} of the card are left free for workspace."),
+        note(f"At the peak of a step. {plan.config.reserve:.0%} of the card is left free for workspace."),
         *parts,
         element("div", *charts, class_="charts"),
         element("h3", "GB per card, by pairs a micro-batch"),
@@ -107,7 +107,7 @@ def _memory(plan: Plan) -> Markup:
 
 
 def _stacks(uses: dict[str, Breakdown], room: float) -> Markup:
-    """A bar for each engine, of what it holds, on a scale that ends at the card's memory or beyond."""
+    """A bar for each engine, on a scale that ends at the card's memory or beyond."""
     whole = max(room, *(use.total for use in uses.values()))
     lines = []
     for engine, use in uses.items():
@@ -116,7 +116,7 @@ def _stacks(uses: dict[str, Breakdown], room: float) -> Markup:
             for name, colour in HOLDERS.items()
         ]
         end = element("b", style=f"left:{100 * room / whole:.2f}%")
-        bar = element("span", *pieces, end, class_="stack", role="img", aria_label=f"{engine}, memory by what holds it")
+        bar = element("span", *pieces, end, class_="stack", role="img", aria_label=f"{engine}, memory by use")
         lines.append(element("li", element("span", engine), bar, element("em", f"{use.total / 1e9:.1f} GB")))
     names = {**{name: name for name in HOLDERS}, "copies": "weights in bf16"}
     key = (element("span", element("i", class_=n, style=f"--c:var(--{c})"), names[n]) for n, c in HOLDERS.items())
@@ -131,7 +131,7 @@ def _memory_chart(plan: Plan, recomputes: bool, memory: Memory) -> Markup:
     ]
     limit = np.full_like(amounts, plan.cluster.card.memory / 1e9)
     curves.append(Curve("the card's", "wrong", amounts, limit, dashed=True))
-    how = "blocks computed again" if recomputes else "activations kept"
+    how = "blocks recomputed" if recomputes else "activations kept"
     return doubling_chart(f"GB per card, {how}", "pairs a micro-batch", curves, (0, None))
 
 
@@ -140,7 +140,7 @@ def _gb(plan: Plan, memory: Memory, engine: str, micro_batch: int) -> float:
 
 
 def _activations(plan: Plan) -> Markup:
-    """What the blocks keep."""
+    """What the blocks keep for the backward pass."""
     rows = []
     for kept, again in zip(plan.memories[False].kept, plan.memories[True].kept, strict=True):
         each = f"{kept.per_pair / kept.blocks / 1e6:.2f}" if kept.blocks else ""
@@ -150,11 +150,11 @@ def _activations(plan: Plan) -> Markup:
     whole = [f"{plan.memories[recomputes].per_pair_kept / 1e6:.1f}" for recomputes in (False, True)]
     rows.append(["all", "", "", whole[0], "", whole[1]])
     text = (
-        "MB for each pair of the micro-batch that wait for the backward pass, traced by operation. A pair has one image, "
-        "two views of its text and up to three fusions. The rest: embeddings, bridges, heads, losses; with blocks computed again "
-        "also what blocks take in from there."
+        "MB per pair of the micro-batch that are kept for the backward pass, traced by operation. A pair has one image, "
+        "two views of its text and up to three fusions. The rest: embeddings, bridges, heads, losses; with blocks recomputed "
+        "also the inputs of the blocks."
     )
-    columns = ["part", "blocks", "a block keeps", "all keep", "a block, computed again", "all, computed again"]
+    columns = ["part", "blocks", "a block keeps", "all keep", "a block, recomputed", "all, recomputed"]
     return join(note(text), table(columns, rows))
 
 
@@ -171,8 +171,8 @@ def _step(plan: Plan) -> Markup:
         "to": f"{1e3 * here.slowest:,.0f} ms",
     }
     text = (
-        "What each resource needs for a step, were it alone. Expected: gradients travel behind the backward pass of the last "
-        "micro-batch, all else after the products. Range: all hidden at the highest speed of the card, none at the lowest."
+        "The time of a step if each resource were the only one. Expected: the reduction of gradients overlaps with the last "
+        "backward pass, nothing else does. Range: full overlap at the highest speed of the card, none at the lowest."
     )
     return join(
         figures(facts), element("h3", "Time by resource"), note(text), table(["resource", "ms", "of the step"], rows)
@@ -182,7 +182,7 @@ def _step(plan: Plan) -> Markup:
 def _sent(plan: Plan) -> Markup:
     here, cluster = plan.here, plan.cluster
     if not here.calls:
-        return note("One card sends nothing.")
+        return note("A single card sends nothing.")
     rows = [
         [
             call.what,
@@ -203,8 +203,8 @@ def _sent(plan: Plan) -> Markup:
     columns = ["what", "how", "tensor", "each card sends", "least ms"]
     charts = [doubling_chart("ms of a step on the links, by their speed", "Gbit/s between hosts", curves, (0, None))]
     text = (
-        f"In one step of {plan.config.engine.name}. Least time over published links, nothing else using them: a ring within the "
-        "host and one between the hosts, without latency."
+        f"In one step of {plan.config.engine.name}. Lower bound by published link speeds, with nothing else on the links: a ring "
+        "within each host and one between the hosts, without latency."
     )
     return join(
         note(text),
@@ -216,7 +216,7 @@ def _sent(plan: Plan) -> Markup:
 
 
 def _by_engine(plan: Plan) -> list[list[Child]]:
-    """Bytes that each card sends in a step, and the time that they take at least."""
+    """Bytes that each card sends in a step, and the lower bound of their time."""
     here, cluster = plan.here, plan.cluster
     rows: list[list[Child]] = []
     for engine in ENGINES:
@@ -246,10 +246,10 @@ def _loader(plan: Plan) -> Markup:
         "read by all": f"{here.samples_per_s * record / 1e9:,.2f} GB/s",
         "cores busy per host": f"{rate / config.decode_rate:,.2f}",
         "workers per host": f"{cards * config.data.workers:,}",
-        "they could make": f"{most:,.0f} samples/s",
+        "they can provide": f"{most:,.0f} samples/s",
     }
     text = (
-        f"A core makes {config.decode_rate:,.0f} samples/s (decode_rate), a sample has {record / 1e3:.0f} kB. At the fastest "
+        f"A core provides {config.decode_rate:,.0f} samples/s (decode_rate), a sample has {record / 1e3:.0f} kB. At the fastest "
         f"step a host needs {config.global_batch / here.fastest / plan.cluster.hosts:,.0f} samples/s."
     )
     return join(note(text), figures(facts))
@@ -270,7 +270,7 @@ def _storage(plan: Plan) -> Markup:
         [f"{disk:g}", f"{plan.checkpoint_bytes / 1e9 / disk:,.1f}", f"{plan.checkpoint_bytes / 1e9 / disk / every:.1%}"]
         for disk in sorted({*DISKS, config.disk})
     ]
-    text = "Time to write a checkpoint by the speed of its file system, and its share of the training if that waits."
+    text = "Time to write a checkpoint by the speed of its file system, and its share of the training if training waits for it."
     return join(
         figures(facts), element("h3", "Checkpoints"), note(text), table(["GB/s", "seconds", "of the training"], rows)
     )
@@ -284,7 +284,7 @@ def _basis(plan: Plan) -> Markup:
         f"{', '.join(f'{u:g}' for u in config.utilisation)} of the peak" if card.peak and not config.tflops else "given"
     )
     if not card.peak and not config.tflops:
-        how = "assumed, no claim: give tflops=[...]"
+        how = "assumed: set tflops=[...]"
     return join(pairs({
         "card": f"{card.memory / 1e9:.0f} GB at {card.bandwidth / 1e12:.2f} TB/s, {peak}",
         "links": f"{card.scale_up / 1e9:.1f} GB/s within the host, {card.scale_out / 1e9:.1f} GB/s to other hosts, each way",
@@ -294,7 +294,7 @@ def _basis(plan: Plan) -> Markup:
         "memory": "weights and gradients 4 bytes per parameter, moments 8; activations traced through forward and backward pass "
         "on fake tensors under the CPU's autocast lists. Left out: workspace of kernels and compilers, buffers of "
         "collectives, fragmentation",
-        "FLOPs": "counted from the shapes" + (", repeated ones too" if config.engine.activation_checkpointing else ""),
+        "FLOPs": "counted from the shapes" + (", including recomputation" if config.engine.activation_checkpointing else ""),
         "data": (f"published counts of {', '.join(plan.corpora.published)}" if plan.corpora.published else "manifests"),
-        "one gradient sum": f"at least {1e3 * all_reduce_time(plan.cluster, 4 * plan.memory.parameters):,.1f} ms",
+        "one all-reduce of gradients": f"at least {1e3 * all_reduce_time(plan.cluster, 4 * plan.memory.parameters):,.1f} ms",
     }))  # fmt: skip

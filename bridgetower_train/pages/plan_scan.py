@@ -1,4 +1,4 @@
-"""What more or fewer cards would bring, as a part of the page of a plan."""
+"""The effect of more or fewer cards, as part of the page of a plan."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ Scans = dict[str, tuple[str, list[Estimate]]]
 
 
 def scan(plan: Plan) -> Markup:
-    """Charts and tables of both ways to use more cards: with the pairs of each as they are, and with the batch as it is."""
+    """Charts and tables of both ways to use more cards: with the same pairs per card, and with the same global batch."""
     pairs_each, batch = plan.here.pairs, plan.config.global_batch
     scans = {
         f"{pairs_each:,} pairs a card": ("itc", plan.same_pairs),
@@ -26,24 +26,24 @@ def scan(plan: Plan) -> Markup:
         _training_chart(plan, scans),
         _scan_chart("Scaling efficiency", scans, efficiency, percent=True),
         _scan_chart("Links in use, share of the step", scans, lambda p: [100 * x.links_share for x in p], percent=True),
-        _scan_chart("Samples/s that a host's loaders must make", scans, lambda p: [x.host_samples_per_s for x in p]),
+        _scan_chart("Samples/s that a host's loaders must provide", scans, lambda p: [x.host_samples_per_s for x in p]),
         *(_resources_chart(name, points) for name, (_, points) in scans.items()),
     ]
     columns = ["cards", "batch", "pairs a card", "micro-batch", "GB a card", "step, ms", "samples/s", "efficiency",
-               "links", "time to train", "binds"]  # fmt: skip
+               "links", "time to train", "bottleneck"]  # fmt: skip
     tables = [
         join(element("h3", name[0].upper() + name[1:]), table(columns, _rows(plan, points)))
         for name, (_, points) in scans.items()
     ]
     text = (
-        f"With {pairs_each:,} pairs a card the batch grows with the cards, and so does what is learned; with the batch "
-        "as it is each card has fewer. data.lanes must go with them. Time to train is for as many samples; dashed: its range."
+        f"With {pairs_each:,} pairs a card the global batch grows with the cards, which changes what is learned; with the same "
+        "batch each card has fewer pairs. data.lanes must fit. Time to train is for equally many samples; dashed: its range."
     )
     return join(note(text), element("div", *filter(None, charts), class_="charts"), *tables)
 
 
 def efficiency(points: list[Estimate]) -> list[float]:
-    """Samples/s per card in per cent of those of the fewest cards."""
+    """Samples/s per card, in per cent of the value at the smallest number of cards."""
     each = [point.samples_per_s / point.cluster.cards for point in points]
     return [100 * rate / each[0] for rate in each]
 
@@ -85,7 +85,7 @@ def _rows(plan: Plan, points: list[Estimate]) -> list[list[Child]]:
         [
             f"{p.cluster.cards:,}", f"{p.global_batch:,}", f"{p.pairs:,}", f"{p.micro_batch:,}", f"{p.use.total / 1e9:.1f}",
             f"{1e3 * p.expected:,.0f}", f"{p.samples_per_s:,.0f}", f"{share:.0f} %", f"{p.links_share:.0%}",
-            duration(time) if (time := plan.run_time(p, p.expected)) is not None else "unknown", p.binding,
+            duration(time) if (time := plan.run_time(p, p.expected)) is not None else "unknown", p.bottleneck,
         ]
         for p, share in zip(points, efficiency(points), strict=True)
     ] if points else []  # fmt: skip

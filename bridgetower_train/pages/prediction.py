@@ -1,4 +1,4 @@
-"""What a model makes of one image and some texts."""
+"""The scores of one image and some texts by a model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from bridgetower_train.pages.html import Child, Markup, element, figures, note, 
 from bridgetower_train.pages.images import png, spotlight
 
 _HOW_TO_READ = (
-    "Brightest where the attention of the last fusion layer is highest, each image for itself. The percentage is what falls on "
-    "the image at all; the rest goes to the class token."
+    "Brightest where the attention of the last fusion layer is highest, separately for each image. The percentage is the share "
+    "of attention on the image; the rest is on the class token."
 )
 
 
@@ -25,17 +25,17 @@ class Guess:
 
 @dataclass(frozen=True)
 class TextPrediction:
-    """What the model makes of the image and one text."""
+    """The scores of the image and one text."""
 
     text: str
     similarity: float | None
-    """Cosine of the contrastive embeddings; None where the model has none."""
+    """Cosine of the contrastive embeddings; None if the model has none."""
     match: float | None
-    """Probability that the text describes the image; None where the model has no such head."""
+    """Probability that the text describes the image; None if the model has no such head."""
     masks: Sequence[Sequence[Guess]]
-    """For each `<mask>` the best words, the best first."""
+    """For each `<mask>` the most probable words, the best first."""
     attention: Sequence[tuple[str, npt.NDArray[np.float32]]]
-    """Word -> (G, G), how much it attends to each patch."""
+    """Word -> (G, G), its attention to each patch."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ class Prediction:
 
 
 def prediction_page(prediction: Prediction) -> str:
-    """The page: the image, then a part for each text."""
+    """The page: the image, then a section for each text."""
     image = element("img", src=png(prediction.pixels), alt=prediction.name)
     head = element(
         "header",
-        element("p", "What the model makes of", class_="kicker"),
+        element("p", "Model output for", class_="kicker"),
         element("h1", prediction.name),
         element("div", image, element("div", pairs(prediction.facts)), class_="predicted"),
     )

@@ -1,4 +1,4 @@
-"""The report of a run: what it was, how it went, what came out."""
+"""The report of a run: configuration, training, results."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -94,7 +94,7 @@ def report(run: RunFolder) -> str:
 
 
 def planned_steps(run: RunFolder) -> int | None:
-    """Length of the run in steps, where configuration and metrics tell it."""
+    """Length of the run in steps, if configuration and metrics determine it."""
     try:
         planned = Duration.parse("steps", str(run.config.get("steps")))
         batch = int(run.config.get("global_batch", 0))
@@ -143,7 +143,7 @@ def _key_figures(run: RunFolder, step: int, planned: int | None) -> Iterator[tup
 
 
 def _span(run: RunFolder) -> tuple[float, float]:
-    """The first and the last step that were logged, so that all charts have the same axis."""
+    """The first and the last logged step, so that all charts have the same axis."""
     logged = [steps for steps, _ in run.metrics.values()]
     return float(min((s[0] for s in logged), default=0)), float(max((s[-1] for s in logged), default=0))
 
@@ -188,7 +188,7 @@ def _evaluation(run: RunFolder) -> Markup:
 
 
 def _figures(values: Json) -> Markup:
-    """Name and figure pairs; where a figure is a group of such, the group after its name."""
+    """Name and figure pairs; groups of figures follow, each below its name."""
     flat = {str(name): figure(value) for name, value in values.items() if not isinstance(value, dict)}
     groups = {str(name): value for name, value in values.items() if isinstance(value, dict)}
     return join(
@@ -201,14 +201,12 @@ def _examples(run: RunFolder) -> Markup:
     cards = [_example(run, example) for example in _objects(run.evaluation.get("examples"))[:EXAMPLES_SHOWN]]
     if not cards:
         return Markup("")
-    text = (
-        "What the model ranks first for a held-out image or caption, with its score; a tick marks what belongs to it."
-    )
+    text = "The highest ranked results for held-out images and captions, with their scores; a tick marks correct ones."
     return join(note(text), element("div", *cards, class_="examples"))
 
 
 def _objects(value: Any) -> list[Json]:
-    """The JSON objects of a list; none where `value` is no list."""
+    """The JSON objects of a list; none if `value` is not a list."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
@@ -244,18 +242,18 @@ def _checkpoints(run: RunFolder) -> Markup:
 def _bad_samples(run: RunFolder) -> Markup:
     total = len(run.bad_samples)
     if not total:
-        return element("p", "None: every record could be read.", class_="empty")
+        return element("p", "None: all records were read.", class_="empty")
     columns = ("corpus", "shard", "key", "reason", "position")
     rows = [[_text(sample.get(c)) for c in columns] for sample in run.bad_samples[:BAD_SAMPLES_SHOWN]]
     reasons = Counter(_text(sample.get("reason")) for sample in run.bad_samples).most_common(10)
     shown = f" The first {len(rows)} are listed below; bad_samples.jsonl has all." if len(rows) < total else ""
-    text = f"{total:,} could not be used and {'was' if total == 1 else 'were'} replaced by the next of the lane.{shown}"
+    text = f"{total:,} could not be used and {'was' if total == 1 else 'were'} replaced by the next record of the lane.{shown}"
     counts = table(("records", "reason"), [(f"{count:,}", reason) for reason, count in reasons])
     return join(note(text), counts if total > 5 else "", table(columns, rows))
 
 
 def _environment(run: RunFolder) -> Markup:
-    """The state of the newest checkpoint, less what the configuration says already."""
+    """The state of the newest checkpoint, without what is in the configuration."""
     settings = dict(_leaves(run.config))
     state = {k: v for k, v in run.state.items() if k not in ("identity", "config")}
     identity = run.state.get("identity")
@@ -266,7 +264,7 @@ def _environment(run: RunFolder) -> Markup:
 
 
 def _groups(tree: Json) -> Markup:
-    """A tree of settings: a list for each of its branches, after one of what hangs on the trunk."""
+    """A tree of settings: a list of the top-level values, then one for each branch."""
     branches = {k: dict(_leaves(v)) for k, v in tree.items() if isinstance(v, dict) and v}
     trunk = {k: _text(v) for k, v in tree.items() if k not in branches}
     lists = {"run": trunk, **branches} if trunk else branches
@@ -283,7 +281,7 @@ def _leaves(tree: Json, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _text(value: Any) -> str:
-    """A setting as YAML would write it, but for what is empty."""
+    """A setting as in YAML, except empty ones."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (list, dict)):

@@ -1,4 +1,4 @@
-"""What a run has left in its folder, as far as it can be read: every part may be missing, empty or torn."""
+"""Reads a run folder, in which every part may be missing, empty or truncated."""
 
 import json
 import re
@@ -24,7 +24,7 @@ class Checkpoint:
     step: int
     bytes: int
     fault: str
-    """What is missing from it; empty where it is whole."""
+    """What is wrong with it; empty if it is complete."""
     state: Json
 
 
@@ -35,13 +35,13 @@ class RunFolder:
     path: Path
     config: Json
     metrics: dict[str, tuple[Floats, Floats]]
-    """Name -> (steps, values), ascending. Of two lines for a step the later one counts."""
+    """Name -> (steps, values), ascending. If a step was logged twice, the later line counts."""
     bad_samples: list[Json]
     checkpoints: list[Checkpoint]
     """Oldest first."""
     evaluation: Json
     remarks: list[str] = field(default_factory=list)
-    """What could not be read, for people."""
+    """What could not be read, as sentences."""
 
     def last(self, name: str) -> float | None:
         """The newest value of a metric."""
@@ -54,12 +54,12 @@ class RunFolder:
 
 
 def read_run(path: Path) -> RunFolder:
-    """Read a run folder; ConfigError where there is none, or nothing of a run in it."""
+    """Read a run folder; ConfigError if it does not exist or is not a run's."""
     if not path.is_dir():
-        raise ConfigError(f"run_dir={path}: no such folder")
+        raise ConfigError(f"run_dir={path}: no such folder; give the folder of a run")
     if not any((path / name).exists() for name in ("config.yaml", "metrics.jsonl", "checkpoints")):
         raise ConfigError(
-            f"run_dir={path}: holds no run (no config.yaml, metrics.jsonl or checkpoints); give the folder of one"
+            f"run_dir={path}: is not a run folder (no config.yaml, metrics.jsonl or checkpoints); name one that is"
         )
     path, remarks = path.resolve(), list[str]()
     return RunFolder(
@@ -86,7 +86,7 @@ def _read_config(path: Path, remarks: list[str]) -> Json:
 
 
 def _read_object(path: Path, remarks: list[str]) -> Json:
-    """A JSON object; empty where there is no file, and with a remark where it is none."""
+    """A JSON object; empty if there is no file, and with a remark if it cannot be read."""
     if not path.exists():
         return {}
     try:
@@ -94,13 +94,13 @@ def _read_object(path: Path, remarks: list[str]) -> Json:
     except json.JSONDecodeError:
         value = None
     if not isinstance(value, dict):
-        remarks.append(f"{path.name} cannot be read: it holds no JSON object.")
+        remarks.append(f"{path.name} cannot be read: it is not a JSON object.")
         return {}
     return value
 
 
 def _lines(path: Path, remarks: list[str], expected: bool = True) -> Iterator[Json]:
-    """The JSON objects of a file of lines; others, such as a torn last line, are counted in a remark."""
+    """The JSON objects of a file of lines; others, such as a truncated last line, are counted in a remark."""
     if not path.exists():
         if expected:
             remarks.append(f"{path.name} is missing.")
@@ -153,7 +153,7 @@ def _checkpoint(folder: Path, remarks: list[str]) -> Checkpoint:
 
 
 def _fault(folder: Path) -> str:
-    """What a look at names and sizes finds wrong; the bytes themselves are checked when it is loaded."""
+    """What names and sizes show to be wrong; the contents are checked when it is loaded."""
     files = _read_object(folder / "manifest.json", []).get("files")
     if not isinstance(files, dict):
         return "no manifest"
@@ -162,5 +162,5 @@ def _fault(folder: Path) -> str:
         if not path.is_file():
             return f"{name} is missing"
         if path.stat().st_size != expected:
-            return f"{name} holds {path.stat().st_size} bytes instead of {expected}"
+            return f"{name} has {path.stat().st_size} bytes instead of {expected}"
     return ""

@@ -1,1 +1,1 @@
-"""What a run would take on hardware that is not at hand: a model, from counted work and published figures."""
+"""What a run would need on other hardware: an analytical model, from counted work and published figures."""

@@ -1,6 +1,6 @@
-"""How long a step takes: bounds from counted work, bytes and links, on paper.
+"""How long a step takes: bounds from counted work, bytes and link speeds.
 
-Nothing here was measured on the hardware that it is about.
+Nothing here was measured on the hardware in question.
 """
 
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from bridgetower_train.planning.collectives import Collective
 from bridgetower_train.planning.hardware import Cluster
 
 WEIGHT_TRAFFIC = 46
-"""Bytes of memory traffic per parameter and step: the bf16 copy (4 read, 2 written) and its use forward and backward (2 + 2),
-the gradient (4 written, 4 read for its norm), AdamW (16 read, 12 written)."""
+"""Bytes of memory traffic per parameter and step: the bf16 copy (4 read, 2 written), its use forward and backward (2 + 2), the
+gradient (4 written, 4 read for its norm), AdamW (16 read, 12 written)."""
 BACKWARD = 2 / 3
-"""Share of a step's products that is done in the backward pass, behind which gradients can be reduced."""
+"""Share of a step's FLOPs in the backward pass, with which the reduction of gradients can overlap."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,13 @@ class Step:
     """Of one card."""
     micro_batches: int
     memory_time: float
-    """At least, for weights, optimizer and kept activations to pass between card and memory once."""
+    """Lower bound: weights, optimizer and kept activations are read and written once."""
     links: dict[str, float]
-    """What is sent -> time that it takes at least, nothing else using the links."""
+    """What is sent -> lower bound of its time, with the links to itself."""
 
     @property
     def links_time(self) -> float:
-        """Of all that is sent."""
+        """Of everything that is sent."""
         return sum(self.links.values())
 
     def compute_time(self, achieved: float) -> float:
@@ -37,27 +37,27 @@ class Step:
         return self.flops / achieved
 
     def fastest(self, achieved: float) -> float:
-        """With all that is sent wholly behind the products."""
+        """With communication fully overlapped."""
         return max(self.compute_time(achieved), self.memory_time, self.links_time)
 
     def slowest(self, achieved: float) -> float:
-        """With all of it after them."""
+        """Without any overlap."""
         return max(self.compute_time(achieved), self.memory_time) + self.links_time
 
     def expected(self, achieved: float) -> float:
-        """With gradients behind the backward pass of the last micro-batch as far as it reaches, and the rest after it."""
+        """With gradients overlapping the backward pass of the last micro-batch as far as possible, the rest without overlap."""
         compute = max(self.compute_time(achieved), self.memory_time)
         hidden = min(self.links.get("gradients", 0.0), BACKWARD * compute / self.micro_batches)
         return compute + self.links_time - hidden
 
 
 def memory_time(cluster: Cluster, parameters: int, kept: float, micro_batches: int) -> float:
-    """Least time for the weights of a step, and what its micro-batches keep (`kept` bytes each), to pass once."""
+    """Lower bound of the time to read and write a step's weights, and what its micro-batches keep (`kept` bytes each), once."""
     return (WEIGHT_TRAFFIC * parameters + 2 * kept * micro_batches) / cluster.card.bandwidth
 
 
 def links_times(cluster: Cluster, calls: list[Collective]) -> dict[str, float]:
-    """What is sent -> least time for it."""
+    """What is sent -> lower bound of its time."""
     times: dict[str, float] = {}
     for call in calls:
         passes = 1.0 if call.kind == "all_reduce" else 0.5
@@ -66,10 +66,10 @@ def links_times(cluster: Cluster, calls: list[Collective]) -> dict[str, float]:
 
 
 def all_reduce_time(cluster: Cluster, size: float) -> float:
-    """Least time for every card to have the sum of `size` bytes of each; a gather or a scatter takes half of it.
+    """Lower bound of an all-reduce of `size` bytes; a gather or a scatter takes half of it.
 
-    Within a host each card gathers and gives its share over the scale-up links, and between hosts the shares go round a
-    ring over the scale-out links, all cards at once. Latency is left out.
+    Within a host each card exchanges its share over the scale-up links; between hosts the shares go round a ring over the
+    scale-out links, all cards at once. Latency is ignored.
     """
     card, local = cluster.card, min(cluster.cards, cluster.card.per_host)
     within = 2 * (local - 1) / local * size / card.scale_up

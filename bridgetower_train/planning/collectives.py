@@ -1,9 +1,9 @@
-"""What one optimizer step sends: each collective's bytes by engine, counted from what the engines do."""
+"""What one optimizer step sends: the bytes of each collective by engine, counted from what the engines do."""
 
 from dataclasses import dataclass
 
 FP32 = 4
-"""Bytes of a weight and of a gradient: all engines keep and send both in float32."""
+"""Bytes of a weight and of a gradient: all engines store and send both in float32."""
 TOTALS, FLAG, NORM = 3 * FP32, 8, FP32
 """Bytes of the step's counts (Task.counts), of the agreement to stop (Flag), and of ZeRO's gradient norm."""
 IMAGE_ID = 8
@@ -18,7 +18,7 @@ class Collective:
     what: str
     """`gradients`, `weights`, `embeddings`, or `agreements`: counts, norm and stop."""
     size: float
-    """Bytes of the whole tensors, all ranks' parts of a gather or scatter together."""
+    """Bytes of the whole tensors; of a gather or scatter, the parts of all ranks together."""
 
 
 def collective_bytes(
@@ -31,12 +31,12 @@ def collective_bytes(
     all_reduces: bool = False,
     gathered: int = 0,
 ) -> list[Collective]:
-    """What one rank of `world_size` takes part in for one optimizer step; nothing where it is alone.
+    """The collectives of one rank of `world_size` in one optimizer step; none for a single rank.
 
     `parameters` are those that are trained, `pairs` those of a rank's micro-batch, `embedding` the numbers per pair that all
-    ranks gather (Task.gathered), and `all_reduces` is true where the device has ZeRO sum gradients for all ranks
-    (`reduce_scatter: false`); `gathered` are the elements that ZeRO-3 gathers (Gathers.elements). Left out: the padding of
-    gradients and of whole groups, below one element per parameter and rank.
+    ranks gather (Task.gathered), and `all_reduces` is true where the device makes ZeRO all-reduce gradients
+    (`reduce_scatter: false`); `gathered` is the number of elements that ZeRO-3 gathers (Memory.gathered). Left out: the padding
+    of gradients and of whole groups, below one element per parameter and rank.
     """
     if world_size == 1:
         return []
@@ -56,6 +56,6 @@ def collective_bytes(
 
 
 def link_bytes(kind: str, size: float, world_size: int) -> float:
-    """Bytes that each rank sends, at least, for a collective over `size` bytes, as in a ring."""
+    """Bytes that each rank sends in a ring, the least for a collective over `size` bytes."""
     passes = 2 if kind == "all_reduce" else 1
     return passes * (world_size - 1) / world_size * size

@@ -1,4 +1,4 @@
-"""What `bridgetower plan` is asked."""
+"""The configuration of `bridgetower plan`."""
 
 from dataclasses import dataclass, field
 
@@ -6,7 +6,7 @@ from bridgetower_train.config import TrainConfig, at_least
 from bridgetower_train.errors import ConfigError
 
 ASSUMED_TFLOPS = (10.0, 20.0, 40.0)
-"""What a card without a published peak is assumed to achieve, to show how the time depends on it: no measurement."""
+"""Assumed for a card without a published peak, to show how the time depends on it; not measured."""
 
 
 @dataclass(frozen=True)
@@ -16,16 +16,16 @@ class PlanConfig(TrainConfig):
     hardware: str = "gaudi2x512"
     """Card and number: gaudi1x512, gaudi2x8, gaudi3x64, a100x8, h100x64, h200x64."""
     out: str | None = "plan.html"
-    """Where the page is written; null: none."""
+    """Where to write the page; null: nowhere."""
     pairs: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 32, 64])
-    """Micro-batches whose memory to compare, pairs per card."""
+    """Micro-batch sizes whose memory to compare, in pairs per card."""
     utilisation: list[float] = field(default_factory=lambda: [0.3, 0.38, 0.45])
     """Shares of the published peak that a card may achieve: low, expected, high. The published fine-tune of this model reached
-    0.37 to 0.40 on Gaudi2, 0.21 on A100 and 0.11 on H100, loading included."""
+    0.37 to 0.40 on Gaudi2, 0.21 on A100 and 0.11 on H100, including data loading."""
     tflops: list[float] = field(default_factory=list)
-    """What a card may achieve, 10^12 FLOP/s, instead of `utilisation`; a card without a published peak takes 10, 20 and 40."""
+    """What a card may achieve, 10^12 FLOP/s, instead of `utilisation`; by default 10, 20 and 40 without a published peak."""
     reserve: float = 0.1
-    """Share of a card's memory to leave to the compiler, the collectives and fragmentation: an assumption."""
+    """Share of a card's memory to leave for the compiler, collectives and fragmentation: an assumption."""
     decode_rate: float = 1879.0
     """Samples per second that one core of a host reads, decodes and tokenizes: `bridgetower bench data` on one EPYC core."""
     disk: float = 1.0
@@ -35,7 +35,7 @@ class PlanConfig(TrainConfig):
         super().__post_init__()
         for name in ("pairs", "utilisation"):
             if not getattr(self, name):
-                raise ConfigError(f"{name}: is empty; give numbers, as {name}=[{4 if name == 'pairs' else 0.4}]")
+                raise ConfigError(f"{name}: is empty; give numbers, such as {name}=[{4 if name == 'pairs' else 0.4}]")
         for pairs in self.pairs:
             at_least("pairs", pairs, 1)
         for achieved in self.tflops:

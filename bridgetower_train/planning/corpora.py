@@ -1,28 +1,40 @@
-"""How much there is to show: from manifests where the corpora are at hand, else from published counts."""
+"""Size of the training data: from manifests where the corpora exist, otherwise from published counts."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from bridgetower_train.config import DataConfig
+from bridgetower_train.data.cache import read_url
 from bridgetower_train.data.manifest import Manifest
+from bridgetower_train.data.roots import is_remote, plain_root
+from bridgetower_train.errors import DataError
 
 RECORD_BYTES = 57e3
-"""An image of 294 px with its captions in a shard: 55 kB measured on 200 COCO photographs at quality 95, and 2 kB of tar."""
+"""A record of an image of 294 px in a shard: 55 kB measured on 200 COCO photographs at quality 95, and 2 kB of tar."""
 RECORD_EDGE = 294
 
+
+class Published(NamedTuple):
+    """Size of a corpus."""
+
+    images: int
+    captions: int
+
+
 PUBLISHED = {
-    "coco": (113_287, 567_000),
-    "vg": (104_000, 5_400_000),
-    "sbu": (860_000, 860_000),
-    "cc3m": (2_900_000, 2_900_000),
-    "cc12m": (10_970_000, 10_970_000),
+    "coco": Published(113_287, 567_000),
+    "vg": Published(104_000, 5_400_000),
+    "sbu": Published(860_000, 860_000),
+    "cc3m": Published(2_900_000, 2_900_000),
+    "cc12m": Published(10_970_000, 10_970_000),
 }
-"""Corpus -> images and captions, as in docs/data.md (of 2021 where they lie on the web; less is left of them)."""
+"""Corpus -> what docs/data.md expects of it. Those that are fetched are as of 2021; fewer images are left today."""
 
 
 @dataclass(frozen=True)
 class Corpora:
-    """All that an epoch shows."""
+    """All corpora of a run."""
 
     images: float
     samples: float
@@ -30,24 +42,23 @@ class Corpora:
     bytes: float
     """Of the shards."""
     published: list[str]
-    """Corpora that are not at hand, whose counts are the published ones."""
+    """Corpora without a manifest, for which published counts are used."""
     unknown: list[str]
-    """Corpora of which nothing is known, and which are left out."""
+    """Corpora of unknown size, which are left out."""
 
     @property
     def record_bytes(self) -> float:
-        """Bytes that a sample makes the loader read."""
+        """Bytes that the loader reads per sample."""
         return self.bytes / self.images if self.images else RECORD_BYTES
 
 
 def count(data: DataConfig, image_size: int) -> Corpora:
-    """What `data` would show; DataError where a manifest cannot be used."""
+    """Size of the corpora in `data`; DataError if a manifest cannot be used."""
     total = samples = size = 0.0
     published, unknown = [], []
     for name, weight in data.corpora.items():
-        path = Path(data.root) / name / "manifest.json"
-        if path.is_file():
-            manifest = Manifest.from_json(path.read_text(), str(path))
+        manifest = _manifest(data.root, name)
+        if manifest is not None:
             images, captions, stored = manifest.images, manifest.captions, sum(s.bytes for s in manifest.shards)
         elif name in PUBLISHED:
             published.append(name)
@@ -59,3 +70,13 @@ def count(data: DataConfig, image_size: int) -> Corpora:
         total, size = total + images, size + stored
         samples += weight * (captions if data.captions == "all" else images)
     return Corpora(total, samples, size, published, unknown)
+
+
+def _manifest(root: str, name: str) -> Manifest | None:
+    """The manifest of a corpus; None where it cannot be read."""
+    path = f"{plain_root(root)}/{name}/manifest.json"
+    try:
+        content = read_url(path) if is_remote(path) else Path(path).read_bytes()
+    except (DataError, OSError):
+        return None
+    return Manifest.from_json(content, path)

@@ -1,4 +1,4 @@
-"""A run on hardware that is not at hand: what it takes, what binds it, and how that changes with the number of cards."""
+"""A run on other hardware: its memory and time, its bottleneck, and how these change with the number of cards."""
 
 from dataclasses import dataclass
 
@@ -14,18 +14,18 @@ from bridgetower_train.planning.trace import Platform
 from bridgetower_train.tasks import step_flops, task_class
 
 SCAN = tuple(2**k for k in range(3, 13))
-"""Numbers of cards to look at: 8 to 4,096."""
+"""Numbers of cards to compare: 8 to 4,096."""
 RECOMPUTED = 4 / 3
-"""What activation checkpointing makes of a step's FLOPs: the forward pass is done twice."""
+"""Factor of activation checkpointing on a step's FLOPs: the forward pass runs twice."""
 NOTABLE = 0.1
-"""Share of the training that writing checkpoints may take unremarked."""
+"""Share of the training time that writing checkpoints may take without a remark."""
 CHECKPOINT = WEIGHT + MOMENTS
 """Bytes per parameter of a checkpoint."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The run on so many cards."""
+    """The run on one number of cards."""
 
     cluster: Cluster
     global_batch: int
@@ -37,10 +37,11 @@ class Estimate:
     calls: list[Collective]
     step: Step
     compute: float
-    """Seconds of a step for its products, at what a card is expected to achieve; so are the others."""
+    """Seconds of a step for its matrix products, at what a card is expected to achieve."""
     loading: float
-    """For the loader to make what a card's step needs."""
+    """Seconds for the loader to prepare the samples of a step."""
     expected: float
+    """Seconds of a step; so are the two bounds."""
     fastest: float
     slowest: float
 
@@ -51,17 +52,17 @@ class Estimate:
 
     @property
     def host_samples_per_s(self) -> float:
-        """What the loaders of one host must make."""
+        """What the loaders of one host must provide."""
         return self.samples_per_s / self.cluster.hosts
 
     @property
     def links_share(self) -> float:
-        """Time that the links are in use, as a share of the step."""
+        """Share of the step in which the links are in use."""
         return self.step.links_time / self.expected
 
     @property
     def times(self) -> dict[str, float]:
-        """Resource -> seconds that a step needs it."""
+        """Resource -> seconds of a step, were it the only one."""
         return {
             "products": self.compute,
             "the card's memory": self.step.memory_time,
@@ -70,14 +71,14 @@ class Estimate:
         }
 
     @property
-    def binding(self) -> str:
-        """The resource that a step needs longest; the size of the memory where the step does not fit."""
+    def bottleneck(self) -> str:
+        """The resource that a step needs longest; the memory's size where the step does not fit."""
         return max(self.times, key=self.times.__getitem__) if self.fits else "size of the card's memory"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that the plan says."""
+    """The whole plan."""
 
     config: PlanConfig
     cluster: Cluster
@@ -87,7 +88,7 @@ class Plan:
     """Per pair, forward and backward, with what the configuration recomputes."""
     corpora: Corpora
     samples: float | None
-    """Of the whole run; None where its length is in epochs of corpora of which nothing is known."""
+    """Of the whole run; None if its length is in epochs of corpora of unknown size."""
     here: Estimate
     """The run as it is configured."""
     same_batch: list[Estimate]
@@ -117,45 +118,45 @@ class Plan:
 
     @property
     def remarks(self) -> list[str]:
-        """What to change, and what is not known."""
+        """What to change, and what is unknown."""
         config, card = self.config, self.cluster.card
         fault = ways_to_fit(self)
-        said = [f"{self.here.micro_batch} pairs a micro-batch: {fault}."] if fault else []
+        found = [f"{self.here.micro_batch} pairs a micro-batch: {fault}."] if fault else []
         if card.peak and config.device.precision == "fp32" and not config.tflops:
-            said.append(
-                "The card's peak is that of bf16, and device.precision is fp32: give tflops=[...], what it achieves in fp32."
+            found.append(
+                "The card's peak is that of bf16, and device.precision is fp32: set tflops=[...] to what it achieves in fp32."
             )
         interval, saving = config.checkpoint.every * self.here.expected, self.checkpoint_bytes / 1e9 / config.disk
         if saving > NOTABLE * interval:
-            said.append(
+            found.append(
                 f"checkpoint.every={config.checkpoint.every} is a checkpoint every {interval:,.0f} s, each of which takes "
                 f"{saving:,.0f} s to write at {config.disk:g} GB/s: raise it."
             )
-        return said + [f"Nothing is known of the corpus {name}; it is left out." for name in self.corpora.unknown]
+        return found + [f"The size of corpus {name} is unknown; it is left out." for name in self.corpora.unknown]
 
-    def run_time(self, point: Estimate, step: float) -> float | None:
-        """Seconds that the run's samples take on `point` at `step` seconds a step."""
-        return None if self.samples is None else self.samples / point.global_batch * step
+    def run_time(self, estimate: Estimate, step: float) -> float | None:
+        """Seconds for the run's samples on the cards of `estimate`, at `step` seconds a step."""
+        return None if self.samples is None else self.samples / estimate.global_batch * step
 
 
 def make_plan(config: PlanConfig) -> Plan:
-    """Trace the model, count the data, and go through the numbers of cards; ConfigError where the cards do not fit the run."""
+    """Trace the model, count the data, and compare numbers of cards; ConfigError if the run does not divide among the cards."""
     if config.model.vocab_size is None:
-        raise ConfigError("model.vocab_size=null: give the number of tokens, or take model=base or model=large")
+        raise ConfigError("model.vocab_size=null: set it to the number of tokens, or use model=base or model=large")
     cluster = parse(config.hardware)
     config.rank_batch(cluster.cards)  # before the work of tracing
     platform = Platform.on_paper(cluster.card.fused_attention, config.device.precision)
-    return outlook(config, {kept: measure(config, platform, kept) for kept in (False, True)})
+    return plan_from(config, {kept: measure(config, platform, kept) for kept in (False, True)})
 
 
-def outlook(config: PlanConfig, memories: dict[bool, Memory]) -> Plan:
-    """The same from the model's memory without and with activation checkpointing."""
+def plan_from(config: PlanConfig, memories: dict[bool, Memory]) -> Plan:
+    """The plan, given the model's memory without and with activation checkpointing."""
     cluster = parse(config.hardware)
     micro_batch, _ = config.rank_batch(cluster.cards)
     recomputes = config.engine.activation_checkpointing
     flops = step_flops(config) * (RECOMPUTED if recomputes else 1)
     memory = memories[recomputes]
-    here = point(config, cluster, config.global_batch, micro_batch, memory, flops)
+    here = estimate(config, cluster, config.global_batch, micro_batch, memory, flops)
     corpora = count(config.data, config.model.image_size)
     return Plan(
         config, cluster, memories, flops, corpora, run_samples(config, corpora), here,
@@ -165,17 +166,17 @@ def outlook(config: PlanConfig, memories: dict[bool, Memory]) -> Plan:
 
 
 def run_samples(config: PlanConfig, corpora: Corpora) -> float | None:
-    """Samples of the whole run."""
+    """Samples of the whole run; None where that is unknown."""
     length = Duration.parse("steps", config.steps)
     if length.unit == "epoch":
         return None if corpora.unknown or not corpora.samples else length.amount * corpora.samples
     return length.amount * (1 if length.unit == "sample" else config.global_batch)
 
 
-def point(
+def estimate(
     config: PlanConfig, cluster: Cluster, global_batch: int, micro_batch: int, memory: Memory, flops: float
 ) -> Estimate:
-    """The run on `cluster` with `micro_batch` pairs a card in each forward pass."""
+    """The run on `cluster` with `micro_batch` pairs per card in each forward pass."""
     cards, pairs = cluster.cards, global_batch // cluster.cards
     micro_batches = pairs // micro_batch
     use = memory.use(config.engine.name, micro_batch, cards, micro_batches > 1)
@@ -205,12 +206,12 @@ def sent(
     all_reduces = cluster.card.sums_for_all and engine in ("zero2", "zero3")
     return collective_bytes(
         engine, memory.parameters, cluster.cards, micro_batches, micro_batch, task_class(config).gathered(config), all_reduces,
-        memory.gathers.elements(cluster.cards, micro_batches),
+        memory.gathered(micro_batches),
     )  # fmt: skip
 
 
 def best_micro_batch(config: PlanConfig, cluster: Cluster, pairs: int, memory: Memory) -> int:
-    """The largest divisor of the `pairs` of a card that fits; 1 where none does."""
+    """The largest divisor of a card's `pairs` that fits; 1 if none does."""
     room = cluster.card.memory * (1 - config.reserve)
     if memory.use(config.engine.name, pairs, cluster.cards).total <= room:
         return pairs
@@ -219,8 +220,8 @@ def best_micro_batch(config: PlanConfig, cluster: Cluster, pairs: int, memory: M
 
 
 def _scan(config: PlanConfig, card: Card, pairs: int | None, memory: Memory, flops: float) -> list[Estimate]:
-    """With `pairs` a card, or with the global batch as it is; numbers of cards that the batch is too small for are left out."""
-    points = []
+    """Estimates for `pairs` per card, or for the configured global batch where that divides among the cards."""
+    estimates = []
     for cards in SCAN:
         cluster = Cluster(card, cards)
         global_batch = pairs * cards if pairs else config.global_batch
@@ -228,16 +229,16 @@ def _scan(config: PlanConfig, card: Card, pairs: int | None, memory: Memory, flo
         if each < config.min_samples_per_lane or global_batch % cards:
             continue
         micro_batch = best_micro_batch(config, cluster, each, memory)
-        points.append(point(config, cluster, global_batch, micro_batch, memory, flops))
-    return points
+        estimates.append(estimate(config, cluster, global_batch, micro_batch, memory, flops))
+    return estimates
 
 
-def ways_to_fit(outlook: Plan) -> str:
-    """What to do where the run as configured does not fit a card; empty where it does."""
-    config, here = outlook.config, outlook.here
+def ways_to_fit(plan: Plan) -> str:
+    """What to do if the configured run does not fit a card; empty if it fits."""
+    config, here = plan.config, plan.here
     if here.fits:
         return ""
-    best = best_micro_batch(config, outlook.cluster, here.pairs, outlook.memory)
+    best = best_micro_batch(config, plan.cluster, here.pairs, plan.memory)
     lanes = [n for n in range(1, best + 1) if here.pairs % n == 0 and n % config.samples_per_lane == 0]
     ways = [f"micro_batch={lanes[-1]}"] if lanes and lanes[-1] < here.micro_batch else []
     ways += ["engine.activation_checkpointing=true"] * (not config.engine.activation_checkpointing)

@@ -1,7 +1,7 @@
-"""What a training step holds in memory, operation by operation: one real forward and backward pass on fake tensors.
+"""The memory of a training step, operation by operation: one real forward and backward pass on fake tensors.
 
-Every shape, type and lifetime is that of a real step; there are no numbers in the tensors, so that it takes seconds and next
-to no memory whatever the size of the model. What a kernel takes for itself while it runs stays unseen.
+Every shape, type and lifetime is that of a real step. The tensors have no data, so it takes seconds and almost no memory for a
+model of any size. The workspace of kernels is not seen.
 """
 
 import weakref
@@ -30,12 +30,12 @@ from bridgetower_train.tasks import Task, task_class
 Bytes = npt.NDArray[np.int64]
 
 PARTS = ("image tower", "text tower", "fusion, text stream", "fusion, image stream", "the rest")
-"""What the kept bytes are counted by: transformer blocks, and all that lies between and after them."""
+"""Groups by which the kept bytes are counted: transformer blocks, and everything between and after them."""
 
 
 @dataclass(frozen=True)
 class Platform:
-    """How the step is run: what the trace needs to know of a device."""
+    """What the trace needs to know about a device."""
 
     attention: AttentionFunction
     autocast: Callable[[], AbstractContextManager[Any]]
@@ -44,12 +44,12 @@ class Platform:
 
     @staticmethod
     def of(device: Device) -> "Platform":
-        """A device that is at hand."""
+        """A device of this machine."""
         return Platform(device.attention, device.autocast, device.compile, device.torch_device)
 
     @staticmethod
     def on_paper(fused_attention: bool, precision: str) -> "Platform":
-        """An accelerator that is not: PyTorch's own dropout, and autocast by the lists of the CPU."""
+        """An accelerator that is not here: PyTorch's own dropout, and autocast by the CPU's lists."""
         bf16 = precision == "bf16"
         return Platform(
             fused if fused_attention else plain,
@@ -64,21 +64,29 @@ class Timeline:
     """Bytes alive after each operation of one forward and backward pass of `pairs` pairs."""
 
     pairs: int
-    parameters: int
+    sizes: list[int]
+    """Elements of each weight."""
+    largest: int
+    """Elements of the largest block, or of the largest weight."""
     gradients: Bytes
-    """Of parameters whose gradient is complete."""
+    """Gradients that are complete."""
     copies: Bytes
     """Weights in the precision of autocast."""
     activations: Bytes
-    """All else but the weights: the batch, what is kept for the backward pass, and what is at work."""
+    """Everything else except the weights: the batch, what is kept for the backward pass, and intermediate results."""
     kept: dict[str, int]
-    """Part of the model -> bytes that it holds at the end of the forward pass."""
+    """Part of the model -> bytes that it keeps at the end of the forward pass."""
     blocks: dict[str, int]
     """Part of the model -> its transformer blocks."""
 
+    @property
+    def parameters(self) -> int:
+        """Elements of all weights."""
+        return sum(self.sizes)
+
 
 def trace(config: TrainConfig, pairs: int, checkpointing: bool, platform: Platform) -> Timeline:
-    """One step of `pairs` samples, with the weights there and no gradients yet."""
+    """One step of `pairs` samples, with weights allocated and no gradients yet."""
     kind = task_class(config)
     with FakeTensorMode(), torch.device(platform.where):
         task = kind(config, platform.attention)
@@ -96,9 +104,11 @@ def trace(config: TrainConfig, pairs: int, checkpointing: bool, platform: Platfo
             loss.backward()
     lines = np.array(ledger.line, dtype=np.int64)
     done, copies = lines[:, 1], lines[:, 2]
+    sizes = [p.numel() for p in task.parameters()]
     return Timeline(
         pairs,
-        sum(p.numel() for p in task.parameters()),
+        sizes,
+        max(sizes + [sum(p.numel() for p in block.parameters()) for block in parts]),
         done,
         copies,
         lines[:, 0] - done - copies,
@@ -108,14 +118,14 @@ def trace(config: TrainConfig, pairs: int, checkpointing: bool, platform: Platfo
 
 
 class Ledger(TorchDispatchMode):
-    """Bytes of the storages that operations make, from when they are made to when nobody holds them any more."""
+    """Bytes of the storages that operations allocate, until they are freed."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.label = PARTS[-1]
         """What is being computed."""
         self.weights: set[int] = set()
-        """Storages that are there already, which do not count."""
+        """Storages allocated before, which do not count."""
         self.line: list[tuple[int, int, int]] = []
         """After each operation: bytes of all, of complete gradients, of copies of weights."""
         self.gradients = 0
@@ -124,7 +134,7 @@ class Ledger(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = function(*args, **(kwargs or {}))
-        if function is torch.ops.prim.device.default:  # asked for all the time, and makes nothing
+        if function is torch.ops.prim.device.default:  # called all the time, and allocates nothing
             return out
         copied = function is torch.ops.aten._to_copy.default and id(args[0].untyped_storage()) in self.weights
         for tensor in tree_leaves(out):
@@ -149,7 +159,7 @@ class Ledger(TorchDispatchMode):
         self._copies -= size * copied
 
     def labelled(self) -> dict[str, int]:
-        """Label -> bytes alive that were made under it, copies of weights apart."""
+        """Label -> bytes alive that were allocated under it, without copies of weights."""
         sums = dict.fromkeys(PARTS, 0)
         for size, label, copied in self._alive.values():
             sums[label] += size * (not copied)
@@ -167,7 +177,7 @@ def _parts(task: Task) -> dict[nn.Module, str]:
 
 @contextmanager
 def _labelled(parts: dict[nn.Module, str], ledger: Ledger) -> Iterator[None]:
-    """Have `ledger` know which part is being computed in the forward pass."""
+    """Label what `ledger` counts in the forward pass by the part that is computed."""
 
     def enter(module: nn.Module, _: Any) -> None:
         ledger.label = parts[module]
@@ -183,7 +193,7 @@ def _labelled(parts: dict[nn.Module, str], ledger: Ledger) -> Iterator[None]:
 
 
 def _count_gradients(task: Task, ledger: Ledger) -> None:
-    """Have `ledger` know when a gradient is complete."""
+    """Count complete gradients in `ledger`."""
 
     def complete(parameter: Tensor) -> None:
         ledger.gradients += parameter.numel() * parameter.element_size()
@@ -194,7 +204,7 @@ def _count_gradients(task: Task, ledger: Ledger) -> None:
 
 
 class _Fused(torch.autograd.Function):
-    """Attention as fused kernels keep it: its operands, its result, and one float32 per query."""
+    """What fused attention kernels keep: operands, result, and one float32 per query."""
 
     @staticmethod
     def forward(ctx: Any, q_BHQE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor) -> Tensor:  # type: ignore[override]
@@ -210,13 +220,13 @@ class _Fused(torch.autograd.Function):
 
 
 def fused(q_BHQE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor, mask: Tensor | None, dropout_p: float) -> Tensor:
-    """An AttentionFunction of the right shapes and memory."""
+    """An AttentionFunction with the shapes and the memory of a fused kernel, without its values."""
     out: Tensor = _Fused.apply(q_BHQE, k_BHTE, v_BHTE)  # type: ignore[no-untyped-call]
     return out
 
 
 def plain(q_BHQE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor, mask: Tensor | None, dropout_p: float) -> Tensor:
-    """Attention in products, which keeps its probabilities, before and after dropout."""
+    """Unfused attention, which keeps its probabilities before and after dropout."""
     logits_BHQT = q_BHQE @ k_BHTE.transpose(-2, -1) * q_BHQE.shape[-1] ** -0.5
     if mask is not None:
         logits_BHQT = logits_BHQT.masked_fill(~mask, float("-inf"))

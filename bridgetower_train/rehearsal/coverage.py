@@ -1,4 +1,4 @@
-"""Whether what all ranks read is an epoch, exactly once."""
+"""Checks that all ranks together read an epoch exactly once."""
 
 import itertools
 import math
@@ -16,19 +16,19 @@ Counts = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Coverage:
-    """What was found."""
+    """The result of the check."""
 
     samples: int
-    """That the ranks read in the epoch."""
+    """Samples that the ranks read in the epoch."""
     left_out: int
-    """That sit out, fewer than there are lanes."""
+    """Samples that sit out, fewer than there are lanes."""
 
 
 def check_coverage(order: Order, world_size: int, micro_batch: int, accumulation: int) -> Coverage:
-    """Walk the first epoch of each of `world_size` ranks, by the positions that its loader would ask for.
+    """Walk the first epoch of each of `world_size` ranks, by the positions that its loader would request.
 
-    UserError where a sample is read more often than its corpus's weight says, or where more are missing than the remainder
-    that no lane takes. It holds 8 bytes for each record and one for each pair.
+    UserError if a sample is read more often than its corpus's weight says, or if more are missing than the remainder that no lane
+    takes. Needs 8 bytes of memory per record and one per pair.
     """
     begins = [_first_pairs(order, corpus) for corpus in range(len(order.corpora))]
     counts: list[Counts] = [np.zeros(begin[-1], dtype=np.uint8) for begin in begins]
@@ -47,13 +47,13 @@ def check_coverage(order: Order, world_size: int, micro_batch: int, accumulation
     if read != order.epoch_samples or left_out >= order.lanes:
         raise UserError(
             f"coverage: {world_size} ranks read {read:,} samples of an epoch of {order.epoch_samples:,}, and {left_out:,} "
-            f"are read too rarely; at most {order.lanes - 1} may sit out"
+            f"are read too rarely; at most {order.lanes - 1} may sit out. This is a bug: report it with the configuration"
         )
     return Coverage(read, left_out)
 
 
 def _first_pairs(order: Order, corpus: int) -> npt.NDArray[np.int64]:
-    """Number of each record's first pair in its corpus, and the total; with one caption per image, of the record itself."""
+    """Index of each record's first pair in its corpus, and the total; with one caption per image, of the record itself."""
     source = order.corpora[corpus]
     if order.captions == "one":
         return np.arange(len(source.index) + 1)
@@ -63,11 +63,11 @@ def _first_pairs(order: Order, corpus: int) -> npt.NDArray[np.int64]:
 
 
 def _missing(order: Order, corpus: int, count: Counts) -> int:
-    """How many times the samples of a corpus are read too rarely; UserError where one is read too often."""
+    """How many reads of a corpus are missing; UserError if a sample is read too often."""
     weight = order.weights[corpus]
     if count.max() > math.ceil(weight):
         raise UserError(
             f"coverage: {int((count > math.ceil(weight)).sum()):,} samples of {order.corpora[corpus].name} are read more than "
-            f"{math.ceil(weight)} times in an epoch"
+            f"{math.ceil(weight)} times in an epoch. This is a bug: report it with the configuration"
         )
     return round(weight * len(count)) - int(count.sum(dtype=np.int64))

@@ -1,8 +1,8 @@
-"""A process group of which only one rank is there.
+"""A process group with only one real rank.
 
-Torch's own (`torch.testing._internal.distributed.fake_pg`) sums nothing, so that means over all ranks come out wrong, and gives
-DistributedDataParallel no gradients to go on with. Here the other ranks are taken to hold what this one holds: a sum is
-`world_size` times its own tensor, a gather so many copies. Every collective is counted with its bytes.
+Torch's own (`torch.testing._internal.distributed.fake_pg`) sums nothing, so means over all ranks are wrong, and it returns no
+gradients to DistributedDataParallel. Here all other ranks are assumed to have the tensors of this one: a sum is its own tensor
+times `world_size`, a gather that many copies. Every collective is counted with its bytes.
 """
 
 import importlib
@@ -29,13 +29,13 @@ _PACKAGE = Path(__file__).parents[1]
 Tensors = list[Tensor]
 
 
-class Collective(NamedTuple):
-    """A kind of collective, and who asks for it."""
+class CallSite(NamedTuple):
+    """A kind of collective, and where it is called."""
 
     phase: str
-    """Part of the run in which it happened."""
+    """Part of the run."""
     host: bool
-    """Whether it is an agreement of the hosts, rather than traffic between cards."""
+    """Whether it runs between hosts, instead of between cards."""
     kind: str
     """`all_reduce`, `reduce`, `all_gather`, `reduce_scatter`, `broadcast` or `barrier`."""
     caller: str
@@ -44,7 +44,7 @@ class Collective(NamedTuple):
 
 @dataclass
 class Traffic:
-    """How often, and how many bytes: of the whole tensor that is reduced or broadcast, gathered or yet to be scattered."""
+    """Number of calls, and bytes of the whole tensors: those reduced or broadcast, gathered, or before scattering."""
 
     count: int = 0
     bytes: int = 0
@@ -52,32 +52,32 @@ class Traffic:
 
 @dataclass
 class Log:
-    """What the groups of a rehearsal were asked for."""
+    """The collectives of a rehearsal."""
 
     phase: str = "start"
-    """Under what collectives are counted from now on."""
-    traffic: dict[Collective, Traffic] = field(default_factory=dict)
+    """The part of the run that collectives are counted under from now on."""
+    traffic: dict[CallSite, Traffic] = field(default_factory=dict)
 
     def add(self, kind: str, tensors: Iterable[Tensor], host: bool) -> None:
         """Count one collective."""
-        entry = self.traffic.setdefault(Collective(self.phase, host, kind, _caller()), Traffic())
+        entry = self.traffic.setdefault(CallSite(self.phase, host, kind, _caller()), Traffic())
         entry.count += 1
         entry.bytes += sum(t.numel() * t.element_size() for t in tensors)
 
 
 class RehearsedGroup(dist.ProcessGroup):
-    """See the head of this file."""
+    """See the top of this file."""
 
     def __init__(self, rank: int, size: int, log: Log, host: bool) -> None:
         super().__init__(rank, size)  # type: ignore[call-arg]
         self._rank, self._size, self._log, self._host = rank, size, log, host
 
     def getBackendName(self) -> str:  # noqa: N802  torch's name, as all below
-        """Its name for torch."""
+        """The name for torch."""
         return BACKEND
 
     def allreduce(self, tensors: Tensors, opts: Any = None) -> dist.Work:  # type: ignore[override]
-        """A sum is `size` times the tensor; mean, largest and smallest are the tensor itself."""
+        """A sum is `size` times the tensor; mean, maximum and minimum are the tensor itself."""
         return self._reduced("all_reduce", tensors, opts)
 
     def _reduced(self, kind: str, tensors: Tensors, opts: Any) -> dist.Work:
@@ -91,11 +91,11 @@ class RehearsedGroup(dist.ProcessGroup):
     allreduce_coalesced = allreduce
 
     def reduce(self, tensors: Tensors, opts: Any = None) -> dist.Work:  # type: ignore[override]
-        """As to all: those to whom it is not sent do not read it."""
+        """Like an all-reduce: ranks other than the destination do not read it."""
         return self._reduced("reduce", tensors, opts)
 
     def broadcast(self, tensors: Tensors, opts: Any = None) -> dist.Work:  # type: ignore[override]
-        """The tensors stay as they are."""
+        """The tensors stay unchanged."""
         self._log.add("broadcast", tensors, self._host)
         return _done(tensors)
 
@@ -109,7 +109,7 @@ class RehearsedGroup(dist.ProcessGroup):
         return _done(outputs)
 
     def allgather_into_tensor_coalesced(self, outputs: Tensors, inputs: Tensors, opts: Any = None) -> dist.Work:  # type: ignore[override]
-        """The same, into tensors that lie in one piece."""
+        """The same, into contiguous tensors."""
         self._log.add("all_gather", outputs, self._host)
         with torch.no_grad():
             for output, own in zip(outputs, inputs, strict=True):
@@ -122,7 +122,7 @@ class RehearsedGroup(dist.ProcessGroup):
     all_gather_single = _allgather_base  # type: ignore[assignment]  # torch 2.13's name
 
     def reduce_scatter_tensor_coalesced(self, outputs: Tensors, inputs: Tensors, opts: Any = None) -> dist.Work:  # type: ignore[override]
-        """This rank's part, times the ranks where it is a sum."""
+        """This rank's part; for a sum, times the number of ranks."""
         self._log.add("reduce_scatter", inputs, self._host)
         factor = self._size if opts is None or opts.reduceOp == dist.ReduceOp.SUM else 1
         with torch.no_grad():
@@ -136,13 +136,13 @@ class RehearsedGroup(dist.ProcessGroup):
     reduce_scatter_single = _reduce_scatter_base  # type: ignore[assignment]
 
     def barrier(self, opts: Any = None) -> dist.Work:  # type: ignore[override]
-        """Nobody to wait for."""
+        """Returns at once."""
         self._log.add("barrier", [], self._host)
         return _done(None)
 
 
 def join(rank: int, world_size: int) -> tuple[Ranks, Log]:
-    """Become `rank` of `world_size` ranks, the others of which are not there; leave by `distributed.shut_down`."""
+    """Become `rank` of `world_size` ranks without the others; leave by `distributed.shut_down`."""
     log = Log()
 
     def group(host: bool) -> Any:
@@ -155,14 +155,14 @@ def join(rank: int, world_size: int) -> tuple[Ranks, Log]:
 
 
 def agree_for_deepspeed(device: Device) -> None:
-    """Let ZeRO-3 not ask rank 0, who is not there, which modules it has called, to compare them with its own."""
+    """Turn off ZeRO-3's comparison of the order of its modules with that of rank 0, which does not exist here."""
     import_deepspeed(device, "zero3")
     coordinator: Any = importlib.import_module("deepspeed.runtime.zero.partitioned_param_coordinator")
     coordinator.assert_ints_same_as_other_ranks = _agree
 
 
 def _agree(numbers: list[int]) -> None:
-    """In place of the comparison."""
+    """Replaces the comparison."""
 
 
 def _done(result: Any) -> dist.Work:
@@ -173,7 +173,7 @@ def _done(result: Any) -> dist.Work:
 
 
 def _caller() -> str:
-    """The innermost function of this package on the stack, but for the rehearsal's own and what forwards to the group."""
+    """The innermost function of this package on the stack, except those of the rehearsal and of distributed.py."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         path = Path(frame.f_code.co_filename)

@@ -1,4 +1,4 @@
-"""Corpora and a tokenizer for a rehearsal where the real ones are not at hand."""
+"""Corpora and a tokenizer for a rehearsal without the real ones."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -6,45 +6,39 @@ from typing import NamedTuple
 
 from bridgetower_train.bench.data import synthetic_caption, synthetic_photo
 from bridgetower_train.data.shards import INDEX_DTYPE, open_corpus
+from bridgetower_train.planning.corpora import PUBLISHED, Published
 from data_prep.shapes.tokenizer import train_tokenizer
 from data_prep.shards.repeated import repeat_shard
 from data_prep.shards.writer import ShardWriter
 
-_IMAGES = 16  # different ones
+_IMAGES = 16  # distinct ones
+
+
+OTHER = Published(100_000, 500_000)
+"""Size of a corpus that nobody published."""
 
 
 class Size(NamedTuple):
-    """How large a corpus is."""
+    """Size of a synthetic corpus."""
 
     images: int
     captions: int
-    """Of each image."""
-
-
-PUBLISHED = {
-    "coco": Size(113_287, 5),
-    "vg": Size(108_000, 50),
-    "sbu": Size(860_000, 1),
-    "cc3m": Size(3_000_000, 1),
-    "cc12m": Size(10_000_000, 1),
-}
-"""The corpora of the published run, rounded."""
-OTHER = Size(100_000, 5)
-"""Of a corpus that is not among them."""
+    """Per image."""
 
 
 def size_of(corpus: str) -> Size:
-    """How large `corpus` is synthetic."""
-    return PUBLISHED.get(corpus, OTHER)
+    """As many images as `corpus` has, each with its mean number of captions."""
+    images, captions = PUBLISHED.get(corpus, OTHER)
+    return Size(images, round(captions / images))
 
 
 def index_bytes(corpora: Iterable[str]) -> int:
-    """What the indexes of synthetic corpora take on the disk; the rest is little."""
+    """Bytes of the indexes of synthetic corpora on disk; the rest is small."""
     return sum(size_of(corpus).images for corpus in corpora) * INDEX_DTYPE.itemsize
 
 
 def write_corpora(root: Path, corpora: Iterable[str], image_size: int) -> None:
-    """Make up `corpora` below `root`, with images of `image_size`."""
+    """Write synthetic `corpora` below `root`, with images of `image_size`."""
     sources: dict[int, Path] = {}
     for corpus in corpora:
         size = size_of(corpus)

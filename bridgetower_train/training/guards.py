@@ -7,7 +7,7 @@ from bridgetower_train.errors import UserError
 
 
 class NonFiniteGuard:
-    """Counts skipped updates on the device; `check` reads the counts when a line is logged anyway."""
+    """Counts skipped updates on the device; `total` and `streak` read the counts when a line is logged anyway."""
 
     def __init__(self, max_skipped: int, device: torch.device, start: int = 0, skipped: int = 0) -> None:
         """`start` steps, of which `skipped` were skipped, are behind."""

@@ -1,8 +1,8 @@
-"""Ranks that are lost or hang: who it is, at which step, and an end to the run, so that its launcher can start it again.
+"""Finds ranks that are lost or hang, names them, and ends the run, so that its launcher can restart it.
 
-The monitor, a thread of rank 0, sends a pulse to every rank every few seconds, rank 0 included, and a thread of each answers with
-what its main thread is doing. A process that ends closes its connection; one that is stopped does not answer; one whose main
-thread hangs stays behind the others. The verdict goes to all ranks, which then end with code 1. Rank 0 is watched by all others.
+The monitor, a thread of rank 0, sends a pulse to every rank, including rank 0, every few seconds, and a thread of each answers
+with the status of its main thread. A process that ends closes its connection, one that is stopped does not answer, and one that
+hangs falls behind the others. All ranks receive the verdict and exit with code 1. All other ranks watch rank 0.
 """
 
 from bridgetower_train.watchdog.rank import Watchdog

@@ -1,4 +1,4 @@
-"""The side of rank 0: send pulses, judge the answers."""
+"""The part of rank 0: send pulses, judge the answers."""
 
 import asyncio
 import json
@@ -21,11 +21,11 @@ from bridgetower_train.watchdog.verdict import (
     silent,
 )
 
-_FOR_ALL_TO_FAIL = 1.0  # seconds: an error that all ranks meet needs no verdict
+_FOR_ALL_TO_FAIL = 1.0  # seconds: an error of all ranks needs no verdict
 
 
 def listen() -> socket.socket:
-    """A port for all ranks, on every interface and in both families of addresses where there are two."""
+    """A server socket for all ranks, on every interface, for IPv4 and, if available, IPv6."""
     if socket.has_dualstack_ipv6():
         return socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024)
     return socket.create_server(("", 0), backlog=1024)
@@ -33,14 +33,14 @@ def listen() -> socket.socket:
 
 @dataclass
 class Member:
-    """A rank as the monitor knows it."""
+    """What the monitor knows about a rank."""
 
-    person: RankInfo
-    doing: RankStatus = field(default_factory=RankStatus)
+    info: RankInfo
+    status: RankStatus = field(default_factory=RankStatus)
     unanswered: int = 0
     """Pulses since its last answer,"""
     still: int = 0
-    """and pulses since its main thread began the stage that it is in."""
+    """and pulses since its main thread began its current stage."""
     connection: asyncio.StreamWriter | None = None
 
 
@@ -49,15 +49,15 @@ class Monitor(threading.Thread):
 
     def __init__(
         self,
-        people: list[RankInfo],
+        infos: list[RankInfo],
         server: socket.socket,
         secret: str,
         limits: HeartbeatLimits,
         own: Callable[[], RankStatus],
     ) -> None:
-        """Ranks come to `server` and say the `secret`; `own` tells what the main thread of this process is doing."""
+        """Ranks connect to `server` with the `secret`; `own` returns the status of this process."""
         super().__init__(name="monitor", daemon=True)
-        self._members = [Member(person) for person in people]
+        self._members = [Member(info) for info in infos]
         self._server, self._secret, self._limits, self._own = server, secret, limits, own
         os.register_at_fork(after_in_child=self._close_in_child)
 
@@ -67,22 +67,22 @@ class Monitor(threading.Thread):
 
     async def _watch(self) -> None:
         self._outcome: asyncio.Future[Verdict | None] = asyncio.get_running_loop().create_future()
-        server = await asyncio.start_server(self._attend, sock=self._server, backlog=1024)
+        server = await asyncio.start_server(self._serve, sock=self._server, backlog=1024)
         while not self._outcome.done():
-            for member in self._here():
+            for member in self._present():
                 member.unanswered += 1
                 member.still += 1
-            self._tell(b"\n")
+            self._send(b"\n")
             await asyncio.wait([self._outcome], timeout=self._limits.pulse)
             self._judge()
         verdict = self._outcome.result()
         if verdict:
-            self._tell(json.dumps(asdict(verdict)).encode() + b"\n")
-            await asyncio.sleep(self._limits.pulse)  # in which this process ends
+            self._send(json.dumps(asdict(verdict)).encode() + b"\n")
+            await asyncio.sleep(self._limits.pulse)  # during which this process ends
         server.close()
 
-    async def _attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Read what a rank answers until its process ends."""
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Read the answers of a rank until its process ends."""
         try:
             secret, rank = (await reader.readline()).decode().split()
         except (ValueError, OSError):
@@ -93,53 +93,51 @@ class Monitor(threading.Thread):
         member.connection = writer
         with suppress(
             OSError, asyncio.CancelledError
-        ):  # the latter when the monitor ends, as some versions of asyncio complain
+        ):  # the latter at the end, where some versions of asyncio complain
             while line := await reader.readline():
-                self._heard(member, RankStatus(**json.loads(line)))
-        if not member.doing.left:
-            self._decide(lost(member.person, self._own()))
+                self._update(member, RankStatus(**json.loads(line)))
+        if not member.status.left:
+            self._decide(lost(member.info, self._own()))
         return None
 
-    def _heard(self, member: Member, doing: RankStatus) -> None:
+    def _update(self, member: Member, status: RankStatus) -> None:
         member.unanswered = 0
-        if doing.stages != member.doing.stages:
+        if status.stages != member.status.stages:
             member.still = 0
-        member.doing = doing
-        if not self._here():
+        member.status = status
+        if not self._present():
             self._decide(None)
-        elif doing.left and doing.error:
-            verdict = failed(member.person, doing)
+        elif status.left and status.error:
+            verdict = failed(member.info, status)
             asyncio.get_running_loop().call_later(_FOR_ALL_TO_FAIL, self._decide, verdict)
 
     def _judge(self) -> None:
-        here = self._here()
-        for member in here:
+        present = self._present()
+        for member in present:
             if member.unanswered >= self._limits.pulses:
-                self._decide(silent(member.person, self._own(), self._limits))
-        if all(member.still >= self._limits.pulses for member in here):
-            behind = min((member.doing.stages for member in here), default=0)
-            suspects = [member for member in here if member.doing.stages == behind]
-            if len(suspects) == len(here):  # a collective timed out on those that wait in it
-                suspects = [member for member in here if not member.doing.error]
-            if 0 < len(suspects) <= len(here) / 2:
-                self._decide(hanging([member.person for member in suspects], suspects[0].doing, self._limits))
+                self._decide(silent(member.info, self._own(), self._limits))
+        if all(member.still >= self._limits.pulses for member in present):
+            behind = min((member.status.stages for member in present), default=0)
+            suspects = [member for member in present if member.status.stages == behind]
+            if len(suspects) == len(present):  # a collective timed out on the ranks that wait in it
+                suspects = [member for member in present if not member.status.error]
+            if 0 < len(suspects) <= len(present) / 2:
+                self._decide(hanging([member.info for member in suspects], suspects[0].status, self._limits))
 
     def _decide(self, verdict: Verdict | None) -> None:
         if not self._outcome.done():
             self._outcome.set_result(verdict)
 
-    def _here(self) -> list[Member]:
-        return [member for member in self._members if not member.doing.left]
+    def _present(self) -> list[Member]:
+        return [member for member in self._members if not member.status.left]
 
-    def _tell(self, message: bytes) -> None:
-        for member in reversed(
-            self._members
-        ):  # rank 0 last: once it knows a verdict, this thread may end with its process
+    def _send(self, message: bytes) -> None:
+        for member in reversed(self._members):  # rank 0 last: its process, and this thread, end with the verdict
             if member.connection:
                 member.connection.write(message)
 
     def _close_in_child(self) -> None:
-        """A loader worker would keep connections open when this process is gone."""
+        """Otherwise a loader worker would keep connections open after the end of this process."""
         self._server.close()
         for member in self._members:
             if member.connection:

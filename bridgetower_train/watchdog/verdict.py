@@ -1,4 +1,4 @@
-"""What is known of ranks, and what is said of one that is lost or hangs."""
+"""What is known about ranks, and the messages about one that is lost or hangs."""
 
 from dataclasses import dataclass
 
@@ -6,14 +6,14 @@ _LONGEST_PULSE = 5.0  # seconds
 
 
 class HeartbeatLimits:
-    """`timeout`, the seconds within which a rank that hangs must have been named and the run ended, as pulses."""
+    """`timeout`, the seconds within which a rank that hangs must be named and the run ended, in pulses."""
 
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
         self.pulse = min(timeout / 10, _LONGEST_PULSE)
-        """Seconds from one pulse to the next."""
+        """Seconds between pulses."""
         self.pulses = round(timeout / self.pulse) - 2
-        """How many may go by. Counted, not timed: a job that was suspended as a whole goes on."""
+        """How many may be missed. Counted, not timed: a job that was suspended as a whole continues."""
 
     def __str__(self) -> str:
         return f"for {self.pulses * self.pulse:g} s (distributed.timeout={self.timeout:g})"
@@ -21,13 +21,13 @@ class HeartbeatLimits:
 
 @dataclass(frozen=True)
 class RankInfo:
-    """Who a rank is."""
+    """The process of a rank."""
 
     rank: int
     host: str
     pid: int
     machine: str
-    """Equal for processes that may signal each other by their pids."""
+    """Equal for processes that can signal each other by their pids."""
 
     def __str__(self) -> str:
         return f"rank {self.rank} (host {self.host}, pid {self.pid})"
@@ -35,7 +35,7 @@ class RankInfo:
 
 @dataclass(frozen=True)
 class RankStatus:
-    """What the main thread of a rank is doing."""
+    """The state of a rank's main thread."""
 
     stages: int = 0
     """How many stages it has begun; all ranks go through the same ones."""
@@ -56,32 +56,32 @@ class Verdict:
     """Why the run ends."""
 
     rank: int
-    """The one that is to blame."""
+    """The rank to blame."""
     text: str
     stopped: int | None = None
-    """The pid of a process that takes no SIGTERM from its launcher,"""
+    """The pid of a process that ignores its launcher's SIGTERM,"""
     machine: str = ""
-    """and where it can be killed."""
+    """and the machine where it can be killed."""
 
 
-def lost(person: RankInfo, others: RankStatus) -> Verdict:
-    """A process that has ended. The `others` are at the same step: none can finish one alone."""
-    return Verdict(person.rank, f"{person} was lost {others}: its process was killed, or crashed (see above)")
+def lost(info: RankInfo, others: RankStatus) -> Verdict:
+    """A process that has ended. The `others` are at the same step: no rank can finish one alone."""
+    return Verdict(info.rank, f"{info} was lost {others}: its process was killed, or crashed (see above)")
 
 
-def failed(person: RankInfo, doing: RankStatus) -> Verdict:
-    """A process that has met an error of its own, which it prints."""
-    return Verdict(person.rank, f"{person} ended {doing}, with {doing.error}")
+def failed(info: RankInfo, status: RankStatus) -> Verdict:
+    """A process with an error of its own, which it prints."""
+    return Verdict(info.rank, f"{info} ended {status}, with {status.error}")
 
 
-def silent(person: RankInfo, others: RankStatus, limits: HeartbeatLimits) -> Verdict:
+def silent(info: RankInfo, others: RankStatus, limits: HeartbeatLimits) -> Verdict:
     """A process that is stopped, or on a host that cannot be reached."""
-    text = f"{person} has not answered {limits}, the others are {others}: it was stopped, or its host cannot be reached"
-    return Verdict(person.rank, text, person.pid, person.machine)
+    text = f"{info} has not answered {limits}, the others are {others}: it was stopped, or its host cannot be reached"
+    return Verdict(info.rank, text, info.pid, info.machine)
 
 
-def hanging(people: list[RankInfo], doing: RankStatus, limits: HeartbeatLimits) -> Verdict:
-    """Processes whose main thread does not get on, while the others wait for it; `doing` is of the first."""
-    more = f" and {len(people) - 1} other ranks hang" if people[1:] else " hangs"
-    place = f" ({doing.place})" if doing.place else ""
-    return Verdict(people[0].rank, f"{people[0]}{more} {doing}{place}; the others have waited {limits}")
+def hanging(infos: list[RankInfo], status: RankStatus, limits: HeartbeatLimits) -> Verdict:
+    """Processes whose main thread is stuck while the others wait for it; `status` is that of the first."""
+    more = f" and {len(infos) - 1} other ranks hang" if infos[1:] else " hangs"
+    place = f" ({status.place})" if status.place else ""
+    return Verdict(infos[0].rank, f"{infos[0]}{more} {status}{place}; the others have waited {limits}")

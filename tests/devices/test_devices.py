@@ -15,13 +15,13 @@ def test_auto_takes_the_best_and_says_why():
     else:
         assert (device.name, why) == (
             "cpu",
-            "always there; no hpu: habana_frameworks.torch is not installed; no cuda: torch finds no GPU",
+            "always available; no hpu: habana_frameworks.torch is not installed; no cuda: torch finds no GPU",
         )
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_device_that_is_not_there_is_refused():
-    with pytest.raises(ConfigError, match=r"device\.name=cuda: none can be used here"):
+    with pytest.raises(ConfigError, match=r"device\.name=cuda: not available here"):
         make_device(DeviceConfig(name="cuda"))
 
 

@@ -1,4 +1,4 @@
-"""Machines without a working vendor package: what is said, and that nothing of it is needed."""
+"""Machines without a working vendor package: what is reported, and that it is not needed."""
 
 import os
 import subprocess
@@ -31,7 +31,7 @@ except ConfigError as error:
     ],
     ids=["no library", "other torch", "media loader alone"],
 )
-def test_auto_goes_on_and_says_why(tmp_path, file, source, reason):
+def test_auto_takes_another_device_and_says_why(tmp_path, file, source, reason):
     path = tmp_path / "habana_frameworks" / file
     path.parent.mkdir(parents=True)
     path.write_text(source)
@@ -40,4 +40,4 @@ def test_auto_goes_on_and_says_why(tmp_path, file, source, reason):
     chosen, refused = done.stdout.splitlines()
     assert chosen.startswith(("cpu ", "cuda "))
     assert f"no hpu: habana_frameworks.torch {reason}" in chosen
-    assert refused.startswith(f"device.name=hpu: none can be used here (habana_frameworks.torch {reason}")
+    assert refused.startswith(f"device.name=hpu: not available here (habana_frameworks.torch {reason}")

@@ -3,7 +3,7 @@
 import pytest
 
 from bridgetower_train.devices import checks, cpu_checks, cuda_checks, network_checks
-from bridgetower_train.doctor.findings import FAIL, OK, WARNING
+from bridgetower_train.findings import FAIL, OK, WARNING
 
 CARDS = "0, NVIDIA H100 80GB HBM3, 550.54.15, 81559 MiB\n1, NVIDIA H100 80GB HBM3, 550.54.15, 81559 MiB\n"
 TABLE = "| NVIDIA-SMI 550.54.15    Driver Version: 550.54.15    CUDA Version: 12.4     |\n"
@@ -51,14 +51,6 @@ def test_variables_that_cost_speed():
 def test_threads(name, part):
     finding = cpu_checks.check_threads({"LOCAL_WORLD_SIZE": name})
     assert part in finding.found + finding.todo
-
-
-def test_instructions():
-    flags = cpu_checks.cpu_flags("processor: 0\nflags\t\t: fpu avx2 avx512f amx_bf16\nprocessor: 1\nflags: fpu\n")
-    assert flags == {"fpu", "avx2", "avx512f", "amx_bf16"}
-    assert [f.level for f in cpu_checks.check_instructions(flags, "bf16")] == [OK]
-    assert [f.level for f in cpu_checks.check_instructions(frozenset({"avx2"}), "bf16")] == [OK, WARNING]
-    assert [f.level for f in cpu_checks.check_instructions(frozenset(), "fp32")] == [WARNING]
 
 
 def test_a_command_that_is_missing_fails_or_hangs_has_no_answer():

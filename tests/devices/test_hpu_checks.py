@@ -6,7 +6,7 @@ from bridgetower_train.config import TrainConfig
 from bridgetower_train.devices import hpu_checks, hpu_environment, network_checks
 from bridgetower_train.devices.gaudi_versions import stack_of
 from bridgetower_train.devices.hl_smi import Card
-from bridgetower_train.doctor.findings import FAIL, OK, WARNING
+from bridgetower_train.findings import FAIL, OK, WARNING
 
 CARDS = [Card(i, i, "HL-225", 98304, 768) for i in range(8)]
 
@@ -17,7 +17,7 @@ CARDS = [Card(i, i, "HL-225", 98304, 768) for i in range(8)]
         ("1.21.1.16", "1.21.1", OK, "1.21.1.16"),
         ("1.21.0.555", "1.21.1", WARNING, "image of 1.21.1"),
         ("1.23.0.695", "1.24.0", FAIL, "synStatus 26"),
-        ("1.23.0.695", None, WARNING, "see cards"),
+        ("1.23.0.695", None, WARNING, "see the line of the cards"),
         (None, "1.24.0", FAIL, "not on PyPI"),
     ],
 )

@@ -2,20 +2,21 @@
 
 import resource
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from bridgetower_train import compose
-from bridgetower_train.config import DataConfig, TrainConfig, WandbConfig
-from bridgetower_train.doctor import folders, machine, reporting, software
-from bridgetower_train.doctor.findings import FAIL, OK, WARNING, Finding, as_text, counts
+from bridgetower_train.config import DataConfig, TrainConfig
+from bridgetower_train.doctor import folders, machine, software
+from bridgetower_train.findings import FAIL, OK, WARNING, Finding, as_text, counts
 
 CONFIG = TrainConfig(run_dir="run", steps="10", tokenizer="t", data=DataConfig(root="data", corpora={"a": 1.0}))
 
 
 def test_the_report_counts_its_lines():
     themes = {
-        "one": [Finding("x", OK, "1"), Finding("y", FAIL, "2", "mend it")],
+        "one": [Finding("x", OK, "1"), Finding("y", FAIL, "2", "fix it")],
         "two": [Finding("z", WARNING, "3", "look")],
     }
     assert counts(themes) == {"ok": 1, "warning": 1, "fail": 1}
@@ -55,49 +56,25 @@ def test_too_few_open_files_fail():
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_memory_and_clock_are_read():
-    assert "GB free" in machine.check_memory().found
-    assert machine.check_clock().level in (OK, WARNING)
-    assert "UTC" in machine.check_clock().found
+@pytest.mark.parametrize(("free", "level"), [(3_900_000_000, WARNING), (4_100_000_000, OK)])
+def test_little_memory_is_a_warning(free, level, monkeypatch):
+    monkeypatch.setattr(machine, "free_memory", lambda: free)
+    assert machine.check_memory().level == level
 
 
-def test_a_folder_that_can_be_made(tmp_path):
-    (finding,) = folders.check_folder("run_dir", tmp_path / "a" / "b")
-    assert finding.level in (OK, WARNING)
-    assert "MB/s" in finding.found
+def test_a_folder_that_can_be_created(tmp_path):
+    finding = folders.check_folder("run_dir", tmp_path / "a" / "b")
+    assert finding.level == OK
+    assert f"to be created in {tmp_path})" in finding.found
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("place", ["/proc/self/run", "/sys/run"])
-def test_a_folder_without_write_access(place):
-    (finding,) = folders.check_folder("run_dir", folders.Path(place))
-    assert finding.level == FAIL
+@pytest.mark.parametrize("folder", ["/proc/self/run", "/sys/run"])
+def test_a_folder_without_write_access(folder):
+    assert folders.check_folder("run_dir", Path(folder)).level == FAIL
 
 
 def test_a_file_in_place_of_a_folder(tmp_path):
     (tmp_path / "run").write_text("")
-    (finding,) = folders.check_folder("run_dir", tmp_path / "run" / "a")
-    assert (finding.level, "is no folder" in finding.found) == (FAIL, True)
-
-
-@pytest.mark.parametrize(
-    ("env", "level", "part"),
-    [
-        ({}, WARNING, "offline"),
-        ({"WANDB_API_KEY": "k"}, OK, "online to team/p"),
-        ({"WANDB_API_KEY": "k", "WANDB_MODE": "disabled"}, WARNING, "WANDB_MODE=disabled"),
-    ],
-)
-def test_wandb(env, level, part, monkeypatch):
-    pytest.importorskip("wandb")
-    for name in ("WANDB_API_KEY", "WANDB_MODE"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in env.items():
-        monkeypatch.setenv(name, value)
-    (finding,) = reporting.check_reporting(replace(CONFIG, wandb=WandbConfig("p", "team")))
-    assert (finding.level, part in finding.found) == (level, True)
-    assert "k" not in finding.found.split()
-
-
-def test_without_wandb():
-    assert [f.level for f in reporting.check_reporting(CONFIG)] == [OK]
+    finding = folders.check_folder("run_dir", tmp_path / "run" / "a")
+    assert (finding.level, f"{tmp_path}/run cannot be written to" in finding.found) == (FAIL, True)

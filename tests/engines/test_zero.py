@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from helpers import pretraining, random_batch, run_ranks
+from helpers import random_batch, run_config, run_ranks
 from safetensors.torch import load_file
 from zero_ranks import MICRO_BATCHES, MODEL, OBJECTIVE, OPTIM, PAIRS, Traffic, Training, ddp_traffic, files, held_bytes
 
@@ -16,12 +16,11 @@ from bridgetower_train.devices.cpu import CpuDevice
 from bridgetower_train.devices.hpu import HpuDevice
 from bridgetower_train.engines import ENGINES
 from bridgetower_train.engines.optim import set_lr
-from bridgetower_train.engines.zero_weights import Zero3Settings
 from bridgetower_train.evaluation.predictor import evaluating
 from bridgetower_train.planning.collectives import collective_bytes, link_bytes
-from bridgetower_train.planning.gathers import gathers
-from bridgetower_train.planning.memory import state_bytes
-from bridgetower_train.planning.uses import record
+from bridgetower_train.planning.memory import measure, state_bytes
+from bridgetower_train.planning.trace import Platform
+from bridgetower_train.tasks.pretraining import Pretraining
 
 pytest.importorskip("deepspeed")
 
@@ -167,25 +166,21 @@ def parameters(told: Any) -> int:
 
 @pytest.mark.parametrize("name", list(ENGINES))
 def test_a_step_sends_what_it_should(told, name):
-    task, autocast = pretraining(MODEL, OBJECTIVE), CpuDevice(DeviceConfig(name="cpu"), 0).autocast
-    gathered = gathers(record(task, random_batch(MODEL, PAIRS), autocast), Zero3Settings.of(parameters(told)))
+    """ZeRO-3 gathers some weights more often and some less often than twice: to a tenth."""
+    config = run_config(MODEL, OBJECTIVE)
+    gathered = measure(config, Platform.on_paper(False, "fp32"), checkpointing=False).gathered(MICRO_BATCHES)
+    embedding = Pretraining.gathered(config)
     expected: dict[str, float] = {}
-    for part in collective_bytes(
-        name,
-        parameters(told),
-        RANKS,
-        MICRO_BATCHES,
-        PAIRS,
-        task.gathered(task.config),
-        gathered=gathered.elements(RANKS, MICRO_BATCHES),
-    ):
+    for part in collective_bytes(name, parameters(told), RANKS, MICRO_BATCHES, PAIRS, embedding, gathered=gathered):
         expected[part.kind] = expected.get(part.kind, 0) + part.size
     sent = told[1][0][name]["sent"]
     print(name, json.dumps(sent), json.dumps(expected))
     assert set(sent) == set(expected)
     for kind, size in expected.items():
-        padding = 0 if (name, kind) == ("zero3", "all_gather") else 100  # and ZeRO-3's norms are a few numbers more
-        assert size <= sent[kind] <= size + padding, kind
+        if (name, kind) == ("zero3", "all_gather"):
+            assert size == pytest.approx(sent[kind], rel=0.1)
+        else:  # padding, and ZeRO-3's norms are a few numbers more
+            assert size <= sent[kind] <= size + 100, kind
 
 
 def test_what_a_step_sends_by_hand():

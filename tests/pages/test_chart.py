@@ -59,7 +59,7 @@ def test_value_axis_holds_its_data_between_ticks(a, b):
 @given(st.floats(min_value=1e-12, max_value=1e12), st.floats(min_value=1e-12, max_value=1e12))
 def test_log_axis(a, b):
     axis = value_axis(min(a, b), max(a, b), log=True)
-    low, high = axis.place([min(a, b), max(a, b)])
+    low, high = axis.position([min(a, b), max(a, b)])
     assert -1e-9 <= low <= high <= 1 + 1e-9
     assert 2 <= len(axis.ticks) <= 7
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bridgetower_train.pages.plan import plan_page
-from bridgetower_train.planning.estimate import Plan, outlook
+from bridgetower_train.planning.estimate import Plan, plan_from
 
 sys.path.append(str(Path(__file__).parents[1] / "planning"))
 from plans import small_plan, synthetic_memories
@@ -14,7 +14,7 @@ from plans import small_plan, synthetic_memories
 
 @pytest.fixture(scope="module")
 def plan() -> Plan:
-    return outlook(small_plan(), synthetic_memories())
+    return plan_from(small_plan(), synthetic_memories())
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "light"), (1280, "dark")])

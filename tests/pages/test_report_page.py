@@ -118,7 +118,7 @@ def test_each_part_may_be_missing(run_folder, open_page, gone):
     said = {
         "config.yaml": "config.yaml is missing.",
         "metrics.jsonl": "metrics.jsonl is missing.",
-        "bad_samples.jsonl": "None: every record could be read.",
+        "bad_samples.jsonl": "None: all records were read.",
         "checkpoints": "None has been written yet.",
     }
     assert said.get(gone, "Learning") in body
@@ -191,7 +191,7 @@ def test_damaged_checkpoints_are_named(run_folder):
     read = read_run(run_folder)
     assert [(c.step, c.fault) for c in read.checkpoints] == [
         (2000, "no manifest"),
-        (3000, "model.safetensors holds 300001 bytes instead of 300000"),
+        (3000, "model.safetensors has 300001 bytes instead of 300000"),
     ]
     (newer / "optimizer" / "0.safetensors").unlink()
     (newer / "model.safetensors").unlink()
@@ -210,7 +210,7 @@ def test_long_run_stays_small(tmp_path, open_page):
 def test_no_run_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         run(ReportConfig(run_dir=str(tmp_path / "gone")))
-    with pytest.raises(UserError, match="holds no run"):
+    with pytest.raises(UserError, match="is not a run folder"):
         run(ReportConfig(run_dir=str(tmp_path)))
     assert list(tmp_path.iterdir()) == []
 

@@ -6,7 +6,6 @@ import numpy as np
 
 from bridgetower_train.config import DataConfig, DeviceConfig, ModelConfig
 from bridgetower_train.planning.config import PlanConfig
-from bridgetower_train.planning.gathers import Gathers
 from bridgetower_train.planning.memory import Kept, Memory
 from bridgetower_train.planning.trace import PARTS
 
@@ -39,7 +38,8 @@ def synthetic_memories() -> dict[bool, Memory]:
         grown = np.array([pair, pair // 2, 0])
         return Memory(
             P,
-            Gathers([P], [2], [2], [0], 102_000_000),
+            P,
+            102_000_000,
             np.array([0, 2 * P, 4 * P]),
             np.array([2 * P, P, 0]),
             np.array([10**8] * 3),

@@ -1,10 +1,11 @@
-"""The plan: what binds, what fits, what more cards bring, and what is said of wrong input."""
+"""The plan: bottleneck, what fits, what more cards bring, and how wrong input is answered."""
 
 import json
 import re
 from dataclasses import replace
 from itertools import pairwise
 
+import fsspec
 import pytest
 from plans import small_plan, synthetic_memories
 
@@ -13,20 +14,20 @@ from bridgetower_train.config import CheckpointConfig, DataConfig, EngineConfig
 from bridgetower_train.data.manifest import Manifest, ShardInfo
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.planning.corpora import PUBLISHED, RECORD_BYTES, count
-from bridgetower_train.planning.estimate import Plan, best_micro_batch, make_plan, outlook, point, run_samples
+from bridgetower_train.planning.estimate import Plan, best_micro_batch, estimate, make_plan, plan_from, run_samples
 from bridgetower_train.planning.hardware import Cluster, parse
 
 
 @pytest.fixture(scope="module")
 def plan() -> Plan:
-    return outlook(small_plan(), synthetic_memories())
+    return plan_from(small_plan(), synthetic_memories())
 
 
 def test_the_run_as_configured(plan):
     here = plan.here
     assert (here.pairs, here.micro_batch, here.global_batch) == (4, 4, 2048)
     assert here.fits
-    assert here.binding == max(here.times, key=here.times.get) == "links"
+    assert here.bottleneck == max(here.times, key=here.times.get) == "links"
     assert here.fastest <= here.expected <= here.slowest
     assert plan.samples == 2e8
     assert plan.steps == 2e8 / 2048
@@ -47,18 +48,18 @@ def test_the_scan_covers_8_to_4096_cards(plan):
     assert plan.same_batch[-1].links_share > plan.same_batch[0].links_share
 
 
-def test_a_slow_loader_binds(plan):
+def test_a_slow_loader_is_the_bottleneck(plan):
     config = small_plan(decode_rate=10.0)
-    slow = point(config, plan.cluster, 2048, 4, plan.memory, plan.flops)
-    assert slow.binding == "loader"
+    slow = estimate(config, plan.cluster, 2048, 4, plan.memory, plan.flops)
+    assert slow.bottleneck == "loader"
     assert slow.expected == slow.fastest == 4 / (2 * 10)
 
 
-def test_what_does_not_fit_is_said(plan):
+def test_a_run_that_does_not_fit_is_reported(plan):
     config = small_plan(reserve=0.9999)
-    here = point(config, plan.cluster, 2048, 4, plan.memory, plan.flops)
+    here = estimate(config, plan.cluster, 2048, 4, plan.memory, plan.flops)
     assert not here.fits
-    assert here.binding == "size of the card's memory"
+    assert here.bottleneck == "size of the card's memory"
     (remark,) = (r for r in replace(plan, config=config, here=here).remarks if "does not fit" in r)
     assert "engine.activation_checkpointing=true" in remark
     assert "zero2" in remark
@@ -77,12 +78,12 @@ def test_checkpoints_that_come_too_often_are_remarked(plan):
     often = small_plan(checkpoint=CheckpointConfig(every=1), disk=0.01)
     assert any("checkpoint.every=1" in remark for remark in replace(plan, config=often).remarks)
     seldom = small_plan(disk=100.0)
-    assert replace(plan, config=seldom).remarks == ["Nothing is known of the corpus mine; it is left out."]
+    assert replace(plan, config=seldom).remarks == ["The size of corpus mine is unknown; it is left out."]
 
 
-def test_blocks_computed_again_cost_a_third(plan):
+def test_recomputed_blocks_cost_a_third(plan):
     config = small_plan(engine=EngineConfig(activation_checkpointing=True))
-    again = outlook(config, synthetic_memories())
+    again = plan_from(config, synthetic_memories())
     assert again.flops == pytest.approx(plan.flops * 4 / 3)
     assert again.here.use.activations < plan.here.use.activations
 
@@ -97,6 +98,10 @@ def test_samples_are_counted(tmp_path):
     (tmp_path / "mine" / "manifest.json").write_text(manifest.to_json())
     one = count(DataConfig(root=str(tmp_path), corpora={"mine": 2.0}, captions="one"), 294)
     assert (one.images, one.samples, one.bytes, one.unknown) == (10, 20, 5000, [])
+    assert count(DataConfig(root=f"file://{tmp_path}/", corpora={"mine": 2.0}, captions="one"), 294) == one
+    remote = DataConfig(root="memory://corpora", corpora={"mine": 2.0}, captions="one")
+    fsspec.filesystem("memory").pipe("/corpora/mine/manifest.json", manifest.to_json().encode())
+    assert count(remote, 294) == one
     assert run_samples(small_plan(steps="3 epochs"), one) == 60
     assert run_samples(small_plan(steps="3 epochs"), known) is None
     assert run_samples(small_plan(steps="10"), known) == 20480
@@ -142,7 +147,7 @@ def test_the_command_prints_and_writes_a_page(tmp_path, capsys):
     ]
     assert main(arguments) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("A model on paper")
+    assert printed.startswith("An estimate")
     assert "no published peak" in printed
     assert "at 10, 20, 40 TFLOP/s" in printed
     rows = [line.split("|")[1:-1] for line in printed.splitlines() if re.match(r"\| [\dnz]", line)]

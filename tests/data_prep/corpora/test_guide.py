@@ -2,12 +2,11 @@
 
 import re
 import shlex
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from bridgetower_train.cli import COMMANDS
+from bridgetower_train.cli import COMMANDS, load
 from bridgetower_train.compose import compose_node
 
 GUIDE = Path(__file__).parents[3] / "docs" / "data.md"
@@ -28,6 +27,5 @@ def test_command(line):
     name = " ".join(words[:2]) if words[0] == "prep" else words[0]
     if name in WEB:
         pytest.importorskip("data_prep.corpora.web")
-    command = COMMANDS[name]
-    schema = getattr(import_module(command.module), command.config)
-    compose_node(schema, command.base, words[len(name.split()) :])
+    _, schema = load(name)
+    compose_node(schema, COMMANDS[name].base, words[len(name.split()) :])

@@ -1,4 +1,4 @@
-"""One line of the doctor's report, and the report."""
+"""The lines of the doctor's report, and the report."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -6,18 +6,18 @@ from typing import Any
 
 OK, WARNING, FAIL = "ok", "warning", "fail"
 LEVELS = (OK, WARNING, FAIL)
-"""`fail`: a run would not start, or not do what its configuration says; `warning`: it would, but slower or less safely."""
+"""`fail`: a run would not start, or not do what its configuration says; `warning`: it would run, but slower or less safely."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that was looked at."""
+    """The result of one check."""
 
     subject: str
     level: str
     found: str
     todo: str = ""
-    """What to do about it; empty where nothing is to be done."""
+    """What to do about it; empty if nothing."""
 
 
 def ok(subject: str, found: str) -> Finding:
@@ -40,13 +40,13 @@ Themes = dict[str, list[Finding]]
 
 
 def counts(themes: Themes) -> dict[str, int]:
-    """Level -> how many findings have it."""
+    """Level -> number of findings."""
     levels = [finding.level for findings in themes.values() for finding in findings]
     return {level: levels.count(level) for level in LEVELS}
 
 
 def as_text(themes: Themes) -> str:
-    """The report for people: numbered lines, and below each warning and failure what to do."""
+    """The report as text: numbered lines, and what to do below each warning and failure."""
     lines, number = [], 0
     for theme, findings in themes.items():
         lines.append(theme)
@@ -60,7 +60,7 @@ def as_text(themes: Themes) -> str:
 
 
 def as_json(themes: Themes) -> str:
-    """The same for programs: `findings` in the order of the report, and `counts`."""
+    """The report as JSON: `findings` in the order of the report, and `counts`."""
     findings: list[dict[str, Any]] = []
     for theme, found in themes.items():
         findings += [{"number": len(findings) + i + 1, "theme": theme, **asdict(f)} for i, f in enumerate(found)]

@@ -1,4 +1,4 @@
-"""What a rehearsal puts in the place of what is not at hand: data, tokenizer, device, and a model that the memory holds."""
+"""Replaces what a rehearsal lacks: data, tokenizer, device, and a model that fits in memory."""
 
 import os
 import shutil
@@ -7,33 +7,34 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bridgetower_train.config import ModelConfig, TrainConfig
-from bridgetower_train.data.cache import is_remote
+from bridgetower_train.data.roots import is_remote, plain_root
 from bridgetower_train.errors import ConfigError
+from bridgetower_train.host import free_memory
 from bridgetower_train.planning.memory import MOMENTS, WEIGHT, Memory, measure
 from bridgetower_train.planning.trace import Platform
 from bridgetower_train.rehearsal.synthetic import index_bytes, size_of, write_corpora, write_tokenizer
 
 ROBERTA_TOKENS = 50265
-"""Rows of the word table where neither the model nor a tokenizer at hand says how many there are."""
+"""Rows of the word table if neither the model nor an available tokenizer says how many there are."""
 
 MARGIN = 1.5
 """Memory that must be free, in multiples of the plan's figure for a card: `zero3` of `large` took 1.45 times as much (11.9 GiB
-instead of 8.2), since the C library holds what is freed in pieces, and a machine out of memory ends whatever it likes."""
+instead of 8.2), since the C library fragments what is freed, and a machine out of memory may kill any process."""
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A configuration that runs here, and what was changed to that end."""
+class Setup:
+    """A configuration that runs here, and what was replaced."""
 
     config: TrainConfig
     memory: Memory
-    """Of the model as configured."""
+    """Of the configured model."""
     notes: dict[str, str]
-    """Part of the run -> what stands in its place."""
+    """Part of the run -> what replaces it."""
 
 
-def set_up(config: TrainConfig, rank: int, world_size: int, folder: Path) -> Stage:
-    """Replace what is missing, below `folder`. ConfigError where that has no room."""
+def set_up(config: TrainConfig, rank: int, world_size: int, folder: Path) -> Setup:
+    """Replace what is missing, below `folder`. ConfigError if that has too little space."""
     notes = {}
     missing = list(_missing_corpora(config))
     if missing:
@@ -41,15 +42,15 @@ def set_up(config: TrainConfig, rank: int, world_size: int, folder: Path) -> Sta
         free, needed = shutil.disk_usage(folder).free, index_bytes(names)
         if needed > free:
             raise ConfigError(
-                f"scratch={folder.parent}: the synthetic indexes take {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free; "
-                "name a folder with room"
+                f"scratch={folder.parent}: the synthetic indexes need {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free; "
+                "name a folder with more space"
             )
         write_corpora(folder, names, config.model.image_size)
         sizes = ", ".join(f"{name} {size_of(name).images:,} x {size_of(name).captions}" for name in names)
-        notes["data"] = f"synthetic, since {missing[0]} is not here: images x captions: {sizes}"
+        notes["data"] = f"synthetic, since {missing[0]} does not exist; images x captions: {sizes}"
         config = replace(config, data=replace(config.data, root=str(folder), cache_dir=None))
     if not os.path.exists(config.tokenizer):
-        notes["tokenizer"] = f"synthetic, since {config.tokenizer} is not here"
+        notes["tokenizer"] = f"synthetic, since {config.tokenizer} does not exist"
         write_tokenizer(folder / "tokenizer.json")
         config = replace(config, tokenizer=str(folder / "tokenizer.json"))
         config = replace(config, model=replace(config.model, vocab_size=config.model.vocab_size or ROBERTA_TOKENS))
@@ -68,45 +69,29 @@ def set_up(config: TrainConfig, rank: int, world_size: int, folder: Path) -> Sta
         config = replace(config, model=cut(config.model))
         notes["model"] = (
             f"cut to {config.model.vision_layers} + {config.model.text_layers} + {config.model.fusion_layers} layers of width "
-            f"{config.model.width}: as configured it may take {needed / 2**30:.1f} GiB, {free / 2**30:.1f} are free"
+            f"{config.model.width}: as configured it may need {needed / 2**30:.1f} GiB, {free / 2**30:.1f} are free"
         )
-    # What it writes goes, and nobody is told.
+    # What it writes is removed, and not reported.
     config = replace(config, run_dir=str(folder / "run"), wandb=replace(config.wandb, project=None))
-    return Stage(config, memory, notes)
+    return Setup(config, memory, notes)
 
 
 def cut(model: ModelConfig) -> ModelConfig:
-    """`model` with the layers and the width of `tiny`; images, texts and vocabulary stay."""
+    """`model` with the layers and width of `tiny`; images, texts and vocabulary stay."""
     return replace(model, width=128, vision_layers=4, text_layers=4, fusion_layers=2)
 
 
-def free_memory(groups: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes that a new process may use without swapping, on this machine and in this container; Linux alone says so."""
-    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            free = int(line.split()[1]) * 1024
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        given = (groups / limit).read_text().strip() if (groups / limit).exists() else "max"
-        if given != "max":
-            free = min(free, int(given) - int((groups / used).read_text()))
-    return free
-
-
 def _corpora(config: TrainConfig) -> list[str]:
-    """Those that the run reads, the held-out one last."""
+    """The corpora that the run reads, the held-out one last."""
     read = [name for name, weight in config.data.corpora.items() if weight]
     return [*read, config.data.validation] if config.data.validation else read
 
 
 def _missing_corpora(config: TrainConfig) -> Iterator[str]:
-    """Manifests that are not there; whether a remote root has them is left to the run itself."""
+    """Manifests that do not exist; those of a remote root are left to the run itself."""
     if is_remote(config.data.root):
         return
     for name in _corpora(config):
-        path = Path(config.data.root.removeprefix("file://"), name, "manifest.json")
+        path = Path(plain_root(config.data.root), name, "manifest.json")
         if not path.exists():
             yield str(path)
