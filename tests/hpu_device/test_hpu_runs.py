@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.training.runs import Job, metric_lines
+from tests.hpu_device.conftest import run_python
+from tests.training.runs import ROOT, TINY, Job, metric_lines
 
 LOSSES = ("loss", "loss_mlm", "loss_itm", "loss_itc")
 FP32 = ["model.dropout=0", "device.precision=fp32", "optim.clip_norm=1", "optim.schedule=constant", "optim.warmup=0"]
@@ -132,3 +133,15 @@ def test_a_run_goes_on_across_devices_without_restarting_the_bias_correction(tmp
 def test_validation_marks_after_each_forward(tmp_path, on_hpu, calls):
     on_hpu("steps=2", "validation.every=2", "validation.samples=16")
     assert own_marks(calls()) == ["fit", *["forward_backward", "train_step"] * 2, "run", "run"]
+
+
+def test_a_task_of_its_own(tmp_path, shapes_root, hpu):
+    """Two images a sample; see tests/tasks/mirror.py."""
+    options = ["train", *TINY, "task=mirror", f"data.root={shapes_root}", *FP32, "optim.lr=1e-4", "steps=6"]
+    for device, environment in (("cpu", {"PYTHONPATH": str(ROOT)}), ("hpu", hpu)):
+        arguments = [str(ROOT / "tests/tasks/mirror.py"), *options, f"device={device}", f"run_dir={tmp_path / device}"]
+        run_python(arguments, environment)
+    expected, measured = (
+        [line["loss_mirror"] for line in metric_lines(tmp_path / device)] for device in ("cpu", "hpu")
+    )
+    assert measured == pytest.approx(expected, abs=SAME)
