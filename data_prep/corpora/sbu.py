@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bridgetower_train.data.cache import sha256_file
 from bridgetower_train.errors import ConfigError, DataError
+from bridgetower_train.files import sha256_file
 from data_prep.corpora.web import WebConfig, prepare_from_web
 from data_prep.source.annotations import expecting, read_json
 from data_prep.source.repeats import Repeats, hash_urls

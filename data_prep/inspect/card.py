@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import fsspec
 import yaml
 
-from bridgetower_train.data.cache import is_remote
 from bridgetower_train.data.manifest import Manifest, mend
+from bridgetower_train.data.roots import is_remote
 from bridgetower_train.errors import ConfigError, DataError
 from bridgetower_train.files import atomic_write
 from bridgetower_train.pages.numbers import size

@@ -6,7 +6,8 @@ from typing import NamedTuple
 from fsspec.core import url_to_fs
 
 from bridgetower_train.config import at_least
-from bridgetower_train.data.cache import ShardCache, is_remote
+from bridgetower_train.data.cache import ShardCache
+from bridgetower_train.data.roots import is_remote
 from bridgetower_train.errors import ConfigError
 
 

@@ -9,11 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bridgetower_train.data.cache import is_remote, sha256_file
 from bridgetower_train.data.image import decode_crop
+from bridgetower_train.data.roots import is_remote
 from bridgetower_train.data.shards import BadRecordError, Corpus, Record, open_corpus
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.errors import DataError
+from bridgetower_train.files import sha256_file
 from data_prep.inspect.duplicates import Hashes, image_hash, original_hash
 from data_prep.inspect.finished import CorporaConfig, Place
 from data_prep.shards.index import image_size

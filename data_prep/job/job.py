@@ -16,8 +16,8 @@ from types import FrameType
 from typing import Any, cast
 
 from bridgetower_train.config import at_least, one_of
-from bridgetower_train.data.cache import is_remote
 from bridgetower_train.data.manifest import Manifest
+from bridgetower_train.data.roots import is_remote
 from bridgetower_train.errors import ConfigError, DataError
 from bridgetower_train.lock import hold
 from data_prep.job.finish import finish, finished

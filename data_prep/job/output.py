@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from fsspec.core import url_to_fs
 
-from bridgetower_train.data.cache import is_remote
+from bridgetower_train.data.roots import is_remote
 from bridgetower_train.errors import DataError
 from bridgetower_train.files import atomic_write
 from data_prep.shards.writer import commit, partial

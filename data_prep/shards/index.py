@@ -13,7 +13,6 @@ import numpy as np
 import simplejpeg
 from tqdm import tqdm
 
-from bridgetower_train.data.cache import sha256_file
 from bridgetower_train.data.manifest import Manifest, ShardInfo
 from bridgetower_train.data.shards import (
     CAPTIONS_TOO_LARGE,
@@ -28,6 +27,7 @@ from bridgetower_train.data.shards import (
 )
 from bridgetower_train.data.tar import Gap, Member, member_key, walk_tar
 from bridgetower_train.errors import ConfigError, DataError
+from bridgetower_train.files import sha256_file
 from bridgetower_train.lock import hold
 from data_prep.shards.summary import LeftOut, list_left_out, summary
 from data_prep.shards.writer import Rows, write_index

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bridgetower_train.data.cache import sha256_file
 from bridgetower_train.data.manifest import Manifest, ShardInfo
 from bridgetower_train.data.shards import INDEX_DTYPE, Corpus
+from bridgetower_train.files import sha256_file
 
 RECORDS_PER_SHARD = 1000
 

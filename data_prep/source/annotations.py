@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from bridgetower_train.data.cache import sha256_file
 from bridgetower_train.errors import ConfigError, DataError, UserError
+from bridgetower_train.files import sha256_file
 
 _CHUNK = 4 << 20  # characters
 _MAX_ELEMENT = 16 * _CHUNK
