@@ -119,7 +119,7 @@ def test_every_row_has_one_state_in_the_log_and_in_the_manifest(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is no JSON"),
+        ("{", "is not JSON"),
         ("[]", "is no COCO captions file"),
         ('{"images": []}', "annotations"),
         ('{"images": [{"id": "1", "file_name": "a.jpg"}], "annotations": []}', "is no COCO captions file"),
