@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bridgetower_train.config import CheckpointConfig
-from bridgetower_train.data.cache import sha256_file
+from bridgetower_train.files import sha256_file
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.engines import Engine
 from bridgetower_train.engines.base import Files
