@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 _HASH_BYTES = 1 << 20
 
@@ -21,15 +22,22 @@ def sha256_file(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def atomic_write(path: Path, content: str | bytes) -> None:
-    """Replace `path` by `content` atomically: neither a reader nor a crash leaves half of it."""
-    data = content.encode("utf-8", "replace") if isinstance(content, str) else content
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that replaces `path` atomically at the end of the block: neither a reader nor a crash leaves half of it."""
     temporary = path.with_name(f"{path.name}.tmp")
     with temporary.open("wb") as file:
-        file.write(data)
+        yield file
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+    sync(path.parent)
+
+
+def atomic_write(path: Path, content: str | bytes) -> None:
+    """Replace `path` by `content` atomically, as `replacing` does."""
+    with replacing(path) as file:
+        file.write(content.encode("utf-8", "replace") if isinstance(content, str) else content)
 
 
 def sync(path: Path) -> None:

@@ -18,7 +18,7 @@ from types import TracebackType
 
 from bridgetower_train.errors import UserError
 from data_prep.fetch.states import DECODER_DIED
-from data_prep.parallel import mp_start_method, start_worker
+from data_prep.parallel import start_worker, worker_context
 from data_prep.source.rows import Outcome
 
 Decode = Callable[[bytes, str, str], Outcome]
@@ -34,7 +34,7 @@ _IMPORTED = (__name__, "data_prep.fetch.decode")  # by all of them together, bef
 
 def begin_imports() -> None:
     """Start the server that the processes come from: what it imports, torch above all, takes it a second or two."""
-    mp_start_method(*_IMPORTED)
+    worker_context(*_IMPORTED)
     forkserver.ensure_running()
 
 
@@ -116,7 +116,7 @@ async def _process(function: Decode) -> AsyncIterator[tuple[BaseProcess, socket.
     here, there = socket.socketpair()
     with here:
         with there:
-            process = mp_start_method(*_IMPORTED).Process(target=_work, args=(there, function), daemon=True)
+            process = worker_context(*_IMPORTED).Process(target=_work, args=(there, function), daemon=True)
             await _start(process)
         try:
             yield process, here

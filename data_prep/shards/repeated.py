@@ -1,4 +1,4 @@
-"""A large corpus of one small shard, for rehearsals and measurements: a real index of images that repeat."""
+"""A large corpus of one small shard, for rehearsals and benchmarks: a real index of images that repeat."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ RECORDS_PER_SHARD = 1000
 
 
 def repeat_shard(source: Corpus, folder: Path, records: int) -> Manifest:
-    """Write a corpus of `records` records into `folder`, which is made: the first shard of `source` over and over.
+    """Write a corpus of `records` records into `folder`, which is created: the first shard of `source` over and over.
 
     Its shards, of 1,000 records each, are links to that one file.
     """

@@ -1,9 +1,8 @@
-"""Writes a corpus: shards, index and manifest, the same bytes for the same records."""
+"""Shards, index and manifest of a corpus: the same bytes for the same records."""
 
 import hashlib
 import itertools
 import json
-import os
 import re
 import tarfile
 import zlib
@@ -27,7 +26,7 @@ from bridgetower_train.data.shards import (
 )
 from bridgetower_train.data.tar import BLOCK
 from bridgetower_train.errors import DataError
-from bridgetower_train.files import atomic_write, sha256_file
+from bridgetower_train.files import atomic_write, replacing, sha256_file
 
 NO_CAPTION = "no caption"
 DUPLICATE_KEY = "duplicate key"
@@ -40,7 +39,7 @@ class Shard:
     """A tar being written, at a temporary path."""
 
     def __init__(self, path: Path, name: str, corpus: str, image_size: int | None) -> None:
-        """`name`: what it will be called. `image_size`: shorter edge of every image, pixels; None where they differ."""
+        """`name`: its final name. `image_size`: shorter edge of every image, pixels; None where they differ."""
         self._path = path
         self._name = name
         self._corpus = corpus
@@ -55,20 +54,20 @@ class Shard:
         return len(self._rows)
 
     def add(self, key: str, jpeg: bytes, captions: list[str], meta: dict[str, Any]) -> str:
-        """Append a record; the reason where it is dropped instead, else "".
+        """Append a record. Returns the reason where it is dropped instead, otherwise "".
 
         `meta` joins the captions in the record's json, with `image_id` (the key) and `source` (the corpus) unless it
         has its own. DataError for a key that WebDataset would not read back.
         """
         if not _KEY.fullmatch(key):
-            raise DataError(f"{self._path.parent}: {key!r}: a key is 1 to 90 letters, digits, '_' and '-'")
+            raise DataError(f"{self._path.parent}: {key!r}: a key must be 1 to 90 letters, digits, '_' and '-'")
         if self._image_size is not None:
             height, width = simplejpeg.decode_jpeg_header(jpeg)[:2]
             assert min(height, width) == self._image_size, f"{key}: {width} x {height} pixels"
         texts = clean_captions(captions)
         record = {"captions": texts, "image_id": key, "source": self._corpus, **meta}
         member = json.dumps(record, ensure_ascii=False).encode("utf-8", "replace")
-        reason = self._objection(key, jpeg, texts, member)
+        reason = self._refusal(key, jpeg, texts, member)
         if not reason:
             jpeg_at = self._append(f"{key}.jpg", jpeg)
             json_at = self._append(f"{key}.json", member)
@@ -78,7 +77,7 @@ class Shard:
         return reason
 
     def finish(self) -> tuple[ShardInfo, Rows]:
-        """End the tar, which still has its temporary name, and describe it; the rows of its index carry shard 0."""
+        """Complete the tar, still under its temporary name. Returns its description and the rows of its index, shard 0."""
         self._write(bytes(2 * BLOCK))
         self._write(bytes(-self._size % tarfile.RECORDSIZE))
         self._file.close()
@@ -91,7 +90,7 @@ class Shard:
         self._file.close()
         self._path.unlink()
 
-    def _objection(self, key: str, jpeg: bytes, texts: list[str], member: bytes) -> str:
+    def _refusal(self, key: str, jpeg: bytes, texts: list[str], member: bytes) -> str:
         if not texts:
             return NO_CAPTION
         if len(texts) > MAX_CAPTIONS or len(member) > MAX_CAPTION_BYTES:
@@ -101,7 +100,7 @@ class Shard:
         return DUPLICATE_KEY if key in self._keys else ""
 
     def _append(self, name: str, data: bytes) -> int:
-        """Append a file; where its contents start."""
+        """Append a file. Returns the offset of its contents."""
         header = tarfile.TarInfo(name)
         header.size = len(data)
         self._write(header.tobuf(tarfile.USTAR_FORMAT))
@@ -122,7 +121,7 @@ def write_corpus(
     records: Iterable[tuple[str, bytes, list[str], dict[str, Any]]],
     records_per_shard: int = 1000,
 ) -> Manifest:
-    """Write a corpus in one go into `folder`, which is made, for benchmarks, rehearsals and tests.
+    """Write a corpus in one go into `folder`, which is created, for benchmarks, rehearsals and tests.
 
     `records`: key, JPEG, captions and meta of each, as in `Shard.add`; all of them must be usable, and keys unique.
     """
@@ -155,9 +154,8 @@ def write_index(
     """Write `index.npy` (INDEX_DTYPE) and then `manifest.json` beside the shards, in place of those that are there."""
     (folder / "manifest.json").unlink(missing_ok=True)
     index = folder / "index.npy"
-    with open(partial(index), "wb") as file:
+    with replacing(index) as file:
         np.save(file, rows)
-    commit(index)
     manifest = Manifest(
         corpus=corpus,
         image_size=image_size,
@@ -171,18 +169,3 @@ def write_index(
     )
     atomic_write(folder / "manifest.json", manifest.to_json())
     return manifest
-
-
-def partial(path: Path) -> Path:
-    """Where a file is written that is to be called `path` once it is whole."""
-    return path.with_name(path.name + ".part")
-
-
-def commit(path: Path) -> None:
-    """Give the file that was written as `partial(path)` its name, once it is on the disk."""
-    with open(partial(path), "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial(path), path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    os.fsync(folder)
-    os.close(folder)

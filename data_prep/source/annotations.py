@@ -37,13 +37,13 @@ def digest_file(key: str, path: str) -> str:
 
 @contextmanager
 def expecting(key: str, path: str, layout: str) -> Iterator[None]:
-    """DataError that says what `layout` the file should have, where the block stumbles over it."""
+    """DataError naming the `layout` that the file should have, where the block cannot read it."""
     try:
         yield
     except UserError:
         raise
     except (KeyError, TypeError, AttributeError, ValueError, csv.Error) as error:
-        raise DataError(f"{key}={path}: {layout}; stumbled over {error!r}") from None
+        raise DataError(f"{key}={path}: {layout}; reading it failed with {error!r}") from None
 
 
 def read_array(key: str, path: str) -> Iterator[Any]:

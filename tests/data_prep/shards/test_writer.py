@@ -102,7 +102,7 @@ def test_meta_wins_over_the_defaults(tmp_path, jpeg):
 
 @pytest.mark.parametrize("key", ["a.b", "a/b", "", "x" * 91, "ä", "a b", "a\n", "../a"])
 def test_a_key_that_webdataset_would_not_read_back_is_refused(shard, jpeg, key):
-    with pytest.raises(DataError, match="a key is"):
+    with pytest.raises(DataError, match="a key must be"):
         shard.add(key, jpeg, ["a"], {})
 
 
