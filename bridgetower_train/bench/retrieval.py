@@ -105,6 +105,7 @@ def _make_corpus(root: Path, config: BenchRetrievalConfig) -> tuple[str, Caption
     noise = rng.integers(0, 255, (8, edge, edge, 3), dtype=np.uint8)
     encoded = [simplejpeg.encode_jpeg(image) for image in noise]
     captions = ([" ".join(rng.choice(_WORDS, 12)) for _ in range(config.captions)] for _ in range(config.images))
-    records = ((f"{n:06d}", encoded[n % len(encoded)], texts, {}) for n, texts in enumerate(captions))
-    write_corpus(root / "synthetic", edge, records)
+    write_corpus(
+        root / "synthetic", edge, ((f"{n:06d}", encoded[n % 8], texts, {}) for n, texts in enumerate(captions))
+    )
     return "synthetic", CaptionTokenizer(train_tokenizer([" ".join(_WORDS)] * 99, 400))

@@ -56,6 +56,7 @@ def write_tokenizer(path: Path) -> None:
 def _write_source(root: Path, captions: int, image_size: int) -> Path:
     folder = root / f"source_{captions}"
     texts = ([f"{synthetic_caption(captions * n + i)} {i}" for i in range(captions)] for n in range(_IMAGES))
-    records = ((f"{n:08d}", synthetic_photo(n, image_size), own, {}) for n, own in enumerate(texts))
-    write_corpus(folder, image_size, records)
+    write_corpus(
+        folder, image_size, ((f"{n:08d}", synthetic_photo(n, image_size), own, {}) for n, own in enumerate(texts))
+    )
     return folder

@@ -16,11 +16,11 @@ from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.errors import DataError
 from bridgetower_train.files import sha256_file
 from data_prep.inspect.duplicates import Hashes, image_hash, original_hash
-from data_prep.inspect.finished import CorporaConfig, Place
+from data_prep.inspect.places import CorporaConfig, Place
 from data_prep.shards.index import image_size
 
 FREE_SIZE = 294
-"""Size to which the images of a corpus of several sizes are brought, pixels."""
+"""Size to which the images of a corpus of several sizes are resized, pixels."""
 
 Lengths = npt.NDArray[np.int64]
 
@@ -34,7 +34,7 @@ class Fault(NamedTuple):
 
 
 class ShardReport(NamedTuple):
-    """What the records of a shard hold."""
+    """What reading the records of a shard found."""
 
     faults: list[Fault]
     hashes: npt.NDArray[np.uint64]
@@ -42,11 +42,11 @@ class ShardReport(NamedTuple):
     characters: Lengths
     """Length of each caption."""
     tokens: Lengths
-    """The same in tokens with `<s>` and `</s>`, before any is cut; empty without a tokenizer."""
+    """The same in tokens with `<s>` and `</s>`, uncut; empty without a tokenizer."""
 
 
 def check_folder(corpus: Corpus) -> Iterator[Fault]:
-    """What is wrong with manifest and index as a whole; of a local corpus, since remote files are checked when fetched."""
+    """What is wrong with manifest and index. Files of a local corpus only: those of a remote one are checked when fetched."""
     manifest = corpus.manifest
     shard = corpus.index["shard"]
     if not np.array_equal(shard, np.repeat(np.arange(len(manifest.shards)), [s.records for s in manifest.shards])):
@@ -62,7 +62,7 @@ def check_folder(corpus: Corpus) -> Iterator[Fault]:
 
 
 def check_shard(config: CorporaConfig, tokenizer: str | None, task: tuple[Place, int]) -> ShardReport:
-    """Read the shard of that number in the corpus at that place, every record as training would."""
+    """Read a shard, given by (corpus, number of the shard), every record as training would."""
     place, shard = task
     corpus = _corpus(config, place)
     info = corpus.manifest.shards[shard]
@@ -101,7 +101,7 @@ def _lost(shard: str, reason: str, hashes: Hashes) -> ShardReport:
 
 
 def _check_file(corpus: Corpus, shard: int) -> Iterator[str]:
-    """Whether a local shard is the one that was indexed. OSError where it cannot be read."""
+    """Differences between a local shard and the one that was indexed. OSError where it cannot be read."""
     if is_remote(corpus.folder):
         return
     info = corpus.manifest.shards[shard]
@@ -117,7 +117,7 @@ def _check_file(corpus: Corpus, shard: int) -> Iterator[str]:
 
 
 def _read(corpus: Corpus, row: int) -> tuple[Record, str]:
-    """(the record, what is wrong with it though training would take it). BadRecordError where training would not."""
+    """(record, a fault that training would not notice or ""). BadRecordError where training would refuse the record."""
     record = corpus.read(row)
     captions, indexed = len(record.captions), int(corpus.index["captions"][row])
     if captions < indexed:
@@ -140,7 +140,7 @@ def _tokens(tokenizer: str | None, captions: list[str]) -> Lengths:
 
 
 def forget_corpora() -> None:
-    """Open all anew: they may have changed since this process last looked."""
+    """Open all again: they may have changed since this process opened them."""
     _corpus.cache_clear()
 
 

@@ -227,7 +227,7 @@ def test_remote_roots(root, tmp_path, lint):
 def test_impossible_keys_are_refused(tmp_path, small_corpus):
     with pytest.raises(ConfigError, match=r"root=.*nowhere: no such folder"):
         run(LintConfig(root=str(tmp_path / "nowhere")))
-    with pytest.raises(ConfigError, match="holds no corpus"):
+    with pytest.raises(ConfigError, match="has no corpus"):
         run(LintConfig(root=str(tmp_path)))
     with pytest.raises(ConfigError, match="set cache_dir"):
         LintConfig(root="s3://bucket/data")
