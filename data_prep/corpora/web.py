@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from bridgetower_train.data.manifest import Manifest
 from data_prep.fetch.config import FetchConfig
-from data_prep.fetch.decoders import begin_imports
+from data_prep.fetch.images import WebImages
 from data_prep.job.job import JobConfig, run_job
 from data_prep.source.rows import Table
 
@@ -19,10 +19,6 @@ class WebConfig(JobConfig):
 
 def prepare_from_web(config: WebConfig, table: Table, about: dict[str, str], history: str) -> Manifest:
     """Run the job, and print its yield beside `history`: the yields of others with the same list, and when."""
-    if config.engine == "local":
-        begin_imports()
-    from data_prep.fetch.images import WebImages  # slow to import, like what the workers import meanwhile
-
     images = WebImages(config.size, config.workers, config.fetch)
     manifest = run_job(config, table, images, {**about, "note": f"{about['note']}; others got {history}"})
     print(compare(manifest, history))

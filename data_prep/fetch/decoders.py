@@ -12,7 +12,6 @@ import struct
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from types import TracebackType
 
@@ -30,12 +29,6 @@ _SENT = 2  # images sent to a process at once, so that it need not wait for the 
 _LIVES = 2
 _STARTS = 3
 _IMPORTED = (__name__, "data_prep.fetch.decode")  # once, by the server that forks them
-
-
-def begin_imports() -> None:
-    """Start the server that forks the processes: its imports, above all torch, take a second or two."""
-    worker_context(*_IMPORTED)
-    forkserver.ensure_running()
 
 
 @dataclass

@@ -4,12 +4,11 @@ import json
 import shutil
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -21,7 +20,7 @@ from bridgetower_train.errors import DataError
 from bridgetower_train.files import replacing
 from bridgetower_train.pages.histogram import Distribution
 from data_prep.inspect.duplicates import Hashes, find_duplicates
-from data_prep.inspect.lint_shard import Fault, ShardReport, check_folder, check_shard, forget_corpora
+from data_prep.inspect.lint_shard import Finding, check_folder, check_shard, forget_corpora
 from data_prep.inspect.places import CorporaConfig, Place, find_corpora
 from data_prep.parallel import cores, ordered_map
 
@@ -53,20 +52,6 @@ class LintConfig(CorporaConfig):
         at_least("max_text_len", self.max_text_len, 3)
         at_least("workers", self.workers, 1)
         one_of("duplicates", self.duplicates, ("report", "fail", "ignore"))
-
-
-class Finding(NamedTuple):
-    """Something to report about a record, a shard or a corpus."""
-
-    corpus: str
-    shard: str
-    key: str
-    reason: str
-    same_as: str = ""
-    """Of a duplicate: the first image that it equals."""
-
-    def __str__(self) -> str:
-        return "/".join(filter(None, (self.corpus, self.shard, self.key)))
 
 
 class Findings:
@@ -155,14 +140,8 @@ def _open(places: list[Place], config: LintConfig, findings: Findings) -> Iterat
             continue
         tally = Tally(place, corpus, first)
         first += corpus.manifest.images
-        for fault in check_folder(corpus):
-            _note(tally, fault, findings)
+        _add_faults(tally, check_folder(corpus), findings)
         yield tally
-
-
-def _note(tally: Tally, fault: Fault, findings: Findings) -> None:
-    tally.faults += 1
-    findings.add(Finding(tally.corpus.name, *fault))
 
 
 def _read_all(tallies: list[Tally], config: LintConfig, findings: Findings) -> tuple[Hashes, Hashes] | None:
@@ -176,7 +155,9 @@ def _read_all(tallies: list[Tally], config: LintConfig, findings: Findings) -> t
     with tqdm(desc="lint", total=images, unit=" images", unit_scale=True, disable=None) as bar:
         reports = ordered_map(check, items, min(config.workers, max(len(tasks), 1)), chunk=1)
         for (tally, shard), report in zip(tasks, reports, strict=True):
-            _take(tally, report, findings)
+            _add_faults(tally, report.faults, findings)
+            tally.characters.update(report.characters.tolist())
+            tally.tokens.update(report.tokens.tolist())
             start, stop = tally.first + tally.corpus.shard_rows[shard : shard + 2]
             if wanted:
                 hashes[:, start:stop] = report.hashes
@@ -184,11 +165,10 @@ def _read_all(tallies: list[Tally], config: LintConfig, findings: Findings) -> t
     return (hashes[0], hashes[1]) if wanted else None
 
 
-def _take(tally: Tally, report: ShardReport, findings: Findings) -> None:
-    for fault in report.faults:
-        _note(tally, fault, findings)
-    tally.characters.update(report.characters.tolist())
-    tally.tokens.update(report.tokens.tolist())
+def _add_faults(tally: Tally, faults: Iterable[Finding], findings: Findings) -> None:
+    for fault in faults:
+        tally.faults += 1
+        findings.add(fault)
 
 
 def _report_duplicates(tallies: list[Tally], images: Hashes, originals: Hashes, findings: Findings) -> int:

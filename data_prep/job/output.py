@@ -39,7 +39,7 @@ class Output:
         except FileNotFoundError:
             return {}
         except Exception as error:  # every protocol of fsspec has errors of its own
-            raise DataError(f"out={self}: cannot be listed: {error!r}") from error
+            raise DataError(f"out={self}: cannot be listed: {error!r}; check the URL and its credentials") from error
         return {
             entry["name"].rstrip("/").rpartition("/")[2]: entry["size"] for entry in listed if entry["type"] == "file"
         }

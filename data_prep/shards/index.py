@@ -29,7 +29,7 @@ from bridgetower_train.data.tar import Gap, Member, member_key, walk_tar
 from bridgetower_train.errors import ConfigError, DataError
 from bridgetower_train.files import sha256_file
 from bridgetower_train.lock import hold
-from data_prep.shards.summary import LeftOut, list_left_out, summary
+from data_prep.shards.summary import LeftOut, list_left_out, summarize
 from data_prep.shards.writer import Rows, write_index
 from data_prep.source.image import TOO_MANY_PIXELS, open_image
 
@@ -72,8 +72,8 @@ def run(config: IndexConfig) -> None:
     if not folder.is_dir():
         raise ConfigError(f"root={folder}: no such folder; give the folder of the tars")
     with hold(folder, "root"):
-        build_index(folder)
-    print(summary(folder))
+        manifest = build_index(folder)
+    print(summarize(manifest, str(folder)))
 
 
 def build_index(folder: Path) -> Manifest:

@@ -32,12 +32,6 @@ def list_left_out(folder: Path, left_out: Sequence[LeftOut]) -> None:
         print(f"full list: {listing}")
 
 
-def summary(folder: Path) -> str:
-    """Counts of a corpus, from its manifest."""
-    path = folder / "manifest.json"
-    return summarize(Manifest.from_json(path.read_bytes(), str(path)), str(folder))
-
-
 def summarize(manifest: Manifest, folder: str) -> str:
     """Counts of a corpus, and of its source's rows where a preparation has recorded them."""
     edge = "" if manifest.image_size is None else f" with a shorter edge of {manifest.image_size} px"
