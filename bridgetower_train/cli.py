@@ -2,7 +2,6 @@
 
 import atexit
 import errno
-import importlib
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from bridgetower_train.errors import ConfigError, UserError, nearest
+from bridgetower_train.imports import import_command
 
 
 class Command(NamedTuple):
@@ -158,7 +158,7 @@ def _split(argv: list[str]) -> tuple[str | None, list[str]]:
 def load(name: str) -> tuple[ModuleType, type]:
     """Import a command: (its module, the class of its configuration), as `bench.step` and `BenchStepConfig`, or `CocoConfig`."""
     verb, _, noun = name.rpartition(" ")
-    module = importlib.import_module(COMMANDS[name].module or MODULES[verb].format(noun))
+    module = import_command(COMMANDS[name].module or MODULES[verb].format(noun))
     words = (noun if verb == "prep" else name).replace("_", " ").split()
     return module, getattr(module, "".join(map(str.capitalize, words)) + "Config")
 

@@ -20,6 +20,9 @@ from bridgetower_train.errors import ConfigError, nearest
 
 Config = TypeVar("Config")
 
+RENAMED = {"pictures": "images"}
+"""Key of an earlier version -> its name."""
+
 
 def config_dir() -> Path:
     """The folder of the Hydra groups: inside an installed package, next to it in a checkout."""
@@ -148,4 +151,6 @@ def _explain(error: Exception, schema: type[Any], base: str | None) -> str:
     known = [name for name, _, _ in field_docs(schema)]
     if key in known or any(name.startswith(f"{key}.") for name in known):
         return f"{key}: {_first_line(cause or error)}"
+    if RENAMED.get(key) in known:
+        return f"{key}: is now called {RENAMED[key]}; write {RENAMED[key]}=..."
     return f"{key}: no such key{nearest(key, known + list(available))}; --help lists them"

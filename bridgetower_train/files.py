@@ -2,22 +2,42 @@
 
 import errno
 import fcntl
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
+
+_HASH_BYTES = 1 << 20
 
 
-def atomic_write(path: Path, content: str | bytes) -> None:
-    """Replace `path` by `content` atomically: neither a reader nor a crash leaves half of it."""
-    data = content.encode("utf-8", "replace") if isinstance(content, str) else content
+def sha256_file(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hex. OSError where it cannot be read."""
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        while chunk := file.read(_HASH_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that replaces `path` atomically at the end of the block: neither a reader nor a crash leaves half of it."""
     temporary = path.with_name(f"{path.name}.tmp")
     with temporary.open("wb") as file:
-        file.write(data)
+        yield file
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+    sync(path.parent)
+
+
+def atomic_write(path: Path, content: str | bytes) -> None:
+    """Replace `path` by `content` atomically, as `replacing` does."""
+    with replacing(path) as file:
+        file.write(content.encode("utf-8", "replace") if isinstance(content, str) else content)
 
 
 def sync(path: Path) -> None:

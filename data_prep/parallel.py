@@ -20,25 +20,20 @@ _CHUNKS_PER_WORKER = 4
 
 
 def cores() -> int:
-    """Number of CPU cores, for the default of `workers`."""
+    """Number of CPU cores, the default of `workers`."""
     return os.cpu_count() or 1
 
 
-def mp_start_method(*modules: str) -> ForkServerContext:
-    """Where processes that prepare images come from: they begin with `modules` imported, if they are the first."""
+def worker_context(*preload: str) -> ForkServerContext:
+    """How workers are started: by a server that has imported torch and `preload`, where it does not run yet."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", "torch", *modules])
+    context.set_forkserver_preload(["__main__", "torch", *preload])
     return context
 
 
-def process_pool(workers: int) -> ProcessPoolExecutor:
-    """Processes that prepare images: one thread each, deaf to signals meant for the job, gone when the job is killed."""
-    return ProcessPoolExecutor(workers, mp_start_method("data_prep.source.image"), start_worker)
-
-
 def start_worker() -> None:
-    """What such a process does first."""
-    import torch  # slow to import, and of no use to the process that hands the work out
+    """Initialize a worker: one thread, no reaction to signals meant for the job, and an end when the job is killed."""
+    import torch  # slow to import, and the process that hands out the work does not need it
 
     from bridgetower_train.data import worker
 
@@ -50,16 +45,16 @@ def start_worker() -> None:
 def ordered_map(function: Callable[[T], R], items: Iterable[T], workers: int, chunk: int = 32) -> Iterator[R]:
     """`function` of each item, in the order of the items, computed in `workers` processes (1: in this one).
 
-    `chunk` items travel together; at most four times as many per worker are under way or waiting to be taken, so memory
-    stays bounded however slowly they are.
-    An exception in `function` is raised here; a worker that is killed is a UserError.
+    `chunk` items travel together; at most four chunks per worker are in progress or wait to be taken, so memory stays
+    bounded however slowly they are taken. An exception in `function` is raised here; a worker that is killed is a UserError.
     """
     if workers <= 1:
         yield from map(function, items)
         return
     iterator = iter(items)
     pending: deque[Future[list[R]]] = deque()
-    with process_pool(workers) as pool:
+    module = getattr(function, "func", function).__module__  # of the function, or of that in a partial
+    with ProcessPoolExecutor(workers, worker_context(module), start_worker) as pool:
         try:
             while True:
                 while len(pending) < workers * _CHUNKS_PER_WORKER and (part := list(itertools.islice(iterator, chunk))):
@@ -69,7 +64,7 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], workers: int, ch
                 yield from pending.popleft().result()
         except BrokenProcessPool as error:
             raise UserError(
-                "a worker process was killed, perhaps for want of memory; take fewer `workers`, and give the same command again"
+                "a worker process was killed, perhaps for lack of memory; take fewer `workers` and run the same command again"
             ) from error
         finally:
             for future in pending:
@@ -81,7 +76,7 @@ def _apply(function: Callable[[T], R], chunk: list[T]) -> list[R]:
 
 
 def _end_with_parent() -> None:
-    """A pool's worker waits for its next task for ever, even when nobody is left to give it one."""
+    """A pool's worker waits for its next task forever, even when no process is left to send one."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

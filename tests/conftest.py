@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from data_prep.shapes import corpus as shapes
-from data_prep.shards.writer import ShardWriter, prepare_jpeg
+from data_prep.shards import writer
+from data_prep.source.image import prepare_jpeg
 
 IMAGE_SIZE = 64
 
@@ -37,10 +38,11 @@ def image(number: int) -> Image.Image:
 
 def write_corpus(root: Path, name: str = "small", records: int = 60, records_per_shard: int = 20) -> Path:
     """A corpus of synthetic images with 1 to 5 captions each; the folder that holds it."""
-    with ShardWriter(root, name, IMAGE_SIZE, records_per_shard) as writer:
-        for number in range(records):
-            captions = [f"caption {i} of image {number}" for i in range(1 + number % 5)]
-            assert writer.add(f"{number:06d}", prepare_jpeg(image(number), IMAGE_SIZE), captions, {"image_id": number})
+    captions = ([f"caption {i} of image {number}" for i in range(1 + number % 5)] for number in range(records))
+    given = (
+        (f"{n:06d}", prepare_jpeg(image(n), IMAGE_SIZE), texts, {"image_id": n}) for n, texts in enumerate(captions)
+    )
+    writer.write_corpus(root / name, IMAGE_SIZE, given, records_per_shard)
     return root
 
 

@@ -30,7 +30,7 @@ from bridgetower_train.model.vision import CLIP_MEAN, CLIP_STD
 from bridgetower_train.tasks import task_class
 from data_prep.shapes.tokenizer import train_tokenizer
 from data_prep.shards.repeated import RECORDS_PER_SHARD, repeat_shard
-from data_prep.shards.writer import ShardWriter
+from data_prep.shards.writer import write_corpus
 
 BARE_TARGET, WEBDATASET_TARGET, OPEN_TARGET = 0.85, 2.0, 5.0
 """What is aimed at: share of the bare decoding rate; multiple of webdataset's rate; seconds."""
@@ -217,10 +217,15 @@ def _open_huge(config: BenchDataConfig, corpus: Corpus, text: CaptionTokenizer, 
 def make_corpus(root: Path, size: int, images: int = 200, records: int = 2000) -> Path:
     """Write `records` records of `images` different images, shorter edge `size`; the folder."""
     jpegs = [synthetic_photo(number, size) for number in range(images)]
-    with ShardWriter(root, "synthetic", size) as writer:
-        for number in range(records):
-            captions = [synthetic_caption(5 * number + i) for i in range(5)]
-            writer.add(f"{number:08d}", jpegs[number % images], captions, {"url": f"https://example.com/{number}.jpg"})
+    captions = ([synthetic_caption(5 * number + i) for i in range(5)] for number in range(records))
+    write_corpus(
+        root / "synthetic",
+        size,
+        (
+            (f"{n:08d}", jpegs[n % images], texts, {"url": f"https://example.com/{n}.jpg"})
+            for n, texts in enumerate(captions)
+        ),
+    )
     return root / "synthetic"
 
 

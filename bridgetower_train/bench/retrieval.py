@@ -23,7 +23,7 @@ from bridgetower_train.evaluation.predictor import Predictor
 from bridgetower_train.evaluation.ranking import itc_ranks
 from bridgetower_train.tasks.pretraining import Pretraining
 from data_prep.shapes.tokenizer import train_tokenizer
-from data_prep.shards.writer import ShardWriter
+from data_prep.shards.writer import write_corpus
 
 TARGET = 1.5
 """The ranking step is to take at most so many times as long as one product of the two matrices of embeddings."""
@@ -104,8 +104,8 @@ def _make_corpus(root: Path, config: BenchRetrievalConfig) -> tuple[str, Caption
     edge = config.model.image_size
     noise = rng.integers(0, 255, (8, edge, edge, 3), dtype=np.uint8)
     encoded = [simplejpeg.encode_jpeg(image) for image in noise]
-    with ShardWriter(root, "synthetic", edge) as writer:
-        for number in range(config.images):
-            captions = [" ".join(rng.choice(_WORDS, 12)) for _ in range(config.captions)]
-            writer.add(f"{number:06d}", encoded[number % len(encoded)], captions, {})
+    captions = ([" ".join(rng.choice(_WORDS, 12)) for _ in range(config.captions)] for _ in range(config.images))
+    write_corpus(
+        root / "synthetic", edge, ((f"{n:06d}", encoded[n % 8], texts, {}) for n, texts in enumerate(captions))
+    )
     return "synthetic", CaptionTokenizer(train_tokenizer([" ".join(_WORDS)] * 99, 400))

@@ -14,12 +14,12 @@ import numpy.typing as npt
 
 from bridgetower_train import random
 from bridgetower_train.config import at_least
-from bridgetower_train.data.cache import sha256_file
 from bridgetower_train.data.dataset import RankPositions
 from bridgetower_train.data.manifest import Manifest, ShardInfo
 from bridgetower_train.data.order import Order
 from bridgetower_train.data.shards import INDEX_DTYPE, Corpus, open_corpus
 from bridgetower_train.errors import ConfigError
+from bridgetower_train.files import sha256_file
 
 _STEPS = 1000
 _HASHED = 1 << 30

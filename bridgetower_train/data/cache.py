@@ -15,6 +15,7 @@ from fsspec.asyn import reset_lock
 from fsspec.core import url_to_fs
 
 from bridgetower_train.errors import DataError
+from bridgetower_train.files import sha256_file
 
 RETRY_DELAYS = (1.0, 4.0, 16.0)
 """Seconds to wait before each new try of a request that failed."""
@@ -24,25 +25,10 @@ STALL_SECONDS = 60.0
 _STALE_SECONDS = 3600.0  # a partial file that has not grown for so long belongs to a process that was killed
 _LOCKS = 64
 _OPEN_TRIES = 3
-_HASH_BYTES = 1 << 20
 
 T = TypeVar("T")
 
 os.register_at_fork(after_in_child=reset_lock)  # fsspec before 2025.5 leaves a child waiting for its parent's thread
-
-
-def is_remote(path: str) -> bool:
-    """Whether `path` is an fsspec URL rather than a local path."""
-    return "://" in path
-
-
-def sha256_file(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
-    digest = hashlib.sha256()
-    with open(path, "rb", buffering=0) as file:
-        while chunk := file.read(_HASH_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def read_url(url: str) -> bytes:

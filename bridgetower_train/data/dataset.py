@@ -14,10 +14,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from bridgetower_train.config import TrainConfig
 from bridgetower_train.data.augment import rand_augment
 from bridgetower_train.data.batch import BadRecord, Batch
-from bridgetower_train.data.cache import ShardCache, is_remote
+from bridgetower_train.data.cache import ShardCache
 from bridgetower_train.data.image import Pixels, decode, decode_crop, resize_shorter
 from bridgetower_train.data.order import LRUCache, Order, Sample, Window
 from bridgetower_train.data.reader import Reader, Samples, View
+from bridgetower_train.data.roots import is_remote
 from bridgetower_train.data.shards import BadRecordError, Corpus, Record, open_corpus
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.data.worker import empty_pixels, start_worker

@@ -17,10 +17,12 @@ import numpy as np
 import numpy.typing as npt
 from isal.isal_zlib import crc32  # zlib's, eight times faster
 
-from bridgetower_train.data.cache import ShardCache, is_remote, read_url, sha256_file
+from bridgetower_train.data.cache import ShardCache, read_url
 from bridgetower_train.data.manifest import Manifest, ShardInfo, mend
+from bridgetower_train.data.roots import is_remote
 from bridgetower_train.data.tar import BLOCK, member_key, parse_header
 from bridgetower_train.errors import ConfigError, DataError, UserError, nearest
+from bridgetower_train.files import sha256_file
 
 INDEX_DTYPE = np.dtype(
     [

@@ -6,8 +6,9 @@ import numpy as np
 import yaml
 
 from bridgetower_train.config import DataConfig
-from bridgetower_train.data.cache import is_remote, read_url
+from bridgetower_train.data.cache import read_url
 from bridgetower_train.data.manifest import Manifest
+from bridgetower_train.data.roots import is_remote
 from bridgetower_train.errors import ConfigError, DataError
 from bridgetower_train.pages.run_folder import RunFolder, read_run
 from bridgetower_train.tasks import task_class

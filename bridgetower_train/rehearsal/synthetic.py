@@ -9,7 +9,7 @@ from bridgetower_train.data.shards import INDEX_DTYPE, open_corpus
 from bridgetower_train.planning.corpora import PUBLISHED, Published
 from data_prep.shapes.tokenizer import train_tokenizer
 from data_prep.shards.repeated import repeat_shard
-from data_prep.shards.writer import ShardWriter
+from data_prep.shards.writer import write_corpus
 
 _IMAGES = 16  # distinct ones
 
@@ -54,9 +54,9 @@ def write_tokenizer(path: Path) -> None:
 
 
 def _write_source(root: Path, captions: int, image_size: int) -> Path:
-    name = f"source_{captions}"
-    with ShardWriter(root, name, image_size) as writer:
-        for number in range(_IMAGES):
-            texts = [f"{synthetic_caption(captions * number + i)} {i}" for i in range(captions)]
-            writer.add(f"{number:08d}", synthetic_photo(number, image_size), texts, {})
-    return root / name
+    folder = root / f"source_{captions}"
+    texts = ([f"{synthetic_caption(captions * n + i)} {i}" for i in range(captions)] for n in range(_IMAGES))
+    write_corpus(
+        folder, image_size, ((f"{n:08d}", synthetic_photo(n, image_size), own, {}) for n, own in enumerate(texts))
+    )
+    return folder

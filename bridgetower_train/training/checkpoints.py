@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from bridgetower_train.config import CheckpointConfig
-from bridgetower_train.data.cache import sha256_file
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.engines import Engine
 from bridgetower_train.engines.base import Files
 from bridgetower_train.engines.tensor_file import write_tensors
 from bridgetower_train.errors import CheckpointError
-from bridgetower_train.files import atomic_write, sync
+from bridgetower_train.files import atomic_write, sha256_file, sync
 from bridgetower_train.weights.checkpoint import Log, newest, read_state, step_folders
 
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from bridgetower_train.data.cache import sha256_file
+from bridgetower_train.files import sha256_file
 
 Log = Callable[[str], None]
 

@@ -20,7 +20,7 @@ from data_prep.source.rows import Images, Row
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 TEXTS = (".json", ".txt")
-NOT_AN_IMAGE = "no image"
+NO_IMAGE = "no image"
 _WEB = ("http://", "https://")
 
 
@@ -29,20 +29,20 @@ class CaptionsConfig(WebConfig):
     """`bridgetower prep captions`: write any captioned images as a corpus."""
 
     source: str = "???"
-    """A table of one image a row (.csv and .tsv with a header, .jsonl, .parquet), or a folder in which each image has a
-    text of the same name beside it: .txt with a caption a line, or .json with `caption` or `captions`."""
+    """A table with one image per row (.csv and .tsv with a header, .jsonl, .parquet), or a folder of images, each with a
+    text of the same name beside it: .txt with one caption per line, or .json with `caption` or `captions`."""
     image: str = "image"
     """Column of the table with the image's path or URL. Rows of the same image become one record."""
     caption: str = "caption"
     """Column of the table with its caption, or with a list of captions."""
     images: str | None = None
-    """Folder to which the table's paths are relative; null: the folder of the table."""
+    """Folder that the table's paths are relative to; null: the folder of the table."""
 
 
 def run(config: CaptionsConfig) -> None:
-    """Write the corpus, or go on with it.
+    """Write the corpus, or resume.
 
-    ConfigError where `source` or a column is not there, DataError where the table is broken or none of its paths exists.
+    ConfigError where `source` or a column is missing, DataError where the table is broken or none of its paths exists.
     """
     source = Path(config.source)
     if source.is_dir():
@@ -59,7 +59,7 @@ def run(config: CaptionsConfig) -> None:
         if rows and not images.has_any(iter(rows)):
             raise DataError(
                 f"source={source}: none of the {len(rows):,} paths in its column {config.image!r}, such as "
-                f"{rows[0].location!r}, is there; give images=, the folder to which they are relative"
+                f"{rows[0].location!r}, exists; set images= to the folder that they are relative to"
             )
     identity = {"source": digest_file("source", config.source), "image": config.image, "caption": config.caption}
     run_job(config, RowList(rows, identity), images, _about(config))
@@ -70,7 +70,7 @@ def _about(config: CaptionsConfig) -> dict[str, str]:
 
 
 def _grouped(pairs: Iterable[tuple[str, list[Any]]]) -> list[Row]:
-    """One row an image, with all its captions, where it is first named. About 400 bytes of memory for a row of the table."""
+    """One row per image, with all its captions, in the order of first occurrence. About 400 bytes per row of the table."""
     captions: dict[str, list[Any]] = {}
     for location, texts in pairs:
         captions.setdefault(location, []).extend(texts)
@@ -80,7 +80,7 @@ def _grouped(pairs: Iterable[tuple[str, list[Any]]]) -> list[Row]:
             location,
             texts,
             {"url" if location.startswith(_WEB) else "file": location},
-            state="" if location else NOT_AN_IMAGE,
+            state="" if location else NO_IMAGE,
         )
         for number, (location, texts) in enumerate(captions.items())
     ]
@@ -94,7 +94,7 @@ def _table(config: CaptionsConfig) -> Iterator[tuple[str, list[Any]]]:
         kinds = "a folder, or a .csv, .tsv, .jsonl or .parquet"
         raise ConfigError(f"source={path}: {f'must be {kinds}' if path.exists() else 'does not exist'}")
     with expecting(
-        "source", config.source, f"is no {path.suffix} of rows with columns {config.image}, {config.caption}"
+        "source", config.source, f"is not a {path.suffix} of rows with columns {config.image}, {config.caption}"
     ):
         for row in read(path):
             for column in (config.image, config.caption):
@@ -140,18 +140,18 @@ def _parquet(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _open_text(path: Path) -> TextIO:
-    """Bytes that are no UTF-8 become U+FFFD; a byte order mark is left out."""
+    """Bytes that are not UTF-8 become U+FFFD; a byte order mark is removed."""
     return open(path, encoding="utf-8-sig", errors="replace", newline="")
 
 
 def _folder(folder: Path) -> RowList:
-    """The images of a folder and those below it, in the order of their names, and the texts that have none."""
+    """The images of a folder and its subfolders, in the order of their names, and the texts without an image."""
     files = sorted(
         os.path.relpath(os.path.join(parent, name), folder) for parent, _, names in os.walk(folder) for name in names
     )
     images = [file for file in files if _suffix(file) in IMAGES]
     if not images:
-        raise DataError(f"source={folder}: holds no image ({', '.join(IMAGES)})")
+        raise DataError(f"source={folder}: has no image; give a folder of {', '.join(IMAGES)}")
     texts = {_stem(file): file for file in reversed(files) if _suffix(file) in TEXTS}  # of two the .json
     lonely = [text for stem, text in texts.items() if stem not in set(map(_stem, images))]
     digest = sha256()
@@ -162,7 +162,7 @@ def _folder(folder: Path) -> RowList:
         size = os.path.getsize(folder / file)
         digest.update(f"{file}\n{size}\n{text}\n{len(content)}\n".encode("utf-8", "replace") + content)
         captions, state = _read_text(text, content) if text else ([], "")
-        rows.append(Row(f"{number:09d}", file, captions, {"file": file}, state=NOT_AN_IMAGE if file == text else state))
+        rows.append(Row(f"{number:09d}", file, captions, {"file": file}, state=NO_IMAGE if file == text else state))
     return RowList(rows, {"source": digest.hexdigest()})
 
 

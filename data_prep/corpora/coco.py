@@ -26,11 +26,11 @@ _ABOUT_FLICKR30K = {
     "note": "five captions an image, written by people",
 }
 _OFFICIAL = (
-    "is no COCO captions file; it must hold `images` with `id` and `file_name`, and `annotations` with `caption` and the "
+    "is not a COCO captions file; it must have `images` with `id` and `file_name`, and `annotations` with `caption` and the "
     "`image_id` of one of these images"
 )
 _KARPATHY = (
-    "is not Karpathy's dataset_coco.json or dataset_flickr30k.json; it must hold `images` with `filename`, `split`, "
+    "is not Karpathy's dataset_coco.json or dataset_flickr30k.json; it must have `images` with `filename`, `split`, "
     "`sentences` with `raw`, and `filepath` and `cocoid`, or `imgid` where its `dataset` is flickr30k"
 )
 
@@ -40,7 +40,7 @@ class CocoConfig(JobConfig):
     """`bridgetower prep coco`: write COCO images and their captions as a corpus."""
 
     images: str = "???"
-    """Folder of the images: with Karpathy's COCO the one that holds `train2014` and `val2014`, else such as `train2017`."""
+    """Folder of the images: with Karpathy's COCO the one of `train2014` and `val2014`, otherwise one such as `train2017`."""
     annotations: str = "???"
     """Karpathy's `dataset_coco.json` or `dataset_flickr30k.json`, or the folder's official captions, such as
     `captions_train2017.json`."""
@@ -56,7 +56,7 @@ class CocoConfig(JobConfig):
 
 
 def run(config: CocoConfig) -> None:
-    """Write the corpus, or go on with it.
+    """Write the corpus, or resume.
 
     ConfigError where the annotations cannot be read, DataError where they have another layout or the folder has none of
     their images.
@@ -71,19 +71,19 @@ def run(config: CocoConfig) -> None:
     if not images.has_any(iter(rows)):
         raise DataError(
             f"images={config.images}: has none of the {len(rows):,} images of annotations={config.annotations}; "
-            "give the folder of the images themselves, of the same split"
+            "give the folder of the images of the same split"
         )
     about = _ABOUT_FLICKR30K if is_flickr30k(content) else _ABOUT
     run_job(config, RowList(rows, identity), images, about)
 
 
 def is_karpathy(content: Any) -> bool:
-    """Whether a JSON's contents look like Karpathy's rather than the official annotations."""
+    """Whether the content of a JSON file has Karpathy's layout rather than the official one."""
     return isinstance(content, dict) and "annotations" not in content and isinstance(content.get("images"), list)
 
 
 def is_flickr30k(content: Any) -> bool:
-    """Whether a file of Karpathy's layout is that of Flickr30k, whose images lie in one folder and have no COCO number."""
+    """Whether the content is Karpathy's file of Flickr30k, whose images are in one folder and have no COCO id."""
     return is_karpathy(content) and content.get("dataset") == "flickr30k"
 
 
@@ -100,7 +100,7 @@ def karpathy_rows(config: CocoConfig, content: Any) -> list[Row]:
                     image_id, location = image["cocoid"], f"{image['filepath']}/{image['filename']}"
                 rows.append(_row(image_id, location, captions, {"split": image["split"]}))
     if not rows:
-        raise DataError(f"annotations={config.annotations}: has no image of splits={config.splits}")
+        raise DataError(f"annotations={config.annotations}: has no image of splits={config.splits}; choose others")
     return _first_of_each(rows)
 
 
@@ -126,7 +126,7 @@ def _row(image_id: Any, location: Any, captions: list[str], meta: dict[str, Any]
 
 
 def _first_of_each(rows: list[Row]) -> list[Row]:
-    """A key's later rows are duplicates."""
+    """The rows, later ones of the same key marked as duplicates."""
     first: dict[str, int] = {}
     for place, row in enumerate(rows):
         first.setdefault(row.key, place)

@@ -1,4 +1,4 @@
-"""Conceptual Captions, 3M and 12M: a URL and a caption from its page per row, and most of the images are still there."""
+"""Conceptual Captions, 3M and 12M: each row is a URL and the caption from its page; most of the images still exist."""
 
 from dataclasses import dataclass, field
 from functools import partial
@@ -8,7 +8,7 @@ from data_prep.corpora.web import WebConfig, prepare_from_web
 from data_prep.source.tsv import TsvTable, url_column
 
 PERSON = "<PERSON>"
-"""What CC12M puts for a name."""
+"""Replaces names of people in CC12M."""
 
 
 @dataclass(frozen=True)
@@ -16,11 +16,11 @@ class Cc3mConfig(WebConfig):
     """`bridgetower prep cc3m`: fetch Conceptual Captions 3M."""
 
     annotations: str = "???"
-    """`Train_GCC-training.tsv`: caption and URL, a tab between, no header."""
+    """`Train_GCC-training.tsv`: caption and URL, separated by a tab, without a header."""
     hashes: str | None = None
-    """Table of URL, SHA-256 and MD5, tabs between: an image that has become another is left out."""
+    """Table of URL, SHA-256 and MD5, separated by tabs: an image that has been replaced since is left out."""
     exclude: list[str] = field(default_factory=list)
-    """Other tables of captions and URLs: images that they have are left to them."""
+    """Other tables of captions and URLs, whose images are left out."""
     name: str = "cc3m"
     """Name of the corpus folder."""
 
@@ -30,14 +30,14 @@ class Cc12mConfig(WebConfig):
     """`bridgetower prep cc12m`: fetch Conceptual 12M."""
 
     annotations: str = "???"
-    """`cc12m.tsv`: URL and caption, a tab between, no header."""
+    """`cc12m.tsv`: URL and caption, separated by a tab, without a header."""
     hashes: str | None = None
-    """The published table of URL, SHA-256 and MD5, tabs between: an image that has become another is left out."""
+    """The published table of URL, SHA-256 and MD5, separated by tabs: an image that has been replaced since is left out."""
     exclude: list[str] = field(default_factory=list)
-    """Other tables, such as `Train_GCC-training.tsv`: images that they have (63,000 of CC3M) are left to them."""
+    """Other tables, such as `Train_GCC-training.tsv`, whose images (63,000 of CC3M) are left out."""
     person: str = "person"
-    """What captions get for `<PERSON>`. A tokenizer that does not know it makes four pieces of it; `person` is one,
-    what CC3M writes in such places, and what ALBEF and BLIP took."""
+    """Replaces `<PERSON>` in captions. A tokenizer that does not know it splits it into four tokens; `person` is one, is
+    what CC3M has in such places, and what ALBEF and BLIP used."""
     name: str = "cc12m"
     """Name of the corpus folder."""
 
@@ -60,7 +60,7 @@ _CC12M_HISTORY = "88.3% in 2021 (10,968,539 of 12,423,374), 79.2% in 2022, 62.3%
 
 
 def run(config: Cc3mConfig | Cc12mConfig) -> None:
-    """Write the corpus, or go on with it. ConfigError where a file cannot be read, DataError where it has another layout."""
+    """Write the corpus, or resume. ConfigError where a file cannot be read, DataError where it has another layout."""
     if isinstance(config, Cc3mConfig):
         _check_columns(config.annotations, 1, "cc12m")
         table = TsvTable(config.annotations, 1, hashes=config.hashes, exclude=config.exclude)
@@ -82,5 +82,5 @@ def _check_columns(annotations: str, column: int, other: str) -> None:
     if url_column("annotations", annotations) != column:
         raise DataError(
             f"annotations={annotations}: has its URLs in the {('second', 'first')[column]} column, as the table of "
-            f"`prep {other}` has"
+            f"`prep {other}` has; use that command"
         )

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bridgetower_train.data.cache import sha256_file
 from bridgetower_train.errors import ConfigError, DataError
+from bridgetower_train.files import sha256_file
 from data_prep.corpora.web import WebConfig, prepare_from_web
 from data_prep.source.annotations import expecting, read_json
 from data_prep.source.repeats import Repeats, hash_urls
@@ -15,8 +15,8 @@ from data_prep.source.tsv import DUPLICATE, NOT_UTF8
 URLS, CAPTIONS = "SBU_captioned_photo_dataset_urls.txt", "SBU_captioned_photo_dataset_captions.txt"
 """The files of the older layout."""
 BROKEN = "\N{REPLACEMENT CHARACTER}"
-"""What stands where a byte was not UTF-8."""
-_JSON = "is not sbu-captions-all.json; it must hold the lists `image_urls` and `captions`, of one length"
+"""Replaces bytes that are not UTF-8."""
+_JSON = "is not sbu-captions-all.json; it must have the lists `image_urls` and `captions`, of one length"
 _ABOUT = {
     "title": "SBU Captioned Photo Dataset",
     "homepage": "https://www.cs.rice.edu/~vo9/sbucaptions/",
@@ -48,7 +48,7 @@ class SbuTable:
             if len(self._urls) != len(self._captions):
                 raise DataError(
                     f"annotations={annotations}: {URLS} has {len(self._urls):,} lines, but {CAPTIONS} has "
-                    f"{len(self._captions):,}: they belong together line by line"
+                    f"{len(self._captions):,}: they must match line by line; unpack the archive again"
                 )
         else:
             content = read_json("annotations", annotations)
@@ -59,7 +59,7 @@ class SbuTable:
                     raise ValueError("lists of different lengths")
                 for texts in (self._urls, self._captions):
                     if not all(isinstance(text, str) for text in texts):
-                        raise TypeError("an element that is no string")
+                        raise TypeError("an element that is not a string")
             self._identity = {"annotations": sha256_file(annotations)}
         self._repeats = Repeats(hash_urls(url.strip().encode("utf-8", "replace") for url in self._urls))
 
@@ -87,7 +87,7 @@ class SbuTable:
 
 
 def run(config: SbuConfig) -> None:
-    """Write the corpus, or go on with it. ConfigError where a file cannot be read, DataError where it has another layout."""
+    """Write the corpus, or resume. ConfigError where a file cannot be read, DataError where it has another layout."""
     prepare_from_web(config, SbuTable(config.annotations), _ABOUT, _HISTORY)
 
 

@@ -13,9 +13,9 @@ from data_prep.source.local import LocalImages
 from data_prep.source.rows import Row
 
 FOLDERS = ("", "VG_100K", "VG_100K_2")
-"""Where in the folder of the images they may lie."""
+"""Subfolders of the images, if any."""
 LEAK = "in COCO val or test"
-NOT_AN_IMAGE = "not in image_data"
+NOT_IN_IMAGE_DATA = "not in image_data"
 _NONE = "none"
 _ABOUT = {
     "title": "Visual Genome",
@@ -25,10 +25,10 @@ _ABOUT = {
 }
 _IMAGES = "is not Visual Genome's image_data.json; it must be a list of objects with `image_id` and `coco_id`"
 _REGIONS = (
-    "is not Visual Genome's region_descriptions.json; it must be a list of objects with `regions`, each of `image_id` and "
+    "is not Visual Genome's region_descriptions.json; it must be a list of objects with `regions`, each with `image_id` and "
     "`phrase`"
 )
-_KARPATHY = "is not Karpathy's dataset_coco.json; it must hold `images` with `cocoid` and `split`"
+_KARPATHY = "is not Karpathy's dataset_coco.json; it must have `images` with `cocoid` and `split`"
 
 
 @dataclass(frozen=True)
@@ -36,24 +36,24 @@ class VisualGenomeConfig(JobConfig):
     """`bridgetower prep visual_genome`: write Visual Genome's images and region phrases as a corpus."""
 
     images: str = "???"
-    """Folder that holds `VG_100K` and `VG_100K_2`, or all images."""
+    """Folder of `VG_100K` and `VG_100K_2`, or of all images."""
     regions: str = "???"
     """`region_descriptions.json`."""
     image_data: str = "???"
     """`image_data.json`."""
     karpathy: str | None = None
-    """Karpathy's `dataset_coco.json`: half of Visual Genome is COCO, and images of its val and test are left out, for
+    """Karpathy's `dataset_coco.json`: half of Visual Genome is COCO, and images of its val and test are left out because
     models are evaluated on them. `none` leaves them in."""
     name: str = "vg"
     """Name of the corpus folder."""
 
 
 class VisualGenome:
-    """All images of image_data.json in its order; phrases are kept as joined bytes, a third of what strings take."""
+    """All images of image_data.json in its order; phrases are stored as joined bytes, a third of the memory of strings."""
 
     def __init__(self, config: VisualGenomeConfig) -> None:
         self._ids: list[int] = []
-        self._states: dict[int, str] = {}  # place -> why the row has no image
+        self._states: dict[int, str] = {}  # row -> why it has no image
         self._phrases: dict[int, bytes] = {}
         self._coco_ids: dict[int, int] = {}
         files = {"image_data": config.image_data, "regions": config.regions}
@@ -105,16 +105,16 @@ class VisualGenome:
             phrases.setdefault(region["image_id"], []).append(region["phrase"])
         for image, texts in phrases.items():
             if image not in self._phrases:
-                self._states[len(self._ids)] = NOT_AN_IMAGE
+                self._states[len(self._ids)] = NOT_IN_IMAGE_DATA
                 self._add(image, None, frozenset())
             before = [self._phrases[image].decode()] if self._phrases[image] else []
             self._phrases[image] = "\n".join([*before, *tidy(texts)]).encode()
 
 
 def run(config: VisualGenomeConfig) -> None:
-    """Write the corpus, or go on with it.
+    """Write the corpus, or resume.
 
-    ConfigError where a file cannot be read or `karpathy` is not decided, DataError where a file has another layout or the
+    ConfigError where a file cannot be read or `karpathy` is missing, DataError where a file has another layout or the
     folder has none of the images.
     """
     if config.karpathy is None:
@@ -126,7 +126,8 @@ def run(config: VisualGenomeConfig) -> None:
     images = LocalImages([f"{config.images}/{folder}" for folder in FOLDERS], config.size, config.workers)
     if not images.has_any(iter(table.rows(0, len(table)))):
         raise DataError(
-            f"images={config.images}: has none of the {len(table):,} images of image_data={config.image_data}"
+            f"images={config.images}: has none of the {len(table):,} images of image_data={config.image_data}; give the "
+            "folder of VG_100K and VG_100K_2"
         )
     run_job(config, table, images, _ABOUT)
 

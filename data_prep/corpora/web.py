@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 
 from bridgetower_train.data.manifest import Manifest
 from data_prep.fetch.config import FetchConfig
-from data_prep.fetch.decoders import begin_imports
+from data_prep.fetch.images import WebImages
 from data_prep.job.job import JobConfig, run_job
-from data_prep.source.rows import OK, Table
+from data_prep.source.rows import Table
 
 
 @dataclass(frozen=True)
@@ -14,15 +14,11 @@ class WebConfig(JobConfig):
     """Keys of every preparation that fetches images from the web."""
 
     fetch: FetchConfig = field(default_factory=FetchConfig)
-    """Limits of fetching."""
+    """Fetching and its limits."""
 
 
 def prepare_from_web(config: WebConfig, table: Table, about: dict[str, str], history: str) -> Manifest:
-    """Run the job, and put its yield beside `history`: what others have got of the same list, and when."""
-    if config.engine == "local":
-        begin_imports()
-    from data_prep.fetch.images import WebImages  # slow to import: meanwhile the others import too
-
+    """Run the job, and print its yield beside `history`: the yields of others with the same list, and when."""
     images = WebImages(config.size, config.workers, config.fetch)
     manifest = run_job(config, table, images, {**about, "note": f"{about['note']}; others got {history}"})
     print(compare(manifest, history))
@@ -30,7 +26,6 @@ def prepare_from_web(config: WebConfig, table: Table, about: dict[str, str], his
 
 
 def compare(manifest: Manifest, history: str) -> str:
-    """The yield in words."""
-    rows, states = manifest.extra["rows"], manifest.extra["states"]
-    had = states.get(OK, 0)
-    return f"yield {had / max(1, rows):.1%}: {had:,} images of {rows:,} rows; others got {history}"
+    """The yield as text."""
+    rows, images = manifest.extra["rows"], manifest.images
+    return f"yield {images / max(1, rows):.1%}: {images:,} images of {rows:,} rows; others got {history}"

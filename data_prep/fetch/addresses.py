@@ -1,8 +1,8 @@
-"""Which URLs may be fetched: http and https to public addresses, however the URL or the DNS puts them.
+"""Which URLs may be fetched: http and https to public addresses, whatever the notation in the URL or the answer of the DNS.
 
-Whoever fetches URLs that strangers wrote can be made to read what only this machine sees: its own services, those of its
-network, the credentials that clouds serve at fixed addresses. A name is judged by the addresses it has, and connected to at
-no other; every redirect is judged again.
+A program that fetches URLs of strangers can be made to read what only this machine sees: its own services, those of its
+network, the credentials that clouds serve at fixed addresses. So the addresses of a name are checked, connections go only to
+those that passed, and every redirect is checked again.
 """
 
 import asyncio
@@ -20,11 +20,11 @@ from data_prep.fetch.states import BAD_URL, REFUSED_ADDRESS, REFUSED_SCHEME, Not
 SCHEMES = ("http", "https")
 
 _NAT64 = ip_network("64:ff9b::/96")
-_CLOUD = ip_address("168.63.129.16")  # Azure's, the one metadata service that lies among the public addresses
+_CLOUD = ip_address("168.63.129.16")  # Azure's, the only metadata service among the public addresses
 _DNS_TIMEOUT, _DNS_TRIES = 5.0, 2
 _CACHED_NAMES = 100_000
 
-_Answer = tuple[list[ResolveResult], type[OSError] | None, str]  # an error is made anew for each who asks
+_Answer = tuple[list[ResolveResult], type[OSError] | None, str]  # an error is created for each caller
 
 
 def is_allowed(address: str, allow_loopback: bool) -> bool:
@@ -37,7 +37,7 @@ def is_allowed(address: str, allow_loopback: bool) -> bool:
 
 
 def _innermost(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """The IPv4 address that an IPv6 address leads to, where it does."""
+    """The IPv4 address that an IPv6 address stands for, if any."""
     if isinstance(ip, IPv4Address):
         return ip
     if ip in _NAT64:
@@ -46,11 +46,11 @@ def _innermost(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
 
 
 def parse(location: str, base: URL | None = None) -> URL:
-    """The URL of a row, or of a redirect from `base`; NotAnImageError where it has another scheme, or none can be had."""
+    """The URL of a row, or of a redirect from `base`; NotAnImageError where it is broken or has another scheme."""
     try:
         given = URL(location.strip())
         url = base.join(given) if base and not given.scheme else given
-        host, _ = url.host, url.port  # a bad port is noticed when it is asked for
+        host, _ = url.host, url.port  # reading a bad port raises
     except ValueError as error:
         raise NotAnImageError(BAD_URL, str(error)) from None
     if url.scheme not in SCHEMES:
@@ -61,7 +61,7 @@ def parse(location: str, base: URL | None = None) -> URL:
 
 
 def check_literal(url: URL, allow_loopback: bool) -> None:
-    """NotAnImageError where the host is itself an address that is not allowed: such hosts are never resolved."""
+    """NotAnImageError where the host is an address that is not allowed: such hosts are never resolved."""
     assert url.host
     try:
         allowed = is_allowed(url.host, allow_loopback)
@@ -72,9 +72,9 @@ def check_literal(url: URL, allow_loopback: bool) -> None:
 
 
 class PublicResolver(AbstractResolver):
-    """Resolves names to their allowed addresses; RefusedAddressError where they have none but others.
+    """Resolves names to their allowed addresses; RefusedAddressError where they have only others.
 
-    Answers are kept for `ttl` seconds, failures too; many who ask for a name at once cause one query.
+    Answers, failures too, are cached for `ttl` seconds; concurrent requests for a name cause one query.
     """
 
     def __init__(self, nameservers: list[str], ttl: float, allow_loopback: bool) -> None:
@@ -95,7 +95,7 @@ class PublicResolver(AbstractResolver):
         self._answers.move_to_end(key)
         while len(self._answers) > _CACHED_NAMES:
             self._answers.popitem(last=False)
-        await asyncio.wait({answer})  # who no longer waits must not cancel the query of the others
+        await asyncio.wait({answer})  # a caller that is cancelled must not cancel the query of the others
         addresses, error, text = answer.result()
         if error is not None:
             raise error(text)
@@ -110,7 +110,7 @@ class PublicResolver(AbstractResolver):
         return allowed, None if allowed else RefusedAddressError, f"{host} has the address {found[0]['host']}"
 
     async def close(self) -> None:
-        """Give up what is being asked."""
+        """Cancel all queries."""
         for _, answer in self._answers.values():
             answer.cancel()
         await asyncio.gather(*(answer for _, answer in self._answers.values()), return_exceptions=True)

@@ -1,13 +1,13 @@
-"""A limit to the bytes that all images together hold."""
+"""A limit to the bytes of all images in memory."""
 
 import asyncio
 
 
 class Budget:
-    """Bytes in memory: `total`, and beyond it no more than one image's.
+    """Bytes in memory: `total`, and beyond it at most those of one image.
 
-    When it is spent, images that are being read wait, all but the one that has been read for longest: so one always
-    goes on, and what it holds comes free in the end.
+    When it is used up, images that are being read wait, except the one that was begun first: so one always proceeds, and its
+    bytes are released in the end.
     """
 
     def __init__(self, total: int) -> None:
@@ -18,11 +18,11 @@ class Budget:
         self._nobody = Held(self)
 
     def has_room(self) -> bool:
-        """Whether to begin with another image: the second half is for those that have begun."""
+        """Whether another image may begin: the second half is reserved for those that have begun."""
         return self.used < self.total / 2
 
     def begin(self) -> "Held":
-        """An image that begins to be read."""
+        """Begin to read an image."""
         held = Held(self)
         self._reading[held] = None
         return held
@@ -43,7 +43,7 @@ class Budget:
         self.used += amount
 
     def _wake(self) -> None:
-        """Let the eldest reader, and the first of those that wait, look again."""
+        """Wake the oldest reader and the first one that waits."""
         for queue in (self._reading, self._waiting):
             future = self._waiting.get(next(iter(queue), self._nobody))
             if future is not None and not future.done():
@@ -56,24 +56,24 @@ class Held:
     def __init__(self, budget: Budget) -> None:
         self.booked = 0
         self.content = bytearray()
-        """What has been read. It lies here because here it can be let go: an exception would keep it with its frame."""
+        """What has been read. It is stored here so that it can be released: an exception would keep it with its frame."""
         self._budget = budget
 
     async def add(self, chunk: bytes) -> None:
-        """Append to `content`, as soon as there is room."""
+        """Append to `content` as soon as there is room."""
         await self._budget._take(self, len(chunk))
         self.content += chunk
 
     def clear(self) -> None:
-        """It is read once more from its beginning."""
-        self._let_go(0)
+        """Start over: the image is fetched again."""
+        self._release(0)
 
     def end(self, keep: int = 0) -> None:
-        """It is read no more, and `keep` bytes of it, or of what became of it, are held elsewhere from now on."""
+        """Reading has ended; `keep` bytes of the image, or of its result, stay in memory elsewhere."""
         self._budget._reading.pop(self, None)
-        self._let_go(keep)
+        self._release(keep)
 
-    def _let_go(self, keep: int) -> None:
+    def _release(self, keep: int) -> None:
         self.content = bytearray()
         self._budget._book(self, keep - self.booked)
         self._budget._wake()

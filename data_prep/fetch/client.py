@@ -1,4 +1,4 @@
-"""One URL to the bytes that its server gives, or to the state that says why there are none."""
+"""One URL to the bytes that its server sends, or to the state that says why there are none."""
 
 import asyncio
 import email.utils
@@ -54,7 +54,7 @@ class Body(NamedTuple):
 
     content: bytes
     encoding: str
-    """Its `Content-Encoding`, in lower case; empty where it is as it was."""
+    """Its `Content-Encoding`, in lower case; empty for none."""
 
 
 class Client:
@@ -68,14 +68,16 @@ class Client:
         self._resolver = PublicResolver(config.nameservers, config.dns_ttl, config.allow_loopback)
         self._session = self._open(keepalive_timeout=_KEEP_ALIVE)
         self._fresh = self._open(force_close=True)
-        self._fresh._retry_connection = False  # there is no stale connection because of which to try again at once
+        self._fresh._retry_connection = (
+            False  # every connection is new, so aiohttp need not retry because of a stale one
+        )
         return self
 
     def _open(self, **options: Any) -> aiohttp.ClientSession:
         config = self._config
         connector = aiohttp.TCPConnector(
             resolver=self._resolver,
-            use_dns_cache=False,  # the resolver has its own, which remembers failures too
+            use_dns_cache=False,  # the resolver has its own, for failures too
             limit=0,
             limit_per_host=config.per_host,
             **options,
@@ -84,7 +86,7 @@ class Client:
             connector=connector,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=config.connect_timeout),
             headers={"User-Agent": user_agent(config.contact), "Accept": "image/*", "Accept-Encoding": "identity"},
-            auto_decompress=False,  # else 10 MB unpack to 10 GB before they can be counted
+            auto_decompress=False,  # otherwise 10 MB would unpack to 10 GB before they are counted
             cookie_jar=aiohttp.DummyCookieJar(),
             read_bufsize=_BUFFER,
         )
@@ -97,11 +99,11 @@ class Client:
         await self._resolver.close()
 
     async def fetch(self, location: str, held: Held) -> Body:
-        """The body at `location`, its bytes booked on `held`; NotAnImageError where there is none to be had in time."""
+        """The body at `location`, its bytes counted in `held`; NotAnImageError where it does not arrive in time."""
         deadline = self._config.deadline
         failures = [NotAnImageError(TIMEOUT, f"not whole after {deadline:g} s")]
         try:
-            # Not wait_for, before Python 3.12: its task and an error in it hold each other until they are collected as garbage.
+            # Not wait_for: before Python 3.12 its task and an error in it form a reference cycle.
             async with timeout(deadline):
                 return await self._retried(parse(location), held, failures)
         except asyncio.TimeoutError:
@@ -111,7 +113,7 @@ class Client:
         end = time.monotonic() + self._config.deadline
         for attempt in itertools.count():
             try:
-                # On a connection that was used before, the rest of an earlier answer may come; a retry must not meet it.
+                # A reused connection may deliver the rest of an earlier answer; a retry must not get it.
                 return await self._redirected(self._fresh if attempt else self._session, url, held)
             except NotAnImageError as error:
                 if error.wait is None or attempt == self._config.retries:
@@ -119,7 +121,7 @@ class Client:
                 pause = max(error.wait, _BACK_OFF * 2**attempt * random.uniform(0.5, 1.5))
                 if time.monotonic() + pause > end:
                     raise
-                # It says more than that a retry had too little time; anew, for with its traceback it would hold itself.
+                # More precise than that a retry ran out of time; a new error, since a traceback would refer to itself.
                 failures.append(NotAnImageError(error.state, error.detail))
                 held.clear()
                 await asyncio.sleep(pause)
@@ -135,8 +137,8 @@ class Client:
                         return await self._body(response, held)
             except NotAnImageError:
                 raise
-            except Exception as error:  # whatever a server, or a URL that nobody has thought of, makes the client raise
-                # What raised it may keep it: with its traceback, in which that is, both would wait for a search for garbage.
+            except Exception as error:  # unusual servers and URLs make the client raise all kinds of errors
+                # Without the traceback: its raiser may keep the error, which would form a reference cycle.
                 raise explain(error) from error.with_traceback(None)
             url = parse(target, url)
         raise NotAnImageError(TOO_MANY_REDIRECTS, str(url)[:200])
@@ -160,13 +162,13 @@ class Client:
 
 
 def user_agent(contact: str) -> str:
-    """Who fetches, for what, and where to complain."""
+    """Program, purpose and contact."""
     comment = "; ".join(filter(None, ("image-caption dataset preparation", contact)))
     return f"{AGENT}/{versions().get(AGENT, '0')} ({comment})"
 
 
 def _retry_after(header: str) -> float:
-    """Seconds that a `Retry-After` header asks for, 0 where it is none."""
+    """Seconds of a `Retry-After` header, 0 where it has none."""
     if header.isdigit():
         return float(header[:9])
     try:
@@ -176,7 +178,7 @@ def _retry_after(header: str) -> float:
 
 
 def explain(error: Exception) -> NotAnImageError:
-    """The state that an error of the connection stands for. UserError where this machine is to blame."""
+    """The state for an error of the connection. UserError where this machine is the cause."""
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
     detail = str(cause) or type(cause).__name__
     if isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE):

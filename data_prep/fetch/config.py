@@ -10,11 +10,11 @@ class FetchConfig:
     """How images are fetched from the web."""
 
     in_flight: int = 2000
-    """URLs that are being fetched at any moment; each needs a file descriptor."""
+    """URLs that are fetched at the same time; each needs a file descriptor."""
     per_host: int = 16
-    """Connections to one host that are at work at any moment; as many more may be idle, for 2 seconds each."""
+    """Active connections to one host; as many more may be idle, for 2 seconds each."""
     ahead: int = 20_000
-    """Rows of the source that wait at any moment, most of them for their host, so that a slow host holds up no other."""
+    """Rows of the source that wait, most of them for their host, so that a slow host does not delay the others."""
     deadline: float = 30.0
     """Seconds for a URL from its first connection to its last byte, with all redirects and retries."""
     connect_timeout: float = 10.0
@@ -22,19 +22,19 @@ class FetchConfig:
     retries: int = 1
     """Further attempts after 429, 500, 502, 503, 504, a reset or a connection that ended early, within the deadline."""
     redirects: int = 5
-    """Redirects that are followed."""
+    """Redirects to follow."""
     max_bytes: int = 32 << 20
     """Bytes of an image, as sent and as unpacked."""
     memory_mb: int = 512
-    """Megabytes of images that are held at any moment, fetched and prepared ones together."""
+    """Megabytes of images in memory, fetched and prepared ones together."""
     min_edge: int = 64
-    """Shorter edge of the least image, pixels: what is smaller is a placeholder (CC3M took 400 and more, CC12M 256)."""
+    """Smallest shorter edge of an image, pixels: smaller ones are placeholders (CC3M took 400 and more, CC12M 256)."""
     contact: str = ""
-    """A page or address at which owners of sites reach you; joins the user agent. Some sites refuse those without."""
+    """A page or address where owners of sites can reach you, for the user agent. Some sites refuse those without."""
     nameservers: list[str] = field(default_factory=list)
-    """DNS servers (`10.0.0.2`, `127.0.0.1:5353`); empty: those of the system. Millions of names want a resolver of one's own."""
+    """DNS servers (`10.0.0.2`, `127.0.0.1:5353`); empty: those of the system. Millions of names need a resolver of your own."""
     dns_ttl: float = 600.0
-    """Seconds for which an answer of the DNS holds, be it addresses or that there are none."""
+    """Seconds for which an answer of the DNS is cached, addresses or a failure."""
     allow_loopback: bool = False
     """Fetch from this machine too (127.0.0.0/8, ::1): for mirrors and tests. Other private addresses stay refused."""
 

@@ -1,4 +1,4 @@
-"""Rows to outcomes in an event loop: who is fetched when."""
+"""Rows to outcomes in an event loop: which row is fetched when."""
 
 import asyncio
 from collections import Counter, deque
@@ -16,21 +16,21 @@ from data_prep.source.rows import Outcome, Row
 Item = tuple[int, Row, str]
 """Number of a row, the row, and its host."""
 Ended = tuple[int, Outcome, Held]
-"""Number of a row, what became of it, and the memory that it holds until it is taken."""
+"""Number of a row, its outcome, and the memory that it occupies until it is taken."""
 
 _SILENT_HOSTS = 1000
-"""So many hosts in a row that give no answer at all are not to blame for it."""
+"""If this number of hosts in a row gives no answer at all, the cause is not the hosts."""
 _DOWN = (
     f"{_SILENT_HOSTS:,} hosts in a row gave no answer: the network or the DNS of this machine is down. None of them was "
-    "recorded; the same command goes on where this one stopped"
+    "recorded; run the same command to resume"
 )
 
 
 class Crawl:
-    """Fetches at most `in_flight` rows at once, at most `per_host` of a host, and otherwise in the order of their arrival.
+    """Fetches at most `in_flight` rows at once, at most `per_host` of a host, otherwise in the order of arrival.
 
-    A row whose host is busy waits in the line of that host, and rows of other hosts go ahead of it. Rows that got no answer
-    are reported when a later one has got one: where the network is down, they are not to be recorded as dead for ever.
+    A row whose host is busy waits in the queue of that host, and rows of other hosts overtake it. Rows without an answer are
+    reported once a later one has got an answer: while the network is down, none must be recorded as dead.
     """
 
     def __init__(
@@ -41,15 +41,15 @@ class Crawl:
         budget: Budget,
         end: Callable[[Ended | BaseException], None],
     ) -> None:
-        """`end` is called once for each row, or with an error after which nothing more will come."""
+        """`end` is called once for each row, or with an error that ends the crawl."""
         self._config = config
         self._client = client
         self._decoders = decoders
         self._budget = budget
         self._end = end
-        self._ready: deque[Item] = deque()  # these have a place at their host
-        self._lines: dict[str, deque[Item]] = {}
-        self._places: Counter[str] = Counter()
+        self._ready: deque[Item] = deque()  # these have a slot at their host
+        self._queues: dict[str, deque[Item]] = {}
+        self._slots: Counter[str] = Counter()
         self._fetching = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._open = 0  # rows not yet ended
@@ -57,18 +57,18 @@ class Crawl:
         self._silent_hosts: set[str] = set()
 
     def add(self, number: int, row: Row) -> None:
-        """Fetch a row as soon as it is its turn."""
+        """Fetch a row when its turn comes."""
         host = _host(row)
         self._open += 1
-        if self._places[host] < self._config.per_host:
-            self._places[host] += 1
+        if self._slots[host] < self._config.per_host:
+            self._slots[host] += 1
             self._ready.append((number, row, host))
         else:
-            self._lines.setdefault(host, deque()).append((number, row, host))
+            self._queues.setdefault(host, deque()).append((number, row, host))
         self.start()
 
     def start(self) -> None:
-        """Begin with as many rows as there is room for."""
+        """Begin with as many rows as fit."""
         while self._ready and self._fetching < self._config.in_flight and self._budget.has_room():
             self._fetching += 1
             task = asyncio.create_task(self._one(*self._ready.popleft()))
@@ -76,12 +76,12 @@ class Crawl:
             task.add_done_callback(self._tasks.discard)
 
     def taken(self, held: Held) -> None:
-        """The outcome that held memory has been taken."""
+        """Release the memory of an outcome that has been taken."""
         held.end()
         self.start()
 
     async def close(self) -> None:
-        """Give up all rows."""
+        """Cancel all rows."""
         while self._tasks:
             for task in self._tasks:
                 task.cancel()
@@ -122,16 +122,16 @@ class Crawl:
         self._silent_hosts.clear()
 
     def _leave(self, host: str) -> None:
-        """A fetch has ended: its place at the host goes to the next in line."""
+        """A fetch has ended: its slot at the host goes to the next in the queue."""
         self._fetching -= 1
-        line = self._lines.get(host)
-        if line:
-            self._ready.append(line.popleft())
+        queue = self._queues.get(host)
+        if queue:
+            self._ready.append(queue.popleft())
         else:
-            self._lines.pop(host, None)
-            self._places[host] -= 1
-            if not self._places[host]:
-                del self._places[host]
+            self._queues.pop(host, None)
+            self._slots[host] -= 1
+            if not self._slots[host]:
+                del self._slots[host]
         self.start()
 
 

@@ -1,4 +1,4 @@
-"""A body to the image for a shard: what the decoding processes do."""
+"""From a body to the image for a shard, in a decoding process."""
 
 import hashlib
 import zlib
@@ -10,29 +10,29 @@ from data_prep.source import image
 from data_prep.source.rows import OK, Outcome
 
 
-class Wanted(NamedTuple):
-    """What an image must be, and become."""
+class ImageLimits(NamedTuple):
+    """What an image must be like, and its size in the shard."""
 
     size: int
     """Shorter edge in the shard, pixels."""
     min_edge: int
-    """Shorter edge of the least original, pixels."""
+    """Smallest shorter edge of an original, pixels."""
     max_bytes: int
     """Bytes of the unpacked original."""
 
 
-def prepare(content: bytes, encoding: str, digest: str, wanted: Wanted) -> Outcome:
-    """The image for the shard, and sha256, width and height of the original; or the state that says what is wrong.
+def prepare(content: bytes, encoding: str, digest: str, limits: ImageLimits) -> Outcome:
+    """The image for the shard, and sha256, width and height of the original; or a state that says what is wrong.
 
     `encoding`: the body's Content-Encoding. `digest`: as in `Row`.
     """
     meta: dict[str, Any] = {}
     try:
-        original = unpack(content, encoding, wanted.max_bytes)
-        jpeg, width, height = image.prepare(original, wanted.size)
+        original = unpack(content, encoding, limits.max_bytes)
+        jpeg, width, height = image.prepare(original, limits.size)
         meta = {"sha256": hashlib.sha256(original).hexdigest(), "width": width, "height": height}
         _compare(original, digest)
-        if min(width, height) < wanted.min_edge:
+        if min(width, height) < limits.min_edge:
             raise NotAnImageError(TOO_SMALL, f"{width} x {height} pixels")
         return Outcome(OK, "", jpeg, meta)
     except NotAnImageError as error:
@@ -42,7 +42,7 @@ def prepare(content: bytes, encoding: str, digest: str, wanted: Wanted) -> Outco
 
 
 def unpack(content: bytes, encoding: str, limit: int) -> bytes:
-    """Undo a Content-Encoding that nobody asked for; NotAnImageError where that gives more than `limit` bytes."""
+    """Undo a Content-Encoding, which was not requested; NotAnImageError where that gives more than `limit` bytes."""
     if not encoding:
         return content
     if encoding not in ("gzip", "x-gzip", "deflate"):
@@ -64,5 +64,5 @@ def _compare(original: bytes, digest: str) -> None:
 
 
 def _begin(content: bytes) -> str:
-    """The first bytes, for the log: a page that says what went wrong often says it here."""
+    """The first bytes, for the log: an error page often starts with the error."""
     return content[:60].decode("ascii", "backslashreplace") if content else "empty"

@@ -1,7 +1,7 @@
 """Processes that decode, resize and encode, fed from an event loop.
 
-A pool of the standard library breaks as a whole when one of its processes is killed, and does not say over which task; on
-images from the web, that happens. Here each process has a socket of its own, so it is known which image it had.
+A pool of the standard library breaks as a whole when one of its processes is killed, and does not tell over which task; with
+images from the web, that happens. Here each process has its own socket, so its image is known.
 """
 
 import asyncio
@@ -12,30 +12,23 @@ import struct
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from types import TracebackType
 
 from bridgetower_train.errors import UserError
 from data_prep.fetch.states import DECODER_DIED
-from data_prep.parallel import mp_start_method, start_worker
+from data_prep.parallel import start_worker, worker_context
 from data_prep.source.rows import Outcome
 
 Decode = Callable[[bytes, str, str], Outcome]
-"""Content, Content-Encoding and published digest of an image to its outcome. Travels to the processes."""
+"""Content, Content-Encoding and published digest of an image to its outcome. It is pickled."""
 
 _READY = b"\1"
 _LENGTH = struct.Struct("<Q")
-_SENT = 2  # images that a process has at once, so that it need not wait for the next
+_SENT = 2  # images sent to a process at once, so that it need not wait for the next
 _LIVES = 2
 _STARTS = 3
-_IMPORTED = (__name__, "data_prep.fetch.decode")  # by all of them together, before the first
-
-
-def begin_imports() -> None:
-    """Start the server that the processes come from: what it imports, torch above all, takes it a second or two."""
-    mp_start_method(*_IMPORTED)
-    forkserver.ensure_running()
+_IMPORTED = (__name__, "data_prep.fetch.decode")  # once, by the server that forks them
 
 
 @dataclass
@@ -55,7 +48,7 @@ class Decoders:
 
     async def __aenter__(self) -> "Decoders":
         self.tasks = [asyncio.create_task(self._serve()) for _ in range(self._workers)]
-        """They end only by an error, such as processes that cannot start."""
+        """They end only with an error, such as processes that cannot start."""
         return self
 
     async def __aexit__(
@@ -66,13 +59,13 @@ class Decoders:
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
     async def decode(self, content: bytes, encoding: str, digest: str) -> Outcome:
-        """What becomes of an image; DECODER_DIED where two processes in turn died over it."""
+        """The outcome of an image; DECODER_DIED where two processes died over it."""
         job = _Job((content, encoding, digest), asyncio.get_running_loop().create_future())
         self._jobs.put_nowait(job)
         return await job.outcome
 
     async def _serve(self) -> None:
-        """Keep one process at work, and replace it when it dies."""
+        """Keep one process running, and replace it when it dies."""
         failed = 0
         while failed < _STARTS:
             async with _process(self._function) as (process, connection):
@@ -82,10 +75,13 @@ class Decoders:
                     if await reader.read(1) == _READY:
                         failed = 0
                         await self._feed(process, reader, writer)
-        raise UserError(f"{failed} decoding processes in turn ended before they began, exit code {process.exitcode}")
+        raise UserError(
+            f"{failed} decoding processes in a row ended before they began, exit code {process.exitcode}; run again with "
+            "fewer `workers`"
+        )
 
     async def _feed(self, process: BaseProcess, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Hand jobs to a process, two at a time, until it dies."""
+        """Send jobs to a process, two at a time, until it dies."""
         sent: deque[_Job] = deque()
         try:
             while True:
@@ -102,7 +98,7 @@ class Decoders:
             self._blame(sent, f"exit code {process.exitcode}")
 
     def _blame(self, sent: deque[_Job], detail: str) -> None:
-        """The first image that a dead process had is the one that it died over; the others are as they were."""
+        """A process died over the first of its images; the others go back to the queue."""
         sent[0].deaths += 1
         if sent[0].deaths == _LIVES:
             _answer(sent.popleft(), Outcome(DECODER_DIED, detail))
@@ -116,7 +112,7 @@ async def _process(function: Decode) -> AsyncIterator[tuple[BaseProcess, socket.
     here, there = socket.socketpair()
     with here:
         with there:
-            process = mp_start_method(*_IMPORTED).Process(target=_work, args=(there, function), daemon=True)
+            process = worker_context(*_IMPORTED).Process(target=_work, args=(there, function), daemon=True)
             await _start(process)
         try:
             yield process, here
@@ -126,7 +122,7 @@ async def _process(function: Decode) -> AsyncIterator[tuple[BaseProcess, socket.
 
 
 async def _start(process: BaseProcess) -> None:
-    """Start a process while the loop goes on: the first one waits for what all of them import."""
+    """Start a process without blocking the loop: the first one waits for the imports of the server."""
     starting = asyncio.ensure_future(asyncio.to_thread(process.start))
     try:
         await asyncio.shield(starting)
@@ -148,7 +144,7 @@ def _frame(message: object) -> bytes:
 
 
 def _work(connection: socket.socket, function: Decode) -> None:
-    """A decoding process: answers images in their order until the other end is gone."""
+    """A decoding process: answers images in order until the other end closes."""
     start_worker()
     with connection, connection.makefile("rb") as requests, contextlib.suppress(ConnectionError):
         connection.sendall(_READY)

@@ -1,4 +1,4 @@
-"""Images from the web, for a job."""
+"""Images from the web, as a job needs them."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ from data_prep.fetch.budget import Budget
 from data_prep.fetch.client import Client
 from data_prep.fetch.config import FetchConfig
 from data_prep.fetch.crawl import Crawl, Ended
-from data_prep.fetch.decode import Wanted, prepare
+from data_prep.fetch.decode import ImageLimits, prepare
 from data_prep.fetch.decoders import Decoders
 from data_prep.source.rows import Outcome, Row
 
@@ -31,10 +31,10 @@ class WebImages:
         self.config = config or FetchConfig()
 
     def outcomes(self, rows: Iterator[tuple[int, Row]]) -> Iterator[tuple[int, Outcome]]:
-        """What becomes of each row, in the order in which they end.
+        """The outcome of each row, in the order in which they end.
 
-        Thread, connections and processes exist while the iterator runs; closing it ends them at once. Who takes outcomes
-        slowly slows the fetching. UserError where this machine is to blame, such as too few file descriptors.
+        Thread, connections and processes exist while the iterator runs; closing it ends them at once. Taking outcomes slowly
+        slows the fetching. UserError where this machine is the cause, such as too few file descriptors.
         """
         allow_open_files(self.config.in_flight)
         with _rare_collections(), _Loop(self) as loop:
@@ -52,7 +52,7 @@ class WebImages:
 
 
 class _Loop:
-    """An event loop in a thread of its own, with all that a crawl needs."""
+    """An event loop in its own thread, with everything that a crawl needs."""
 
     def __init__(self, images: WebImages) -> None:
         self._images = images
@@ -86,7 +86,7 @@ class _Loop:
         self._loop.call_soon_threadsafe(self._crawl.add, number, row)
 
     def next(self) -> tuple[int, Outcome]:
-        """What became of the next one."""
+        """The number and outcome of the next row that ends."""
         ended = self._get()
         assert isinstance(ended, tuple)
         number, outcome, held = ended
@@ -106,18 +106,18 @@ class _Loop:
             self._loop.run_until_complete(self._main)
         except asyncio.CancelledError:
             pass
-        except BaseException as error:  # to be raised where somebody waits for outcomes
+        except BaseException as error:  # raised in `_get`
             self._ended.put(error)
         finally:
             self._loop.run_until_complete(self._loop.shutdown_default_executor())
 
     async def _crawl_until_cancelled(self) -> None:
         config = self._images.config
-        wanted = Wanted(self._images.size, config.min_edge, config.max_bytes)
+        limits = ImageLimits(self._images.size, config.min_edge, config.max_bytes)
         budget = Budget(config.memory_mb * 1_000_000)
         async with (
             Client(config) as client,
-            Decoders(partial(prepare, wanted=wanted), self._images.workers) as decoders,
+            Decoders(partial(prepare, limits=limits), self._images.workers) as decoders,
         ):
             crawl = Crawl(config, client, decoders, budget, self._ended.put)
             self._ended.put(crawl)
@@ -130,10 +130,10 @@ class _Loop:
 
 @contextlib.contextmanager
 def _rare_collections() -> Iterator[None]:
-    """Python's search for cyclic garbage made rare: it stops all threads, and goes through what every connection holds.
+    """Make Python's search for cyclic garbage rare: it stops all threads and visits the objects of every connection.
 
-    By default it comes once in 700 new objects, which a dozen connections have. Images do not wait for it: they are freed
-    as soon as they are let go.
+    By default it runs once in 700 new objects, as many as a dozen connections have. Images do not need it: they are freed by
+    their reference count.
     """
     usual = gc.get_threshold()
     gc.set_threshold(_NEW_OBJECTS, *usual[1:])
@@ -145,7 +145,7 @@ def _rare_collections() -> Iterator[None]:
 
 def allow_open_files(connections: int) -> None:
     """Raise this process's limit of open files to what `connections` need; ConfigError where the system forbids it."""
-    needed = connections * 3 // 2 + 256  # besides those at work there are idle ones, processes and files
+    needed = connections * 3 // 2 + 256  # besides the active ones there are idle ones, processes and files
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return

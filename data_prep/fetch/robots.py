@@ -1,9 +1,9 @@
-"""`X-Robots-Tag`: what a site says about the use of an image."""
+"""`X-Robots-Tag`: whether a site allows the use of an image."""
 
 from collections.abc import Iterable
 
 AGENT = "bridgetower-train"
-"""The name under which sites may address this program in `X-Robots-Tag`, and with which its user agent begins."""
+"""The name of this program in `X-Robots-Tag`, and the start of its user agent."""
 
 _REFUSALS = {"noai", "noimageai", "noindex", "noimageindex", "none"}
 _WITH_VALUE = {
@@ -11,13 +11,13 @@ _WITH_VALUE = {
     "max-snippet",
     "max-image-preview",
     "max-video-preview",
-}  # no agents, though a colon follows
+}  # not agents, though a colon follows
 
 
 def opted_out(headers: Iterable[str], agent: str = AGENT) -> str:
     """The directive among the `X-Robots-Tag` headers that refuses the image to `agent`, or an empty string.
 
-    Directives hold for everyone, or, after `name:`, for the agent of that name (`otherbot: noindex, noai`).
+    Directives apply to everyone, or, after `name:`, to the agent of that name (`otherbot: noindex, noai`).
     """
     for header in headers:
         addressed = True

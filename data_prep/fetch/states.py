@@ -1,4 +1,4 @@
-"""The states in which a URL can end, apart from those of the images themselves (`data_prep.source.image`).
+"""The states in which a URL can end, besides those of the images themselves (`data_prep.source.image`).
 
 An HTTP status other than 200 is its own state: "404", "403", "503".
 """
@@ -22,13 +22,13 @@ DECODER_DIED = "decoder died"
 FAILED = "failed"
 
 UNANSWERED = {DNS, CONNECTION, TIMEOUT}
-"""States in which no server may have said anything."""
+"""States in which perhaps no server has answered."""
 RETRIED = {429, 500, 502, 503, 504}
-"""HTTP statuses that may pass."""
+"""HTTP statuses that may be temporary."""
 
 
 class NotAnImageError(Exception):
-    """A URL gives no image: its state and more about it. `wait`: seconds after which to try again, None for never."""
+    """A URL gives no image: its state and details. `wait`: seconds before the next try, None for never."""
 
     def __init__(self, state: str, detail: str = "", wait: float | None = None) -> None:
         super().__init__(state, detail)

@@ -1,1 +1,4 @@
-"""Looking at what was written: lint, statistics, dataset card."""
+"""Looking at finished corpora, whoever wrote them: `prep lint`, `prep stats` and `prep card`.
+
+May import `shards` and `source`.
+"""

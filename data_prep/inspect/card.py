@@ -1,7 +1,6 @@
 """`bridgetower prep card`: a dataset card in Markdown, in the layout of the Hugging Face hub."""
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,20 +8,21 @@ from typing import Any, NamedTuple
 import fsspec
 import yaml
 
-from bridgetower_train.data.cache import is_remote
 from bridgetower_train.data.manifest import Manifest, mend
+from bridgetower_train.data.roots import is_remote, plain_root
 from bridgetower_train.errors import ConfigError, DataError
 from bridgetower_train.files import atomic_write
+from bridgetower_train.pages.markdown import one_line, table
 from bridgetower_train.pages.numbers import size
-from data_prep.inspect.finished import Place, find_corpora
 from data_prep.inspect.notes import Notes
+from data_prep.inspect.places import Place, find_corpora
 from data_prep.source.rows import OK
 
 MARK = "<!-- written by bridgetower prep card -->"
 """A file without it is not overwritten."""
-_SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M",
-          100_000_000: "10M<n<100M", 1_000_000_000: "100M<n<1B"}  # fmt: skip
+_SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B")
 _UNKNOWN = "unknown"
+_COLUMNS = ("corpus", "source", "images", "captions", "size", "of the source's rows")
 
 _LIMITS = """\
 - **The images belong to others.** The licences above are those of the collections, which for images from the web cover
@@ -40,6 +40,41 @@ _LIMITS = """\
   preparation says so above; equal images under other links are found by `bridgetower prep lint`. Visual Genome contains
   about 51,000 images of COCO, among them some of its usual test split.
 """
+
+
+_CARD = """\
+---
+{front_matter}---
+{mark}
+
+# {name}
+
+{images:,} images with {captions:,} captions, {size}, for pretraining vision-language models. WebDataset shards: each record is \
+an image (`KEY.jpg`) and its captions with what the source says of it (`KEY.json`).
+
+{overview}
+{sections}
+## How to train on it
+
+With the folders of the corpora in a folder `FOLDER`:
+
+```sh
+bridgetower train data=own data.root=FOLDER 'data.corpora={{{weights}}}' tokenizer=roberta-base model=large
+```
+
+A weight says how often a corpus is passed per epoch: 0.5 takes half of it, another half each epoch. `data.captions=one` shows
+each image once per epoch, `all` once for each of its captions. The shards are ordinary WebDataset tars too:
+
+```python
+import webdataset
+
+for record in webdataset.WebDataset("FOLDER/{shard}", shardshuffle=False).decode("pil"):
+    print(sorted(record))
+```
+
+## Limits and biases
+
+{limits}"""
 
 
 @dataclass(frozen=True)
@@ -65,19 +100,17 @@ class Described(NamedTuple):
 def run(config: CardConfig) -> None:
     """Write the card. ConfigError where there is no corpus, or a README.md that is not ours."""
     places = find_corpora(config.root)
-    if config.out is None and is_remote(config.root) and not config.root.startswith("file://"):
-        raise ConfigError(f"root={config.root}: is remote; say with out=README.md where to write the card")
-    out = Path(config.out) if config.out else Path(config.root.removeprefix("file://"), "README.md")
+    if config.out is None and is_remote(config.root):
+        raise ConfigError(f"root={config.root}: is remote; set out=README.md to the file for the card")
+    out = Path(config.out) if config.out else Path(plain_root(config.root), "README.md")
     if out.exists() and MARK not in out.read_text("utf-8", "replace"):
-        raise ConfigError(
-            f"out={out}: is there and was not written by this command; remove it, or choose another `out`"
-        )
+        raise ConfigError(f"out={out}: exists and was not written by this command; remove it, or choose another `out`")
     atomic_write(out, card([describe(place) for place in places]))
     print(f"card: {out.resolve()}")
 
 
 def describe(place: Place) -> Described:
-    """Read the manifest and, where it is there and whole, preparation.json. DataError where there is no manifest."""
+    """Read the manifest and, if intact, preparation.json. DataError where there is no manifest."""
     path = f"{place.folder}/manifest.json"
     text = _read(path)
     if text is None:
@@ -102,24 +135,9 @@ def _read(path: str) -> bytes | None:
 def card(corpora: list[Described]) -> str:
     """The text of the card."""
     images = sum(c.manifest.images for c in corpora)
-    captions = sum(c.manifest.captions for c in corpora)
-    name = corpora[0].place.name if len(corpora) == 1 else Path(corpora[0].place.root).name
-    bytes_ = sum(shard.bytes for c in corpora for shard in c.manifest.shards)
-    parts = [
-        f"---\n{_front_matter(name, images)}---\n{MARK}\n",
-        f"# {name}\n",
-        f"{images:,} images with {captions:,} captions, {size(bytes_)}, for pretraining vision-language models. WebDataset "
-        "shards: each record is an image (`KEY.jpg`) and its captions with what the source says of it (`KEY.json`).\n",
-        _overview(corpora),
-        *(_section(corpus) for corpus in corpora),
-        _use(corpora),
-        f"## Limits and biases\n\n{_LIMITS}",
-    ]
-    return "\n".join(parts)
-
-
-def _front_matter(name: str, images: int) -> str:
-    category = next((text for limit, text in _SIZES.items() if images < limit), "n>1B")
+    first = corpora[0]
+    name = first.place.name if len(corpora) == 1 else Path(first.place.root).name
+    category = next((text for power, text in enumerate(_SIZES, 3) if images < 10**power), "n>1B")
     fields = {
         "pretty_name": name,
         "license": "other",
@@ -128,31 +146,36 @@ def _front_matter(name: str, images: int) -> str:
         "size_categories": [category],
         "tags": ["webdataset", "image-text", "bridgetower"],
     }
-    return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
+    return _CARD.format(
+        front_matter=yaml.safe_dump(fields, sort_keys=False, allow_unicode=True),
+        mark=MARK,
+        name=name,
+        images=images,
+        captions=sum(c.manifest.captions for c in corpora),
+        size=size(sum(map(_bytes, corpora))),
+        overview=table(_COLUMNS, map(_overview, corpora), left=2),
+        sections="\n".join(map(_section, corpora)),
+        weights=", ".join(f"{c.place.name}: 1.0" for c in corpora),
+        shard=f"{first.place.name}/{first.manifest.shards[0].name}",
+        limits=_LIMITS,
+    )
 
 
-def _overview(corpora: list[Described]) -> str:
-    lines = ["| corpus | source | images | captions | size | of the source's rows |", "|---|---|---:|---:|---:|---:|"]
-    for corpus in corpora:
-        manifest, notes = corpus.manifest, corpus.notes
-        share = f"{manifest.images / notes.rows:.1%} of {notes.rows:,}" if notes.rows else _UNKNOWN
-        total = size(sum(shard.bytes for shard in manifest.shards))
-        cells = (
-            corpus.place.name,
-            notes.title or _UNKNOWN,
-            f"{manifest.images:,}",
-            f"{manifest.captions:,}",
-            total,
-            share,
-        )
-        lines.append(f"| {' | '.join(map(_cell, cells))} |")
-    return "\n".join(lines) + "\n"
+def _bytes(corpus: Described) -> int:
+    return sum(shard.bytes for shard in corpus.manifest.shards)
+
+
+def _overview(corpus: Described) -> tuple[str, ...]:
+    manifest, notes = corpus.manifest, corpus.notes
+    share = f"{manifest.images / notes.rows:.1%} of {notes.rows:,}" if notes.rows else _UNKNOWN
+    counts = f"{manifest.images:,}", f"{manifest.captions:,}", size(_bytes(corpus))
+    return corpus.place.name, notes.title or _UNKNOWN, *counts, share
 
 
 def _section(corpus: Described) -> str:
     manifest, notes, preparation = corpus.manifest, corpus.notes, corpus.preparation
     edge = f"{manifest.image_size} px" if manifest.image_size else "of several sizes"
-    started, finished = (str(preparation.get(k) or _UNKNOWN) for k in ("started", "finished"))
+    started, finished = (preparation.get(key) or _UNKNOWN for key in ("started", "finished"))
     facts = {
         "source": notes.title,
         "homepage": notes.homepage,
@@ -164,55 +187,19 @@ def _section(corpus: Described) -> str:
         "prepared": f"from {started} to {finished}" if preparation else "",
         "command": f"`{preparation['command']}`" if isinstance(preparation.get("command"), str) else "",
         "index": f"sha256 `{manifest.index_sha256}`",
+        **{f"made from {one_line(name)}": f"`{one_line(value)}`" for name, value in sorted(notes.source.items())},
     }
-    lines = [f"## {corpus.place.name}\n", *(f"- {name}: {_line(text) or _UNKNOWN}" for name, text in facts.items())]
-    lines += [f"- made from {_line(name)}: `{_line(value)}`" for name, value in sorted(notes.source.items())]
-    return "\n".join(lines) + "\n\n" + _states(corpus)
+    lines = [f"- {name}: {one_line(text) or _UNKNOWN}\n" for name, text in facts.items()]
+    return f"## {corpus.place.name}\n\n{''.join(lines)}\n{_states(corpus)}"
 
 
 def _states(corpus: Described) -> str:
     states, title = corpus.notes.states, "what became of the rows of the source"
     if not states and corpus.manifest.dropped:
-        states, title = (
-            {**corpus.manifest.dropped, OK: corpus.manifest.images},
-            "what became of the records in the tars",
-        )
+        states = {**corpus.manifest.dropped, OK: corpus.manifest.images}
+        title = "what became of the records in the tars"
     if not states:
         return "What became of the rows of the source is not recorded, so the yield is unknown.\n"
     total = sum(states.values())
     ordered = sorted(states.items(), key=lambda item: (item[0] != OK, -item[1]))
-    rows = [f"| {_cell(s)} | {count:,} | {count / total:.2%} |" for s, count in ordered]
-    return "\n".join([f"| {title} | rows | share |", "|---|---:|---:|", *rows]) + "\n"
-
-
-def _use(corpora: list[Described]) -> str:
-    weights = ", ".join(f"{corpus.place.name}: 1.0" for corpus in corpora)
-    shard = f"{corpora[0].place.name}/{corpora[0].manifest.shards[0].name}"
-    return f"""\
-## How to train on it
-
-With the folders of the corpora in a folder `FOLDER`:
-
-```sh
-bridgetower train data=own data.root=FOLDER 'data.corpora={{{weights}}}' tokenizer=roberta-base model=large
-```
-
-A weight says how often a corpus is passed per epoch: 0.5 takes half of it, another half each epoch. `data.captions=one` shows
-each image once per epoch, `all` once for each of its captions. The shards are ordinary WebDataset tars too:
-
-```python
-import webdataset
-
-for record in webdataset.WebDataset("FOLDER/{shard}", shardshuffle=False).decode("pil"):
-    print(sorted(record))
-```
-"""
-
-
-def _line(text: str) -> str:
-    """One line of text, whatever the manifest holds."""
-    return re.sub(r"\s+", " ", text).strip()
-
-
-def _cell(text: str) -> str:
-    return _line(text).replace("|", "\\|")
+    return table((title, "rows", "share"), ((s, f"{count:,}", f"{count / total:.2%}") for s, count in ordered))

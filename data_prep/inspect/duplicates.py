@@ -1,4 +1,4 @@
-"""Which images are there more than once, told by two hashes of 16 bytes for each."""
+"""Images that occur more than once, by two hashes of 16 bytes for each."""
 
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -7,24 +7,24 @@ import numpy as np
 import numpy.typing as npt
 
 Hashes = npt.NDArray[np.uint64]
-"""uint64 (images, 2); a row of zeros where none is known."""
+"""uint64 (images, 2); a row of zeros where the hash is unknown."""
 Rows = npt.NDArray[np.int64]
 
 BYTES = 16
-"""Of a hash that are kept: among 14 million images two unlike ones share as many with a chance of 3e-25."""
+"""Kept of a hash: among 14 million images, two different ones share them with a probability of 3e-25."""
 NONE = bytes(BYTES)
 
 
-class Repeats(NamedTuple):
-    """Images that an earlier one equals, ascending."""
+class Duplicates(NamedTuple):
+    """Images that equal an earlier one, ascending."""
 
     row: Rows
     first: Rows
-    """The earliest equal image of each, a row below it."""
+    """The earliest equal image of each."""
 
 
 def image_hash(image: bytes | memoryview) -> bytes:
-    """Of the bytes of an image as the shard holds it."""
+    """Hash of an image as it is in the shard."""
     return blake2b(image, digest_size=BYTES).digest()
 
 
@@ -36,19 +36,18 @@ def original_hash(meta: dict[str, Any]) -> bytes:
         return NONE
 
 
-def find_repeats(images: Hashes, originals: Hashes) -> Repeats:
+def find_duplicates(images: Hashes, originals: Hashes) -> Duplicates:
     """Every image whose stored bytes, or whose original, an earlier image has too.
 
-    For 14 million images it takes some 0.35 GB besides the hashes themselves (0.45 GB).
+    14 million images need about 0.35 GB besides the hashes themselves (0.45 GB).
     """
-    found = [_repeats(images), _repeats(originals)]
-    row = np.concatenate([repeats.row for repeats in found])
-    row, place = np.unique(row, return_index=True)
-    return Repeats(row, np.concatenate([repeats.first for repeats in found])[place])
+    found = [_by_one_hash(images), _by_one_hash(originals)]
+    row, place = np.unique(np.concatenate([duplicates.row for duplicates in found]), return_index=True)
+    return Duplicates(row, np.concatenate([duplicates.first for duplicates in found])[place])
 
 
-def _repeats(hashes: Hashes) -> Repeats:
-    """By one kind of hash; a sort by its first half leaves equal ones side by side, in their order."""
+def _by_one_hash(hashes: Hashes) -> Duplicates:
+    """A sort by the first half of the hash leaves equal images side by side, in their order."""
     order = np.argsort(hashes[:, 0], kind="stable")
     halves = hashes[:, 0][order]
     same = np.zeros(len(order), dtype=bool)
@@ -60,4 +59,4 @@ def _repeats(hashes: Hashes) -> Repeats:
     first = order[starts[np.searchsorted(starts, at) - 1]]
     row = order[at]
     ascending = np.argsort(row)
-    return Repeats(row[ascending], first[ascending])
+    return Duplicates(row[ascending], first[ascending])

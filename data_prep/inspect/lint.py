@@ -1,14 +1,14 @@
-"""`bridgetower prep lint`: read every record as training would, and say what is wrong with it."""
+"""`bridgetower prep lint`: read every record as training would, and report what is wrong with it."""
 
 import json
+import shutil
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -17,15 +17,19 @@ from bridgetower_train.config import ModelConfig, at_least, one_of
 from bridgetower_train.data.shards import Corpus, open_corpus
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.errors import DataError
-from data_prep.inspect.duplicates import Hashes, find_repeats
-from data_prep.inspect.finished import CorporaConfig, Place, find_corpora
-from data_prep.inspect.histogram import Histogram
-from data_prep.inspect.lint_shard import Fault, ShardReport, check_folder, check_shard, forget_corpora
+from bridgetower_train.files import replacing
+from bridgetower_train.pages.histogram import Distribution
+from data_prep.inspect.duplicates import Hashes, find_duplicates
+from data_prep.inspect.lint_shard import Finding, check_folder, check_shard, forget_corpora
+from data_prep.inspect.places import CorporaConfig, Place, find_corpora
 from data_prep.parallel import cores, ordered_map
 
 SHOWN = 20
-"""Up to so many findings are only printed."""
+"""Up to this number findings are only printed."""
 _EXAMPLES = 3
+
+Lengths = Counter[int]
+"""Length of a caption -> number of captions."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class LintConfig(CorporaConfig):
     """`bridgetower prep lint`: read every record and report the bad ones. Exit code 1 where anything is wrong."""
 
     tokenizer: str | None = None
-    """A `tokenizer.json` (or its folder) with which to count tokens; null: only characters are counted."""
+    """A `tokenizer.json` (or its folder) to count tokens with; null: only characters are counted."""
     max_text_len: int = ModelConfig.max_text_len
     """Tokens at which training cuts a caption, `<s>` and `</s>` included: model.max_text_len."""
     duplicates: str = "report"
@@ -50,38 +54,24 @@ class LintConfig(CorporaConfig):
         one_of("duplicates", self.duplicates, ("report", "fail", "ignore"))
 
 
-class Finding(NamedTuple):
-    """Something to report about a record, a shard or a corpus."""
-
-    corpus: str
-    shard: str
-    key: str
-    reason: str
-    same_as: str = ""
-    """For a duplicate: the first image that it equals."""
-
-    def __str__(self) -> str:
-        return "/".join(filter(None, (self.corpus, self.shard, self.key)))
-
-
 class Findings:
-    """All that was found, on disk; in memory are only the counts and the first of each reason."""
+    """All findings, on disk; in memory are only the counts and the first ones of each reason."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self._first: dict[str, list[str]] = defaultdict(list)
-        self._lines = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._lines = tempfile.TemporaryFile()  # noqa: SIM115
 
     def add(self, finding: Finding) -> None:
-        """Take note of one."""
+        """Record a finding."""
         self.counts[finding.reason] += 1
         if self.counts[finding.reason] <= _EXAMPLES:
             self._first[finding.reason].append(str(finding))
         values = {name: value for name, value in finding._asdict().items() if value}
-        self._lines.write(json.dumps(values) + "\n")
+        self._lines.write(json.dumps(values).encode() + b"\n")
 
     def report(self, listing: str | None) -> None:
-        """Print each reason with its first records, and list everything in a file where there is much or it is asked for."""
+        """Print each reason with its first records; list everything in `listing`, or in lint.jsonl where it is much."""
         for reason, count in self.counts.most_common():
             print(f"{reason}: {count:,} ({', '.join(self._first[reason])}{', ...' if count > _EXAMPLES else ''})")
         total = sum(self.counts.values())
@@ -89,13 +79,10 @@ class Findings:
             listing = "lint.jsonl"
         if listing is None:
             return
-        path = Path(listing)
-        partial_path = path.with_name(f"{path.name}.tmp")
         self._lines.seek(0)
-        with partial_path.open("w") as file:
-            file.writelines(self._lines)
-        partial_path.replace(path)
-        print(f"all {total:,} findings: {path}")
+        with replacing(Path(listing)) as file:
+            shutil.copyfileobj(self._lines, file)
+        print(f"all {total:,} findings: {listing}")
 
     def __enter__(self) -> "Findings":
         return self
@@ -108,15 +95,15 @@ class Findings:
 
 @dataclass
 class Tally:
-    """What is known of a corpus when all of it has been read."""
+    """What reading a corpus found."""
 
     place: Place
     corpus: Corpus
     first: int
     """Number of its first record, counted through all corpora."""
     faults: int = 0
-    characters: Histogram = field(default_factory=Histogram)
-    tokens: Histogram = field(default_factory=Histogram)
+    characters: Lengths = field(default_factory=Counter)
+    tokens: Lengths = field(default_factory=Counter)
 
 
 def run(config: LintConfig) -> int:
@@ -131,7 +118,7 @@ def run(config: LintConfig) -> int:
         wrong = sum(findings.counts.values())
         for tally in tallies:
             _print_captions(tally, config)
-        repeated = 0 if hashes is None else _report_repeats(tallies, *hashes, findings)
+        repeated = 0 if hashes is None else _report_duplicates(tallies, *hashes, findings)
         findings.report(config.listing)
     images = sum(tally.corpus.manifest.images for tally in tallies)
     print(
@@ -153,18 +140,12 @@ def _open(places: list[Place], config: LintConfig, findings: Findings) -> Iterat
             continue
         tally = Tally(place, corpus, first)
         first += corpus.manifest.images
-        for fault in check_folder(corpus):
-            _note(tally, fault, findings)
+        _add_faults(tally, check_folder(corpus), findings)
         yield tally
 
 
-def _note(tally: Tally, fault: Fault, findings: Findings) -> None:
-    tally.faults += 1
-    findings.add(Finding(tally.corpus.name, *fault))
-
-
 def _read_all(tallies: list[Tally], config: LintConfig, findings: Findings) -> tuple[Hashes, Hashes] | None:
-    """Read every shard; the hashes of stored and of original images, one row for each, unless they are not wanted."""
+    """Read every shard. Returns the hashes of stored and of original images, a row for each; None without duplicates."""
     images = sum(tally.corpus.manifest.images for tally in tallies)
     wanted = config.duplicates != "ignore"
     hashes = np.zeros((2, images if wanted else 0, 2), np.uint64)
@@ -174,7 +155,9 @@ def _read_all(tallies: list[Tally], config: LintConfig, findings: Findings) -> t
     with tqdm(desc="lint", total=images, unit=" images", unit_scale=True, disable=None) as bar:
         reports = ordered_map(check, items, min(config.workers, max(len(tasks), 1)), chunk=1)
         for (tally, shard), report in zip(tasks, reports, strict=True):
-            _take(tally, report, findings)
+            _add_faults(tally, report.faults, findings)
+            tally.characters.update(report.characters.tolist())
+            tally.tokens.update(report.tokens.tolist())
             start, stop = tally.first + tally.corpus.shard_rows[shard : shard + 2]
             if wanted:
                 hashes[:, start:stop] = report.hashes
@@ -182,19 +165,18 @@ def _read_all(tallies: list[Tally], config: LintConfig, findings: Findings) -> t
     return (hashes[0], hashes[1]) if wanted else None
 
 
-def _take(tally: Tally, report: ShardReport, findings: Findings) -> None:
-    for fault in report.faults:
-        _note(tally, fault, findings)
-    tally.characters.add(report.characters)
-    tally.tokens.add(report.tokens)
+def _add_faults(tally: Tally, faults: Iterable[Finding], findings: Findings) -> None:
+    for fault in faults:
+        tally.faults += 1
+        findings.add(fault)
 
 
-def _report_repeats(tallies: list[Tally], images: Hashes, originals: Hashes, findings: Findings) -> int:
-    """Add every image that an earlier one equals to the findings; how many there are."""
-    repeats = find_repeats(images, originals)
+def _report_duplicates(tallies: list[Tally], images: Hashes, originals: Hashes, findings: Findings) -> int:
+    """Add every image that equals an earlier one to the findings. Returns their number."""
+    duplicates = find_duplicates(images, originals)
     starts = np.array([tally.first for tally in tallies])
     between: Counter[tuple[str, str]] = Counter()
-    for row, first in zip(repeats.row.tolist(), repeats.first.tolist(), strict=True):
+    for row, first in zip(duplicates.row.tolist(), duplicates.first.tolist(), strict=True):
         copy, origin = (_locate(tallies, starts, number) for number in (row, first))
         between[origin.corpus, copy.corpus] += 1
         where = "in the same corpus" if origin.corpus == copy.corpus else f"in {origin.corpus}"
@@ -203,11 +185,11 @@ def _report_repeats(tallies: list[Tally], images: Hashes, originals: Hashes, fin
         share = count / next(t.corpus.manifest.images for t in tallies if t.corpus.name == copy_name)
         which = "occur earlier in it" if origin_name == copy_name else f"are in {origin_name} too"
         print(f"duplicates: {count:,} images of {copy_name} ({share:.1%}) {which}")
-    return len(repeats.row)
+    return len(duplicates.row)
 
 
 def _locate(tallies: list[Tally], starts: "np.ndarray[tuple[int], np.dtype[np.int64]]", number: int) -> Finding:
-    """The record of a number that counts through all corpora."""
+    """The record with a number, counted through all corpora."""
     tally = tallies[int(np.searchsorted(starts, number, side="right")) - 1]
     row = number - tally.first
     shard = int(np.searchsorted(tally.corpus.shard_rows, row, side="right")) - 1
@@ -220,16 +202,18 @@ def _print_captions(tally: Tally, config: LintConfig) -> None:
     print(f"{tally.corpus.name}: {manifest.images:,} images, {manifest.captions:,} captions: {faults}")
     print(f"  characters per caption: {describe(characters)}")
     if config.tokenizer is not None:
-        cut = tokens.above(config.max_text_len)
+        cut = sum(count for length, count in tokens.items() if length > config.max_text_len)
         print(
             f"  tokens per caption: {describe(tokens)}; "
-            f"{cut:,} ({cut / max(tokens.total, 1):.2%}) are cut at max_text_len={config.max_text_len}"
+            f"{cut:,} ({cut / max(tokens.total(), 1):.2%}) are cut at max_text_len={config.max_text_len}"
         )
 
 
-def describe(lengths: Histogram) -> str:
-    """Mean, median, 95th percentile and largest."""
-    if not lengths.total:
+def describe(lengths: Lengths) -> str:
+    """Mean, median, 95th percentile and maximum."""
+    if not lengths:
         return "none"
-    median, high = lengths.quantile(0.5), lengths.quantile(0.95)
-    return f"mean {lengths.mean:.1f}, median {median:,}, 95% up to {high:,}, longest {lengths.largest:,}"
+    values, counts = np.array(sorted(lengths.items())).T
+    median, high = (Distribution("", values, counts).quantile(share) for share in (0.5, 0.95))
+    mean = (values @ counts) / counts.sum()
+    return f"mean {mean:.1f}, median {median:,.0f}, 95% up to {high:,.0f}, longest {values[-1]:,}"

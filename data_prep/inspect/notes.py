@@ -1,4 +1,4 @@
-"""What the writer of a corpus has noted about its source, as far as it can be understood."""
+"""What the writer of a corpus has recorded about its source, as far as it can be read."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,13 +17,13 @@ class Notes:
     rows: int = 0
     """Rows of the source."""
     states: dict[str, int] = field(default_factory=dict)
-    """State -> rows that ended in it, `ok` among them."""
+    """State -> number of rows, `ok` among them."""
     source: dict[str, str] = field(default_factory=dict)
     """What the rows depend on: file or rule -> digest or value."""
 
     @staticmethod
     def of(manifest: Manifest) -> "Notes":
-        """Read them; what is missing or of another shape is left empty."""
+        """Read them; what is missing or of another type is left empty."""
         about = _strings(manifest.extra.get("about"))
         rows, states = manifest.extra.get("rows"), _counts(manifest.extra.get("states"))
         return Notes(

@@ -1,6 +1,7 @@
-"""`bridgetower prep stats`: what corpora hold, printed and as a page."""
+"""`bridgetower prep stats`: what corpora contain, printed and as a page."""
 
 import io
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +19,8 @@ from bridgetower_train.pages.corpora import CorpusView, Sample, corpora_page
 from bridgetower_train.pages.histogram import Distribution
 from bridgetower_train.pages.images import shrunk
 from bridgetower_train.pages.numbers import size
-from data_prep.inspect.finished import CorporaConfig, find_corpora
 from data_prep.inspect.notes import Notes
+from data_prep.inspect.places import CorporaConfig, find_corpora
 from data_prep.shards.index import image_size
 
 _ROWS_AT_ONCE = 1_000_000
@@ -29,16 +30,16 @@ _CAPTION_SHOWN = 120
 
 @dataclass(frozen=True)
 class StatsConfig(CorporaConfig):
-    """`bridgetower prep stats`: print and draw what corpora hold."""
+    """`bridgetower prep stats`: print and plot what corpora contain."""
 
     tokenizer: str | None = None
-    """A `tokenizer.json` (or its folder) with which to count tokens; null: only characters are counted."""
+    """A `tokenizer.json` (or its folder) to count tokens with; null: only characters are counted."""
     sample: int = 20_000
     """Records of each corpus, evenly spaced, that are read for resolutions and caption lengths."""
     images: int = 24
     """Images of each corpus to show."""
     out: str = "stats.html"
-    """Where the page is written."""
+    """File for the page."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,7 +49,7 @@ class StatsConfig(CorporaConfig):
 
 @dataclass
 class _Sampled:
-    """What reading some records gave."""
+    """What reading a sample of records found."""
 
     records: int = 0
     bad: int = 0
@@ -57,12 +58,12 @@ class _Sampled:
     edges: list[tuple[int, int]] = field(default_factory=list)
     """Width and height of the stored images."""
     originals: list[tuple[int, int]] = field(default_factory=list)
-    """Width and height of those that they were made from, where the json tells."""
+    """Width and height of the originals, where the json has them."""
     shown: list[Sample] = field(default_factory=list)
 
 
 def run(config: StatsConfig) -> None:
-    """Print the figures of every corpus and write the page. ConfigError or DataError where there is none to read."""
+    """Print the figures of every corpus and write the page. ConfigError or DataError where there is none."""
     text = None if config.tokenizer is None else CaptionTokenizer.load(config.tokenizer)
     views, corpora = [], []
     for place in find_corpora(config.root):
@@ -157,7 +158,7 @@ def _sample(corpus: Corpus, config: StatsConfig, text: CaptionTokenizer | None) 
 
 
 def _original(meta: dict[str, Any]) -> list[tuple[int, int]]:
-    """Size of the original image: img2dataset calls it so, where its `width` is that of the stored one."""
+    """Size of the original image. img2dataset has it under `original_width`, and under `width` that of the stored one."""
     for names in (("original_width", "original_height"), ("width", "height")):
         edges = [meta.get(name) for name in names]
         if all(isinstance(edge, int) and edge > 0 for edge in edges):
@@ -169,23 +170,22 @@ def _show(record: Record) -> list[Sample]:
     try:
         image = Image.open(io.BytesIO(record.image), formats=("JPEG", "PNG", "WEBP"))
         image.draft("RGB", (_THUMBNAIL, _THUMBNAIL))
-        image = shrunk(image, _THUMBNAIL)
+        thumbnail = shrunk(image, _THUMBNAIL)
     except (OSError, ValueError, Image.DecompressionBombError):
         return []
     caption = (record.captions or [""])[0]
     more = f"{caption[:_CAPTION_SHOWN]} …" if len(caption) > _CAPTION_SHOWN else caption
-    return [Sample(image, record.key, more)]
+    return [Sample(thumbnail, record.key, more)]
 
 
 def _count(corpus: Corpus, column: str, unit: int = 1) -> tuple[Any, Any]:
-    """(distinct values, how often each occurs) of a column of the index in units of `unit`, rounded up."""
-    found: dict[int, int] = {}
+    """(distinct values, number of each) of a column of the index in units of `unit`, rounded up."""
+    found: Counter[int] = Counter()
     for start in range(0, len(corpus.index), _ROWS_AT_ONCE):
         part = corpus.index[column][start : start + _ROWS_AT_ONCE].astype(np.int64)
-        for value, count in zip(*np.unique(-(-part // unit), return_counts=True), strict=True):
-            found[int(value)] = found.get(int(value), 0) + int(count)
-    values = sorted(found)
-    return np.array(values, np.float64), np.array([found[value] for value in values], np.int64)
+        values, counts = np.unique(-(-part // unit), return_counts=True)
+        found.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+    return tuple(np.array(sorted(found.items())).T)
 
 
 def _distinct(values: Iterable[int]) -> tuple[Any, Any]:

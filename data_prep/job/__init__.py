@@ -1,1 +1,4 @@
-"""A preparation: ranges of a table's rows become shards, whatever interrupts it."""
+"""A preparation: ranges of the rows of a table become shards, and the same command resumes whatever interrupts it.
+
+May import `shards` and `source`.
+"""

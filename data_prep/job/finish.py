@@ -1,4 +1,4 @@
-"""From shards and their logs to a whole corpus: which ranges are finished, and the index and manifest of them all."""
+"""From shards and their logs to a complete corpus: which ranges are finished, and index and manifest of all of them."""
 
 import shutil
 from collections import Counter
@@ -22,7 +22,7 @@ _READS_AT_ONCE = 16
 
 
 def finished(output: Output) -> dict[int, dict[str, int]]:
-    """Number -> state -> rows, of the ranges whose log and shard are there. A shard that lost bytes is made again."""
+    """Number -> state -> rows, of the ranges with a log and an intact shard. One that lost bytes is written again."""
     tars = output.sizes()
     stems = [name.removesuffix(".parquet") for name in output.sizes("log") if name.endswith(".parquet")]
     numbers = sorted(int(stem) for stem in stems if stem.isdecimal())
@@ -34,7 +34,7 @@ def finished(output: Output) -> dict[int, dict[str, int]]:
 
 
 def summary_of(output: Output, number: int) -> RangeSummary | None:
-    """What a range came to; None where it is not finished."""
+    """The result of a range; None where it is not finished."""
     summary = _read_summary(output, number)
     if summary is None or summary.shard is None:
         return summary
@@ -46,7 +46,7 @@ def _read_summary(output: Output, number: int) -> RangeSummary | None:
     try:
         with output.open(log_name(number)) as file:
             return read_summary(file)
-    except (pa.ArrowInvalid, FileNotFoundError):  # empty or torn: the machine went down before the disk had it
+    except (pa.ArrowInvalid, FileNotFoundError):  # empty or torn by a crash of the machine
         return None
 
 
@@ -55,7 +55,7 @@ def _agrees(summary: RangeSummary, tars: Mapping[str, int | None]) -> bool:
 
 
 def finish(work: Work, ranges: int, extra: dict[str, Any]) -> Manifest:
-    """Merge the logs of all `ranges` into `index.npy` and, last, `manifest.json`. DataError where there is no image."""
+    """Merge the logs of all `ranges` into `index.npy` and, last, `manifest.json`. DataError where no row has an image."""
 
     def read(number: int) -> tuple[RangeSummary, Rows]:
         with work.output.open(log_name(number)) as file:
@@ -65,7 +65,8 @@ def finish(work: Work, ranges: int, extra: dict[str, Any]) -> Manifest:
         shards, parts, states = _merge(pool.map(read, range(ranges)))
     ok = states.pop(OK, 0)
     if not ok:
-        raise DataError(f"{work.corpus}: no image could be had; {_in_words(states) or 'the source has no rows'}")
+        found = ", ".join(f"{state}: {count:,}" for state, count in states.most_common())
+        raise DataError(f"{work.corpus}: none of the rows gave an image; {found or 'the source has no rows'}")
     folder = work.scratch / SPOOL
     folder.mkdir(exist_ok=True)
     manifest = write_index(
@@ -85,7 +86,7 @@ def finish(work: Work, ranges: int, extra: dict[str, Any]) -> Manifest:
 
 
 def _merge(found: Iterable[tuple[RangeSummary, Rows]]) -> tuple[list[ShardInfo], list[Rows], Counter[str]]:
-    """The shards, the rows of the index with the shard's place among them, and state -> rows."""
+    """The shards, the rows of the index with the number of their shard, and state -> rows."""
     shards: list[ShardInfo] = []
     parts, states = [np.zeros(0, INDEX_DTYPE)], Counter[str]()
     for summary, rows in found:
@@ -95,7 +96,3 @@ def _merge(found: Iterable[tuple[RangeSummary, Rows]]) -> tuple[list[ShardInfo],
             shards.append(summary.shard)
             parts.append(rows)
     return shards, parts, states
-
-
-def _in_words(states: Counter[str]) -> str:
-    return ", ".join(f"{state}: {count:,}" for state, count in states.most_common())

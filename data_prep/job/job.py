@@ -1,8 +1,8 @@
 """The preparation of a corpus: ranges of a table's rows become shards, whatever interrupts it.
 
 The table is cut into ranges of `records_per_shard` rows; range i becomes the shard `00000i.tar` and its log, which depend
-on nothing but the range's rows and images. What becomes of a row is spooled as it is known (`spool.py`), so a run that
-was stopped or killed goes on where it was, and writes the bytes that an undisturbed one writes.
+only on the range's rows and images. The outcome of a row is spooled as soon as it is known (`spool.py`), so a run that was
+stopped or killed resumes where it was, and writes the same bytes as an undisturbed one.
 """
 
 import errno
@@ -16,8 +16,8 @@ from types import FrameType
 from typing import Any, cast
 
 from bridgetower_train.config import at_least, one_of
-from bridgetower_train.data.cache import is_remote
 from bridgetower_train.data.manifest import Manifest
+from bridgetower_train.data.roots import is_remote
 from bridgetower_train.errors import ConfigError, DataError
 from bridgetower_train.lock import hold
 from data_prep.job.finish import finish, finished
@@ -42,12 +42,12 @@ class JobConfig:
     name: str = "???"
     """Name of the corpus folder."""
     size: int = 294
-    """Shorter edge of the written images, pixels: the image size of the model to be trained."""
+    """Shorter edge of the written images, pixels: the image size of the model that will be trained."""
     workers: int = 0
-    """Processes that decode, resize and encode: 0 takes all cores, or one per task with engine=ray. Changes nothing in what
-    is written."""
+    """Processes that decode, resize and encode: 0 takes all cores, or one per task with engine=ray. The output does not
+    depend on it."""
     records_per_shard: int = 1000
-    """Rows of the source per shard, which holds as many images as could be had of them."""
+    """Rows of the source per shard, which contains the images that these rows gave."""
     engine: str = "local"
     """`local`: this machine. `ray`: a Ray cluster (RAY_ADDRESS, else one is started here), a task per shard; `out` must
     then be a folder that all nodes share, or a URL."""
@@ -59,13 +59,13 @@ class JobConfig:
         at_least("workers", self.workers, 0)
         at_least("records_per_shard", self.records_per_shard, 1)
         one_of("engine", self.engine, ENGINES)
-        if is_remote(self.out.removeprefix("file://")) and self.scratch is None:
+        if is_remote(self.out) and self.scratch is None:
             raise ConfigError(f"out={self.out}: is remote; set scratch to a local folder for unfinished shards")
         object.__setattr__(self, "workers", self.workers or (cores() if self.engine == "local" else 1))
 
 
 class _StoppedError(KeyboardInterrupt):
-    """A signal has asked the job to end."""
+    """The job received a signal to end."""
 
     def __init__(self, signum: int) -> None:
         super().__init__()
@@ -75,16 +75,16 @@ class _StoppedError(KeyboardInterrupt):
 def run_job(
     config: JobConfig, table: Table, images: Images, about: dict[str, str], extra: dict[str, Any] | None = None
 ) -> Manifest:
-    """Prepare the corpus of `table`, or go on with it; where it is whole already, say so and leave it.
+    """Prepare the corpus of `table`, or resume it; a complete one stays as it is.
 
     `about`: title, homepage, licence and note of the source. `extra`: more for the manifest. SIGTERM and SIGINT end the
-    process with 143 and 130. UserError where another run holds the folder, DataError where source or settings are not
-    those of the run before, where no image can be had, and where the disk is full or not to be written.
+    process with 143 and 130. UserError where another run has locked the folder, DataError where source or settings are not
+    those of the earlier run, where no row gives an image, and where the disk is full or read-only.
     """
     output = Output(config.out, config.name)
     preparation = Preparation.of(config.size, config.records_per_shard, table)
     scratch = output.local
-    if config.scratch is not None:  # it may serve several jobs, and outlast their output
+    if config.scratch is not None:  # several jobs may share it, and it may outlast their output
         scratch = Path(config.scratch, f"{config.name}-{preparation.digest(output)}")
     assert scratch is not None
     try:
@@ -95,13 +95,15 @@ def run_job(
         if error.errno not in _NO_ROOM:
             raise
         raise DataError(
-            f"out={output}: {error.strerror}{f' ({error.filename})' if error.filename else ''}; what is there is whole; "
-            "make room, or mend it, and give the same command again"
+            f"out={output}: {error.strerror}{f' ({error.filename})' if error.filename else ''}; what was written is intact; "
+            "make room or fix the permissions, and run the same command to resume"
         ) from error
     except _StoppedError as stop:
-        for child in active_children():  # one that the signal has cut off from its pool would be waited for at exit
+        for child in active_children():  # exit would wait for one that the signal has separated from its pool
             child.kill()
-        print(f"{config.name}: stopped by {signal.Signals(stop.signum).name}; the same command goes on", flush=True)
+        print(
+            f"{config.name}: stopped by {signal.Signals(stop.signum).name}; run the same command to resume", flush=True
+        )
         raise SystemExit(128 + stop.signum) from None
 
 
@@ -114,7 +116,7 @@ def _run(
     extra: dict[str, Any],
 ) -> Manifest:
     if manifest := preparation.whole(work.output):
-        print(f"{config.name}: {work.output} holds these {manifest.images:,} images already")
+        print(f"{config.name}: {work.output} already contains these {manifest.images:,} images")
         return manifest
     preparation.begin(work.output)
     rows, step = len(table), config.records_per_shard
@@ -141,7 +143,7 @@ def _run(
 def _prepare_ranges(
     parts: Iterator[tuple[int, int, list[Row]]], images: Images, work: Work, progress: Progress
 ) -> None:
-    """One stream of images through all ranges, so that no shard waits for the slowest image of the one before."""
+    """One stream of images through all ranges, so that no shard waits for the slowest image of the previous one."""
     unfinished: list[ShardRange] = []
 
     def rows() -> Iterator[tuple[int, Row]]:
@@ -162,12 +164,12 @@ def _prepare_ranges(
             if not shard.missing:
                 unfinished.remove(shard)
                 shard.finish()
-    assert not unfinished, f"{len(unfinished)} ranges wait for rows of which nothing has become"
+    assert not unfinished, f"{len(unfinished)} ranges have rows without an outcome"
 
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """The first SIGTERM or SIGINT raises `_StoppedError` in the block; a second one does what it did before."""
+    """The first SIGTERM or SIGINT raises `_StoppedError` in the block; a second one acts as it did before the block."""
     before: dict[int, Any] = {}
 
     def restore() -> None:

@@ -1,4 +1,4 @@
-"""`log/NNNNNN.parquet`: what became of each row of a shard's range, and where its record lies in the shard."""
+"""`log/NNNNNN.parquet`: the state of each row of a shard's range, and where its record is in the shard."""
 
 import json
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 from bridgetower_train.data.manifest import ShardInfo
 from bridgetower_train.data.shards import INDEX_DTYPE
 from data_prep.shards.writer import Rows
-from data_prep.source.rows import OK
+from data_prep.source.rows import FORMER_STATES, OK
 
-_PLACES = [name for name in INDEX_DTYPE.names or () if name != "shard"]
+_INDEX_COLUMNS = [name for name in INDEX_DTYPE.names or () if name != "shard"]
 SCHEMA = pa.schema(
     [
         ("row", pa.int64()),
@@ -26,15 +26,15 @@ SCHEMA = pa.schema(
         ("sha256", pa.string()),
         ("width", pa.int32()),
         ("height", pa.int32()),
-        *((name, pa.from_numpy_dtype(INDEX_DTYPE[name])) for name in _PLACES),
+        *((name, pa.from_numpy_dtype(INDEX_DTYPE[name])) for name in _INDEX_COLUMNS),
     ]
 )
-"""The row's number in the source, key and place of the image, its state and more about it; sha256, width and height of
-the original; and the record's row of the index. What is not known is null."""
+"""The row's number in the source, key and location of the image, its state and details; sha256, width and height of the
+original; and the record's row of the index. Unknown values are null."""
 
 
 class Line(NamedTuple):
-    """One row of the log, and so of the source."""
+    """One row of the log, which is one of the source."""
 
     row: int
     key: str
@@ -47,16 +47,16 @@ class Line(NamedTuple):
 
 
 class RangeSummary(NamedTuple):
-    """What a range of rows came to."""
+    """The result of a range of rows."""
 
     shard: ShardInfo | None
-    """None where it has no image, and so no shard."""
+    """None where it has no image."""
     states: dict[str, int]
     """State -> rows."""
 
 
 def log_name(number: int) -> str:
-    """Where in the corpus's folder the log of a range lies."""
+    """Path of the log of a range in the folder of the corpus."""
     return f"log/{number:06d}.parquet"
 
 
@@ -67,7 +67,7 @@ def write_log(path: Path, lines: Sequence[Line], index: Rows, summary: RangeSumm
     full[ok] = index
     known = map(_valid, zip(*lines, strict=True))
     columns = [pa.array(values, SCHEMA.field(name).type) for name, values in zip(Line._fields, known, strict=True)]
-    columns += [pa.array(full[name], mask=~ok) for name in _PLACES]
+    columns += [pa.array(full[name], mask=~ok) for name in _INDEX_COLUMNS]
     metadata = {
         "shard": json.dumps(None if summary.shard is None else asdict(summary.shard)),
         "states": json.dumps(summary.states),
@@ -76,23 +76,24 @@ def write_log(path: Path, lines: Sequence[Line], index: Rows, summary: RangeSumm
 
 
 def read_summary(file: BinaryIO) -> RangeSummary:
-    """What the range of a log came to, from its footer."""
+    """The result of a range, from the footer of its log."""
     return _summary(pq.read_metadata(file).metadata)
 
 
 def read_index(file: BinaryIO) -> tuple[RangeSummary, Rows]:
-    """What the range of a log came to, and the rows of the index of its records; their `shard` is 0."""
-    table = pq.read_table(file, columns=_PLACES)
+    """The result of a range, and the rows of the index of its records; their `shard` is 0."""
+    table = pq.read_table(file, columns=_INDEX_COLUMNS)
     table = table.filter(table["crc"].is_valid())
     rows = np.zeros(len(table), INDEX_DTYPE)
-    for name in _PLACES:
+    for name in _INDEX_COLUMNS:
         rows[name] = table[name].to_numpy()
     return _summary(table.schema.metadata), rows
 
 
 def _summary(metadata: dict[bytes, bytes]) -> RangeSummary:
-    shard = json.loads(metadata[b"shard"])
-    return RangeSummary(None if shard is None else ShardInfo(**shard), json.loads(metadata[b"states"]))
+    shard, states = json.loads(metadata[b"shard"]), json.loads(metadata[b"states"])
+    named = {FORMER_STATES.get(state, state): rows for state, rows in states.items()}
+    return RangeSummary(None if shard is None else ShardInfo(**shard), named)
 
 
 def _valid(values: tuple[object, ...]) -> list[object]:

@@ -1,4 +1,4 @@
-"""The folder in which a corpus is written: local, or at an fsspec URL. A file appears in it whole or not at all."""
+"""The folder of a corpus being written: local, or at an fsspec URL. A file appears in it complete or not at all."""
 
 import os
 import shutil
@@ -9,17 +9,16 @@ from typing import Any, BinaryIO
 
 from fsspec.core import url_to_fs
 
-from bridgetower_train.data.cache import is_remote
+from bridgetower_train.data.roots import is_remote, plain_root
 from bridgetower_train.errors import DataError
-from bridgetower_train.files import atomic_write
-from data_prep.shards.writer import commit, partial
+from bridgetower_train.files import atomic_write, replacing, sync
 
 
 class Output:
     """`root/corpus`. It may be pickled. DataError where a remote one cannot be read or written."""
 
     def __init__(self, root: str, corpus: str) -> None:
-        self.url = f"{root.removeprefix('file://').rstrip('/')}/{corpus}"
+        self.url = f"{plain_root(root)}/{corpus}"
         self.local = None if is_remote(self.url) else Path(self.url)
         """None where it is remote."""
 
@@ -27,7 +26,7 @@ class Output:
         return self.url
 
     def sizes(self, folder: str = "") -> dict[str, int]:
-        """Name -> size, bytes, of the files in it or in a folder of it; empty where there is none."""
+        """Name -> size, bytes, of its files or of those in a folder of it; empty where there are none."""
         if self.local is not None:
             try:
                 with os.scandir(self.local / folder) as entries:
@@ -40,7 +39,7 @@ class Output:
         except FileNotFoundError:
             return {}
         except Exception as error:  # every protocol of fsspec has errors of its own
-            raise DataError(f"out={self}: cannot be listed: {error!r}") from error
+            raise DataError(f"out={self}: cannot be listed: {error!r}; check the URL and its credentials") from error
         return {
             entry["name"].rstrip("/").rpartition("/")[2]: entry["size"] for entry in listed if entry["type"] == "file"
         }
@@ -82,7 +81,7 @@ class Output:
             fs.pipe_file(path, text.encode("utf-8", "replace"))
 
     def take(self, source: Path, name: str) -> None:
-        """Move a whole local file to where it belongs."""
+        """Move a complete local file to its place."""
         if self.local is not None:
             _move(source, self.local / name)
             return
@@ -98,11 +97,11 @@ class Output:
             yield
         except Exception as error:  # every protocol of fsspec has errors of its own
             raise DataError(
-                f"out={self}: {name} cannot be written: {error!r}; what is there is whole, the same command goes on"
+                f"out={self}: {name} cannot be written: {error!r}; what was written is intact: run the same command to resume"
             ) from error
 
     def _remote(self, name: str) -> tuple[Any, str]:
-        """fsspec's file system, anew for each use since it must not cross a fork, and the path in it."""
+        """fsspec's file system, opened for each use since it must not cross a fork, and the path in it."""
         fs, path = url_to_fs(f"{self.url}/{name}".rstrip("/"), use_listings_cache=False)
         return fs, path
 
@@ -110,8 +109,10 @@ class Output:
 def _move(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.stat().st_dev == target.parent.stat().st_dev:
-        os.replace(source, partial(target))
+        sync(source)
+        source.replace(target)
+        sync(target.parent)
     else:
-        shutil.copyfile(source, partial(target))
+        with source.open("rb") as file, replacing(target) as copy:
+            shutil.copyfileobj(file, copy)
         source.unlink()
-    commit(target)

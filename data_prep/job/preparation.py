@@ -1,4 +1,4 @@
-"""`preparation.json`: what a corpus is prepared from, when and where. All that differs between two equal runs is in it."""
+"""`preparation.json`: from what a corpus is prepared, when and where: all that differs between two equal runs."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from data_prep.job.output import Output
 from data_prep.source.rows import Table
 
 NAME = "preparation.json"
-_FORMAT = 1  # raise it when the same source and settings give other shards
+_FORMAT = 1  # increment it when the same source and settings give other shards
 
 
 @dataclass(frozen=True)
@@ -33,22 +33,22 @@ class Preparation:
         return Preparation(settings, table.identity())
 
     def digest(self, output: Output) -> str:
-        """A short name of this very job."""
+        """A short name of this job."""
         return hashlib.sha256(json.dumps([str(output), self.settings, self.source]).encode()).hexdigest()[:12]
 
     def whole(self, output: Output) -> Manifest | None:
-        """The manifest of this very corpus; None where it is not finished. DataError where another one is there."""
+        """The manifest of the corpus; None where it is not finished. DataError where the folder belongs to another one."""
         self._check(output)
         manifest = output.read("manifest.json")
         return None if manifest is None else Manifest.from_json(manifest, f"{output}/manifest.json")
 
     def begin(self, output: Output) -> None:
-        """Claim the folder, unless it was claimed before."""
+        """Claim the folder, unless an earlier run has."""
         if output.read(NAME) is None:
             self._write(output, {"started": _now(), "finished": None})
 
     def end(self, output: Output) -> None:
-        """Note when the corpus was finished."""
+        """Record when the corpus was finished."""
         text = output.read(NAME)
         assert text is not None
         self._write(output, {"started": json.loads(text)["started"], "finished": _now()})
@@ -59,8 +59,8 @@ class Preparation:
             foreign = [name for name in output.sizes() if name.endswith(".tar") or name == "manifest.json"]
             if foreign:
                 raise DataError(
-                    f"out={output}: holds {min(foreign)}, which another command or version wrote; remove the folder, or "
-                    "choose another `out` or `name`"
+                    f"out={output}: contains {min(foreign)}, which another command or version wrote; remove the folder, "
+                    "or choose another `out` or `name`"
                 )
             return
         try:
@@ -69,10 +69,10 @@ class Preparation:
                 "source ", before["source"], self.source
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{output}/{NAME}: is broken ({error!r}); remove the folder and start anew") from None
+            raise DataError(f"{output}/{NAME}: is broken ({error!r}); remove the folder and start over") from None
         if changes:
             raise DataError(
-                f"out={output}: was begun with another source or other settings: {'; '.join(changes)}; go on with "
+                f"out={output}: was begun with another source or other settings: {'; '.join(changes)}; restore "
                 "those, remove the folder, or choose another `out` or `name`"
             )
 
@@ -90,7 +90,7 @@ class Preparation:
 
 def _changes(kind: str, before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    return [f"{kind}{key} was {before.get(key, 'not there')} and is {now.get(key, 'not there')}" for key in keys]
+    return [f"{kind}{key} was {before.get(key, 'missing')} and is {now.get(key, 'missing')}" for key in keys]
 
 
 def _now() -> str:

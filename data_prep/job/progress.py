@@ -1,4 +1,4 @@
-"""How far a preparation is: a bar on a terminal, a line every half minute elsewhere."""
+"""Progress of a preparation: a bar on a terminal, a line every half minute elsewhere."""
 
 import sys
 import time
@@ -13,18 +13,18 @@ _EVERY_SECONDS = 30.0
 
 
 class Progress:
-    """Counts rows by state and shows images/s, yield and the time that is left."""
+    """Counts rows by state and shows images/s, yield and the remaining time."""
 
     def __init__(self, name: str, rows: int) -> None:
         self._name = name
         self._rows = rows
         self._states: Counter[str] = Counter()
-        self._before = 0  # rows of former runs: they cost no time now
+        self._before = 0  # rows of earlier runs
         self._start = self._shown = time.monotonic()
         self._bar = tqdm(total=rows, desc=name, unit=" rows", smoothing=0.05) if sys.stderr.isatty() else None
 
     def resume(self, states: Mapping[str, int]) -> None:
-        """Count rows that former runs have dealt with."""
+        """Count rows of earlier runs."""
         self._states.update(states)
         self._before += sum(states.values())
         if self._bar is not None:
@@ -32,7 +32,7 @@ class Progress:
             self._bar.update(sum(states.values()))
 
     def update(self, states: Mapping[str, int]) -> None:
-        """Count rows that are dealt with now."""
+        """Count rows of this run."""
         self._states.update(states)
         if self._bar is not None:
             self._bar.set_postfix_str(f"yield {self.share:.1%}", refresh=False)
@@ -43,11 +43,11 @@ class Progress:
 
     @property
     def share(self) -> float:
-        """The yield so far: rows whose image was had."""
+        """The yield so far: the fraction of rows that gave an image."""
         return self._states[OK] / max(1, self._states.total())
 
     def line(self) -> str:
-        """The progress in words."""
+        """The progress as text."""
         done = self._states.total()
         rate = (done - self._before) / max(1e-9, time.monotonic() - self._start)
         left = tqdm.format_interval((self._rows - done) / rate) if rate else "?"

@@ -1,4 +1,4 @@
-"""Ranges as tasks of a Ray cluster. A task that is lost with its worker runs again, and takes what the spool still has."""
+"""Ranges as tasks of a Ray cluster. A task that is lost with its worker runs again, and resumes from its spool."""
 
 import importlib
 import os
@@ -16,7 +16,7 @@ from data_prep.job.shard_range import ShardRange, Work
 from data_prep.source.rows import Images, Outcome, Row
 
 _RETRIES = 5  # of a task whose worker dies
-_AHEAD = 2  # tasks at the cluster for each one that it can run
+_AHEAD = 2  # tasks submitted for each one that the cluster can run
 
 
 def prepare_ranges(
@@ -35,7 +35,7 @@ def prepare_ranges(
         at_once = sum(int(node["Resources"].get("CPU", 0)) // workers for node in ray.nodes() if node["Alive"])
         if not at_once:
             raise ConfigError(
-                f"workers={workers}: no node of the cluster has as many CPUs; take fewer workers per task"
+                f"workers={workers}: no node of the cluster has that many CPUs; take fewer workers per task"
             )
         task = ray.remote(num_cpus=workers, max_retries=_RETRIES)(_prepare)
         shared = ray.put((work, images))
@@ -54,26 +54,26 @@ def _start(ray: Any) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     before = signal.getsignal(signal.SIGTERM)
     ray.init(log_to_driver=False, logging_level="warning")
-    signal.signal(signal.SIGTERM, before)  # Ray puts its own there
+    signal.signal(signal.SIGTERM, before)  # Ray has replaced it
 
 
 def _collect(ray: Any, running: list[Any], progress: Progress) -> list[Any]:
-    """Wait for a task to finish; the others."""
+    """Wait for a task to finish. Returns the others."""
     (done, *_), others = ray.wait(running)
     try:
         progress.update(ray.get(done))
     except ray.exceptions.RayTaskError as error:
         raise error.cause from error
     except ray.exceptions.RayError as error:
-        raise DataError(f"a task was lost {_RETRIES + 1} times: {error}; the same command goes on") from error
+        raise DataError(f"a task was lost {_RETRIES + 1} times: {error}; run the same command to resume") from error
     return cast(list[Any], others)
 
 
 def _prepare(shared: tuple[Work, Images], part: tuple[int, int, list[Row]]) -> dict[str, int]:
-    """Make the shard of a range; state -> rows."""
+    """Write the shard of a range. Returns state -> rows."""
     work, images = shared
     torch.set_num_threads(1)
-    shard = ShardRange(work, *part)  # waits until no other task, believed lost, has its spool
+    shard = ShardRange(work, *part)  # waits while another task, believed lost, has its spool
     with closing(shard):
         summary = summary_of(work.output, part[0])
         if summary is not None:

@@ -1,4 +1,4 @@
-"""A range of a table's rows on its way to being a shard."""
+"""A range of a table's rows that becomes a shard."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from data_prep.source.captions import tidy
 from data_prep.source.rows import OK, Outcome, Row
 
 SPOOL = "spool"
-"""Folder of what is not yet whole."""
+"""Folder of unfinished files."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class Work:
 
     output: Output
     scratch: Path
-    """Where unfinished shards lie."""
+    """Folder of unfinished shards."""
     corpus: str
     size: int
     """Shorter edge of the images, pixels."""
 
 
 class ShardRange:
-    """Rows `start`, `start + 1`, ... and what has become of them, from former runs too."""
+    """Rows `start`, `start + 1`, ... and their outcomes, those of earlier runs among them."""
 
     def __init__(self, work: Work, number: int, start: int, rows: list[Row]) -> None:
         self._work = work
@@ -40,12 +40,12 @@ class ShardRange:
         self._rows = {start + i: _checked(row) for i, row in enumerate(rows)}
         self._spool = Spool(self._path)
         self.missing = {n: row for n, row in self._rows.items() if not row.state and n not in self._spool}
-        """Rows whose image is still to be had."""
+        """Rows without an outcome so far."""
         self.states = Counter(self._outcome(n).state for n in self._rows if n not in self.missing)
-        """What has become of the others."""
+        """State -> number of the other rows."""
 
     def add(self, row: int, outcome: Outcome) -> None:
-        """Keep what has become of a missing row."""
+        """Store the outcome of a missing row."""
         self._spool.add(row, outcome)
         del self.missing[row]
 
@@ -70,11 +70,11 @@ class ShardRange:
         return states
 
     def discard(self) -> None:
-        """The range was finished by another process meanwhile."""
+        """Drop it: another process has finished the range."""
         self._spool.remove()
 
     def close(self) -> None:
-        """Leave the rest to a later run."""
+        """Leave it to a later run."""
         self._spool.close()
 
     def _outcome(self, number: int) -> Outcome:

@@ -1,4 +1,4 @@
-"""What became of the rows of an unfinished shard, kept as it is known, so that a killed run has nothing to get again."""
+"""Outcomes of the rows of an unfinished shard, stored as they come, so that a killed run fetches nothing twice."""
 
 import fcntl
 import json
@@ -7,16 +7,16 @@ import struct
 import zlib
 from pathlib import Path
 
-from data_prep.source.rows import Outcome
+from data_prep.source.rows import FORMER_STATES, Outcome
 
-_FRAME = struct.Struct("<QIII")  # row, bytes of json, bytes of jpeg, CRC-32 of the three before it and both contents
+_FRAME = struct.Struct("<QIII")  # row, bytes of json, bytes of jpeg, CRC-32 of these three and both contents
 _HEAD = struct.Struct("<QII")
 
 
 class Spool:
-    """A file of outcomes, each in a frame with a checksum; a frame that a kill or a full disk left torn is cut off.
+    """A file of outcomes, each in a frame with a checksum; a torn frame, left by a kill or a full disk, is cut off.
 
-    Opening it waits until no other process has it open, as when a task is believed lost and runs a second time.
+    Opening it waits until no other process has it open, as when a task that was believed lost runs a second time.
     """
 
     def __init__(self, path: Path) -> None:
@@ -24,7 +24,7 @@ class Spool:
         self._path = path
         self._file = open(path, "a+b", buffering=0)  # noqa: SIM115
         fcntl.lockf(self._file, fcntl.LOCK_EX)
-        self._places: dict[int, tuple[int, int, int]] = {}  # row -> where its json starts, bytes of json and jpeg
+        self._places: dict[int, tuple[int, int, int]] = {}  # row -> offset of its json, bytes of json and jpeg
         self._end = 0
         self._read()
 
@@ -40,7 +40,7 @@ class Spool:
         data = memoryview(b"".join((head, crc.to_bytes(4, "little"), note, outcome.jpeg)))
         self._places.setdefault(row, (self._end + _FRAME.size, len(note), len(outcome.jpeg)))
         self._end += len(data)
-        while data:  # a write that the disk has room for only in part is cut short; the next one raises
+        while data:  # on a disk that becomes full a write is cut short, and the next one raises
             data = data[self._file.write(data) :]
 
     def get(self, row: int) -> Outcome:
@@ -49,14 +49,14 @@ class Spool:
         self._file.seek(start)
         data = self._file.read(note + jpeg)
         state, detail, meta = json.loads(data[:note])
-        return Outcome(state, detail, data[note:], meta)
+        return Outcome(FORMER_STATES.get(state, state), detail, data[note:], meta)
 
     def close(self) -> None:
         """Keep it for the next run."""
         self._file.close()
 
     def remove(self) -> None:
-        """Its shard is finished."""
+        """Delete it: its shard is finished."""
         self._path.unlink(missing_ok=True)
         self._file.close()
 

@@ -1,1 +1,4 @@
-"""The drawn corpus: images, captions and a tokenizer from a seed, without a download."""
+"""The `shapes` corpus, drawn from a seed, and its tokenizer.
+
+May import `job` and `source`.
+"""

@@ -1,12 +1,11 @@
-"""The `shapes` corpus: small images of coloured objects with captions, drawn from a seed. It needs no download.
+"""The `shapes` corpus: small images of coloured objects with captions, drawn from a seed, without a download.
 
-Two corpora come of it. `shapes` is for training; `shapes_heldout` shows only combinations of colour, shape and texture
-that `shapes` never shows. A record is a function of seed and number, so a longer corpus begins as a shorter one.
+It is two corpora: `shapes` is for training; `shapes_heldout` shows only combinations of colour, shape and texture that
+`shapes` never shows. A record is a function of seed and number, so a longer corpus begins like a shorter one.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from bridgetower_train.config import at_least
@@ -22,7 +21,7 @@ from data_prep.source.rows import OK, Outcome, Row
 
 HELD_OUT = {"shapes": False, "shapes_heldout": True}
 """Corpus -> whether it shows the held-out combinations."""
-_VERSION = 1  # raise it when the same seed gives other images or captions
+_VERSION = 1  # increment it when the same seed gives other images or captions
 _VOCABULARY = 512
 _TOKENIZER_RECORDS = 10_000
 _ABOUT = {
@@ -38,7 +37,7 @@ class ShapesConfig:
     """`bridgetower prep shapes`: write the corpora `shapes` and `shapes_heldout`."""
 
     out: str = "???"
-    """Folder in which to put the two corpora's folders."""
+    """Folder for the folders of the two corpora."""
     records: int = 20_000
     """Images for training, each with five captions."""
     heldout: int = 1024
@@ -48,7 +47,7 @@ class ShapesConfig:
     seed: int = 0
     """Seed of images and captions."""
     workers: int = field(default_factory=cores)
-    """Processes that draw; changes nothing in what is written."""
+    """Processes that draw; the output does not depend on it."""
 
     def __post_init__(self) -> None:
         for name, least in (("records", 1), ("heldout", 1), ("size", 32), ("seed", 0), ("workers", 1)):
@@ -57,7 +56,7 @@ class ShapesConfig:
 
 @dataclass(frozen=True)
 class Drawn:
-    """`shapes` or `shapes_heldout`: both the table of its records and what draws their images."""
+    """`shapes` or `shapes_heldout`: the table of its records and the source of their images."""
 
     corpus: str
     records: int
@@ -76,22 +75,16 @@ class Drawn:
         """Describe a record."""
         dice, scene = self._scene(number)
         texts = captions(scene, dice)
+        shown = ("colour", "shape", "texture", "size")
         objects = [
-            {
-                "colour": item.colour,
-                "shape": item.shape,
-                "texture": item.texture,
-                "size": item.size,
-                "box": item.box(self.size),
-            }
-            for item in scene.items
+            {**{name: getattr(item, name) for name in shown}, "box": item.box(self.size)} for item in scene.items
         ]
         return Row(f"{self.corpus}-{number:09d}", "", texts, {"image_id": number, "objects": objects})
 
     def image(self, number: int) -> bytes:
         """Draw a record: a JPEG."""
         dice, scene = self._scene(number)
-        captions(scene, dice)  # the drawing goes on where the captions leave the dice
+        captions(scene, dice)  # the drawing continues with the numbers after those of the captions
         return prepare_jpeg(draw(scene, dice, self.size), self.size)
 
     def identity(self) -> dict[str, str]:
@@ -100,7 +93,10 @@ class Drawn:
 
     def outcomes(self, rows: Iterator[tuple[int, Row]]) -> Iterator[tuple[int, Outcome]]:
         """Draw each numbered row."""
-        yield from ordered_map(partial(_drawn, self), rows, self.workers)
+        yield from ordered_map(self._outcome, rows, self.workers)
+
+    def _outcome(self, numbered: tuple[int, Row]) -> tuple[int, Outcome]:
+        return numbered[0], Outcome(OK, jpeg=self.image(numbered[0]))
 
     def _scene(self, number: int) -> tuple[Dice, Scene]:
         dice = Dice(self.seed, self.corpus, number)
@@ -108,9 +104,9 @@ class Drawn:
 
 
 def run(config: ShapesConfig) -> None:
-    """Write both corpora and `shapes/tokenizer.json`; what is there already stays.
+    """Write both corpora and `shapes/tokenizer.json`; what exists already stays.
 
-    DataError where a folder holds another corpus, or the same from another configuration.
+    DataError where a folder has another corpus, or the same from another configuration.
     """
     for name, records in (("shapes", config.records), ("shapes_heldout", config.heldout)):
         drawn = Drawn(name, records, config.seed, config.size, config.workers)
@@ -122,13 +118,9 @@ def run(config: ShapesConfig) -> None:
 
 
 def _write_tokenizer(path: Path, config: ShapesConfig) -> None:
-    """Train it on the captions of the first records for training."""
+    """Train it on the captions of the first training records."""
     texts: list[str] = []
     for record in range(min(config.records, _TOKENIZER_RECORDS)):
         dice = Dice(config.seed, "shapes", record)
         texts += captions(make_scene(dice, held=False), dice)
     atomic_write(path, train_tokenizer(texts, _VOCABULARY).to_str(pretty=True))
-
-
-def _drawn(shapes: Drawn, numbered: tuple[int, Row]) -> tuple[int, Outcome]:
-    return numbered[0], Outcome(OK, jpeg=shapes.image(numbered[0]))

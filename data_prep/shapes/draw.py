@@ -26,7 +26,7 @@ _MARKS = {"yellow": (92, 70, 10)}
 """Colour of stripes and dots where white would not show."""
 _TONE_JITTER = 12
 _PERIOD = 5.5
-"""Distance of stripes and of dots, units."""
+"""Distance between stripes and between dots, units."""
 _RIM = 1.0
 """Width of the plain edge around stripes and dots, units."""
 _SUPERSAMPLE = 8

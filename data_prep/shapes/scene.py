@@ -1,6 +1,6 @@
-"""What an image of the `shapes` corpus shows: which objects, where, and how they stand to one another.
+"""Scenes of the `shapes` corpus: which objects an image shows, where, and how they relate to one another.
 
-Lengths are in units of 1/64 of the image's edge, so at 64 px a unit is a pixel.
+Lengths are in units of 1/64 of the edge of the image, so at 64 px a unit is a pixel.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ PLACES = {
     "lower right": (48, 48),
     "middle": (32, 32),
 }
-"""Where a single object stands -> its centre, units."""
+"""Place of a single object -> its centre, units."""
 
 _CELL = GRID // 2
 _MARGIN = 2
@@ -43,8 +43,8 @@ Layout = tuple[list[tuple[int, int]], tuple[str, ...], str]
 def held_out(colour: str, shape: str, texture: str) -> bool:
     """Whether training never shows this combination.
 
-    A Latin square: each colour has 6 of the 48 held-out triples of 192, each shape 6, each texture 16, and each pair of
-    attributes is left to training with at least one value of the third.
+    A Latin square: of the 48 held-out triples of 192 each colour has 6, each shape 6, each texture 16, and training sees each
+    pair of attributes with at least one value of the third.
     """
     return (COLOURS.index(colour) + SHAPES.index(shape) + 3 * TEXTURES.index(texture)) % 8 < 2
 
@@ -57,7 +57,7 @@ TRIPLES: dict[bool, list[Triple]] = {
 
 
 class Dice:
-    """The random numbers of one record, taken one after the other: a pure function of (seed, split, record)."""
+    """The random numbers of one record, in sequence: a pure function of (seed, split, record)."""
 
     def __init__(self, seed: int, split: str, record: int) -> None:
         self._numbers = iter(uniform(seed, split, record, np.arange(_DRAWS)).tolist())
@@ -97,11 +97,11 @@ class Scene:
     """What an image shows."""
 
     items: tuple[Item, ...]
-    """One to three objects; of three, the first stands beside the second and above or below the third."""
+    """One to three objects; of three, the first is beside the second and above or below the third."""
     relations: tuple[str, ...] = ()
     """Relation of the first object to each of the others."""
     place: str = ""
-    """Where a single object stands."""
+    """Place of a single object."""
 
 
 def make_scene(dice: Dice, held: bool) -> Scene:

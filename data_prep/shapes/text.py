@@ -18,15 +18,15 @@ WORDS: dict[str, tuple[str, ...]] = {
     "lower right": ("lower right", "bottom right"),
     "middle": ("middle", "center"),
 }
-"""Attribute or relation -> how captions may word it. A full description of an object takes the first wording."""
+"""Attribute or relation -> its wordings in captions. A full description of an object uses the first one."""
 _OPENINGS = ("there is ", "here is ", "a picture of ", "a picture with ", "we see ")
 
 
 def captions(scene: Scene, dice: Dice) -> list[str]:
-    """Five captions of `scene`, all true and each naming a colour with every object.
+    """Five captions of `scene`, all true, each naming the colour of every object.
 
-    The first two describe the objects in full, with their relations or their place; the third words one relation or the
-    place more loosely, the fourth lists the objects, and the fifth names only their colours and shapes.
+    The first two describe the objects in full, with their relations or their place; the third states one relation or the
+    place in varying words, the fourth lists the objects, and the fifth names only their colours and shapes.
     """
     full = [_article(f"{item.size} {item.texture} {item.colour} {item.shape}") for item in scene.items]
     describe = (_describe_one, _describe_two, _describe_three)[len(full) - 1]
@@ -51,7 +51,7 @@ def _describe_two(scene: Scene, full: list[str], dice: Dice) -> tuple[str, str]:
 
 
 def _describe_three(scene: Scene, full: list[str], dice: Dice) -> tuple[str, str]:
-    """From the corner to both others, and from one of the others through the corner to the last."""
+    """From the first object to both others, and from one of the others by way of the first to the last."""
     forth = [f"{_word(relation, dice)} {other}" for relation, other in zip(scene.relations, full[1:], strict=True)]
     start = dice.choose((0, 1))
     back = f"{full[1 + start]} {_word(INVERSE[scene.relations[start]], dice)} {full[0]}"
@@ -67,7 +67,7 @@ def _loose_relation(scene: Scene, dice: Dice) -> str:
 
 
 def _loose(item: Item, dice: Dice) -> str:
-    """Colour and shape; size and texture come with even chance."""
+    """Colour and shape; size and texture with a probability of one half each."""
     size = _word(item.size, dice) if dice.choose((True, False)) else ""
     texture = _word(item.texture, dice) if dice.choose((True, False)) else ""
     words = [size, item.colour, item.shape, texture] if " " in texture else [size, texture, item.colour, item.shape]

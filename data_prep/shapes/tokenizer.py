@@ -12,8 +12,8 @@ _MASK = AddedToken("<mask>", lstrip=True, special=True)
 def train_tokenizer(captions: Iterable[str], vocab_size: int) -> Tokenizer:
     """Train a byte-level BPE: `<s>` 0, `<pad>` 1, `</s>` 2, `<unk>` 3, then bytes and words, and `<mask>` last.
 
-    It has at most `vocab_size` entries (at least 261), takes any text, since all 256 bytes are in it, and puts a text
-    between `<s>` and `</s>`. The same captions give the same tokenizer.
+    It has at most `vocab_size` entries (at least 261), encodes any text, since it has all 256 bytes, and puts it between
+    `<s>` and `</s>`. The same captions give the same tokenizer.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -1,1 +1,4 @@
-"""Writing and indexing tars."""
+"""Shards, their index and manifest: written by a preparation, or indexed where another tool wrote the tars.
+
+May import `source`.
+"""

@@ -13,7 +13,6 @@ import numpy as np
 import simplejpeg
 from tqdm import tqdm
 
-from bridgetower_train.data.cache import sha256_file
 from bridgetower_train.data.manifest import Manifest, ShardInfo
 from bridgetower_train.data.shards import (
     CAPTIONS_TOO_LARGE,
@@ -28,15 +27,16 @@ from bridgetower_train.data.shards import (
 )
 from bridgetower_train.data.tar import Gap, Member, member_key, walk_tar
 from bridgetower_train.errors import ConfigError, DataError
+from bridgetower_train.files import sha256_file
 from bridgetower_train.lock import hold
-from data_prep.shards.summary import LeftOut, list_left_out, summary
+from data_prep.shards.summary import LeftOut, list_left_out, summarize
 from data_prep.shards.writer import Rows, write_index
 from data_prep.source.image import TOO_MANY_PIXELS, open_image
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
-"""Suffixes of members that hold the image; of several the first of these is taken."""
+"""Suffixes of image members; where a record has several, the first of these is taken."""
 CAPTIONS = ("json", "txt")
-"""Suffixes of members that hold captions; a corpus uses one of them throughout. All other members are left unread."""
+"""Suffixes of caption members; a corpus uses one of them throughout. All other members are left unread."""
 TRAINABLE = ("JPEG", "PNG", "WEBP")
 """Formats of images that training decodes, whatever the suffix says."""
 
@@ -48,12 +48,12 @@ class IndexConfig:
     """`bridgetower prep index`: write index.npy and manifest.json for the tars in a folder."""
 
     root: str = "???"
-    """Folder that holds the tars of one corpus."""
+    """Folder of the tars of one corpus."""
 
 
 @dataclass
 class _Scan:
-    """What one shard holds."""
+    """What one shard contains."""
 
     info: ShardInfo | None = None
     rows: Rows = field(default_factory=lambda: np.empty(0, INDEX_DTYPE))
@@ -64,26 +64,27 @@ class _Scan:
 
 
 def run(config: IndexConfig) -> None:
-    """Index `config.root` and say what is in it.
+    """Index `config.root` and print what is in it.
 
-    DataError where it holds no usable record, UserError where a preparation is still writing it.
+    DataError where it has no usable record, UserError where a preparation is still writing it.
     """
     folder = Path(config.root)
     if not folder.is_dir():
-        raise ConfigError(f"root={folder}: no such folder")
+        raise ConfigError(f"root={folder}: no such folder; give the folder of the tars")
     with hold(folder, "root"):
-        build_index(folder)
-    print(summary(folder))
+        manifest = build_index(folder)
+    print(summarize(manifest, str(folder)))
 
 
 def build_index(folder: Path) -> Manifest:
-    """Write `index.npy`, `manifest.json` and, where something had to be left out, `dropped.jsonl` with all of that.
+    """Write `index.npy`, `manifest.json` and, where something is left out, `dropped.jsonl` which lists it.
 
     DataError where no usable record is found.
     """
     paths = sorted(path for path in folder.glob("*.tar") if not path.name.startswith("."))
     if not paths:
-        raise ConfigError(f"root={folder}: {'holds no .tar' if folder.is_dir() else 'no such folder'}")
+        problem = "has no .tar" if folder.is_dir() else "no such folder"
+        raise ConfigError(f"root={folder}: {problem}; give the folder of the tars")
     kind = _caption_member(paths)
     scans: list[_Scan] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -91,20 +92,20 @@ def build_index(folder: Path) -> Manifest:
         with tqdm(desc="index", unit=" images", unit_scale=True, disable=None) as bar:
             for number, scan in enumerate(found, 1):
                 scans.append(scan)
-                bar.total = (bar.n + len(scan.rows)) * len(paths) / number  # as if all shards held as many
+                bar.total = (bar.n + len(scan.rows)) * len(paths) / number  # as if all shards had as many
                 bar.update(len(scan.rows))
     dropped = [line for scan in scans for line in scan.dropped]
     list_left_out(folder, dropped)
     usable = [scan for scan in scans if scan.info is not None]
     if not usable:
-        raise DataError(f"{folder}: no usable record in its {len(paths)} tars")
+        raise DataError(f"{folder}: no usable record in its {len(paths)} tars; see {folder / 'dropped.jsonl'}")
     for number, scan in enumerate(usable):
         scan.rows["shard"] = number
     edges = set().union(*(scan.edges for scan in usable))
     shards = [scan.info for scan in usable if scan.info is not None]
     counts = Counter(line.reason for line in dropped)
     unread = dict(sorted(sum((scan.unread for scan in scans), Counter[str]()).items()))
-    before, extra = _notes_that_hold(folder, shards)
+    before, extra = _valid_notes(folder, shards)
     return write_index(
         folder,
         np.concatenate([scan.rows for scan in usable]),
@@ -117,10 +118,10 @@ def build_index(folder: Path) -> Manifest:
     )
 
 
-def _notes_that_hold(folder: Path, shards: list[ShardInfo]) -> tuple[dict[str, int], dict[str, Any]]:
-    """(what was dropped, notes of the writer) from the manifest that is there, as far as they still hold.
+def _valid_notes(folder: Path, shards: list[ShardInfo]) -> tuple[dict[str, int], dict[str, Any]]:
+    """(what was dropped, notes of the writer) from the existing manifest, as far as they are still valid.
 
-    With the same shards all do; with others only what the corpus is about, and not what became of its source's rows.
+    With the same shards all are; with others only what the corpus is about, not the counts of its source's rows.
     """
     path = folder / "manifest.json"
     try:
@@ -131,12 +132,12 @@ def _notes_that_hold(folder: Path, shards: list[ShardInfo]) -> tuple[dict[str, i
         return manifest.dropped, manifest.extra
     kept = {"about": manifest.extra["about"]} if "about" in manifest.extra else {}
     if lost := sorted(manifest.extra.keys() - kept.keys()):
-        print(f"shards differ from those of the manifest that was there; its {', '.join(lost)} no longer hold")
+        print(f"shards differ from those of the old manifest; its {', '.join(lost)} are no longer valid and left out")
     return {}, kept
 
 
 def _caption_member(paths: list[Path]) -> str:
-    """The kind of member that gives captions to most of the first records: json, unless txt does so to more."""
+    """The kind of member with the captions of most of the first records: json, unless txt has those of more."""
     votes: Counter[str] = Counter()
     for path in paths:
         with contextlib.suppress(OSError), open(path, "rb") as file:
@@ -172,13 +173,13 @@ class _Members:
             parts = self.records.setdefault(key, {})
             if suffix in parts:
                 self.dropped.append(LeftOut(f"{shard} {found.name}", "duplicate member"))
-                if len(parts) == 1:  # the first one's companion is lost, and must not be taken from the second
+                if len(parts) == 1:  # the other member of the first one is lost: do not take that of the second
                     parts.clear()
             parts.setdefault(suffix, found)
 
 
 def _scan(path: Path, kind: str) -> _Scan:
-    """Read a shard; whatever is wrong with it becomes a line in `dropped`."""
+    """Read a shard; whatever is wrong with it is listed in `dropped`."""
     rows = []
     try:
         with open(path, "rb", buffering=0) as file:
@@ -205,7 +206,7 @@ def _scan(path: Path, kind: str) -> _Scan:
 
 
 def _row(file: BinaryIO, parts: dict[str, Member], kind: str) -> tuple[tuple[int, ...], int]:
-    """A record's row of the index, its shard left open, and the shorter edge of its image, from its header."""
+    """A record's row of the index, with shard 0, and the shorter edge of its image, from its header."""
     image = next((parts[suffix] for suffix in IMAGES if suffix in parts), None)
     member = parts.get(kind)
     if image is None or member is None:
@@ -228,7 +229,7 @@ def _captions(file: BinaryIO, member: Member, kind: str) -> list[str]:
 
 
 def image_size(image: bytes) -> tuple[int, int]:
-    """(width, height) from the header; BadRecordError where it is no image that training decodes."""
+    """(width, height) from the header; BadRecordError where it is not an image that training decodes."""
     try:
         height, width = simplejpeg.decode_jpeg_header(image)[:2]
     except ValueError:

@@ -1,18 +1,18 @@
-"""A large corpus of one small shard, for rehearsals and measurements: a real index of images that repeat."""
+"""A large corpus of one small shard, for rehearsals and benchmarks: a real index of images that repeat."""
 
 from pathlib import Path
 
 import numpy as np
 
-from bridgetower_train.data.cache import sha256_file
 from bridgetower_train.data.manifest import Manifest, ShardInfo
 from bridgetower_train.data.shards import INDEX_DTYPE, Corpus
+from bridgetower_train.files import sha256_file
 
 RECORDS_PER_SHARD = 1000
 
 
 def repeat_shard(source: Corpus, folder: Path, records: int) -> Manifest:
-    """Write a corpus of `records` records into `folder`, which is made: the first shard of `source` over and over.
+    """Write a corpus of `records` records into `folder`, which is created: the first shard of `source` over and over.
 
     Its shards, of 1,000 records each, are links to that one file.
     """

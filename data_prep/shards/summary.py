@@ -1,4 +1,4 @@
-"""What was written and what was left out."""
+"""Printed summaries: what a corpus contains, and what was left out of it."""
 
 import json
 from collections import Counter
@@ -29,17 +29,11 @@ def list_left_out(folder: Path, left_out: Sequence[LeftOut]) -> None:
         print(f"left out, {reason}: {count:,} ({', '.join(first)}{', ...' if count > _SHOWN else ''})")
     if left_out:
         atomic_write(listing, "".join(json.dumps(image._asdict()) + "\n" for image in left_out))
-        print(f"all that was left out: {listing}")
-
-
-def summary(folder: Path) -> str:
-    """Counts of a corpus, from its manifest."""
-    path = folder / "manifest.json"
-    return summarize(Manifest.from_json(path.read_bytes(), str(path)), str(folder))
+        print(f"full list: {listing}")
 
 
 def summarize(manifest: Manifest, folder: str) -> str:
-    """Counts of a corpus, and of its source's rows where a preparation has noted them."""
+    """Counts of a corpus, and of its source's rows where a preparation has recorded them."""
     edge = "" if manifest.image_size is None else f" with a shorter edge of {manifest.image_size} px"
     megabytes = sum(shard.bytes for shard in manifest.shards) / 1e6
     shards = "shard" if len(manifest.shards) == 1 else "shards"

@@ -1,1 +1,4 @@
-"""Rows, tables, images and captions, as the sources have them."""
+"""What a source gives: rows of annotations and tables, images, captions.
+
+The lowest room: imports none of the others.
+"""

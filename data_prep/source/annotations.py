@@ -2,28 +2,29 @@
 
 import csv
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
-from bridgetower_train.data.cache import sha256_file
+import ijson
+
 from bridgetower_train.errors import ConfigError, DataError, UserError
+from bridgetower_train.files import sha256_file
 
-_CHUNK = 4 << 20  # characters
-_MAX_ELEMENT = 16 * _CHUNK
-_BLANKS = re.compile(r"[ \t\n\r]*")
+_HEAD = 1024  # bytes in which an array begins
+_OPENED = b"[" * 1000  # the parser's memory grows with the square of the depth
+_ALIKE, _NO_BRACKETS = bytes.maketrans(b"{}", b"[]"), bytes(set(range(256)) - set(b"[]{}"))
 
 
 def read_json(key: str, path: str) -> Any:
-    """The contents of a JSON file. ConfigError where it cannot be read, DataError where it is no JSON in UTF-8."""
+    """The contents of a JSON file. ConfigError where it cannot be read, DataError where it is not JSON in UTF-8."""
     try:
         return json.loads(Path(path).read_bytes())
     except OSError as error:
         raise ConfigError(f"{key}={path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{key}={path}: is no JSON in UTF-8 ({error})") from None
+        raise DataError(f"{key}={path}: is not JSON in UTF-8 ({error})") from None
 
 
 def digest_file(key: str, path: str) -> str:
@@ -36,59 +37,40 @@ def digest_file(key: str, path: str) -> str:
 
 @contextmanager
 def expecting(key: str, path: str, layout: str) -> Iterator[None]:
-    """DataError that says what `layout` the file should have, where the block stumbles over it."""
+    """DataError naming the `layout` that the file should have, where the block cannot read it."""
     try:
         yield
     except UserError:
         raise
     except (KeyError, TypeError, AttributeError, ValueError, csv.Error) as error:
-        raise DataError(f"{key}={path}: {layout}; stumbled over {error!r}") from None
+        raise DataError(f"{key}={path}: {layout}; reading it failed with {error!r}") from None
 
 
 def read_array(key: str, path: str) -> Iterator[Any]:
-    """The elements of a JSON file that is one array, one after the other: the memory of one, however long the array is.
+    """The elements of a JSON file that is one array, one after the other, so that only one is in memory.
 
     Errors as of `read_json`.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            yield from _elements(file)
+        with open(path, "rb") as file:
+            if not file.read(_HEAD).lstrip().startswith(b"["):
+                raise ValueError("it does not start with [")
+            file.seek(0)
+            yield from ijson.items(_Shallow(file), "item", use_float=True)
     except OSError as error:
         raise ConfigError(f"{key}={path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{key}={path}: is no JSON array in UTF-8 ({error})") from None
+    except (ValueError, ijson.JSONError) as error:
+        raise DataError(f"{key}={path}: is not a JSON array in UTF-8 ({' '.join(str(error).split())})") from None
 
 
-def _elements(file: TextIO) -> Iterator[Any]:
-    decode = json.JSONDecoder().raw_decode
-    text = file.read(_CHUNK)
-    at = _after_blanks(text, 0)
-    if text[at : at + 1] != "[":
-        raise ValueError("it does not start with [")
-    start = at = at + 1
-    while True:
-        try:
-            at = _after_blanks(text, at)
-            if text[at] == "]" and start:
-                return
-            element, end = decode(text, at)
-            end = _after_blanks(text, end)
-            mark = text[end]
-        except (ValueError, IndexError):  # broken, or cut off by the end of the chunk
-            chunk = file.read(_CHUNK)
-            if not chunk or len(text) - at > _MAX_ELEMENT:
-                raise ValueError(f"broken element, or cut short: {text[at : at + 60]!r}") from None
-            text, at = text[at:] + chunk, 0
-            continue
-        yield element
-        if mark == "]":
-            return
-        if mark != ",":
-            raise ValueError(f"no comma before {text[end : end + 60]!r}")
-        start, at = 0, end + 1
+class _Shallow:
+    """A file that refuses to be read on where its brackets open a thousand times without closing."""
 
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
 
-def _after_blanks(text: str, at: int) -> int:
-    match = _BLANKS.match(text, at)
-    assert match is not None
-    return match.end()
+    def read(self, size: int) -> bytes:
+        data = self._file.read(size)
+        if _OPENED in data.translate(_ALIKE, _NO_BRACKETS):
+            raise ValueError("nested too deep")
+        return data

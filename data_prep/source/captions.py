@@ -1,15 +1,15 @@
-"""What captions may hold."""
+"""Captions without control characters."""
 
 from collections.abc import Iterable
 from typing import Any
 
 from bridgetower_train.data.shards import clean_captions
 
-_CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029], " ")  # Unicode's Cc, Zl and Zp, for ever
+_CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029], " ")  # Unicode's Cc, Zl and Zp
 
 
 def tidy(captions: Iterable[Any]) -> list[str]:
-    """`clean_captions`, after every stretch of control characters (NUL, tabs, ends of lines, ...) has become a space."""
+    """`clean_captions`, after each run of control characters (NUL, tabs, line breaks, ...) has become a space."""
     return clean_captions(_plain(caption) if isinstance(caption, str) else caption for caption in captions)
 
 

@@ -1,8 +1,7 @@
-"""Images that lie in folders, and tables that fit into memory."""
+"""Images in local folders, and tables that fit into memory."""
 
 import os
 from collections.abc import Iterator, Sequence
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -34,7 +33,7 @@ class RowList:
 
 
 class LocalImages:
-    """Images whose location is a path, absolute or in one of some folders, of which the first that has it counts."""
+    """Images whose location is a path, absolute or relative to one of several folders; the first that has it counts."""
 
     def __init__(self, folders: Sequence[str | Path], size: int, workers: int) -> None:
         self._folders = [str(folder) for folder in folders]
@@ -42,12 +41,12 @@ class LocalImages:
         self._workers = workers
 
     def has_any(self, rows: Iterator[Row]) -> bool:
-        """Whether at least one of the rows' images is there."""
+        """Whether at least one of the rows' images exists."""
         return any(self._find(row) is not None for row in rows)
 
     def outcomes(self, rows: Iterator[tuple[int, Row]]) -> Iterator[tuple[int, Outcome]]:
-        """What becomes of each numbered row, in their order."""
-        yield from ordered_map(partial(_outcome, self), rows, self._workers)
+        """The outcome of each numbered row, in order."""
+        yield from ordered_map(self._numbered, rows, self._workers)
 
     def prepare(self, row: Row) -> Outcome:
         """Read the image of a row and encode it for the shard."""
@@ -65,13 +64,12 @@ class LocalImages:
             return Outcome(error.reason)
         return Outcome(OK, "", jpeg, {"sha256": sha256(original).hexdigest(), "width": width, "height": height})
 
+    def _numbered(self, numbered: tuple[int, Row]) -> tuple[int, Outcome]:
+        number, row = numbered
+        return number, self.prepare(row)
+
     def _find(self, row: Row) -> str | None:
         if "\0" in row.location:
             return None
         paths = (os.path.join(folder, row.location) for folder in self._folders)
         return next((path for path in paths if os.path.isfile(path)), None)
-
-
-def _outcome(images: LocalImages, numbered: tuple[int, Row]) -> tuple[int, Outcome]:
-    number, row = numbered
-    return number, images.prepare(row)

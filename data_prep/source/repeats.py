@@ -1,4 +1,4 @@
-"""Which rows of a source name a URL that an earlier row, or another source, has named."""
+"""Rows of a source whose URL an earlier row, or another source, has."""
 
 import hashlib
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ class Repeats:
     """The first row of each URL, and the rows that repeat it; 8 bytes for each repeated row, a bit for each row."""
 
     def __init__(self, urls: Hashes, excluded: Hashes | None = None) -> None:
-        """`urls`: the hash of each row's URL. `excluded`: hashes of the URLs that are left to another source."""
+        """`urls`: the hash of each row's URL. `excluded`: hashes of URLs that belong to another source."""
         order = np.argsort(urls, kind="stable")
         in_order = urls[order]
         fresh = np.empty(len(urls), bool)

@@ -1,10 +1,17 @@
-"""The rows of a source, and what becomes of each."""
+"""The rows of a source and their outcomes: what a table and a source of images have to provide."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 OK = "ok"
 """The state of a row whose image is in the corpus."""
+FORMER_STATES = {
+    "no picture": "no image",
+    "not a picture": "not an image",
+    "picture cannot be decoded": "image cannot be decoded",
+    "picture over 64 MiB": "image over 64 MiB",
+}
+"""State as earlier versions named it, in logs and spools that a run may resume -> its name."""
 
 
 class Row(NamedTuple):
@@ -21,11 +28,11 @@ class Row(NamedTuple):
     digest: str = ""
     """Published digest of the original image, such as `md5:0123...` or `sha256:4567...`; empty: none is known."""
     state: str = ""
-    """Why the source itself gives no image ("duplicate", "no caption", ...); empty: the image is to be had."""
+    """Why the source itself gives no image ("duplicate", "no caption", ...); empty: the image has to be fetched."""
 
 
 class Outcome(NamedTuple):
-    """What became of a row."""
+    """The image of a row, or why there is none."""
 
     state: str
     """OK, or in a few words why there is no image: "404", "timeout", "not an image", ..."""
@@ -38,7 +45,7 @@ class Outcome(NamedTuple):
 
 
 class Table(Protocol):
-    """All rows of a source in its order; any range of them is at hand without reading the others."""
+    """All rows of a source in its order; a range of them can be read without the others."""
 
     def __len__(self) -> int: ...
 
@@ -46,11 +53,11 @@ class Table(Protocol):
         """Rows `start` to `stop`."""
 
     def identity(self) -> dict[str, str]:
-        """What the rows depend on: file -> its digest, rule -> its value. A run goes on only where all are as they were."""
+        """What the rows depend on: file -> its digest, rule -> its value. A run resumes only where all are unchanged."""
 
 
 class Images(Protocol):
     """Where the images come from: a folder, or the web."""
 
     def outcomes(self, rows: Iterator[tuple[int, Row]]) -> Iterator[tuple[int, Outcome]]:
-        """What becomes of each numbered row, as it is known and so in any order; rows are taken as there is room for them."""
+        """The outcome of each numbered row as soon as it is known, so in any order; rows are taken as there is room."""

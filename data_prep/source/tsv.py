@@ -1,4 +1,4 @@
-"""Tables of URLs as large as they get: two columns without a header, tens of millions of rows, read where they lie."""
+"""Large tables of URLs: two columns without a header, tens of millions of rows, which stay on disk."""
 
 import hashlib
 import os
@@ -20,8 +20,8 @@ NOT_TWO_COLUMNS = "not two columns"
 NOT_UTF8 = "not UTF-8"
 
 _BLOCK = 16 << 20
-_HASH_ROW = 1 << 14  # bytes that hold any row of the published hashes
-_JUDGED = 1 << 16  # bytes by which the columns are told
+_HASH_ROW = 1 << 14  # bytes, more than any row of the published hashes has
+_JUDGED = 1 << 16  # bytes that decide which column holds the URLs
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Scan:
     """What one pass over a file finds."""
 
     starts: npt.NDArray[np.int64]
-    """Where each row begins, and where the last one ends, bytes."""
+    """Byte offset of each row, and of the end of the last one."""
     urls: Hashes
-    """Of each row; rows that have not two columns have that of the empty URL."""
+    """Of each row; rows without two columns have that of the empty URL."""
     sha256: str
 
 
@@ -65,15 +65,17 @@ def url_column(key: str, path: str) -> int:
                 for i, text in enumerate(columns):
                     votes[i] += text.lower().startswith((b"http://", b"https://"))
     if votes[0] == votes[1]:
-        raise DataError(f"{key}={path}: its first rows are not a caption and a URL with one tab between them")
+        raise DataError(
+            f"{key}={path}: its first rows are not a caption and a URL separated by one tab; take the published table"
+        )
     return int(votes[1] > votes[0])
 
 
 class Digests:
-    """The published hashes of images (URL, SHA-256, MD5, tabs between), by row of a table; 8 bytes for each row."""
+    """The published hashes of images (URL, SHA-256, MD5, separated by tabs), by row of a table; 8 bytes for each row."""
 
     def __init__(self, key: str, path: str, urls: Hashes) -> None:
-        """`urls`: the hash of the URL of each row of the table. ConfigError, DataError where the file is not to be used."""
+        """`urls`: the hash of the URL of each row of the table. ConfigError or DataError where the file cannot be used."""
         self._path = path
         found = scan(key, path, 0, columns=3)
         self.sha256 = found.sha256
@@ -83,7 +85,7 @@ class Digests:
         known = found.urls[at] == urls if len(order) else np.zeros(len(urls), bool)
         if not known.any():
             raise DataError(
-                f"{key}={path}: has no URL of the table; its rows must be URL, SHA-256 and MD5, tabs between"
+                f"{key}={path}: has no URL of the table; give a file of rows of URL, SHA-256 and MD5, separated by tabs"
             )
         self._starts = np.where(known, found.starts[at], -1)
 
@@ -109,9 +111,9 @@ class TsvTable:
     ) -> None:
         """Reads each file once, in about 3 s a gigabyte.
 
-        path: key `annotations`, with URLs in `column` and captions in the other. caption: what is done to a caption.
-        hashes: key of that name, the published hashes. exclude: key of that name, tables whose URLs are left out.
-        rules: joins `identity`.
+        path: key `annotations`, URLs in `column` and captions in the other. caption: applied to each caption.
+        hashes: the key of that name, the published hashes. exclude: the key of that name, tables whose URLs are left out.
+        rules: more for `identity`.
         """
         self._path = path
         self._column = column
@@ -135,7 +137,7 @@ class TsvTable:
         return self._identity
 
     def rows(self, start: int, stop: int) -> list[Row]:
-        """Rows `start` to `stop`; of the file nothing else is read but rows that repeat their URLs."""
+        """Rows `start` to `stop`; nothing else of the file is read but rows that repeat their URLs."""
         stop = min(stop, len(self))
         digests = self._digests.of_rows(start, stop) if self._digests else [""] * (stop - start)
         with open(self._path, "rb") as file:

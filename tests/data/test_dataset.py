@@ -26,6 +26,7 @@ from bridgetower_train.data.dataset import PairDataset, RankPositions, make_load
 from bridgetower_train.data.image import decode_crop
 from bridgetower_train.errors import ConfigError, DataError
 from bridgetower_train.tasks.pretraining.masking import IGNORE
+from data_prep.shards.writer import write_corpus
 
 TEXT = toy_text()
 LANES, LANE_BATCH = 4, 4
@@ -229,11 +230,8 @@ def test_replacements_are_the_same_for_all(damaged, world_size, workers):
 
 
 def test_an_undecodable_image_is_listed_with_its_key(tmp_path, make_tar, jpeg):
-    from data_prep.shards.writer import ShardWriter
-
-    with ShardWriter(tmp_path, "small", None) as writer:
-        for number in range(20):
-            writer.add(f"key-{number}", jpeg[: 700 if number == 7 else None], [f"image {number}"], {})
+    records = ((f"key-{n}", jpeg[: 700 if n == 7 else None], [f"image {n}"], {}) for n in range(20))
+    write_corpus(tmp_path / "small", None, records)
     dataset = open_pairs(configure(tmp_path), TEXT)
     (bad,) = (bad for position in range(len(dataset)) for bad in dataset[position].bad)
     assert bad.key == "key-7"

@@ -13,9 +13,10 @@ import fsspec
 import pytest
 
 from bridgetower_train.data import cache as cache_module
-from bridgetower_train.data.cache import ShardCache, sha256_file
+from bridgetower_train.data.cache import ShardCache
 from bridgetower_train.data.shards import Corpus, open_corpus
 from bridgetower_train.errors import ConfigError, DataError
+from bridgetower_train.files import sha256_file
 
 ROOMY = 1 << 30
 

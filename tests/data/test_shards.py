@@ -17,7 +17,7 @@ import pytest
 from bridgetower_train.data.manifest import Manifest
 from bridgetower_train.data.shards import INDEX_DTYPE, BadRecordError, Corpus, open_corpus
 from bridgetower_train.errors import ConfigError, DataError
-from data_prep.shards.writer import ShardWriter
+from data_prep.shards.writer import write_corpus
 
 
 @pytest.fixture
@@ -31,9 +31,7 @@ def root(tmp_path, small_corpus) -> Path:
 def many_shards(tmp_path_factory) -> Path:
     """100 shards of one record each."""
     root = tmp_path_factory.mktemp("many")
-    with ShardWriter(root, "many", None, 1) as writer:
-        for number in range(100):
-            writer.add(str(number), bytes([number]) * 3000, [f"text {number}"], {})
+    write_corpus(root / "many", None, ((str(n), bytes([n]) * 3000, [f"text {n}"], {}) for n in range(100)), 1)
     return root
 
 

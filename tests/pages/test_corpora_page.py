@@ -15,7 +15,8 @@ from bridgetower_train.pages.histogram import SHOWN, Distribution, histogram
 from data_prep.inspect.stats import StatsConfig, run
 from data_prep.shapes.tokenizer import train_tokenizer
 from data_prep.shards.index import build_index
-from data_prep.shards.writer import ShardWriter, prepare_jpeg
+from data_prep.shards.writer import write_corpus
+from data_prep.source.image import prepare_jpeg
 
 STATES = {"ok": 40, "404": 50, "host cannot be reached": 9, HOSTILE: 1}
 
@@ -24,13 +25,17 @@ STATES = {"ok": 40, "404": 50, "host cannot be reached": 9, HOSTILE: 1}
 def root(tmp_path_factory):
     """A corpus of our own, with notes and a hostile caption, and one of another tool."""
     root = tmp_path_factory.mktemp("stats") / "data"
-    with ShardWriter(root, "ours", 64, 10) as writer:
-        about = {"title": f"Ours {HOSTILE}", "homepage": "", "licence": "CC0", "note": "Drawn images only."}
-        writer.extra = {"rows": 100, "states": STATES, "about": about}
-        for i in range(40):
-            meta = {"width": 640 + i, "height": 480 - i}
-            captions = [HOSTILE, *(f"{'word ' * (i + 1)}number {k}" for k in range(i % 5))]
-            assert writer.add(f"{i:06d}", prepare_jpeg(drawn(i, 96), 64), captions, meta)
+    captions = ([HOSTILE, *(f"{'word ' * (i + 1)}number {k}" for k in range(i % 5))] for i in range(40))
+    jpegs = (prepare_jpeg(drawn(i, 96), 64) for i in range(40))
+    records = (
+        (f"{i:06d}", jpeg, texts, {"width": 640 + i, "height": 480 - i})
+        for i, (jpeg, texts) in enumerate(zip(jpegs, captions, strict=True))
+    )
+    write_corpus(root / "ours", 64, records, 10)
+    about = {"title": f"Ours {HOSTILE}", "homepage": "", "licence": "CC0", "note": "Drawn images only."}
+    path = root / "ours" / "manifest.json"
+    notes = {"rows": 100, "states": STATES, "about": about}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"extra": notes}))
     train_tokenizer(["word number"], 300).save(str(root / "tokenizer.json"))
     return root
 

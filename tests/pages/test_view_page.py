@@ -23,7 +23,8 @@ from bridgetower_train.tasks.base import Token
 from bridgetower_train.tasks.pretraining.masking import IGNORE
 from bridgetower_train.tasks.pretraining.show import read_tokens, show
 from data_prep.shapes.tokenizer import train_tokenizer
-from data_prep.shards.writer import ShardWriter, prepare_jpeg
+from data_prep.shards.writer import write_corpus
+from data_prep.source.image import prepare_jpeg
 
 CAPTIONS = [
     "a small red circle left of a blue square",
@@ -40,9 +41,9 @@ TINY = ModelConfig(
 def root(tmp_path_factory):
     """A corpus of 40 drawn images with hostile captions and keys, and its tokenizer."""
     root = tmp_path_factory.mktemp("view")
-    with ShardWriter(root, "coco", 64, 10) as writer:
-        for i in range(40):
-            assert writer.add(f"{i:06d}", prepare_jpeg(drawn(i), 64), [f"{CAPTIONS[i % 4]} {i}"], {"image_id": i})
+    jpegs = (prepare_jpeg(drawn(i), 64) for i in range(40))
+    records = ((f"{i:06d}", jpeg, [f"{CAPTIONS[i % 4]} {i}"], {"image_id": i}) for i, jpeg in enumerate(jpegs))
+    write_corpus(root / "coco", 64, records, 10)
     train_tokenizer(CAPTIONS, 600).save(str(root / "tokenizer.json"))
     return root
 

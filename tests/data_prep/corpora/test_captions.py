@@ -61,7 +61,7 @@ def test_a_table(tmp_path: Path, images: Path, suffix: str) -> None:
     assert [corpus.read(row).meta["file"] for row in range(2)] == ["b.jpg", "sub/a.png"]
     assert corpus.manifest.dropped == {"missing file": 1, "no caption": 1}
     with pytest.raises(
-        DataError, match=r"none of the 4 paths in its column 'image', such as 'b.jpg', is there; give images="
+        DataError, match=r"none of the 4 paths in its column 'image', such as 'b.jpg', exists; set images="
     ):
         run(config(table, tmp_path / "out"))
 
@@ -92,8 +92,8 @@ def test_broken_text_in_a_table_is_one_row_s_matter(tmp_path: Path, images: Path
     [
         ("t.csv", 'image,caption\nb.jpg,"never closed', "unexpected end of data"),
         ("t.jsonl", '{"image": "b.jpg", "caption": "a"}\n[1]\n', r"line 2: \[1\]"),
-        ("t.jsonl", "{", "is no .jsonl"),
-        ("t.parquet", "PAR1", "is no .parquet"),
+        ("t.jsonl", "{", "is not a .jsonl"),
+        ("t.parquet", "PAR1", "is not a .parquet"),
     ],
 )
 def test_a_broken_table_is_one_error(tmp_path: Path, name: str, content: str, message: str) -> None:
@@ -109,7 +109,7 @@ def test_a_source_that_is_not_there_or_of_another_kind(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"must be a folder, or a .csv"):
         run(config(tmp_path / "table.xlsx", tmp_path / "out"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds no image"):
+    with pytest.raises(DataError, match="has no image"):
         run(config(tmp_path / "empty", tmp_path / "out"))
 
 

@@ -119,10 +119,10 @@ def test_every_row_has_one_state_in_the_log_and_in_the_manifest(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is no JSON"),
-        ("[]", "is no COCO captions file"),
+        ("{", "is not JSON"),
+        ("[]", "is not a COCO captions file"),
         ('{"images": []}', "annotations"),
-        ('{"images": [{"id": "1", "file_name": "a.jpg"}], "annotations": []}', "is no COCO captions file"),
+        ('{"images": [{"id": "1", "file_name": "a.jpg"}], "annotations": []}', "is not a COCO captions file"),
         ('{"images": [{"id": 1}], "annotations": []}', "file_name"),
         ('{"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 1, "bbox": []}]}', "caption"),
         (

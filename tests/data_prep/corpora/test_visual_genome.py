@@ -11,7 +11,6 @@ from PIL import Image
 from bridgetower_train.data.shards import clean_captions, open_corpus
 from bridgetower_train.errors import ConfigError, DataError
 from data_prep.corpora.visual_genome import VisualGenome, VisualGenomeConfig, run
-from data_prep.source.annotations import _elements, read_array
 
 
 def source(folder: Path) -> VisualGenomeConfig:
@@ -78,12 +77,12 @@ def test_leaking_images_must_be_decided_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("image_data", "{}", r"image_data=.*is no JSON array in UTF-8 \(it does not start with \["),
+        ("image_data", "{}", r"image_data=.*is not a JSON array in UTF-8 \(it does not start with \["),
         ("image_data", "[{}]", "is not Visual Genome's image_data.json.*'image_id'"),
-        ("image_data", '[{"image_id": 1}', "is no JSON array in UTF-8"),
+        ("image_data", '[{"image_id": 1}', "is not a JSON array in UTF-8"),
         ("regions", '[{"regions": [{"image_id": 1}]}]', "is not Visual Genome's region_descriptions.json.*'phrase'"),
-        ("regions", '[{"regions": []} {"regions": []}]', "no comma"),
-        ("regions", '[{"regions": []}, \udcff]', "is no JSON array in UTF-8"),
+        ("regions", '[{"regions": []} {"regions": []}]', r"regions=.*is not a JSON array in UTF-8"),
+        ("regions", '[{"regions": []}, \udcff]', "is not a JSON array in UTF-8"),
         ("karpathy", "[]", "is not Karpathy's dataset_coco.json"),
         ("karpathy", '{"images": [{"cocoid": 1}]}', "is not Karpathy's dataset_coco.json.*'split'"),
     ],
@@ -103,20 +102,6 @@ def test_missing_files_and_images_are_one_error(tmp_path: Path) -> None:
             run(replace(config, **{name: "nowhere.json"}))
     with pytest.raises(DataError, match="has none of the 8 images"):
         run(replace(config, images=str(tmp_path / "out")))
-
-
-def test_an_array_is_read_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_prep.source.annotations._CHUNK", 3)
-    for content in ([], [1], [12345, "a,b]", {"c": [1, [2]], "d": None}, -1.5e10, True, "caf\xe9 \u2028"], [[]] * 50):
-        for indent in (None, 2):
-            path = tmp_path / "a.json"
-            path.write_text(f" {json.dumps(content, indent=indent)}\n")
-            assert list(read_array("key", str(path))) == content
-    monkeypatch.setattr("data_prep.source.annotations._MAX_ELEMENT", 20)
-    path.write_text(f"[{'x' * 500}]")
-    with path.open() as file, pytest.raises(ValueError, match="broken element"):
-        list(_elements(file))
-    assert path.stat().st_size > 400
 
 
 def test_the_two_photographs(shared: Path, tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def test_only_its_own_file_is_overwritten(root, tmp_path):
     for _ in range(2):
         run(CardConfig(str(root)))
     (root / "README.md").write_text("mine")
-    with pytest.raises(ConfigError, match=r"README\.md: is there"):
+    with pytest.raises(ConfigError, match=r"README\.md: exists"):
         run(CardConfig(str(root)))
     assert (root / "README.md").read_text() == "mine"
     run(CardConfig(str(root), out=str(tmp_path / "card.md")))

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.inspect.duplicates import BYTES, NONE, find_repeats, image_hash, original_hash
+from data_prep.inspect.duplicates import BYTES, NONE, find_duplicates, image_hash, original_hash
 
 few = st.lists(st.integers(0, 6), max_size=30)
 
@@ -17,7 +17,7 @@ def as_hashes(numbers: list[int], other_half: list[int]) -> np.ndarray:
 
 
 @given(few, few)
-def test_repeats(images, originals):
+def test_duplicates(images, originals):
     size = min(len(images), len(originals))
     hashes = as_hashes(images[:size], [7] * size), as_hashes(originals[:size], [9] * size)
     first: list[dict[int, int]] = [{}, {}]
@@ -28,14 +28,14 @@ def test_repeats(images, originals):
                 origin = first[kind].setdefault(values[row], row)
                 if origin != row:
                     expected.setdefault(row, origin)
-    repeats = find_repeats(*hashes)
-    assert dict(zip(repeats.row.tolist(), repeats.first.tolist(), strict=True)) == expected
-    assert (np.diff(repeats.row) > 0).all()
+    found = find_duplicates(*hashes)
+    assert dict(zip(found.row.tolist(), found.first.tolist(), strict=True)) == expected
+    assert (np.diff(found.row) > 0).all()
 
 
 def test_both_halves_count():
     none = np.zeros((3, 2), np.uint64)
-    assert find_repeats(as_hashes([5, 5, 5], [1, 2, 2]), none).row.tolist() == [2]
+    assert find_duplicates(as_hashes([5, 5, 5], [1, 2, 2]), none).row.tolist() == [2]
 
 
 def test_hashes():

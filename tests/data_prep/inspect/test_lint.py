@@ -23,7 +23,8 @@ from bridgetower_train.errors import ConfigError
 from data_prep.inspect.lint import LintConfig, run
 from data_prep.shapes.tokenizer import train_tokenizer
 from data_prep.shards.index import build_index
-from data_prep.shards.writer import ShardWriter, prepare_jpeg
+from data_prep.shards.writer import write_corpus
+from data_prep.source.image import prepare_jpeg
 
 ROOT = Path(__file__).parents[3]
 
@@ -161,17 +162,15 @@ def test_a_corpus_without_manifest_does_not_keep_others_from_being_read(root, li
     assert "small: 60 images, 180 captions: nothing wrong" in printed
 
 
-def write(root: Path, name: str, images: list[tuple[str, bytes, str]]) -> None:
-    with ShardWriter(root, name, 64, 4) as writer:
-        for key, image, sha256 in images:
-            assert writer.add(key, image, ["caption"], {"sha256": sha256})
+def write(folder: Path, images: list[tuple[str, bytes, str]]) -> None:
+    write_corpus(folder, 64, ((key, image, ["caption"], {"sha256": sha256}) for key, image, sha256 in images), 4)
 
 
 def test_duplicates_within_and_between_corpora(tmp_path, lint, shapes_root):
     corpus = open_corpus(str(shapes_root), "shapes")
     a, b, c, d, e = (prepare_jpeg(bytes(corpus.read(row).image), 64) for row in range(5))
-    write(tmp_path / "data", "coco", [("a", a, "1" * 64), ("b", b, "2" * 64), ("a2", a, "3" * 64), ("d", d, "")])
-    write(tmp_path / "data", "vg", [("b", b, "9" * 64), ("c", c, "1" * 64), ("e", e, ""), ("b3", b, "4" * 64)])
+    write(tmp_path / "data" / "coco", [("a", a, "1" * 64), ("b", b, "2" * 64), ("a2", a, "3" * 64), ("d", d, "")])
+    write(tmp_path / "data" / "vg", [("b", b, "9" * 64), ("c", c, "1" * 64), ("e", e, ""), ("b3", b, "4" * 64)])
     code, found, printed = lint(tmp_path / "data")
     assert code == 0
     assert found == [
@@ -228,7 +227,7 @@ def test_remote_roots(root, tmp_path, lint):
 def test_impossible_keys_are_refused(tmp_path, small_corpus):
     with pytest.raises(ConfigError, match=r"root=.*nowhere: no such folder"):
         run(LintConfig(root=str(tmp_path / "nowhere")))
-    with pytest.raises(ConfigError, match="holds no corpus"):
+    with pytest.raises(ConfigError, match="has no corpus"):
         run(LintConfig(root=str(tmp_path)))
     with pytest.raises(ConfigError, match="set cache_dir"):
         LintConfig(root="s3://bucket/data")

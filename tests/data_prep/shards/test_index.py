@@ -97,7 +97,7 @@ def test_counts_that_no_longer_hold_are_dropped(tmp_path, make_corpus, capsys):
     (folder / "000001.tar").unlink()
     manifest = build_index(folder)
     assert (manifest.images, manifest.extra, manifest.dropped) == (40, {"about": {"title": "Small"}}, {})
-    assert "its rows, source, states no longer hold" in capsys.readouterr().out
+    assert "its rows, source, states are no longer valid" in capsys.readouterr().out
 
 
 def test_a_folder_that_is_being_written_is_left_alone(tmp_path, make_corpus):
@@ -245,7 +245,7 @@ def test_an_old_index_is_replaced(tmp_path, make_corpus, make_tar):
 
 
 def test_a_folder_without_tars_is_an_error(tmp_path):
-    with pytest.raises(ConfigError, match=r"holds no \.tar"):
+    with pytest.raises(ConfigError, match=r"has no \.tar; give"):
         build_index(tmp_path)
     with pytest.raises(ConfigError, match=r"nowhere: no such folder"):
         build_index(tmp_path / "nowhere")

@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-import sys
+import tarfile
 import warnings
 from pathlib import Path
 
@@ -10,11 +10,13 @@ import pytest
 import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from bridgetower_train.data.manifest import Manifest
 from bridgetower_train.data.shards import clean_captions, open_corpus
 from bridgetower_train.errors import DataError
-from data_prep.shards.writer import ShardWriter
+from data_prep.shards.writer import Shard, write_corpus
+from data_prep.source.image import prepare_jpeg
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -54,8 +56,7 @@ def test_stock_webdataset_reads_it(small_corpus):
 
 def test_every_shard_has_an_end_mark(tmp_path):
     for blocks in range(20):
-        with ShardWriter(tmp_path, str(blocks), None) as writer:
-            writer.add("a", b"\xff" * 512 * blocks, ["a"], {})
+        write_corpus(tmp_path / str(blocks), None, [("a", b"\xff" * 512 * blocks, ["a"], {})])
         data = (tmp_path / str(blocks) / "000000.tar").read_bytes()
         assert len(data) % 10240 == 0
         assert data.endswith(bytes(1024))
@@ -72,95 +73,42 @@ def test_manifest_and_index_say_what_is_there(small_corpus):
     assert Manifest.from_json(manifest.to_json(), "somewhere") == manifest
 
 
-def test_an_error_leaves_no_corpus_and_the_next_run_starts_over(tmp_path, jpeg):
-    with pytest.raises(KeyboardInterrupt), ShardWriter(tmp_path, "c", 64, 2) as writer:  # noqa: PT012
-        for number in range(5):
-            writer.add(str(number), jpeg, ["a caption"], {})
-        raise KeyboardInterrupt
-    assert sorted(files(tmp_path / "c")) == ["000000.tar", "000001.tar", "unfinished"]
-    with ShardWriter(tmp_path, "c", 64, 2) as writer:
-        writer.add("0", jpeg, ["a caption"], {})
-    assert sorted(files(tmp_path / "c")) == ["000000.tar", "index.npy", "manifest.json"]
+@pytest.fixture
+def shard(tmp_path):
+    """A shard of images of 64 px, being written."""
+    return Shard(tmp_path / "000000.tar.part", "000000.tar", "c", 64)
 
 
-def test_a_killed_writer_leaves_no_corpus_and_the_next_run_starts_over(tmp_path, jpeg):
-    script = """
-import os, sys
-from data_prep.shards.writer import ShardWriter
-with ShardWriter(sys.argv[1], "c", None, 2) as writer:
-    for number in range(3):
-        writer.add(str(number), bytes(5000), ["a caption"], {})
-    os.kill(os.getpid(), 9)
-"""
-    assert subprocess.run([sys.executable, "-c", script, tmp_path]).returncode == -9
-    assert sorted(files(tmp_path / "c")) == ["000000.tar", "000001.tar.part", "unfinished"]
-    with pytest.raises(DataError, match=r"c/manifest.json: No such file.*prep index root="):
-        open_corpus(str(tmp_path), "c")
-    with ShardWriter(tmp_path, "c", 64, 2) as writer:
-        for number in range(4):
-            writer.add(str(number), jpeg, ["a caption"], {})
-    assert sorted(files(tmp_path / "c")) == ["000000.tar", "000001.tar", "index.npy", "manifest.json"]
-
-
-def test_it_overwrites_nothing(tmp_path, make_corpus, make_tar):
-    make_corpus(tmp_path, "old", 3)
-    before = files(tmp_path / "old")
-    with pytest.raises(DataError, match=r"old: already holds a corpus; remove the folder, or choose another `out`"):
-        ShardWriter(tmp_path, "old", 64)
-    assert files(tmp_path / "old") == before
-    make_tar(tmp_path / "foreign" / "000000.tar", {"a.jpg": b""})
-    with pytest.raises(DataError, match=r"holds 000000.tar without a manifest.*prep index root="):
-        ShardWriter(tmp_path, "foreign", 64)
-    assert sorted(files(tmp_path / "foreign")) == ["000000.tar"]
-
-
-def test_what_cannot_be_used_is_dropped_and_counted(tmp_path, jpeg):
-    with ShardWriter(tmp_path, "c", 64, 10) as writer:
-        assert writer.add("a", jpeg, ["  one ", "", "two", "one", " \n"], {})
-        assert not writer.add("b", jpeg, ["", " \t\u3000"], {})
-        assert not writer.add("c", jpeg, ["x" * (20 << 20)], {})
-        assert not writer.add("d", jpeg, [str(number) for number in range(70_000)], {})
-        assert not writer.add("a", jpeg, ["again"], {})
-        assert not writer.add("e", jpeg + bytes(64 << 20), ["large"], {})
-        writer.drop("404")
-        writer.drop("404")
-    corpus = open_corpus(str(tmp_path), "c")
-    assert corpus.manifest.dropped == {
-        "no caption": 1,
-        "caption member over 1 MiB": 2,
-        "duplicate key": 1,
-        "image over 64 MiB": 1,
-        "404": 2,
-    }
-    assert [corpus.read(row).captions for row in range(corpus.manifest.images)] == [["one", "two"]]
+def test_what_cannot_be_used_is_dropped_with_a_reason(tmp_path, shard, jpeg):
+    assert shard.add("a", jpeg, ["  one ", "", "two", "one", " \n"], {}) == ""
+    assert shard.add("b", jpeg, ["", " \t\u3000"], {}) == "no caption"
+    assert shard.add("c", jpeg, ["x" * (20 << 20)], {}) == "caption member over 1 MiB"
+    assert shard.add("d", jpeg, [str(number) for number in range(70_000)], {}) == "caption member over 1 MiB"
+    assert shard.add("a", jpeg, ["again"], {}) == "duplicate key"
+    assert shard.add("e", jpeg + bytes(64 << 20), ["large"], {}) == "image over 64 MiB"
+    assert len(shard) == 1
+    info, rows = shard.finish()
+    assert (info.records, info.captions, rows["captions"].tolist()) == (1, 2, [2])
+    with tarfile.open(tmp_path / "000000.tar.part") as tar:
+        assert tar.getnames() == ["a.jpg", "a.json"]
+        assert json.load(tar.extractfile("a.json"))["captions"] == ["one", "two"]
 
 
 def test_meta_wins_over_the_defaults(tmp_path, jpeg):
-    with ShardWriter(tmp_path, "c", 64) as writer:
-        writer.extra["licence"] = "CC BY"
-        writer.add("a", jpeg, ["a"], {"image_id": 7, "url": "https://example.org/a.jpg"})
-    corpus = open_corpus(str(tmp_path), "c")
+    write_corpus(tmp_path / "c", 64, [("a", jpeg, ["a"], {"image_id": 7, "url": "https://example.org/a.jpg"})])
     expected = {"captions": ["a"], "image_id": 7, "source": "c", "url": "https://example.org/a.jpg"}
-    assert corpus.read(0).meta == expected
-    assert corpus.manifest.extra == {"licence": "CC BY"}
+    assert open_corpus(str(tmp_path), "c").read(0).meta == expected
 
 
 @pytest.mark.parametrize("key", ["a.b", "a/b", "", "x" * 91, "ä", "a b", "a\n", "../a"])
-def test_a_key_that_webdataset_would_not_read_back_is_refused(tmp_path, jpeg, key):
-    with pytest.raises(DataError, match="a key is"), ShardWriter(tmp_path, "c", 64) as writer:
-        writer.add(key, jpeg, ["a"], {})
+def test_a_key_that_webdataset_would_not_read_back_is_refused(shard, jpeg, key):
+    with pytest.raises(DataError, match="a key must be"):
+        shard.add(key, jpeg, ["a"], {})
 
 
-def test_nothing_to_write_is_an_error(tmp_path, jpeg):
-    with pytest.raises(DataError, match=r"nothing to write; dropped: \{'no caption': 1\}"):  # noqa: SIM117
-        with ShardWriter(tmp_path, "c", 64) as writer:
-            writer.add("a", jpeg, [], {})
-    assert not (tmp_path / "c" / "manifest.json").exists()
-
-
-def test_a_image_of_another_size_is_a_bug(tmp_path, jpeg):
-    with pytest.raises(AssertionError), ShardWriter(tmp_path, "c", 32) as writer:
-        writer.add("a", jpeg, ["a"], {})
+def test_an_image_of_another_size_is_a_bug(shard):
+    with pytest.raises(AssertionError, match="32 x 32 pixels"):
+        shard.add("a", prepare_jpeg(Image.new("RGB", (32, 32)), 32), ["a"], {})
 
 
 records = st.lists(
@@ -176,17 +124,16 @@ records = st.lists(
 @given(rows=records, records_per_shard=st.integers(1, 5))
 def test_what_goes_in_comes_out(tmp_path_factory, rows, records_per_shard):
     root = tmp_path_factory.mktemp("c")
-    usable = [(captions, bytes(size)) for captions, size in rows if clean_captions(captions)]
-    writer = ShardWriter(root, "c", None, records_per_shard)
+    usable = [
+        (str(i), bytes(size), captions, {}) for i, (captions, size) in enumerate(rows) if clean_captions(captions)
+    ]
     if usable:
-        with writer:
-            kept = [writer.add(str(i), bytes(size), captions, {}) for i, (captions, size) in enumerate(rows)]
+        write_corpus(root / "c", None, usable, records_per_shard)
         corpus = open_corpus(str(root), "c")
         read = [corpus.read(row) for row in range(corpus.manifest.images)]
-        assert [(record.captions, bytes(record.image)) for record in read] == [
-            (clean_captions(captions), image) for captions, image in usable
+        assert [(record.key, bytes(record.image), record.captions) for record in read] == [
+            (key, image, clean_captions(captions)) for key, image, captions, _ in usable
         ]
-        assert [int(record.key) for record in read] == [i for i, good in enumerate(kept) if good]
 
 
 @pytest.mark.parametrize("captions", [["a", "\ud800b"], [" a ", 5, None, "a", "b"]])

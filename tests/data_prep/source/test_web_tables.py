@@ -146,7 +146,7 @@ def test_the_wrong_file_is_one_message(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"hashes=nowhere\.tsv: cannot be read"):
         conceptual.run(conceptual.Cc3mConfig(annotations=cc3m, hashes="nowhere.tsv", **out))
     for content in (b"", b"one column\n", b"\0\1\2" * 999, b"http://a/\thttp://b/\n"):
-        with pytest.raises(DataError, match="not a caption and a URL with one tab between"):
+        with pytest.raises(DataError, match="not a caption and a URL separated by one tab"):
             conceptual.run(conceptual.Cc3mConfig(annotations=write(tmp_path / "broken", content), **out))
     assert not (tmp_path / "out").exists()
 
