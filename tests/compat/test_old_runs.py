@@ -45,14 +45,6 @@ def same_lines(lines: list[dict], expected: list[dict]) -> None:
         assert {name: line.get(name) for name in known} == pytest.approx(known, rel=1e-4, abs=1e-5)
 
 
-def lines_of(path: str | Path, name: str) -> list[dict]:
-    """The lines `name` of a folder that are called otherwise than metrics.jsonl."""
-    folder = Path(path) / "lines"
-    folder.mkdir()
-    shutil.copy(Path(path) / name, folder / "metrics.jsonl")
-    return metric_lines(folder)
-
-
 def change_identity(change) -> None:
     """Let `change` edit what the newest checkpoint knows of its run, and seal the checkpoint again."""
     state, manifest = (json.loads((CHECKPOINT / name).read_text()) for name in ("state.json", "manifest.json"))
@@ -70,14 +62,14 @@ def test_there_is_an_older_version():
 def test_it_resumes(old, capsys):
     assert main(RESUME) == 0
     assert "resume    from step 4" in capsys.readouterr().out
-    same_lines(metric_lines(old / "run"), lines_of("expected", "resumed.jsonl"))
+    same_lines(metric_lines(old / "run"), metric_lines(old / "expected", "resumed.jsonl"))
 
 
 @pytest.mark.parametrize("keys", [["data.augment"], ["model.layer_norm_eps", "objective.itc_form", "data.captions"]])
 def test_a_key_that_its_state_lacks_counts_as_the_default(old, keys):
     change_identity(lambda identity: [identity.pop(key) for key in keys])
     assert main(RESUME) == 0
-    same_lines(metric_lines(old / "run"), lines_of("expected", "resumed.jsonl"))
+    same_lines(metric_lines(old / "run"), metric_lines(old / "expected", "resumed.jsonl"))
 
 
 @pytest.mark.parametrize(
@@ -151,7 +143,7 @@ def test_it_predicts(old, capsys):
 
 def test_a_run_starts_from_it(old):
     assert main(["train", *FINE_TUNE]) == 0
-    same_lines(metric_lines(old / "tuned"), lines_of("expected", "tuned.jsonl"))
+    same_lines(metric_lines(old / "tuned"), metric_lines(old / "expected", "tuned.jsonl"))
 
 
 def test_its_corpora_are_whole(old):

@@ -27,8 +27,8 @@ TRAIN = [
     "model.image_size=32", "model.patch_size=8", "model.width=64", "model.vision_layers=2", "model.text_layers=2",
     "model.fusion_layers=2", "model.max_text_len=24", "model.text_positions=26", "model.dropout=0", "objective.itc_dim=16",
     "global_batch=8", "data.lanes=4", "data.shuffle_window=64", "log_every=1", "tensorboard=false", "device=cpu",
-    "data.root=data", "optim.lr=2e-3", "optim.lr_fusion=2e-3", "optim.lr_heads=2e-3", "optim.warmup=0", "steps=6", "checkpoint.every=2",
-    "checkpoint.keep_last=9", "validation.every=2", "validation.samples=8",
+    "data.root=data", "optim.lr=2e-3", "optim.lr_fusion=2e-3", "optim.lr_heads=2e-3", "optim.warmup=0",
+    "steps=6", "checkpoint.every=2", "checkpoint.keep_last=9", "validation.every=2", "validation.samples=8",
 ]  # fmt: skip
 PREDICT = [
     "predict",

@@ -38,8 +38,7 @@ def figures_of(browser):
     return dict(browser.execute_script(script))
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_page_is_whole_and_legible(run_folder, open_page, width, scheme):
     browser = open_page(written(run_folder), width, scheme)
     assert browser.title == "shapes tiny, seed 0 · BridgeTower"

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from helpers import SMALL, random_batch
+from helpers import random_batch
 from safetensors.torch import save_file
 
 from bridgetower_train.model.vision import normalize
+from tests.tiny import SMALL
 from tests.weights.conftest import clip_vision, openai_names, roberta, save_torchscript
 
 
