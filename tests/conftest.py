@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from data_prep.shapes import corpus as shapes
@@ -16,6 +17,9 @@ from data_prep.shards.writer import ShardWriter, prepare_jpeg
 from tests.training.runs import Job, train_command
 
 IMAGE_SIZE = 64
+
+settings.register_profile("tests", deadline=None)  # how long an example takes is not for a test
+settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")

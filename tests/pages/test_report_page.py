@@ -145,7 +145,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.dictionaries(st.sampled_from(WORDS), json_values, max_size=5), min_size=6, max_size=6))
 def test_any_json_gives_a_report(run_folder, contents):
     for name, content in zip(FILES, contents, strict=True):

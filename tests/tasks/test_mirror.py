@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.training.runs import ROOT, TINY, final_weights, metric_lines
+from tests.tiny import TINY
+from tests.training.runs import ROOT, final_weights, metric_lines
 
 MIRROR = Path(__file__).parent / "mirror.py"
 
