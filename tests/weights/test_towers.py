@@ -99,9 +99,10 @@ def test_text_tower_equals_roberta(build, text, tmp_path, form):
 
 
 def test_both_towers(build, text, tmp_path):
-    clip_vision().save_pretrained(tmp_path / "clip")
+    clip = clip_vision()
+    clip.save_pretrained(tmp_path / "clip")
     roberta(text.vocab_size).save_pretrained(tmp_path / "roberta")
     model, said = build(vision=tmp_path / "clip", text=tmp_path / "roberta")
-    assert_same_images(model, clip_vision())
+    assert_same_images(model, clip)
     assert len(said) == 3
     assert "tower" not in said[-1]
