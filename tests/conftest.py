@@ -9,13 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from data_prep.shapes import corpus as shapes
 from data_prep.shards import writer
 from data_prep.source.image import prepare_jpeg
+from tests.training.runs import Job, train_command
 
 IMAGE_SIZE = 64
+
+settings.register_profile("tests", deadline=None)  # how long an example takes is not for a test
+settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")
@@ -88,3 +93,51 @@ def shapes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("shapes")
     shapes.run(shapes.ShapesConfig(out=str(root), records=96, heldout=32, size=32, workers=1))
     return root
+
+
+@pytest.fixture
+def start(shapes_root):
+    """Starts a run, with torchrun or by the command that is given; what still runs at the end of the test is killed."""
+    jobs = []
+
+    def start(
+        run_dir: Path,
+        *overrides: str,
+        ranks: int = 1,
+        command: list[str] | None = None,
+        env: dict[str, str] | None = None,
+        root: Path = shapes_root,
+    ) -> Job:
+        jobs.append(Job(command or train_command(ranks), root, run_dir, *overrides, env=env))
+        return jobs[-1]
+
+    yield start
+    for job in jobs:
+        if job.process.poll() is None:
+            job.kill()
+
+
+@pytest.fixture
+def train(start):
+    """Runs to the end and returns the output; the exit code must be `code`."""
+
+    def train(run_dir: Path, *overrides: str, code: int = 0, **options) -> str:
+        return start(run_dir, *overrides, **options).finish(code)
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def reference(shapes_root, tmp_path_factory):
+    """`reference(*overrides, ranks=1)`: the folder of an undisturbed run, trained once in a session. Do not write to it."""
+    folders: dict[tuple[str | int, ...], Path] = {}
+
+    def reference(*overrides: str, ranks: int = 1) -> Path:
+        key = (*overrides, ranks)
+        if key not in folders:
+            run_dir = tmp_path_factory.mktemp("reference") / "run"
+            Job(train_command(ranks), shapes_root, run_dir, *overrides).finish()
+            folders[key] = run_dir
+        return folders[key]
+
+    return reference

@@ -23,12 +23,7 @@ from bridgetower_train.model.attention import AttentionFunction, sdpa
 from bridgetower_train.model.heads import Head
 from bridgetower_train.tasks.pretraining import Pretraining
 from bridgetower_train.tasks.pretraining.masking import IGNORE
-
-SMALL = ModelConfig(
-    image_size=32, patch_size=8, width=128, vision_layers=4, text_layers=4, fusion_layers=2, max_text_len=12,
-    text_positions=20, vocab_size=99, dropout=0.0,
-)  # fmt: skip
-"""A model that a test can train: 17 image tokens, two heads."""
+from tests.tiny import SMALL
 
 
 def run_config(model: ModelConfig, objective: ObjectiveConfig | None = None) -> TrainConfig:
@@ -118,6 +113,11 @@ def randomize(module: torch.nn.Module, seed: int = 0) -> None:
 def gradients(module: torch.nn.Module) -> dict[str, Tensor]:
     """Parameter name -> a copy of its gradient, for those that have one."""
     return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """The files below a folder, with what is in them."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 400.0) -> list[Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bridgetower_train.cli import COMMANDS, main
+from tests.tiny import TINY
 
 ROOT = Path(__file__).parents[1]
 
@@ -81,16 +82,12 @@ def test_as_a_process_without_traceback(tmp_path):
     assert result.stderr == "error: model.width=100: must be a multiple of 64\n"
 
 
-def test_multirun_gives_each_job_its_own_folder(tmp_path):
-    result = bridgetower("prep", "shapes", f"out={tmp_path}", "records=32", "heldout=16", "size=32", "workers=1")
-    assert result.returncode == 0, result.stderr
-    result = bridgetower(
-        "train", "--multirun", "seed=0,1", f"data.root={tmp_path}", f"run_dir={tmp_path}/runs", "steps=1", "global_batch=8",
-        "data.lanes=4", "model.width=64", "model.image_size=32", "model.patch_size=16", "tensorboard=false",
-    )  # fmt: skip
+def test_multirun_gives_each_job_its_own_folder(shapes_root, tmp_path):
+    keys = ["seed=0,1", *TINY, f"data.root={shapes_root}", f"run_dir={tmp_path}", "steps=1"]
+    result = bridgetower("train", "--multirun", *keys)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["seed=0", "seed=1"]
-    assert all((tmp_path / "runs" / job / "metrics.jsonl").exists() for job in ("seed=0", "seed=1"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["seed=0", "seed=1"]
+    assert all((tmp_path / job / "metrics.jsonl").exists() for job in ("seed=0", "seed=1"))
 
 
 def test_only_devices_name_a_platform():

@@ -5,10 +5,12 @@ import os
 import pytest
 
 from bridgetower_train.cli import main
-from tests.training.runs import ROOT, TINY
+from tests.tiny import TINY
+from tests.training.runs import ROOT
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_every_variant_comes_into_the_tables(shapes_root, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")

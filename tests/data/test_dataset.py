@@ -116,7 +116,7 @@ def test_text_buckets_hold_the_longest_text_of_the_batch(small_corpus):
     assert batch.labels["mlm_positions"].equal(whole.labels["mlm_positions"])
 
 
-@settings(max_examples=60, derandomize=True, deadline=None)
+@settings(max_examples=60, derandomize=True)
 @given(st.integers(0, 3), st.integers(0, 3), st.integers(0, 2), st.integers(0, 100))
 def test_ranks_and_micro_batches_share_out_each_step(ranks, splits, samples_per_lane, start):
     world_size, accumulation, micro_batch = 2**ranks, 2**splits, 3 * 2**samples_per_lane
@@ -395,7 +395,7 @@ def test_more_images_than_ids_are_refused(dataset):
         PairDataset(dataset.order, [small, huge], TEXT, dataset.reader, dataset.config)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_memory_does_not_grow_over_20000_records(small_corpus):
     others = set(multiprocessing.active_children())
     batches = iter(loader(open_pairs(configure(small_corpus), TEXT), workers=1))

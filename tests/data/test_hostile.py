@@ -245,7 +245,7 @@ def test_keys_may_repeat_in_another_shard(folder, make_tar, jpeg):
     assert keys(folder) == ["0", "1", "0", "1"]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     cut=st.none() | st.floats(0.1, 1),
     zeros=st.lists(st.tuples(st.floats(0, 1), st.sampled_from([1, 7, 512, 3000])), max_size=2),

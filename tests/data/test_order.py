@@ -67,7 +67,7 @@ def orders(draw):
         )
 
 
-@settings(max_examples=150, derandomize=True, deadline=None)
+@settings(max_examples=150, derandomize=True)
 @given(orders(), st.integers(0, 5))
 def test_each_sample_is_passed_as_often_as_its_weight_says(order, epoch):
     seen = order.take(epoch_positions(order, epoch))
@@ -92,7 +92,7 @@ def test_each_sample_is_passed_as_often_as_its_weight_says(order, epoch):
     assert missing <= remainder
 
 
-@settings(max_examples=60, derandomize=True, deadline=None)
+@settings(max_examples=60, derandomize=True)
 @given(orders(), st.data())
 def test_a_position_is_the_same_however_it_is_reached(order, data):
     top = 4 * order.epoch_samples
@@ -104,7 +104,7 @@ def test_a_position_is_the_same_however_it_is_reached(order, data):
     assert [s.position for s in order.take(positions)] == positions
 
 
-@settings(max_examples=60, derandomize=True, deadline=None)
+@settings(max_examples=60, derandomize=True)
 @given(orders(), st.integers(0, 500))
 def test_following_walks_the_lane(order, position):
     lane = position % order.global_batch // order.samples_per_lane
@@ -113,7 +113,7 @@ def test_following_walks_the_lane(order, position):
     assert [next(following) for _ in range(20)] == lane_positions(order, lane, number + 1, number + 21)
 
 
-@settings(max_examples=60, derandomize=True, deadline=None)
+@settings(max_examples=60, derandomize=True)
 @given(orders(), st.integers(0, 3), st.data())
 def test_shards_ahead_are_those_of_this_window_and_the_next(order, epoch, data):
     lane = data.draw(st.integers(0, order.lanes - 1))

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -89,13 +90,17 @@ def test_tokenizers_that_look_beyond_a_word(change):
     assert_as_plain(CaptionTokenizer(tokenizer), ["a red dog", "red red dog cat", "a red"])
 
 
-def test_kept_words_are_few_and_short(roberta, monkeypatch):
-    monkeypatch.setattr("bridgetower_train.data.text._KEPT_WORDS", 5)
-    text = CaptionTokenizer(roberta.tokenizer)
-    for number in range(20):
-        assert_as_plain(text, [f"number {number} {'long' * 9}"])
-    assert 0 < len(text._ids) <= 5
-    assert all(len(word) <= 32 for word in text._ids)
+def test_ever_new_words_take_no_more_memory():
+    text, peaks = toy_text(), []
+    tracemalloc.start()
+    try:
+        for first in range(0, 140_000, 1000):
+            text.encode([f"new{number}" for number in range(first, first + 1000)], 4)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+    finally:
+        tracemalloc.stop()
+    assert peaks[-1] < 1.1 * peaks[69]
+    assert_as_plain(text, ["new1 word1", "new139999"])
 
 
 def test_long_texts_keep_their_end_token(roberta):

@@ -3,12 +3,13 @@
 from dataclasses import replace
 
 import torch
-from helpers import SMALL, gradients, pretraining, random_batch
+from helpers import gradients, pretraining, random_batch
 from torch import Tensor
 
 from bridgetower_train.config import ObjectiveConfig
 from bridgetower_train.engines.activation import checkpoint_blocks
 from bridgetower_train.model.attention import sdpa
+from tests.tiny import SMALL
 
 calls: list[torch.Size] = []
 

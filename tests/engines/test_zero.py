@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from helpers import random_batch, run_config, run_ranks
+from helpers import files, random_batch, run_config, run_ranks
 from safetensors.torch import load_file
-from zero_ranks import MICRO_BATCHES, MODEL, OBJECTIVE, OPTIM, PAIRS, Traffic, Training, ddp_traffic, files, held_bytes
+from zero_ranks import MICRO_BATCHES, MODEL, OBJECTIVE, OPTIM, PAIRS, Traffic, Training, ddp_traffic, held_bytes
 
 from bridgetower_train.config import DeviceConfig
 from bridgetower_train.devices.cpu import CpuDevice

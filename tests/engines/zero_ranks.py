@@ -3,6 +3,7 @@
 import gc
 import inspect
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,16 @@ from helpers import pretraining, random_batch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bridgetower_train.config import DeviceConfig, ModelConfig, ObjectiveConfig, OptimConfig
+from bridgetower_train.config import DeviceConfig, ObjectiveConfig, OptimConfig
 from bridgetower_train.devices.cpu import CpuDevice
 from bridgetower_train.distributed import Flag, Ranks
 from bridgetower_train.engines import ENGINES, Engine
 from bridgetower_train.engines.optim import set_lr
+from tests.tiny import TINY_MODEL
 
-MODEL = ModelConfig(
-    image_size=32, patch_size=16, width=64, vision_layers=2, text_layers=2, fusion_layers=2, max_text_len=12,
-    text_positions=20, vocab_size=1999, dropout=0.1,
-)  # fmt: skip
+MODEL = replace(
+    TINY_MODEL, vision_layers=2, text_layers=2, fusion_layers=2, max_text_len=12, text_positions=20, vocab_size=1999
+)
 OBJECTIVE = ObjectiveConfig(itc_dim=16)
 OPTIM = OptimConfig(lr=1e-3, lr_fusion=2e-3, lr_heads=5e-4, clip_norm=0.5)
 MICRO_BATCHES, PAIRS = 2, 3
@@ -130,8 +131,3 @@ class Training:
         """Go on from there, as on hosts of which only the first has the files."""
         self.engine.load(folder if self.ranks.is_main else folder / "not here")
         return self
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    """The contents of a saved folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.safetensors")}

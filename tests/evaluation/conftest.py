@@ -5,15 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from bridgetower_train.cli import main
-from tests.training.runs import TINY
+from tests.training.runs import train_here
 
 
 @pytest.fixture(scope="session")
 def trained_run(shapes_root, tmp_path_factory) -> Path:
     """A run folder of two steps on the shapes corpus. Do not write to it."""
     run_dir = tmp_path_factory.mktemp("trained") / "run"
-    assert main(["train", *TINY, f"data.root={shapes_root}", f"run_dir={run_dir}", "steps=2"]) == 0
+    train_here(shapes_root, run_dir, "steps=2")
     return run_dir
 
 

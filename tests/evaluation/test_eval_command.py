@@ -3,7 +3,7 @@
 import json
 
 from bridgetower_train.cli import main
-from tests.training.runs import TINY
+from tests.training.runs import train_here
 
 FIGURES = {
     "image-text matching accuracy",
@@ -16,7 +16,7 @@ FIGURES = {
 
 def test_a_run_is_evaluated_and_reported(shapes_root, tmp_path, capsys):
     run_dir = tmp_path / "run"
-    assert main(["train", *TINY, f"data.root={shapes_root}", f"run_dir={run_dir}", "steps=2"]) == 0
+    train_here(shapes_root, run_dir, "steps=2")
     assert main(["eval", f"run_dir={run_dir}"]) == 0
     printed = capsys.readouterr().out
     found = json.loads((run_dir / "eval.json").read_text())
@@ -31,7 +31,7 @@ def test_a_run_is_evaluated_and_reported(shapes_root, tmp_path, capsys):
 
 def test_what_cannot_be_evaluated_says_so(shapes_root, tmp_path, capsys):
     run_dir = tmp_path / "run"
-    assert main(["train", *TINY, f"data.root={shapes_root}", f"run_dir={run_dir}", "steps=1"]) == 0
+    train_here(shapes_root, run_dir, "steps=1")
     capsys.readouterr()
     assert main(["eval", f"run_dir={run_dir}", "corpus=shapes_heldou"]) in (1, 2)
     assert "shapes_heldout" in capsys.readouterr().err
@@ -56,7 +56,7 @@ def test_masked_words_and_matching(run_dir, shapes_root, capsys):
 def test_what_a_run_was_not_trained_for_is_not_asked(shapes_root, tmp_path, capsys):
     run_dir = tmp_path / "run"
     keys = ["objective.mlm=0", "objective.itm=0", "steps=1"]
-    assert main(["train", *TINY, f"data.root={shapes_root}", f"run_dir={run_dir}", *keys]) == 0
+    train_here(shapes_root, run_dir, *keys)
     for command, key in (("masked_lm", "mlm"), ("matching", "itm")):
         assert main(["eval", command, f"run_dir={run_dir}"]) == 2
         assert f"objective.{key}=0" in capsys.readouterr().err

@@ -19,7 +19,8 @@ from bridgetower_train.evaluation.rerank import score_pairs
 from bridgetower_train.evaluation.trained import load_run
 from bridgetower_train.model.bridgetower import Pairs
 from tests.conftest import write_corpus
-from tests.training.runs import ROOT, TINY
+from tests.tiny import TINY
+from tests.training.runs import ROOT
 
 ALONE = Ranks(0, 1, None)
 

@@ -8,7 +8,7 @@ from bridgetower_train.cli import main
 from bridgetower_train.data.shards import open_corpus
 from bridgetower_train.evaluation.attention import attention_over_image, words
 from bridgetower_train.evaluation.trained import load_run
-from tests.training.runs import TINY
+from tests.training.runs import train_here
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_one_image_and_some_texts(trained_run, image, tmp_path, capsys):
 def test_a_run_answers_what_it_was_trained_for(shapes_root, image, tmp_path, capsys):
     run_dir = tmp_path / "run"
     keys = ["objective.mlm=0", "objective.itc=0", "steps=1"]
-    assert main(["train", *TINY, f"data.root={shapes_root}", f"run_dir={run_dir}", *keys]) == 0
+    train_here(shapes_root, run_dir, *keys)
     capsys.readouterr()
     keys = [f"run_dir={run_dir}", f"image={image}", "texts=['a <mask> ring']", f"out={tmp_path}/page.html"]
     assert main(["predict", *keys]) == 0

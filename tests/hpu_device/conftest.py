@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.conftest import start, train  # noqa: F401  fixtures
-
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 

@@ -12,9 +12,8 @@ from bridgetower_train.config import DeviceConfig, ObjectiveConfig, OptimConfig
 from bridgetower_train.devices import make_device
 from bridgetower_train.errors import ConfigError, UserError
 from bridgetower_train.training.recompiles import RecompileGuard
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from helpers import SMALL, pretraining, random_batch
+from tests.helpers import pretraining, random_batch
+from tests.tiny import SMALL
 
 STUB = Path(__file__).parent / "stub" / "habana_frameworks" / "torch"
 

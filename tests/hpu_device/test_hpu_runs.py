@@ -3,39 +3,25 @@
 import pytest
 
 from tests.hpu_device.conftest import run_python
-from tests.training.runs import ROOT, TINY, Job, metric_lines
+from tests.tiny import TINY
+from tests.training.runs import ROOT, losses, metric_lines
 
-LOSSES = ("loss", "loss_mlm", "loss_itm", "loss_itc")
 FP32 = ["model.dropout=0", "device.precision=fp32", "optim.clip_norm=1", "optim.schedule=constant", "optim.warmup=0"]
 SAME = 1e-4
 """How far float32 losses of the device may be from the CPU's: FusedAdamW adds eps before it corrects the bias, so it counts for
 more in the first steps, and tiny gradients for less."""
 
 
-def losses(run_dir):
-    """Step -> its losses."""
-    return {line["step"]: [line[name] for name in LOSSES if name in line] for line in metric_lines(run_dir)}
-
-
-def run_on_cpu(root, run_dir, *options):
-    """The losses of a run on the CPU."""
-    job = Job(root, run_dir, [*FP32, *options], 1, {})
-    said = job.wait()
-    assert job.process.returncode == 0, said
-    return losses(run_dir)
-
-
-@pytest.fixture(scope="session")
-def on_cpu(shapes_root, tmp_path_factory):
-    """The losses of twelve steps."""
-    return run_on_cpu(shapes_root, tmp_path_factory.mktemp("cpu") / "run", "steps=12")
+@pytest.fixture
+def on_cpu(reference):
+    """The losses of twelve steps on the CPU."""
+    return losses(reference(*FP32, "steps=12"))
 
 
 def assert_near(measured, expected, **bound):
     """The same losses in all the steps that were measured."""
     assert measured
-    for step, values in measured.items():
-        assert values == pytest.approx(expected[step], **bound), f"step {step}"
+    assert measured == pytest.approx({key: expected[key] for key in measured}, **bound)
 
 
 @pytest.fixture
@@ -97,10 +83,10 @@ def test_compiled(on_cpu, on_hpu, calls):
     assert "mark_step" not in compiled
 
 
-def test_graphs_with_accumulated_micro_batches(tmp_path, shapes_root, on_hpu, calls):
+def test_graphs_with_accumulated_micro_batches(reference, on_hpu, calls):
     options = ["steps=6", "micro_batch=4", "objective.itc=0"]
     measured, _ = on_hpu(*options, "device.graphs=true")
-    assert_near(measured, run_on_cpu(shapes_root, tmp_path / "cpu", *options), abs=SAME)
+    assert_near(measured, losses(reference(*FP32, *options)), abs=SAME)
     graphs = [line["call"] for line in calls() if line["call"].startswith("graph")]
     assert graphs == ["graph_capture"] * 2 + ["graph_replay"] * 10
 
@@ -119,7 +105,7 @@ def test_two_ranks(on_cpu, on_hpu, calls, graphs):
 def test_bf16(on_cpu, on_hpu):
     """Within 0.5% of float32: what is off the bf16 list, the losses above all, is not rounded."""
     measured, _ = on_hpu("steps=6", "device.precision=bf16")
-    assert measured[1] != pytest.approx(on_cpu[1], abs=1e-5)
+    assert measured[1, "loss"] != pytest.approx(on_cpu[1, "loss"], abs=1e-5)
     assert_near(measured, on_cpu, rel=5e-3)
 
 

@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import SMALL, pretraining, random_batch
+from helpers import pretraining, random_batch
 from torch._lazy import mark_step, metrics, ts_backend
 
 from bridgetower_train.config import ObjectiveConfig
 from bridgetower_train.model import heads
 from bridgetower_train.tasks.pretraining import itc
+from tests.tiny import SMALL
 
 LACKING = {"aten::any.dim", "aten::argmax", "aten::bitwise_not", "aten::index_add", "aten::where.self"}
 """Operators of our step that the backend has no kernel for, and so runs on the CPU (the vendor's has)."""

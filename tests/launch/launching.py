@@ -1,35 +1,11 @@
-"""Launchers run as a user runs them, and hosts made of network namespaces."""
+"""Hosts made of network namespaces, and the tools that launchers need."""
 
 import os
 import shutil
 import subprocess
-import sys
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
-
-from tests.training.runs import ROOT, TINY, Job
-
-PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-
-
-class Launched(Job):
-    """A launcher with the overrides of a tiny run, in a process group of its own."""
-
-    def __init__(
-        self, command: list[str], root: Path, run_dir: Path, overrides: list[str], env: dict[str, str]
-    ) -> None:
-        self.run_dir = run_dir
-        self.process = subprocess.Popen(
-            [*command, *TINY, f"data.root={root}", f"run_dir={run_dir}", *overrides],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-            cwd=ROOT,
-            env={**os.environ, "PATH": PATH, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **env},
-        )
 
 
 class Hosts:

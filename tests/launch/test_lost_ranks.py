@@ -29,23 +29,20 @@ def saved(run_dir):
 
 
 @pytest.mark.slow
-def test_lost_and_stopped_ranks_are_named_and_the_run_goes_on(tmp_path, launch):
-    run_dir = tmp_path / "run"
-    options = ["steps=30", "checkpoint.every=3", "distributed.timeout=10"]
-    env = {"NPROC": "4", "MAX_RESTARTS": "2"}
-    job = launch(TORCHRUN, run_dir, *options, env=env)
-    faults = [(3, signal.SIGKILL), (0, signal.SIGSTOP)]
+def test_lost_and_stopped_ranks_are_named_and_the_run_goes_on(tmp_path, start, reference):
+    options = ["steps=80", "checkpoint.every=3", "distributed.timeout=10"]
+    job = start(tmp_path, *options, command=TORCHRUN, env={"NPROC": "2", "MAX_RESTARTS": "2"})
+    faults = [(1, signal.SIGKILL), (0, signal.SIGSTOP)]
     named = []
     for rank, fault in faults:
-        before = saved(run_dir)
-        assert job.wait_for(lambda before=before: saved(run_dir) > before, timeout=120), job.wait()
+        before = saved(tmp_path)
+        assert job.wait_for(lambda before=before: saved(tmp_path) > before, timeout=120), job.wait()
         process = ranks_of(job)[rank]
-        first = last_step(run_dir)
+        first = last_step(tmp_path)
         process.send_signal(fault)
         named.append((rank, process.pid, first))
         assert job.wait_for(lambda process=process: not process.is_running(), timeout=120), job.wait()
-    output = job.wait()
-    assert job.process.returncode == 0, output
+    output = job.finish()
     told = re.findall(r"^error: rank (\d) \(host \S+, pid (\d+)\) (.*)", output, re.MULTILINE)
     assert [(int(rank), int(pid)) for rank, pid, _ in told] == [(rank, pid) for rank, pid, _ in named], output
     for (_, _, text), (_, _, first), (_, fault) in zip(told, named, faults, strict=True):
@@ -54,6 +51,6 @@ def test_lost_and_stopped_ranks_are_named_and_the_run_goes_on(tmp_path, launch):
     assert "Traceback" not in output
     assert output.count("resume    from step") == len(faults)
 
-    assert "= 4 ranks x" in launch(TORCHRUN, tmp_path / "whole", *options, env=env).wait()
-    assert metric_lines(run_dir) == metric_lines(tmp_path / "whole")
-    assert final_weights(run_dir) == final_weights(tmp_path / "whole")
+    whole = reference("steps=80", ranks=2)
+    assert metric_lines(tmp_path) == metric_lines(whole)
+    assert final_weights(tmp_path) == final_weights(whole)

@@ -5,8 +5,8 @@ import os
 import psutil
 import pytest
 
-from tests.launch.launching import PATH, need
-from tests.training.runs import final_weights, metric_lines
+from tests.launch.launching import need
+from tests.training.runs import PATH, final_weights, metric_lines
 
 MPIRUN = ["bash", "launch/mpirun.sh"]
 
@@ -18,37 +18,34 @@ def ranks_of(job):
 
 
 @pytest.mark.slow
-def test_ranks_train_save_when_told_to_end_and_go_on(tmp_path, launch):
+def test_ranks_train_save_when_told_to_end_and_go_on(tmp_path, start, reference):
     need("mpirun")
-    options = ["steps=40", "checkpoint.every=1000", "data.workers=1"]
-    job = launch(MPIRUN, tmp_path / "run", *options, env={"NPROC": "2"})
+    options = ["steps=80", "checkpoint.every=1000", "data.workers=1"]
+    job = start(tmp_path, *options, command=MPIRUN, env={"NPROC": "2"})
     assert job.wait_for_step(3), job.wait()
     places = [(p.environ()["RANK"], p.environ()["LOCAL_RANK"], p.environ()["WORLD_SIZE"]) for p in ranks_of(job)]
     assert sorted(places) == [("0", "0", "2"), ("1", "1", "2")]
     job.process.terminate()
-    output = job.wait()
-    assert job.process.returncode == 0, output
+    output = job.finish()
     assert "= 2 ranks x" in output
     assert "stopped by a signal after step" in output
 
-    output = launch(MPIRUN, tmp_path / "run", *options, env={"NPROC": "2"}).wait()
-    assert "resume    from step" in output
-    whole = launch(["bash", "launch/torchrun.sh"], tmp_path / "whole", *options, env={"NPROC": "2"})
-    assert "= 2 ranks x" in whole.wait()
-    assert metric_lines(tmp_path / "run") == metric_lines(tmp_path / "whole")
-    assert final_weights(tmp_path / "run") == final_weights(tmp_path / "whole")
+    assert "resume    from step" in start(tmp_path, *options, command=MPIRUN, env={"NPROC": "2"}).finish()
+    whole = reference("steps=80", ranks=2)
+    assert metric_lines(tmp_path) == metric_lines(whole)
+    assert final_weights(tmp_path) == final_weights(whole)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="each rank wants a core of its own")
-def test_ranks_of_a_gaudi_host_are_bound_to_their_own_cores(tmp_path, launch):
+def test_ranks_of_a_gaudi_host_are_bound_to_their_own_cores(tmp_path, start):
     """A stand-in for the vendor's hl-smi lists two cards."""
     need("mpirun")
     tool = tmp_path / "bin" / "hl-smi"
     tool.parent.mkdir()
     tool.write_text("#!/bin/sh\nprintf '0\\n1\\n'\n")
     tool.chmod(0o755)
-    job = launch(MPIRUN, tmp_path / "run", "steps=4000", env={"PATH": f"{tool.parent}:{PATH}"})
+    job = start(tmp_path / "run", "steps=4000", command=MPIRUN, env={"PATH": f"{tool.parent}:{PATH}"})
     assert job.wait_for_step(1), job.wait()
     first, second = (set(p.cpu_affinity()) for p in ranks_of(job))
     assert first
@@ -57,7 +54,8 @@ def test_ranks_of_a_gaudi_host_are_bound_to_their_own_cores(tmp_path, launch):
 
 
 @pytest.mark.slow
-def test_two_hosts(tmp_path, launch, two_hosts):
+@pytest.mark.nightly
+def test_two_hosts(tmp_path, start, two_hosts):
     """In place of ssh, which mpirun calls as `ssh HOST COMMAND`, a stand-in enters the other host's namespace."""
     need("mpirun", "unshare")
     enter = tmp_path / "enter"
@@ -68,10 +66,9 @@ def test_two_hosts(tmp_path, launch, two_hosts):
     hostfile = tmp_path / "hosts"
     hostfile.write_text("".join(f"{address} slots=1\n" for address in two_hosts.addresses))
     env = {"HOSTFILE": str(hostfile), "OMPI_MCA_plm_rsh_agent": str(enter)}
-    job = launch(two_hosts.on(0, *MPIRUN), tmp_path / "run", "steps=4000", env=env)
+    job = start(tmp_path / "run", "steps=4000", command=two_hosts.on(0, *MPIRUN), env=env)
     assert job.wait_for_step(3), job.wait()
     job.process.terminate()
-    output = job.wait()
-    assert job.process.returncode == 0, output
+    output = job.finish()
     assert "= 2 ranks x" in output
     assert "stopped by a signal after step" in output

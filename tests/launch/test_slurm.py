@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch.launching import PATH, need
-from tests.training.runs import ROOT, TINY, last_step, metric_lines
+from tests.launch.launching import need
+from tests.tiny import TINY
+from tests.training.runs import PATH, ROOT, last_step, metric_lines
 
 CONFIG = """
 ClusterName=test
@@ -123,6 +124,7 @@ class Slurm:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_preempted_job_queues_again_and_goes_on_and_a_cancelled_one_does_not(tmp_path, shapes_root):
     need("munged", "slurmctld", "slurmd", root=True)
     with Slurm(tmp_path / "slurm") as slurm:

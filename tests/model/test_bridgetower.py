@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from helpers import SMALL, heads, random_batch
+from helpers import heads, random_batch
 
 from bridgetower_train.config import ModelConfig
 from bridgetower_train.model.bridgetower import BridgeTower
 from bridgetower_train.model.heads import LinearHead
 from bridgetower_train.model.vision import CLIP_MEAN, CLIP_STD, normalize
 from bridgetower_train.tasks.pretraining.itc import INITIAL_LOGIT_SCALE
+from tests.tiny import SMALL
 
 ALL_HEADS = heads(itc_dim=16)
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import SMALL, pretraining, random_batch, relabelled, run_config
+from helpers import pretraining, random_batch, relabelled, run_config
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -12,6 +12,7 @@ from bridgetower_train.data.batch import Batch
 from bridgetower_train.model.flops import forward_flops
 from bridgetower_train.tasks import step_flops
 from bridgetower_train.tasks.pretraining import Pretraining
+from tests.tiny import SMALL
 
 PAIRS = 2
 OBJECTIVES = {

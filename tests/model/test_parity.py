@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from helpers import SMALL, gradients, heads, random_batch, randomize, run_config
+from helpers import gradients, heads, random_batch, randomize, run_config
 from torch import Tensor
 
 from bridgetower_train.bench.hugging_face import HuggingFaceHeads
@@ -13,6 +13,7 @@ from bridgetower_train.data.batch import Batch
 from bridgetower_train.model.bridgetower import BridgeTower, Fused, Pairs
 from bridgetower_train.model.vision import normalize
 from bridgetower_train.tasks.pretraining.itc import embed_cross, embed_image, embed_text
+from tests.tiny import SMALL
 
 ITC_DIM = 24
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}

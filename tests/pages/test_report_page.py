@@ -38,8 +38,7 @@ def figures_of(browser):
     return dict(browser.execute_script(script))
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_page_is_whole_and_legible(run_folder, open_page, width, scheme):
     browser = open_page(written(run_folder), width, scheme)
     assert browser.title == "shapes tiny, seed 0 · BridgeTower"
@@ -146,7 +145,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.dictionaries(st.sampled_from(WORDS), json_values, max_size=5), min_size=6, max_size=6))
 def test_any_json_gives_a_report(run_folder, contents):
     for name, content in zip(FILES, contents, strict=True):

@@ -4,6 +4,7 @@ import base64
 import io
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from synthetic_run import HOSTILE, drawn
 
 from bridgetower_train.cli import main
 from bridgetower_train.commands.view import ViewConfig, read_batch, run
-from bridgetower_train.config import DataConfig, ModelConfig, ObjectiveConfig
+from bridgetower_train.config import DataConfig, ObjectiveConfig
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.errors import ConfigError
@@ -25,6 +26,7 @@ from bridgetower_train.tasks.pretraining.show import read_tokens, show
 from data_prep.shapes.tokenizer import train_tokenizer
 from data_prep.shards.writer import write_corpus
 from data_prep.source.image import prepare_jpeg
+from tests.tiny import TINY_MODEL
 
 CAPTIONS = [
     "a small red circle left of a blue square",
@@ -32,9 +34,6 @@ CAPTIONS = [
     HOSTILE,
     "naïve 猫 caption",
 ]
-TINY = ModelConfig(
-    image_size=64, patch_size=8, width=64, vision_layers=1, text_layers=1, fusion_layers=1, max_text_len=60
-)
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +52,7 @@ def config(root, **keys):
     given = {
         "global_batch": 16,
         "data": data,
-        "model": TINY,
+        "model": replace(TINY_MODEL, image_size=64, patch_size=8, max_text_len=60),
         "tokenizer": str(root / "tokenizer.json"),
         "steps": "1",
         **keys,
@@ -72,8 +71,7 @@ def images(page):
     return [np.asarray(Image.open(io.BytesIO(base64.b64decode(uri)))) for uri in uris]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (390, "light")])
 def test_page_is_whole_and_legible(root, open_page, capsys, width, scheme):
     run(config(root, n=12))
     assert capsys.readouterr().out == f"view: {root / 'view.html'}\n"

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.distributed as dist
-from helpers import SMALL, pretraining, random_batch, run_config, run_ranks
+from helpers import pretraining, random_batch, run_config, run_ranks
 
 from bridgetower_train.bench.memory import BenchMemoryConfig, compare
 from bridgetower_train.config import DeviceConfig, ObjectiveConfig
@@ -15,6 +15,7 @@ from bridgetower_train.engines.deepspeed import ZERO_BUCKET
 from bridgetower_train.planning.memory import ENGINES, Memory, contrast_entry, measure, state_bytes, states
 from bridgetower_train.planning.trace import PARTS, Platform, plain, trace
 from bridgetower_train.rehearsal.group import join
+from tests.tiny import SMALL
 
 OBJECTIVE = ObjectiveConfig(itc_dim=16)
 RUN = run_config(SMALL, OBJECTIVE)

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from bridgetower_train.cli import main
 from bridgetower_train.tasks import TASKS
 from tests.tasks.mirror import Mirror
-from tests.training.runs import ROOT, TINY, final_weights, metric_lines
+from tests.tiny import TINY
+from tests.training.runs import ROOT, final_weights, metric_lines
 
 MIRROR = Path(__file__).parent / "mirror.py"
 

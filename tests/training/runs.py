@@ -1,4 +1,4 @@
-"""Real runs of the command line in processes of their own, on a corpus of small drawn images."""
+"""Real runs of the command line, in processes of their own, and what they leave."""
 
 import contextlib
 import json
@@ -11,35 +11,46 @@ from pathlib import Path
 
 import psutil
 
+from bridgetower_train.cli import main
+from tests.tiny import TINY
+
 ROOT = Path(__file__).parents[2]
 
 TIMES = {"time", "samples_per_s", "step_s", "data_wait", "memory_gb", "mfu"}
 """Metrics that measure the machine, not the run."""
 
-TINY = [
-    "model.image_size=32", "model.patch_size=16", "model.width=64", "model.vision_layers=1", "model.text_layers=1",
-    "model.fusion_layers=1", "model.max_text_len=24", "model.dropout=0.1", "global_batch=8", "data.lanes=4",
-    "data.shuffle_window=64", "log_every=1", "tensorboard=false", "device=cpu", "optim.lr=1e-3",
-]  # fmt: skip
+LOSSES = ("loss", "loss_mlm", "loss_itm", "loss_itc")
+
+PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+"""Where the environment's own commands come first."""
+
+
+def train_command(ranks: int = 1) -> list[str]:
+    """`bridgetower train` without overrides, on so many ranks of this machine."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
+    return [sys.executable, *launcher, "-m", "bridgetower_train", "train"]
+
+
+def train_here(root: Path, run_dir: Path, *overrides: str, code: int = 0) -> None:
+    """Train the tiny model in this process, which saves the seconds that a process takes to start."""
+    assert main(["train", *TINY, f"data.root={root}", f"run_dir={run_dir}", *overrides]) == code
 
 
 class Job:
-    """`bridgetower train` as a user starts it, in a process group of its own."""
+    """A run of the tiny model as a user starts it, by `command` and overrides, in a process group of its own."""
 
-    def __init__(self, root: Path, run_dir: Path, overrides: list[str], ranks: int, env: dict[str, str]) -> None:
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
-        command = [
-            sys.executable, *launcher, "-m", "bridgetower_train", "train", *TINY, f"data.root={root}", f"run_dir={run_dir}",
-            *overrides,
-        ]  # fmt: skip
+    def __init__(
+        self, command: list[str], root: Path, run_dir: Path, *overrides: str, env: dict[str, str] | None = None
+    ) -> None:
         self.run_dir = run_dir
         self.process = subprocess.Popen(
-            command,
+            [*command, *TINY, f"data.root={root}", f"run_dir={run_dir}", *overrides],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **env},
+            cwd=ROOT,
+            env={**os.environ, "PATH": PATH, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **(env or {})},
         )
 
     def wait(self, timeout: float = 400) -> str:
@@ -49,6 +60,12 @@ class Job:
         except subprocess.TimeoutExpired:
             self.kill()
             raise AssertionError(f"still running after {timeout} s:\n{self.process.communicate()[0]}") from None
+
+    def finish(self, code: int = 0) -> str:
+        """Its output, once it has ended; fails where its exit code is not `code`."""
+        output = self.wait()
+        assert self.process.returncode == code, output
+        return output
 
     def wait_for(self, happened: Callable[[], bool], timeout: float = 300) -> bool:
         """True once `happened`; False where the process ended before."""
@@ -86,10 +103,15 @@ def last_step(run_dir: Path) -> int:
     return json.loads(lines[-1])["step"] if lines else 0
 
 
-def metric_lines(run_dir: Path) -> list[dict]:
+def metric_lines(run_dir: Path, name: str = "metrics.jsonl") -> list[dict]:
     """The lines of metrics without what measures the machine."""
-    lines = (json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines())
+    lines = (json.loads(line) for line in (run_dir / name).read_text().splitlines())
     return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
+
+
+def losses(run_dir: Path) -> dict[tuple[int, str], float]:
+    """(step, name of the loss) -> its value in training."""
+    return {(line["step"], name): line[name] for line in metric_lines(run_dir) for name in LOSSES if name in line}
 
 
 def final_weights(run_dir: Path) -> bytes:

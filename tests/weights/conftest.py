@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import SMALL, pretraining, randomize
+from helpers import pretraining, randomize
 from torch import Tensor, nn
 
 from bridgetower_train.cli import main
@@ -15,7 +15,8 @@ from bridgetower_train.distributed import Ranks
 from bridgetower_train.model.bridgetower import BridgeTower
 from bridgetower_train.weights.initial import start_weights
 from data_prep.shapes.tokenizer import train_tokenizer
-from tests.training.runs import TINY
+from tests.tiny import SMALL
+from tests.training.runs import train_here
 
 ALL_LOSSES = ObjectiveConfig(itc_dim=24)
 
@@ -35,8 +36,7 @@ def text(tmp_path_factory) -> CaptionTokenizer:
 def run(shapes_root, tmp_path_factory) -> Path:
     """A run of three steps with all losses, evaluated. Do not write to it."""
     run_dir = tmp_path_factory.mktemp("runs") / "little"
-    train = ["train", *TINY, f"data.root={shapes_root}", f"run_dir={run_dir}", "steps=3", "checkpoint.every=1"]
-    assert main([*train, "model.image_size=48", "objective.itc_dim=40"]) == 0
+    train_here(shapes_root, run_dir, "steps=3", "checkpoint.every=1", "model.image_size=48", "objective.itc_dim=40")
     assert main(["eval", f"run_dir={run_dir}"]) == 0
     return run_dir
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import SMALL, pretraining, random_batch, randomize, run_config, run_ranks
+from helpers import pretraining, random_batch, randomize, run_config, run_ranks
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -24,7 +24,8 @@ from bridgetower_train.model.vision import normalize
 from bridgetower_train.tasks.pretraining.itc import embed_image, embed_text
 from bridgetower_train.weights.fit import listed
 from bridgetower_train.weights.initial import start_weights
-from tests.training.runs import TINY, final_weights
+from tests.tiny import SMALL, TINY
+from tests.training.runs import final_weights
 from tests.weights.conftest import ALL_LOSSES, clip_vision, openai_names, roberta
 
 CLASSES = {

@@ -28,7 +28,7 @@ from bridgetower_train.weights.checkpoint import verify
 from bridgetower_train.weights.export import exported_weights, same_files
 from bridgetower_train.weights.hf_files import model_description
 from bridgetower_train.weights.trained import Trained, read_trained
-from tests.training.runs import TINY, Job
+from tests.training.runs import train_here
 
 HEADS = ("mlm_score.", "itm_score.", "itc_text_head.", "itc_image_head.", "itc_cross_modal_head.", "logit_scale")
 TEXTS = ["a red circle", "two blue squares and a green triangle at the top", "something else"]
@@ -200,20 +200,9 @@ def test_an_earlier_step(run, tmp_path):
 
 
 def test_an_export_is_a_start_for_training(run, folder, shapes_root, tmp_path, capsys):
-    start = ["train", *TINY, f"data.root={shapes_root}", f"run_dir={tmp_path}", "steps=1", f"init.checkpoint={folder}"]
-    assert (
-        main(
-            [
-                *start,
-                "model.image_size=48",
-                "objective.itc_dim=40",
-                "optim.lr=0",
-                "optim.lr_fusion=0",
-                "optim.lr_heads=0",
-            ]
-        )
-        == 0
-    )
+    rates = ["optim.lr=0", "optim.lr_fusion=0", "optim.lr_heads=0"]
+    form = ["model.image_size=48", "objective.itc_dim=40"]
+    train_here(shapes_root, tmp_path, "steps=1", f"init.checkpoint={folder}", *form, *rates)
     assert "random: nothing" in capsys.readouterr().out
     mine, theirs = (load_file(d / "model.safetensors") for d in (tmp_path / "checkpoints" / "step-00000001", folder))
     assert all(torch.equal(theirs[name], tensor) for name, tensor in mine.items())
@@ -229,7 +218,7 @@ def test_an_export_is_a_start_for_training(run, folder, shapes_root, tmp_path, c
 )
 def test_other_objectives(shapes_root, tmp_path, capsys, objective, classes, refused):
     run_dir, out = tmp_path / "run", tmp_path / "out"
-    assert main(["train", *TINY, f"data.root={shapes_root}", f"run_dir={run_dir}", "steps=1", *objective]) == 0
+    train_here(shapes_root, run_dir, "steps=1", *objective)
     assert main(["export", f"run_dir={run_dir}", f"out={out}"]) == 0
     printed, card = capsys.readouterr().out, (out / "README.md").read_text()
     for name in [*classes, "BridgeTowerModel"]:
@@ -260,22 +249,18 @@ def test_logit_scale_is_exported_as_the_loss_used_it(run, tmp_path):
     assert load_file(tmp_path / "out" / "model.safetensors")["logit_scale"].exp() == pytest.approx(1000)
 
 
-def test_from_a_run_in_progress(shapes_root, tmp_path):
+def test_from_a_run_in_progress(tmp_path, start):
     """Exported again and again while checkpoints come and go."""
     run_dir = tmp_path / "run"
-    job = Job(shapes_root, run_dir, ["steps=100000", "checkpoint.every=1"], 1, {})
-    try:
-        assert job.wait_for(lambda: len(list(run_dir.glob("checkpoints/step-*[0-9]"))) > 1)
-        for number in range(4):
-            assert main(["export", f"run_dir={run_dir}", f"out={tmp_path / str(number)}"]) == 0
-            _, report = load("BridgeTowerForMaskedLM", tmp_path / str(number))
-            assert not report["missing_keys"]
-        assert job.process.poll() is None, "the run goes on"
-        job.process.terminate()
-        job.wait()
-    finally:
-        if job.process.poll() is None:
-            job.kill()
+    job = start(run_dir, "steps=100000", "checkpoint.every=1")
+    assert job.wait_for(lambda: len(list(run_dir.glob("checkpoints/step-*[0-9]"))) > 1)
+    for number in range(4):
+        assert main(["export", f"run_dir={run_dir}", f"out={tmp_path / str(number)}"]) == 0
+        _, report = load("BridgeTowerForMaskedLM", tmp_path / str(number))
+        assert not report["missing_keys"]
+    assert job.process.poll() is None, "the run ended before it was exported"
+    job.process.terminate()
+    job.finish()
     newest = (run_dir / "checkpoints" / "latest").read_text()
     assert verify(run_dir / "checkpoints" / newest) is None
 

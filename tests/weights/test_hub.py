@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from bridgetower_train.weights.export import same_files
-from tests.training.runs import ROOT, TINY
+from tests.tiny import TINY
+from tests.training.runs import ROOT
 from tests.weights.conftest import clip_vision
 
 TOKEN = "hf_" + "x" * 34

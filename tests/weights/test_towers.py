@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from helpers import SMALL, random_batch
+from helpers import random_batch
 from safetensors.torch import save_file
 
 from bridgetower_train.model.vision import normalize
+from tests.tiny import SMALL
 from tests.weights.conftest import clip_vision, openai_names, roberta, save_torchscript
 
 
@@ -98,9 +99,10 @@ def test_text_tower_equals_roberta(build, text, tmp_path, form):
 
 
 def test_both_towers(build, text, tmp_path):
-    clip_vision().save_pretrained(tmp_path / "clip")
+    clip = clip_vision()
+    clip.save_pretrained(tmp_path / "clip")
     roberta(text.vocab_size).save_pretrained(tmp_path / "roberta")
     model, said = build(vision=tmp_path / "clip", text=tmp_path / "roberta")
-    assert_same_images(model, clip_vision())
+    assert_same_images(model, clip)
     assert len(said) == 3
     assert "tower" not in said[-1]

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import SMALL, pretraining, random_batch
+from helpers import pretraining, random_batch
 from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
@@ -15,6 +15,7 @@ from bridgetower_train.distributed import Ranks
 from bridgetower_train.engines import NativeEngine
 from bridgetower_train.model.bridgetower import BridgeTower
 from bridgetower_train.training.guards import NonFiniteGuard
+from tests.tiny import SMALL
 
 
 def step(objective: ObjectiveConfig) -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import SMALL, gradients, heads, part, pretraining, random_batch, randomize, relabelled, run_ranks
+from helpers import gradients, heads, part, pretraining, random_batch, randomize, relabelled, run_ranks
 from torch import Tensor, nn
 
 from bridgetower_train.bench.hugging_face import HuggingFaceHeads
@@ -13,6 +13,7 @@ from bridgetower_train.data.batch import Batch
 from bridgetower_train.model.attention import sdpa
 from bridgetower_train.model.bridgetower import BridgeTower
 from bridgetower_train.tasks.pretraining import Pretraining
+from tests.tiny import SMALL
 
 FORMS = ("hf", "symmetric", "ms")
 
