@@ -10,7 +10,7 @@ import fsspec
 import yaml
 
 from bridgetower_train.data.cache import is_remote
-from bridgetower_train.data.manifest import Manifest, mend
+from bridgetower_train.data.manifest import Manifest, reindex_hint
 from bridgetower_train.errors import ConfigError, DataError
 from bridgetower_train.files import atomic_write
 from bridgetower_train.pages.numbers import size
@@ -81,7 +81,7 @@ def describe(place: Place) -> Described:
     path = f"{place.folder}/manifest.json"
     text = _read(path)
     if text is None:
-        raise DataError(f"{path}: cannot be read; {mend(place.folder)}")
+        raise DataError(f"{path}: cannot be read; {reindex_hint(place.folder)}")
     manifest = Manifest.from_json(text, path)
     try:
         preparation = json.loads(_read(f"{place.folder}/preparation.json") or b"{}")
