@@ -165,7 +165,7 @@ def test_no_whole_checkpoint_is_an_error_and_not_a_new_beginning(tmp_path, train
     train(tmp_path, "steps=2")
     for folder in step_folders(tmp_path):
         (folder / "manifest.json").unlink()
-    assert "is whole" in train(tmp_path, "steps=2", code=1)
+    assert "is intact" in train(tmp_path, "steps=2", code=1)
 
 
 def test_a_run_folder_keeps_to_its_run(tmp_path, train):
