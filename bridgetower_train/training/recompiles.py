@@ -34,7 +34,7 @@ class RecompileGuard:
         if self.count > self.max_recompiles:
             raise UserError(
                 f"{self.count} graphs were compiled after the warm-up, more than guards.max_recompiles={self.max_recompiles}, "
-                f"the last in step {step}, {shapes}. A shape or a constant changes between steps; raise the key to continue anyway"
+                f"the last in step {step}, {shapes}. A shape or a constant changes between steps; raise the key to continue"
             )
 
     def logged(self) -> None:

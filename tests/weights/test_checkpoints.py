@@ -291,7 +291,7 @@ def test_broken_files(build, text, tmp_path):
     assert "No such file" in message(build, checkpoint=tmp_path)
     index = tmp_path / "model.safetensors.index.json"
     index.write_text('{"weight_map": {"a": "../../etc/x.safetensors"}}')
-    assert "is no index" in message(build, checkpoint=tmp_path)
+    assert "is not an index" in message(build, checkpoint=tmp_path)
     index.unlink()
     assert "has no weights" in message(build, checkpoint=tmp_path)
     (tmp_path / "x.ckpt").write_bytes(b"nothing of the kind")
