@@ -173,12 +173,12 @@ class Order:
         window, inside = np.divmod(offset, self.window)
         keys = zip(epoch.tolist(), lane.tolist(), window.tolist(), inside.tolist(), strict=True)
         permuted = [int(self._windows.get((e, n, w), self._permuted)[i]) for e, n, w, i in keys]
-        place = lane * self.lane_samples + window * self.window + permuted
+        in_epoch = lane * self.lane_samples + window * self.window + permuted
         corpus, row, caption = (np.empty_like(index) for _ in range(3))
         for e in np.unique(epoch).tolist():
             table, of_epoch = self._epochs.get(e, self._segments), epoch == e
-            segment = table.segment_of(place[of_epoch])
-            within = place[of_epoch] - table.begin[segment] + table.start[segment]
+            segment = table.segment_of(in_epoch[of_epoch])
+            within = in_epoch[of_epoch] - table.begin[segment] + table.start[segment]
             corpus[of_epoch] = table.corpus[segment]
             row[of_epoch], caption[of_epoch] = self._rows(
                 index[of_epoch], table.corpus[segment], table.shard[segment], within
@@ -188,10 +188,10 @@ class Order:
     def following(self, sample_index: int) -> Iterator[int]:
         """The indices of the samples that follow in the same lane, without end."""
         step, rest = divmod(sample_index, self.global_batch)
-        lane, place = divmod(rest, self.samples_per_lane)
-        for number in itertools.count(step * self.samples_per_lane + place + 1):
-            step, place = divmod(number, self.samples_per_lane)
-            yield step * self.global_batch + lane * self.samples_per_lane + place
+        lane, within = divmod(rest, self.samples_per_lane)
+        for number in itertools.count(step * self.samples_per_lane + within + 1):
+            step, within = divmod(number, self.samples_per_lane)
+            yield step * self.global_batch + lane * self.samples_per_lane + within
 
     def window_of(self, sample_index: int) -> Window:
         """The window that contains a sample."""
@@ -217,8 +217,8 @@ class Order:
     def _lane(self, sample_index: Any) -> tuple[Any, Any]:
         """Lane of each sample, and its number within the lane, counted over the whole run."""
         step, rest = np.divmod(sample_index, self.global_batch)
-        lane, place = np.divmod(rest, self.samples_per_lane)
-        return lane, step * self.samples_per_lane + place
+        lane, within = np.divmod(rest, self.samples_per_lane)
+        return lane, step * self.samples_per_lane + within
 
     def _shard_samples(self, corpus: IndexedCorpus) -> IntArray:
         if self.captions == "one":

@@ -59,7 +59,7 @@ class Pairs:
     text_rows: Tensor
     """int64 (P,): its text, a row of TextStates."""
     pooled: int
-    """The first so many pairs are read at the first token of both streams."""
+    """Number of pairs that are read at the first token of both streams; they come first."""
     positions: Tensor | None = None
     """int64 (P - pooled, M): the token positions at which the text streams of the other pairs are read."""
 

@@ -23,8 +23,8 @@ def itm_negatives(image_id: IntArray, sample_index: IntArray, samples_per_lane: 
     group_begin, group_end = group.searchsorted(group, "left"), group.searchsorted(group, "right")
     image_size = image_end - image_begin
     others = group_end - group_begin - image_size
-    place = group_begin + random.below(seed, "itm.negative", others, sample_index[order])
-    place += np.where(place >= image_begin, image_size, 0)
+    row = group_begin + random.below(seed, "itm.negative", others, sample_index[order])
+    row += np.where(row >= image_begin, image_size, 0)
     negative = np.empty_like(order)
-    negative[order] = order[np.where(others > 0, place, np.arange(len(order)))]
+    negative[order] = order[np.where(others > 0, row, np.arange(len(order)))]
     return negative
