@@ -191,7 +191,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_says_what_was_needed(tmp_path
         output = train(disk / "run", "steps=20", "checkpoint.every=2", "checkpoint.keep_last=9", code=1)
         assert "It needs" in output
         assert "are free" in output
-        assert "stays" in output
+        assert "is kept" in output
         assert "Traceback" not in output
         assert not list((disk / "run" / "checkpoints").glob("*.tmp"))
         assert newest(disk / "run", print) is not None
