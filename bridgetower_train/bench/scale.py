@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from bridgetower_train import random
 from bridgetower_train.config import at_least
-from bridgetower_train.data.dataset import RankPositions
+from bridgetower_train.data.dataset import RankSamples
 from bridgetower_train.data.manifest import Manifest, ShardInfo
 from bridgetower_train.data.order import Order
 from bridgetower_train.data.shards import INDEX_DTYPE, Corpus, open_corpus
@@ -108,7 +108,7 @@ def _walk(
     """Look up random positions of two epochs, and a rank's next steps."""
     scattered = random.below(0, "bench.scale", 2 * order.epoch_samples, np.arange(config.walked))
     rank = config.world_size // 3
-    batches = iter(RankPositions(rank, config.world_size, 2, 1, 0))
+    batches = iter(RankSamples(rank, config.world_size, 2, 1, 0))
     steps = [next(batches) for _ in range(min(_STEPS, order.lane_samples // 2))]
     windows = {order.window_of(p) for p in [*scattered.tolist(), steps[0][0], steps[-1][0]]}
     _fill(index, corpus, {shard for window in windows for _, shard in order.shards_ahead(window)})

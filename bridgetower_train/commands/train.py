@@ -1,4 +1,4 @@
-"""`bridgetower train`: train, or resume, and print what was found."""
+"""`bridgetower train`: start or resume a run."""
 
 from contextlib import ExitStack
 
@@ -14,7 +14,7 @@ from bridgetower_train.watchdog import Watchdog
 
 
 def run(config: TrainConfig) -> int:
-    """Train as `config` says; resumes where the run folder holds a checkpoint. Returns the exit code."""
+    """Train with `config`; resumes if the run folder has a checkpoint. Returns the exit code."""
     exit_with_parent()
     device, why = make_device(config.device, local_rank())
     ranks = init_ranks(device.backend, config.distributed)
@@ -38,7 +38,7 @@ def run(config: TrainConfig) -> int:
 
 
 def print_summary(run: Run, why: str) -> None:
-    """Say what was found and what will be done; `why` tells how the device was chosen."""
+    """Print what was detected and what will be done; `why` is the reason for the choice of device."""
     config, device = run.config, run.device
     batch, epoch, left = config.global_batch, run.dataset.order.epoch_samples, run.total_steps - run.start_step
     ranks, micro_batches = run.ranks.world_size, run.accumulation
@@ -47,24 +47,24 @@ def print_summary(run: Run, why: str) -> None:
     lines = {
         "device": f"{device.name} ({device.description}): {why}; {config.device.precision}, torch {torch.__version__}",
         "model": f"{parameters / 1e6:.2f} M parameters, {config.model.image_size} px, {flops / 1e12:.3g} TFLOP per step",
-        "batch": f"{batch} = {ranks} ranks x {batch // ranks // micro_batches} pairs x {micro_batches} micro-batches; "
+        "batch": f"{batch} = {ranks} ranks x {batch // ranks // micro_batches} samples x {micro_batches} micro-batches; "
         f"{config.data.lanes} lanes of {config.samples_per_lane}",
-        "run": f"{run.total_steps:,} steps = {run.total_steps * batch:,} pairs = {run.total_steps * batch / epoch:.2f} epochs "
+        "run": f"{run.total_steps:,} steps = {run.total_steps * batch:,} samples = {run.total_steps * batch / epoch:.2f} epochs "
         f"of {epoch:,}; {config.run_dir}",
         "time": f"about {clock(left * flops / (0.4 * device.peak_flops * ranks))} at 40% of peak"
         if device.peak_flops
-        else f"{left * flops / 1e12:.1f} TFLOP to go, which the first steps will turn into a time",
+        else f"{left * flops / 1e12:.1f} TFLOP to go; the first steps will show how long that takes",
     }
     if device.compiles:
         lengths = ", ".join(map(str, config.text_lengths))
         lines["graphs"] = (
-            f"{planned_graphs(config, micro_batches)} of the forward and backward pass, for texts of {lengths} tokens; more than "
-            f"{config.guards.max_recompiles} compilations after the warm-up end the run"
+            f"{planned_graphs(config, micro_batches)} of the forward and backward pass, for texts of {lengths} tokens; the run "
+            f"stops after more than {config.guards.max_recompiles} compilations beyond the warm-up"
         )
     for corpus in run.dataset.corpora:
         print(f"{'data':10}{corpus.name}: {corpus.manifest.images:,} images, {corpus.manifest.captions:,} captions")
     for name, text in lines.items():
         print(f"{name:10}{text}")
     if run.start_step:
-        ignored = f" (and not from {', '.join(config.init.named)})" if config.init.named else ""
+        ignored = f" (ignoring {', '.join(config.init.named)})" if config.init.named else ""
         print(f"{'resume':10}from step {run.start_step:,}{ignored}" + (": nothing left to do" if left <= 0 else ""))

@@ -1,4 +1,4 @@
-"""`bridgetower view data=... n=16`: write a page of a training batch as the model sees it."""
+"""`bridgetower view data=... n=16`: write a page that shows a training batch as the model sees it."""
 
 import math
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ class ViewConfig(TrainConfig):
     """A run, and which of its samples to show."""
 
     n: int = 16
-    """Samples to show, from the first of the step on."""
+    """Samples to show, starting with the first of the step."""
     step: int = 0
     """Step of the run, counted from 0."""
     out: str = "view.html"
-    """Where the page is written."""
+    """File to write the page to."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -38,24 +38,24 @@ def run(config: ViewConfig) -> None:
 
 
 def read_batch(config: ViewConfig, data: PairDataset, tokenizer: CaptionTokenizer) -> BatchView:
-    """The samples that the page shows; whole lanes are read, since a label may name another sample of its lane."""
+    """The samples to show; whole lanes are read, since a label may refer to another sample of its lane."""
     lanes = math.ceil(config.n / config.samples_per_lane)
     first = config.step * config.global_batch
     batch = data.__getitems__(range(first, first + lanes * config.samples_per_lane))
     facts = {
         "samples per step": f"{config.global_batch:,}",
-        "from each lane": f"{config.samples_per_lane:,}",
+        "of each lane": f"{config.samples_per_lane:,}",
         "lanes": f"{config.data.lanes:,}",
         "samples per epoch": f"{len(data):,}",
         "steps per epoch": f"{len(data) / config.global_batch:,.1f}",
         "image": f"{config.model.image_size} px",
         "text length L": str(batch.input_ids.shape[1]),
     }
-    remarks = ["Each image holds the very pixels that the model gets, before CLIP's normalisation."]
+    remarks = ["Images are shown exactly as the model gets them, before CLIP's normalisation."]
     corpora = [
         (c.name, f"{c.manifest.images:,}", f"{c.manifest.captions:,}", f"{config.data.corpora[c.name]:g}")
         for c in data.corpora
     ]
-    sources = [data.describe(position) for position in range(first, first + config.n)]
+    sources = [data.describe(sample_index) for sample_index in range(first, first + config.n)]
     shown = [task_class(config).show(config, batch, row, tokenizer) for row in range(config.n)]
     return BatchView(f"Batch of step {config.step:,}", facts, remarks, corpora, batch, sources, shown)

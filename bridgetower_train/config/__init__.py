@@ -1,13 +1,14 @@
 """Every key of a run: its meaning, unit, default and check.
 
-Hydra composes these dataclasses from `configs/` and the command line; from then on they are frozen and plain. A check that
-needs more than the configuration (the index, the tokenizer, the number of ranks) stands where that is known.
+Hydra composes these dataclasses from `configs/` and the command line; after that they are plain and frozen. A check that
+needs more than the configuration (the index, the tokenizer, the number of ranks) is made where that is known.
 """
 
 from bridgetower_train.config.checks import Duration, at_least, one_of
 from bridgetower_train.config.data import DataConfig
 from bridgetower_train.config.model import (
     HEAD_WIDTH,
+    PAD_ID,
     ROBERTA_POSITION_OFFSET,
     InitConfig,
     ModelConfig,
@@ -28,6 +29,7 @@ from bridgetower_train.config.training import (
 
 __all__ = [
     "HEAD_WIDTH",
+    "PAD_ID",
     "ROBERTA_POSITION_OFFSET",
     "CheckpointConfig",
     "DataConfig",

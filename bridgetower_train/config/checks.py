@@ -1,4 +1,4 @@
-"""What several keys are checked for, and the length of a training."""
+"""Checks that several keys share, and the length of a run."""
 
 import re
 from dataclasses import dataclass
@@ -20,21 +20,21 @@ def at_least(key: str, given: float, minimum: float) -> None:
 
 @dataclass(frozen=True)
 class Duration:
-    """A length of training: `1000`, `1000 steps`, `2e6 samples`, `10 epochs`, or `10%` of the run."""
+    """A length of training: `1000` or `1000 steps`, `2e6 samples`, `10 epochs`, or `10%` of the run."""
 
     amount: float
     unit: str
 
     @staticmethod
     def parse(key: str, text: str) -> "Duration":
-        """Read `text`; ConfigError naming `key` where it is no duration."""
+        """Parse `text`; ConfigError naming `key` if it is not a duration."""
         match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*(|steps?|samples?|epochs?|%)\s*", text)
         if match is None:
             raise ConfigError(f"{key}={text}: must be steps (1000), '2e6 samples', '10 epochs' or '10%' of the run")
         return Duration(float(match[1]), match[2].rstrip("s") or "step")
 
     def steps(self, global_batch: int, epoch_samples: int, run_steps: int = 0) -> int:
-        """The same in optimizer steps, rounded up; `run_steps` is what a percentage refers to."""
+        """The length in optimizer steps, rounded up; `run_steps` is what a percentage refers to."""
         samples = {"sample": self.amount, "epoch": self.amount * epoch_samples}
         if self.unit == "%":
             return round(self.amount / 100 * run_steps)

@@ -1,4 +1,4 @@
-"""The pairs and their order."""
+"""The training data and its order."""
 
 from dataclasses import dataclass, field
 
@@ -8,35 +8,35 @@ from bridgetower_train.errors import ConfigError
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the pairs come from and in which order."""
+    """Where the samples come from, and their order. A sample is an image with one of its captions."""
 
     root: str = "???"
-    """Folder or fsspec URL that holds one folder per corpus."""
+    """Folder or fsspec URL with one folder per corpus."""
     corpora: dict[str, float] = field(default_factory=dict)
-    """Corpus folder -> how often it is passed per epoch (1 whole pass; 0.5 half of it, another half each epoch; 0 not at all)."""
+    """Corpus folder -> passes per epoch (1: once; 0.5: half of it, a different half each epoch; 0: not at all)."""
     validation: str | None = None
-    """Corpus folder that training never shows, for validation and `bridgetower eval`; null: none."""
+    """Corpus folder for validation and `bridgetower eval`, which is not trained on; null: none."""
     captions: str = "all"
-    """`all`: an epoch is every (image, caption) pair once; `one`: every image once with one of its captions."""
+    """`all`: an epoch is every image with every caption once; `one`: every image once with one of its captions."""
     lanes: int = 8
-    """Parts into which each epoch is cut; each step takes global_batch / lanes samples of every lane. A
-    multiple of the ranks."""
+    """Contiguous parts of equal length into which each epoch is cut, each read by one rank; a step takes
+    global_batch / lanes samples from every lane. A multiple of the number of ranks."""
     shuffle_window: int = 4096
-    """Samples of a lane that are permuted together, after the shards have been."""
+    """Samples of a lane that are shuffled together, after the shards have been shuffled."""
     workers: int = 0
-    """Loader processes per rank; 0 loads in the training process. Changes nothing in the order."""
+    """Loader processes per rank; 0 loads in the training process. The order does not depend on it."""
     prefetch: int = 4
-    """Micro-batches that each worker holds ready."""
+    """Micro-batches that each worker keeps ready."""
     text_buckets: list[int] = field(default_factory=list)
-    """Text lengths, ascending: a micro-batch is padded to the smallest that holds its longest text; empty: max_text_len."""
+    """Text lengths, ascending: a micro-batch is padded to the smallest that fits its longest text; empty: max_text_len."""
     augment: str = "none"
-    """`none`: the centre of each image; `randaugment`: crop, flip and RandAugment(2, 7), for fine-tuning."""
+    """`none`: center crop; `randaugment`: random crop, flip and RandAugment(2, 7), for fine-tuning."""
     max_bad_fraction: float = 0.01
-    """Share of records that may be unreadable before the run stops."""
+    """Fraction of unreadable records at which the run stops."""
     cache_dir: str | None = None
-    """Where shards of a remote root are kept; needed for one."""
+    """Folder that caches the shards of a remote root; required for one."""
     cache_gb: float = 100.0
-    """Size of that cache, 10^9 bytes; the least recently used shard goes first."""
+    """Size of that cache, 10^9 bytes; the least recently used shards are evicted."""
 
     def __post_init__(self) -> None:
         one_of("data.captions", self.captions, ("all", "one"))
@@ -48,6 +48,6 @@ class DataConfig:
         for name, weight in self.corpora.items():
             at_least(f"data.corpora.{name}", weight, 0)
         if sorted(set(self.text_buckets)) != list(self.text_buckets):
-            raise ConfigError(f"data.text_buckets={self.text_buckets}: must ascend")
+            raise ConfigError(f"data.text_buckets={self.text_buckets}: must be ascending and distinct")
         if not 0 <= self.max_bad_fraction <= 1:
             raise ConfigError(f"data.max_bad_fraction={self.max_bad_fraction}: must be in [0, 1]")

@@ -1,4 +1,4 @@
-"""The architecture, its losses, and what it starts from."""
+"""The architecture, its losses, and the initial weights."""
 
 from dataclasses import dataclass, replace
 
@@ -6,10 +6,13 @@ from bridgetower_train.config.checks import at_least, one_of
 from bridgetower_train.errors import ConfigError
 
 HEAD_WIDTH = 64
-"""Width of one attention head, throughout CLIP, RoBERTa and BridgeTower."""
+"""Width of one attention head in CLIP, RoBERTa and BridgeTower."""
 
-ROBERTA_POSITION_OFFSET = 2
-"""RoBERTa numbers positions from `padding_idx + 1` = 2, so its table of 514 rows serves 512 tokens."""
+PAD_ID = 1
+"""Id of `<pad>` in every RoBERTa model, and the row of its position table for padding."""
+
+ROBERTA_POSITION_OFFSET = PAD_ID + 1
+"""RoBERTa numbers the positions of real tokens from here on, so its table of 514 rows serves 512 tokens."""
 
 
 @dataclass(frozen=True)
@@ -29,15 +32,15 @@ class ModelConfig:
     fusion_layers: int = 6
     """Fusion layers (K); layer k is bridged to the k-th of the top K blocks of both towers."""
     max_text_len: int = 50
-    """Tokens per text with `<s>` and `</s>`; longer texts are cut, shorter ones padded."""
+    """Tokens per text with `<s>` and `</s>`; longer texts are truncated, shorter ones padded."""
     text_positions: int = 514
-    """Rows of RoBERTa's position table; two more than the longest text."""
+    """Rows of RoBERTa's position table: two more than the longest possible text."""
     vocab_size: int | None = None
-    """Rows of the word table; null takes the tokenizer's size."""
+    """Rows of the word embeddings; null takes the tokenizer's size."""
     dropout: float = 0.1
     """Dropout of hidden states and attention in the text tower and the fusion encoder (the image tower has none)."""
     layer_norm_eps: float = 1e-5
-    """Added to the variance in every layer norm."""
+    """Epsilon of every layer norm, added to the variance."""
 
     def __post_init__(self) -> None:
         if self.image_size % self.patch_size:
@@ -52,20 +55,20 @@ class ModelConfig:
             if getattr(self, name) < self.fusion_layers:
                 raise ConfigError(
                     f"model.{name}={getattr(self, name)}: must be at least model.fusion_layers={self.fusion_layers}, "
-                    "since each fusion layer is bridged to a block of its own"
+                    "since each fusion layer is bridged to its own block"
                 )
         at_least("model.fusion_layers", self.fusion_layers, 1)
         at_least("model.max_text_len", self.max_text_len, 4)
         if self.max_text_len > self.text_positions - ROBERTA_POSITION_OFFSET:
             raise ConfigError(
-                f"model.max_text_len={self.max_text_len}: the position table holds "
+                f"model.max_text_len={self.max_text_len}: the position table is for at most "
                 f"{self.text_positions - ROBERTA_POSITION_OFFSET} tokens; lower it or raise model.text_positions"
             )
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"model.dropout={self.dropout}: must be in [0, 1)")
 
     def with_vocabulary(self, tokens: int) -> "ModelConfig":
-        """The same with as many word rows as a tokenizer has `tokens`; ConfigError where it was given fewer."""
+        """A copy whose `vocab_size` fits a tokenizer of `tokens` tokens; ConfigError if a smaller one is configured."""
         if self.vocab_size is not None and self.vocab_size < tokens:
             raise ConfigError(
                 f"model.vocab_size={self.vocab_size}: the tokenizer has {tokens} tokens; raise it, or change tokenizer"
@@ -79,7 +82,7 @@ class ModelConfig:
 
     @property
     def image_tokens(self) -> int:
-        """Image tokens with the class token (N)."""
+        """Image tokens, including the class token (N)."""
         return (self.image_size // self.patch_size) ** 2 + 1
 
 
@@ -94,12 +97,12 @@ class ObjectiveConfig:
     itc: float = 1.0
     """Weight of image-text contrast."""
     mlm_probability: float = 0.15
-    """Share of the real tokens that are masked."""
+    """Fraction of the real tokens that are masked."""
     itm_negatives: str = "random"
-    """`random`: an image of the batch; `hard`: drawn in proportion to the ITC similarity (needs itc > 0)."""
+    """`random`: any other image of the batch; `hard`: drawn in proportion to the ITC similarity (needs itc > 0)."""
     itc_form: str = "hf"
     """`hf`: the published checkpoint's three one-directional terms; `symmetric`: both directions of the three;
-    `ms`: the two-way term of the two towers."""
+    `ms`: the two-directional term of the two towers."""
     itc_dim: int = 512
     """Width of the contrastive embeddings (512 in the published checkpoint, 256 in Microsoft's code)."""
 
@@ -110,7 +113,7 @@ class ObjectiveConfig:
             raise ConfigError("objective: at least one of mlm, itm and itc must be above 0")
         if self.itc_form == "ms" and not self.mlm and not self.itm:
             raise ConfigError(
-                "objective.itc_form=ms: alone it trains no fusion encoder; set objective.mlm or itm above 0"
+                "objective.itc_form=ms: does not train the fusion encoder alone; set objective.mlm or itm above 0"
             )
         one_of("objective.itm_negatives", self.itm_negatives, ("random", "hard"))
         one_of("objective.itc_form", self.itc_form, ("hf", "symmetric", "ms"))
@@ -118,31 +121,31 @@ class ObjectiveConfig:
         if not 0 < self.mlm_probability < 1:
             raise ConfigError(f"objective.mlm_probability={self.mlm_probability}: must be between 0 and 1")
         if self.itm and self.itm_negatives == "hard" and not self.itc:
-            raise ConfigError("objective.itm_negatives=hard: needs objective.itc above 0; set it or take random")
+            raise ConfigError("objective.itm_negatives=hard: needs objective.itc above 0; set it, or use random")
 
 
 @dataclass(frozen=True)
 class InitConfig:
-    """What a new run starts from; what is not named is random. A run that resumes has its own checkpoint, and ignores this.
+    """Initial weights of a new run; parts that are not given start at random. A resumed run ignores this.
 
-    Each is a local file or folder, or a name on the Hugging Face hub, which is asked for nothing else.
+    Each value is a local file or folder, or a name on the Hugging Face hub, from which nothing else is downloaded.
     """
 
     vision: str | None = None
-    """CLIP for the image tower (ViT-B/16, ViT-L/14): Hugging Face's form, or OpenAI's own file. Positions are interpolated."""
+    """CLIP for the image tower (ViT-B/16, ViT-L/14): Hugging Face's format or OpenAI's file. Positions are interpolated."""
     text: str | None = None
-    """RoBERTa (base, large) for the text tower, with its tokenizer as `tokenizer`."""
+    """RoBERTa (base, large) for the text tower; `tokenizer` must be its tokenizer."""
     checkpoint: str | None = None
-    """A whole BridgeTower: a published folder, Microsoft's .ckpt, a run folder, or one of its checkpoints."""
+    """A complete BridgeTower: a published folder, Microsoft's .ckpt, a run folder, or one of its checkpoints."""
 
     def __post_init__(self) -> None:
         if self.checkpoint and (self.vision or self.text):
             raise ConfigError(
-                f"init.checkpoint={self.checkpoint}: holds both towers; leave out init.vision and init.text"
+                f"init.checkpoint={self.checkpoint}: contains both towers; remove init.vision and init.text"
             )
 
     @property
     def named(self) -> dict[str, str]:
-        """Key -> value of what is named."""
+        """Key -> value of those that are given."""
         values = {"init.vision": self.vision, "init.text": self.text, "init.checkpoint": self.checkpoint}
         return {key: value for key, value in values.items() if value}

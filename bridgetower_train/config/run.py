@@ -1,4 +1,4 @@
-"""A whole run."""
+"""The configuration of a run."""
 
 from dataclasses import dataclass, field
 
@@ -21,20 +21,20 @@ from bridgetower_train.errors import ConfigError
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A whole run."""
+    """A run."""
 
     run_dir: str = "???"
-    """Folder of the run: configuration, metrics, checkpoints, report. Started again with the same folder, a run resumes."""
+    """Folder of the run: configuration, metrics, checkpoints, report. A run started again in the same folder resumes."""
     seed: int = 0
     """Seed of everything random: weights, order, masks, negatives, dropout."""
     steps: str = "???"
     """Length of the run: optimizer steps (1000), '2e6 samples' or '10 epochs'."""
     global_batch: int = 64
-    """Pairs per optimizer step, over all ranks."""
+    """Samples per optimizer step, over all ranks."""
     micro_batch: int | None = None
-    """Pairs per forward pass and rank; gradients accumulate up to the global batch. null: all of a rank's pairs at once."""
+    """Samples per forward pass and rank; gradients accumulate to the global batch. null: all of a rank's samples at once."""
     log_every: int = 10
-    """Steps between two lines of metrics."""
+    """Steps between lines of metrics."""
     tokenizer: str = "???"
     """A `tokenizer.json` (or its folder) with RoBERTa's special tokens."""
     task: str = "pretraining"
@@ -60,7 +60,7 @@ class TrainConfig:
         at_least("log_every", self.log_every, 1)
         at_least("global_batch", self.global_batch, 1)
         if self.steps != "???" and Duration.parse("steps", self.steps).unit == "%":
-            raise ConfigError(f"steps={self.steps}: a percentage of what? Give steps, samples or epochs")
+            raise ConfigError(f"steps={self.steps}: cannot be a percentage; give steps, samples or epochs")
         if self.global_batch % self.data.lanes:
             divisors = [n for n in range(1, self.global_batch + 1) if self.global_batch % n == 0]
             near = sorted(sorted(divisors, key=lambda n: abs(n - self.data.lanes))[:2])
@@ -70,13 +70,13 @@ class TrainConfig:
             )
         if self.samples_per_lane < self.min_samples_per_lane:
             raise ConfigError(
-                f"data.lanes={self.data.lanes}: leaves one sample of a lane per step, and so no ITM negative; "
-                f"take at most {self.global_batch // 2} lanes, or objective.itm_negatives=hard"
+                f"data.lanes={self.data.lanes}: gives one sample per lane and step, and so no ITM negative; "
+                f"use at most {self.global_batch // 2} lanes, or objective.itm_negatives=hard"
             )
         if self.micro_batch is not None and (self.micro_batch < 1 or self.micro_batch % self.samples_per_lane):
             raise ConfigError(
                 f"micro_batch={self.micro_batch}: must be a multiple of global_batch / data.lanes = {self.samples_per_lane}, "
-                "so that whole lanes stay together"
+                "so that it is made of whole lanes"
             )
         if self.data.text_buckets and self.data.text_buckets[-1] > self.model.max_text_len:
             raise ConfigError(
@@ -87,12 +87,12 @@ class TrainConfig:
 
     @property
     def samples_per_lane(self) -> int:
-        """Samples that each lane gives to a step."""
+        """Samples per lane and step."""
         return self.global_batch // self.data.lanes
 
     @property
     def min_samples_per_lane(self) -> int:
-        """Samples of a lane that a step needs: a random ITM negative is another one of them."""
+        """Fewest samples per lane and step: a random ITM negative is another sample of the same lane."""
         draws = self.objective.itm > 0 and self.objective.itm_negatives == "random"
         return 2 if self.task == "pretraining" and draws else 1
 
@@ -102,7 +102,7 @@ class TrainConfig:
         return sorted({*self.data.text_buckets, self.model.max_text_len})
 
     def rank_batch(self, world_size: int) -> tuple[int, int]:
-        """(micro-batch, micro-batches per step) of one of `world_size` ranks; ConfigError where they do not come out even."""
+        """(micro-batch, micro-batches per step) of each of `world_size` ranks; ConfigError if they do not divide evenly."""
         if self.data.lanes % world_size:
             near = [n for n in range(1, self.data.lanes + 1) if self.data.lanes % n == 0]
             near = sorted(sorted(near, key=lambda n: abs(n - world_size))[:2])

@@ -1,4 +1,4 @@
-"""How a run is trained, watched and kept."""
+"""Optimizer, parallelism, device, checkpoints, validation, guards and reporting."""
 
 import re
 from dataclasses import dataclass
@@ -16,21 +16,21 @@ class OptimConfig:
     lr_fusion: float = 5e-5
     """Peak learning rate of the fusion encoder."""
     lr_heads: float = 5e-5
-    """Peak learning rate of the heads of the losses."""
+    """Peak learning rate of the task's heads."""
     beta1: float = 0.9
-    """Decay of the mean of the gradient."""
+    """Decay of the running mean of the gradient."""
     beta2: float = 0.98
-    """Decay of the mean of its square."""
+    """Decay of the running mean of its square."""
     eps: float = 1e-8
-    """Added to the root of that square."""
+    """Added to the square root of the latter."""
     weight_decay: float = 0.01
-    """Decoupled decay of matrices and word embeddings; biases, norms, positions, class token and temperature have none."""
+    """Decoupled weight decay of matrices and word embeddings; biases, norms, positions, class token and temperature have none."""
     warmup: str = "10%"
     """Length of the linear warm-up: steps, '2e6 samples', '1 epochs' or a percentage of the run."""
     schedule: str = "linear"
     """Decay after the warm-up: `linear` or `cosine` to zero, or `constant`."""
     clip_norm: float = 0.0
-    """Largest global norm of the gradient; 0 does not clip."""
+    """Gradients are clipped to this global norm; 0: no clipping."""
 
     def __post_init__(self) -> None:
         for name in ("lr", "lr_fusion", "lr_heads", "eps", "weight_decay", "clip_norm"):
@@ -44,15 +44,15 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """How model, optimizer and ranks are held together."""
+    """Parallelism: DDP or DeepSpeed ZeRO."""
 
     name: str = "native"
-    """`native`: one process, or DistributedDataParallel under torchrun. `zero1`, `zero2`, `zero3`: DeepSpeed, with the optimizer
-    state, the gradients too, the weights too divided among the ranks; `zero0`: DeepSpeed with nothing divided. A run may go on
-    under another engine, and on another number of ranks."""
+    """`native`: one process, or DistributedDataParallel under a launcher. `zero1`, `zero2`, `zero3`: DeepSpeed, which shards
+    optimizer state (1), gradients (2) and parameters (3) across ranks; `zero0`: DeepSpeed without sharding. A run may resume
+    under another engine and on another number of ranks."""
     activation_checkpointing: bool = False
-    """Compute each block again in the backward pass instead of keeping what is inside it: less memory, about a
-    third more work."""
+    """Recompute each transformer block in the backward pass instead of keeping its activations: less memory, about a
+    third more compute."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +60,15 @@ class DeviceConfig:
     """Where it runs."""
 
     name: str = "auto"
-    """`auto` takes HPU, else CUDA, else CPU, and says which and why."""
+    """`auto` takes HPU, else CUDA, else CPU, and prints which and why."""
     precision: str = "fp32"
     """`fp32`, or `bf16`: fp32 weights under bf16 autocast; losses stay in fp32."""
     execution: str = "auto"
-    """`eager`: operator by operator; `compile`: torch.compile the forward and backward pass; `lazy` (HPU alone): record a step's
-    work and compile it as one graph. `auto` is lazy on HPU and eager elsewhere."""
+    """`eager`: operator by operator; `compile`: torch.compile of the forward and backward pass; `lazy` (HPU only): a step is
+    recorded and compiled as one graph. `auto` is lazy on HPU and eager elsewhere."""
     graphs: bool = False
-    """Replay the forward and backward pass as one HPU graph per text length, in lazy execution: less work for the host, more
-    memory for the results that stay in place. Pays where the card waits for the host, as with few pairs per card."""
+    """Replay the forward and backward pass as one HPU graph per text length, in lazy execution: less host work, but more
+    memory, since intermediate results stay allocated. Pays off where the card waits for the host: few samples per card."""
 
     def __post_init__(self) -> None:
         one_of("device.precision", self.precision, ("fp32", "bf16"))
@@ -77,14 +77,14 @@ class DeviceConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """When a run is saved and what is kept."""
+    """When checkpoints are saved and which are kept."""
 
     every: int = 1000
     """Steps between checkpoints; the last step is always saved."""
     keep_last: int = 2
-    """How many of the newest are kept; two at least, since the newest may turn out to be damaged."""
+    """Newest checkpoints to keep; at least two, since the newest may turn out to be damaged."""
     keep_every: int = 0
-    """Steps of which each multiple is kept for good; 0: none."""
+    """Checkpoints at multiples of this many steps are never deleted; 0: none."""
 
     def __post_init__(self) -> None:
         at_least("checkpoint.every", self.every, 1)
@@ -99,7 +99,7 @@ class ValidationConfig:
     every: int = 0
     """Steps between validations; 0: none."""
     samples: int = 1024
-    """Images of the held-out corpus to take."""
+    """Images of the held-out corpus to evaluate on."""
 
     def __post_init__(self) -> None:
         at_least("validation.every", self.every, 0)
@@ -111,9 +111,9 @@ class GuardsConfig:
     """When to give up."""
 
     max_skipped: int = 10
-    """Updates skipped in a row, for a non-finite loss or gradient, after which the run stops."""
+    """Consecutive updates skipped for a non-finite loss or gradient at which the run stops."""
     max_recompiles: int = 20
-    """Graphs that may be compiled in steps whose text lengths have been met before, after which the run stops."""
+    """The run stops when more graphs than this are compiled in steps whose text lengths have occurred before."""
 
     def __post_init__(self) -> None:
         at_least("guards.max_skipped", self.max_skipped, 1)
@@ -122,10 +122,10 @@ class GuardsConfig:
 
 @dataclass(frozen=True)
 class ProfileConfig:
-    """A look at where the time goes."""
+    """A trace by torch's profiler."""
 
     steps: str | None = None
-    """First and last step to record, as in 10:15; null: none. Costs time and memory while it lasts."""
+    """First and last step to profile, as in 10:15; null: none. Slows these steps down and takes memory."""
 
     def __post_init__(self) -> None:
         if self.steps is not None:
@@ -141,12 +141,12 @@ class ProfileConfig:
 
 @dataclass(frozen=True)
 class WandbConfig:
-    """Weights & Biases; offline where no WANDB_API_KEY is set."""
+    """Weights & Biases; offline if WANDB_API_KEY is not set."""
 
     project: str | None = None
     """Project to report to; null: W&B is not used."""
     entity: str | None = None
-    """Team or user that owns the project; null: the key's own."""
+    """Team or user that owns the project; null: the API key's default."""
 
 
 @dataclass(frozen=True)
@@ -154,8 +154,8 @@ class DistributedConfig:
     """The process group."""
 
     timeout: float = 1800.0
-    """Seconds within which a rank that hangs while the others wait for it is named and the run ended, at the latest by
-    the collective that does not finish. A rank that is lost ends the run at once."""
+    """Seconds after which a rank that hangs while the others wait for it is reported and the run ends. A lost rank ends the
+    run at once."""
 
     def __post_init__(self) -> None:
         at_least("distributed.timeout", self.timeout, 1)

@@ -1,7 +1,7 @@
-"""RandAugment (Cubuk et al., 2020) for fine-tuning, as a pure function of the seed and the position in the run.
+"""RandAugment (Cubuk et al., 2020) for fine-tuning, as a pure function of the seed and the image's index in the run.
 
-As in Microsoft's fine-tuning for retrieval: a random crop of half the image or more, a random flip, then two of the
-fourteen operations at a fixed strength, each with a random sign where it has one.
+As in Microsoft's fine-tuning for retrieval: a random crop of at least half the image, a random flip, then two of the
+fourteen operations at a fixed strength, with a random sign where the operation has one.
 """
 
 from collections.abc import Callable
@@ -13,11 +13,11 @@ from bridgetower_train import random
 from bridgetower_train.data.image import Pixels
 
 SCALE = (0.5, 1.0)
-"""Share of the image's area that is cropped."""
+"""Area of the crop as a share of the image's."""
 ASPECT = (3 / 4, 4 / 3)
-"""Width by height of what is cropped, before it is made square."""
+"""Width over height of the crop, before it is made square."""
 OPERATIONS, STRENGTH = 2, 7 / 30
-"""How many operations an image undergoes, and how far along its range each goes."""
+"""Operations per image, and how far along its range the argument of each lies."""
 
 _CROPS_TRIED = 10
 
@@ -50,28 +50,30 @@ _SIGNED: dict[str, tuple[Operation, float, float]] = {
     "shift x": (lambda image, v: image.transform(image.size, *_affine(1, 0, v, 0, 1, 0)), 0, 100),
     "shift y": (lambda image, v: image.transform(image.size, *_affine(1, 0, 0, 0, 1, v)), 0, 100),
 }
-"""Operation -> what it does, and the range of its argument; the signed ones go either way. Shifts are in pixels."""
+"""Operation -> its function, and the range of its argument; signed ones go in both directions. Shifts are in pixels."""
 
 
-def rand_augment(pixels: Pixels, size: int, seed: int, position: int) -> Pixels:
-    """uint8 (H, W, 3) -> (size, size, 3): cropped, flipped and changed as `seed` and `position` say."""
+def rand_augment(pixels: Pixels, size: int, seed: int, image_index: int) -> Pixels:
+    """uint8 (H, W, 3) -> (size, size, 3): cropped, flipped and changed at random, by `seed` and `image_index`."""
     image = Image.fromarray(pixels)
-    box = crop_box(image.width, image.height, seed, position)
+    box = crop_box(image.width, image.height, seed, image_index)
     image = image.resize((size, size), Image.Resampling.BICUBIC, box)
-    if random.uniform(seed, "augment.flip", position) < 0.5:
+    if random.uniform(seed, "augment.flip", image_index) < 0.5:
         image = ImageOps.mirror(image)
     every = list((_PLAIN | _SIGNED).items())
     for turn in range(OPERATIONS):
-        name, (operation, low, high) = every[int(random.below(seed, "augment.operation", len(every), position, turn))]
+        name, (operation, low, high) = every[
+            int(random.below(seed, "augment.operation", len(every), image_index, turn))
+        ]
         strength = low + STRENGTH * (high - low)
-        negative = name in _SIGNED and random.uniform(seed, "augment.sign", position, turn) < 0.5
+        negative = name in _SIGNED and random.uniform(seed, "augment.sign", image_index, turn) < 0.5
         image = operation(image, -strength if negative else strength)
     return np.asarray(image)
 
 
-def crop_box(width: int, height: int, seed: int, position: int) -> tuple[float, float, float, float]:
-    """(left, top, right, bottom) of a crop of SCALE and ASPECT; the largest centred square where none fits."""
-    draws = random.uniform(seed, "augment.crop", position, np.arange(4 * _CROPS_TRIED)).reshape(-1, 4)
+def crop_box(width: int, height: int, seed: int, image_index: int) -> tuple[float, float, float, float]:
+    """(left, top, right, bottom) of a crop of SCALE and ASPECT; the largest centred square if none fits."""
+    draws = random.uniform(seed, "augment.crop", image_index, np.arange(4 * _CROPS_TRIED)).reshape(-1, 4)
     for area, aspect, across, down in draws.tolist():
         target = width * height * (SCALE[0] + area * (SCALE[1] - SCALE[0]))
         ratio = ASPECT[0] * (ASPECT[1] / ASPECT[0]) ** aspect

@@ -1,4 +1,4 @@
-"""One micro-batch, as the loader makes it and a task reads it."""
+"""One micro-batch: the loader makes it, a task reads it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,14 +12,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class BadRecord:
-    """A record that could not be used and was replaced by the next of its lane."""
+    """A record that could not be used and was replaced by the next usable one of its lane."""
 
     corpus: str
     shard: str
     key: str
     reason: str
     position: int
-    """Sample of the run that it should have been."""
+    """Index of the sample that it should have been; `position` is its key in bad_samples.jsonl."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Batch:
     """B samples of I images and one text each. S image edge, L text length."""
 
     pixel_values: Tensor
-    """uint8 (B * I, 3, S, S), a sample's images in a row, memory order of channels last; normalised on the device."""
+    """uint8 (B * I, 3, S, S) in channels-last memory order, a sample's images in a row; normalised on the device."""
     input_ids: Tensor
     """int64 (B, L): the text; `<pad>` is 1."""
     text_mask: Tensor
@@ -35,9 +35,9 @@ class Batch:
     image_id: Tensor
     """int64 (B,): equal for samples of one record, below 2^31."""
     labels: dict[str, Tensor] = field(default_factory=dict)
-    """What the task's Reader adds, by name; each of B rows."""
+    """What the task's Reader adds, by name; B rows each."""
     bad: list[BadRecord] = field(default_factory=list)
-    """What had to be replaced; stays on the host."""
+    """Records that had to be replaced; stays on the host."""
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name, as one flat dict."""
@@ -45,12 +45,12 @@ class Batch:
 
     @staticmethod
     def of(tensors: dict[str, Tensor], bad: list[BadRecord] | None = None) -> "Batch":
-        """The batch of such a dict."""
+        """The inverse of `tensors`."""
         labels = {name: tensor for name, tensor in tensors.items() if name not in _OWN}
         return Batch(**{name: tensors[name] for name in _OWN}, labels=labels, bad=bad or [])
 
     def to(self, device: torch.device) -> "Batch":
-        """A copy on `device`; pinned memory is copied without waiting."""
+        """A copy on `device`; the host does not wait for pinned memory to be copied."""
         return self._map(lambda t: t.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
@@ -58,7 +58,7 @@ class Batch:
         return self._map(lambda t: t.pin_memory())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Only the images travel from a loader worker in shared memory; each tensor there costs an open file."""
+        """Only the images are sent from a loader worker in shared memory: each tensor there takes a file descriptor."""
         small = {name: tensor.numpy() for name, tensor in self.tensors().items() if name != "pixel_values"}
         return _unpickle, (self.pixel_values, small, self.bad)
 

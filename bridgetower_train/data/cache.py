@@ -1,4 +1,4 @@
-"""Shards of a remote root (any fsspec URL), kept whole in a folder of the host that all its processes share."""
+"""A cache for shards of a remote root (any fsspec URL): a folder on the host, shared by all its processes."""
 
 import contextlib
 import fcntl
@@ -18,21 +18,21 @@ from bridgetower_train.errors import DataError
 from bridgetower_train.files import sha256_file
 
 RETRY_DELAYS = (1.0, 4.0, 16.0)
-"""Seconds to wait before each new try of a request that failed."""
+"""Seconds to wait before each retry of a failed request."""
 STALL_SECONDS = 60.0
 """Seconds without a byte after which an HTTP request counts as failed."""
 
-_STALE_SECONDS = 3600.0  # a partial file that has not grown for so long belongs to a process that was killed
+_STALE_SECONDS = 3600.0  # a partial file that has not grown for this long belongs to a process that was killed
 _LOCKS = 64
 _OPEN_TRIES = 3
 
 T = TypeVar("T")
 
-os.register_at_fork(after_in_child=reset_lock)  # fsspec before 2025.5 leaves a child waiting for its parent's thread
+os.register_at_fork(after_in_child=reset_lock)  # before fsspec 2025.5 a forked child waits for its parent's thread
 
 
 def read_url(url: str) -> bytes:
-    """The contents of a small remote file. DataError where it cannot be had."""
+    """The contents of a small remote file. DataError if it cannot be fetched."""
 
     def read() -> bytes:
         fs, path = _file_system(url)
@@ -42,10 +42,10 @@ def read_url(url: str) -> bytes:
 
 
 class ShardCache:
-    """A folder of fetched files; the least recently opened goes first when it would exceed `max_bytes`.
+    """A folder of fetched files; before it would exceed `max_bytes`, the least recently opened are evicted.
 
-    Processes of one host may share it: locks see to it that a file is fetched once. A file that is evicted stays
-    readable to those who have it open.
+    Processes of one host may share it: locks make sure that a file is fetched once. A process that has an evicted file
+    open can still read it.
     """
 
     def __init__(self, folder: str, max_bytes: int) -> None:
@@ -59,13 +59,13 @@ class ShardCache:
         return ShardCache, (str(self.folder), self.max_bytes)
 
     def fetch(self, url: str, size: int, sha256: str) -> Path:
-        """Local path of `url`, downloaded unless it is there; `size` (bytes) is the room to make for it.
+        """Local path of `url`, downloaded unless it is cached; `size` (bytes) is the space to make for it.
 
-        DataError where it cannot be had, is larger than the cache, or has another SHA-256.
+        DataError if it cannot be fetched, is larger than the cache, or has a different SHA-256.
         """
         if size > self.max_bytes:
             raise DataError(
-                f"{url}: its {size / 1e9:.1f} GB do not fit data.cache_gb={self.max_bytes / 1e9:g}; raise it"
+                f"{url}: {size / 1e9:.1f} GB do not fit into data.cache_gb={self.max_bytes / 1e9:g}; raise it"
             )
         path = self.folder / f"{hashlib.sha256(f'{url} {sha256}'.encode()).hexdigest()[:16]}-{url.rpartition('/')[2]}"
         if not _touch(path):
@@ -75,14 +75,14 @@ class ShardCache:
         return path
 
     def open(self, url: str, size: int, sha256: str) -> int:
-        """A file descriptor of `url`, fetched first where needed. DataError as in `fetch`."""
+        """A file descriptor of `url`, fetched first if necessary. DataError as in `fetch`."""
         for _ in range(_OPEN_TRIES):
-            with contextlib.suppress(FileNotFoundError):  # evicted by another process since it was fetched
+            with contextlib.suppress(FileNotFoundError):  # evicted by another process after it was fetched
                 return os.open(self.fetch(url, size, sha256), os.O_RDONLY)
-        raise DataError(f"{url}: is evicted from {self.folder} as soon as it is there; raise data.cache_gb")
+        raise DataError(f"{url}: evicted from {self.folder} before it could be opened; raise data.cache_gb")
 
     def prefetch(self, files: Iterable[tuple[str, int, str]]) -> None:
-        """Fetch (url, size, sha256) in a background thread, in order; what fails is left to `fetch`."""
+        """Fetch (url, size, sha256) in a background thread, in order; failures are left to `fetch`."""
         if self._wanted is None or self._wanted[0] != os.getpid():  # threads do not survive a fork
             self._wanted = os.getpid(), queue.Queue()
             threading.Thread(target=self._fetch_wanted, args=(self._wanted[1],), daemon=True).start()
@@ -103,7 +103,7 @@ class ShardCache:
                 fs, remote = _file_system(url)
                 fs.get_file(remote, str(partial))
                 if sha256_file(partial) != sha256:
-                    raise ValueError("its SHA-256 is not that of the manifest; has it changed since it was indexed?")
+                    raise ValueError("its SHA-256 differs from the manifest's; has it changed since it was indexed?")
                 os.replace(partial, path)
             finally:
                 partial.unlink(missing_ok=True)
@@ -111,7 +111,7 @@ class ShardCache:
         _retried(url, download)
 
     def _make_room(self, partial: Path, size: int) -> None:
-        """Evict until `size` bytes fit, and reserve them under the name `partial`."""
+        """Evict files until `size` bytes fit, and reserve them under the name `partial`."""
         with self._lock("room"):
             files = []
             for entry in os.scandir(self.folder):
@@ -133,14 +133,14 @@ class ShardCache:
             try:
                 yield
             finally:
-                fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough where a fork has copied the descriptor
+                fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough if a fork has copied the descriptor
 
 
 def _file_system(url: str) -> tuple[Any, str]:
-    """fsspec's file system for `url`, and the path in it: anew for each use, since one must not cross a fork."""
+    """fsspec's file system for `url`, and the path in it: opened for each use, since one must not be used across a fork."""
     options: dict[str, Any] = {}
     if url.startswith(("http://", "https://")):
-        from aiohttp import ClientTimeout  # slow to import, and needed for HTTP only
+        from aiohttp import ClientTimeout  # slow to import, and only needed for HTTP
 
         timeout = ClientTimeout(total=None, sock_connect=STALL_SECONDS, sock_read=STALL_SECONDS)
         options["client_kwargs"] = {"timeout": timeout}
@@ -149,21 +149,21 @@ def _file_system(url: str) -> tuple[Any, str]:
 
 
 def _room(entry: "os.DirEntry[str]") -> int:
-    """Bytes that a file of the cache takes, or will take: partial files carry their final size in their names."""
+    """Bytes that a file of the cache takes, or will take: partial files have their final size in their name."""
     return int(entry.name.split(".")[-2]) if entry.name.endswith(".part") else entry.stat().st_size
 
 
 def _retried(url: str, action: Callable[[], T]) -> T:
-    """What `action` returns, tried again after each of RETRY_DELAYS; then DataError."""
+    """The result of `action`, retried after each of RETRY_DELAYS; then DataError."""
     for delay in (*RETRY_DELAYS, None):
         try:
             return action()
         except FileNotFoundError as error:
-            raise DataError(f"{url}: does not exist") from error
-        except Exception as error:  # every protocol of fsspec has errors of its own
+            raise DataError(f"{url}: does not exist; check data.root") from error
+        except Exception as error:  # every protocol of fsspec has its own errors
             if delay is None:
                 raise DataError(
-                    f"{url}: cannot be fetched, {len(RETRY_DELAYS) + 1} tries: {error or repr(error)}"
+                    f"{url}: cannot be fetched, {len(RETRY_DELAYS) + 1} tries failed: {error or repr(error)}"
                 ) from error
             time.sleep(delay)
     raise AssertionError

@@ -1,4 +1,4 @@
-"""Pairs to batches: the map-style dataset over positions of the run, and the stock DataLoader around it."""
+"""Samples to batches: the map-style dataset over the sample indices of a run, and the stock DataLoader around it."""
 
 import dataclasses
 import itertools
@@ -27,9 +27,9 @@ from bridgetower_train.errors import ConfigError, DataError, UserError
 log = logging.getLogger(__name__)
 
 SPARE = 4
-"""Places that a batch has besides its own, to decode images in: one is up to so many times as long as wide."""
+"""Images' worth of extra room behind a batch: each image is decoded whole, and may be up to this many times as long as wide."""
 MAX_BAD_RUN = 1000
-"""So many unreadable records in a row of one lane end the run."""
+"""This many unusable records in a row in one lane end the run."""
 
 
 class _Read(NamedTuple):
@@ -41,7 +41,7 @@ class _Read(NamedTuple):
 
 
 class PairDataset(Dataset[Batch]):
-    """Batches by positions of the run: what lies at a position depends on nothing but the seed and the corpora.
+    """Batches by sample index: which sample an index has depends only on the seed and the corpora.
 
     May be forked and pickled.
     """
@@ -49,40 +49,42 @@ class PairDataset(Dataset[Batch]):
     def __init__(
         self, order: Order, corpora: Sequence[Corpus], tokenizer: CaptionTokenizer, reader: Reader, config: TrainConfig
     ) -> None:
-        """`reader` is the task's. DataError where the corpora have so many records that `image_id` reaches 2^31."""
+        """`reader` is the task's. DataError if the corpora have so many records that `image_id` would reach 2^31."""
         self.order, self.corpora, self.tokenizer, self.reader = order, list(corpora), tokenizer, reader
         self.config = config
         self._size = config.model.image_size
         self._first_id = np.cumsum([0, *(corpus.manifest.images for corpus in corpora)])
         if self._first_id[-1] >= 2**31:
-            raise DataError(f"data.corpora: hold {self._first_id[-1]} records; a run takes fewer than 2^31")
+            raise DataError(
+                f"data.corpora: they have {self._first_id[-1]} records, and a run takes fewer than 2^31; leave some out"
+            )
         self._remote = any(is_remote(corpus.folder) for corpus in corpora)
         self._prefetched: LRUCache[Window, None] = LRUCache(4 * order.lanes)
 
     def __len__(self) -> int:
-        """Samples per epoch; positions go on beyond it."""
+        """Samples per epoch; sample indices continue beyond it."""
         return self.order.epoch_samples
 
-    def __getitem__(self, position: int) -> Batch:
-        """The batch of one position."""
-        return self.__getitems__([position])
+    def __getitem__(self, sample_index: int) -> Batch:
+        """A batch of one sample."""
+        return self.__getitems__([sample_index])
 
-    def __getitems__(self, positions: Sequence[int]) -> Batch:
-        """The batch of `positions`.
+    def __getitems__(self, sample_indices: Sequence[int]) -> Batch:
+        """The batch of these samples.
 
-        A record that cannot be used is replaced by the next of its lane that can, and listed in `Batch.bad`. DataError
+        A record that cannot be used is replaced by the next usable one of its lane and listed in `Batch.bad`. DataError
         after MAX_BAD_RUN of them in a row.
         """
         if self._remote:
-            self._prefetch(positions)
-        count = len(positions) * self.reader.images
+            self._prefetch(sample_indices)
+        count = len(sample_indices) * self.reader.images
         pixels = empty_pixels(count + SPARE, self._size)
-        read, bad = self._fill(self.order.take(positions), pixels.numpy())
+        read, bad = self._fill(self.order.take(sample_indices), pixels.numpy())
         records = [one.record for one in read]
         image_id = self._first_id[[one.sample.corpus for one in read]] + [one.sample.row for one in read]
         texts = [one.view.text for one in read]
         ids, mask = self.tokenizer.encode(texts, self.config.model.max_text_len, self.config.data.text_buckets)
-        index = np.asarray(positions, dtype=np.int64)
+        index = np.asarray(sample_indices, dtype=np.int64)
         labels = self.reader.labels(Samples(records, [one.sample.caption for one in read], index, image_id, ids, mask))
         return Batch(
             pixel_values=pixels[:count].permute(0, 3, 1, 2),
@@ -93,12 +95,12 @@ class PairDataset(Dataset[Batch]):
             bad=bad,
         )
 
-    def describe(self, position: int) -> dict[str, Any]:
-        """What stands at `position`: epoch, corpus, shard, row, key, caption and the source's own data (`meta`)."""
+    def describe(self, sample_index: int) -> dict[str, Any]:
+        """A sample in plain values: its index (`position`), epoch, corpus, shard, row, key, caption and the source's `meta`."""
         out = np.empty((self.reader.images, self._size, self._size, 3), dtype=np.uint8)
-        sample, record, view = self._first_usable(self.order.at(position), out, [])
+        sample, record, view = self._first_usable(self.order.at(sample_index), out, [])
         return {
-            "position": position,
+            "position": sample_index,
             "epoch": sample.epoch,
             "corpus": self.corpora[sample.corpus].name,
             "shard": self._shard(sample),
@@ -109,11 +111,10 @@ class PairDataset(Dataset[Batch]):
         }
 
     def _fill(self, samples: Sequence[Sample], pixels_XSSC: Pixels) -> tuple[list[_Read], list[BadRecord]]:
-        """Decode the images of `samples`, or of what replaces them; what was read, and what was bad.
+        """Decode the images of `samples`, or of their replacements. Returns what was read and what was bad.
 
-        All are read before the first is decoded: decoding empties the processor's caches, and Python is slow from cold.
-        An image is decoded beyond its place, over the places of the next ones: these are in the caches when they are
-        written to.
+        All are read before the first is decoded: decoding evicts the interpreter's data from the processor's caches.
+        An image is decoded over the room of the images after it, which is then in the caches when they are written.
         """
         found: list[_Read | None] = []
         for sample in samples:
@@ -137,11 +138,11 @@ class PairDataset(Dataset[Batch]):
         return read, bad
 
     def _first_usable(self, wanted: Sample, out: Pixels, bad: list[BadRecord]) -> _Read:
-        """The first pair from `wanted` on in its lane that can be used; its image is in `out`.
+        """The first usable sample of the lane from `wanted` on; its images are in `out`.
 
-        Only `wanted` is added to `bad`: those after it are listed at their own places.
+        Only `wanted` is added to `bad`: those after it are listed when their own turn comes.
         """
-        following, sample = self.order.following(wanted.position), wanted
+        following, sample = self.order.following(wanted.sample_index), wanted
         shards: dict[str, str] = {}
         for _ in range(MAX_BAD_RUN):
             try:
@@ -153,10 +154,12 @@ class PairDataset(Dataset[Batch]):
                 shards[f"{corpus}/{shard}"] = error.reason
                 if sample is wanted:
                     key = self.corpora[sample.corpus].key(sample.row)
-                    bad.append(BadRecord(corpus, shard, key, error.reason, wanted.position))
+                    bad.append(BadRecord(corpus, shard, key, error.reason, wanted.sample_index))
                 sample = self.order.at(next(following))
         names = "; ".join(f"{name}: {reason}" for name, reason in shards.items())
-        raise DataError(f"{MAX_BAD_RUN} records in a row cannot be used ({names})")
+        raise DataError(
+            f"{MAX_BAD_RUN} records in a row cannot be used ({names}); find out why with `bridgetower prep lint`"
+        )
 
     def _read(self, sample: Sample) -> _Read:
         record = self.corpora[sample.corpus].read(sample.row)
@@ -165,11 +168,11 @@ class PairDataset(Dataset[Batch]):
         return _Read(sample, record, self.reader.view(record, sample.caption))
 
     def _decode(self, read: _Read, out_XSSC: Pixels) -> None:
-        """Decode the images of a sample into the first places of `out_XSSC`; what lies behind them may be overwritten."""
+        """Decode the images of a sample into the beginning of `out_XSSC`; the rest of it may be overwritten."""
         for number, image in enumerate(read.view.images):
             if self.config.data.augment == "randaugment":
-                position = read.sample.position * self.reader.images + number
-                out_XSSC[number] = rand_augment(decode(image), self._size, self.config.seed, position)
+                image_index = read.sample.sample_index * self.reader.images + number
+                out_XSSC[number] = rand_augment(decode(image), self._size, self.config.seed, image_index)
             else:
                 decode_crop(image, self._size, out_XSSC[number], out_XSSC[number + 1 : number + 1 + SPARE])
 
@@ -177,10 +180,10 @@ class PairDataset(Dataset[Batch]):
         corpus = self.corpora[sample.corpus]
         return corpus.manifest.shards[int(corpus.index["shard"][sample.row])].name
 
-    def _prefetch(self, positions: Sequence[int]) -> None:
-        """Have the shards fetched that the lanes of `positions` need next, once for each window of a lane."""
-        for position in positions[:: self.order.samples_per_lane]:
-            self._prefetched.get(self.order.window_of(position), self._fetch_ahead)
+    def _prefetch(self, sample_indices: Sequence[int]) -> None:
+        """Start to fetch the shards that the lanes of these samples need next, once per window of a lane."""
+        for sample_index in sample_indices[:: self.order.samples_per_lane]:
+            self._prefetched.get(self.order.window_of(sample_index), self._fetch_ahead)
 
     def _fetch_ahead(self, window: Window) -> None:
         ahead = self.order.shards_ahead(window)
@@ -188,8 +191,8 @@ class PairDataset(Dataset[Batch]):
             self.corpora[corpus].prefetch(shard for _, shard in shards)
 
 
-class RankPositions(Sampler[list[int]]):
-    """The positions of one rank, micro-batch after micro-batch, from a step on without end."""
+class RankSamples(Sampler[list[int]]):
+    """The sample indices of one rank, one list per micro-batch, from a step on without end."""
 
     def __init__(self, rank: int, world_size: int, micro_batch: int, accumulation: int, start_step: int) -> None:
         self.micro_batch, self.accumulation, self.start_step = micro_batch, accumulation, start_step
@@ -203,20 +206,20 @@ class RankPositions(Sampler[list[int]]):
 
 
 class _ReturningErrors(Dataset[Batch | UserError]):
-    """Hands a UserError on as a value: torch would wrap it in the traceback of a worker."""
+    """Returns a UserError as a value: raised in a worker, torch would wrap it in a traceback."""
 
     def __init__(self, dataset: PairDataset) -> None:
         self.dataset = dataset
 
-    def __getitems__(self, positions: Sequence[int]) -> Batch | UserError:
+    def __getitems__(self, sample_indices: Sequence[int]) -> Batch | UserError:
         try:
-            return self.dataset.__getitems__(positions)
+            return self.dataset.__getitems__(sample_indices)
         except UserError as error:
             return error
 
 
 class Loader(DataLoader[Batch]):
-    """The stock DataLoader; a UserError met by a worker is raised here as itself."""
+    """The stock DataLoader, which raises a worker's UserError as such."""
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         try:
@@ -225,9 +228,9 @@ class Loader(DataLoader[Batch]):
                     raise batch
                 yield batch
         except (ConnectionError, EOFError, FileNotFoundError) as error:
-            if not self.num_workers or str(error).startswith("Caught "):  # by a worker, which lives
+            if not self.num_workers or str(error).startswith("Caught "):  # raised in a worker, which is still alive
                 raise
-            # It ended while it handed a batch over: of a child, torch says more as soon as it knows.
+            # A worker died while it sent a batch: torch reports the reason as soon as it has reaped the child.
             time.sleep(1)
             raise RuntimeError("DataLoader worker exited unexpectedly") from None
 
@@ -246,14 +249,14 @@ def make_loader(
 ) -> Loader:
     """The micro-batches of `rank` from step `start_step` on, `accumulation` of them per step, without end.
 
-    `workers` processes, started by `mp_context`, each hold `prefetch` micro-batches ready; 0 loads in this process.
-    They change nothing in the order.
+    `workers` processes, started by `mp_context`, each keep `prefetch` micro-batches ready; 0 loads in this process.
+    The order does not depend on them.
     """
     assert micro_batch % dataset.order.samples_per_lane == 0
     assert world_size * accumulation * micro_batch == dataset.order.global_batch
     return Loader(
         _ReturningErrors(dataset),  # type: ignore[arg-type]
-        batch_sampler=RankPositions(rank, world_size, micro_batch, accumulation, start_step),
+        batch_sampler=RankSamples(rank, world_size, micro_batch, accumulation, start_step),
         collate_fn=_identity,  # type: ignore[arg-type]
         num_workers=workers,
         prefetch_factor=prefetch if workers else None,
@@ -272,8 +275,8 @@ def open_data(
 ) -> PairDataset:
     """The corpora of `config.data` in the order of the run; with `validation`, the held-out corpus, each image once.
 
-    ConfigError or DataError where something is missing or does not fit. Sizes of shards are not checked here:
-    `Corpus.check_shards` does, and one rank of a run is enough.
+    ConfigError or DataError if something is missing or does not fit. Sizes of shards are not checked here:
+    `Corpus.check_shards` does that, and one rank per run is enough.
     """
     data = config.data
     corpora = {name: weight for name, weight in data.corpora.items() if weight}
@@ -286,7 +289,7 @@ def open_data(
     opened = [open_corpus(data.root, name, cache) for name in corpora]
     _refuse_test_splits(opened, "data.validation" if validation else "data.corpora")
     for corpus in opened:
-        _say_resizing(corpus, config.model.image_size)
+        _warn_of_resizing(corpus, config.model.image_size)
     captions = "one" if validation else data.captions
     weights = list(corpora.values())
     order = Order(opened, weights, config.seed, data.lanes, config.samples_per_lane, captions, data.shuffle_window)
@@ -294,17 +297,17 @@ def open_data(
 
 
 def _refuse_test_splits(corpora: Sequence[Corpus], key: str) -> None:
-    """ConfigError for a test split: what steers a run, or trains it, is no longer a test."""
+    """ConfigError for a test split: data that trains or steers a run can no longer test it."""
     for corpus in corpora:
         if "test" in corpus.manifest.splits:
             raise ConfigError(
-                f"{key}: {corpus.name} holds the test split of {corpus.manifest.title} (so its manifest says); take another "
-                f"split here, and measure this one after the run: bridgetower eval retrieval corpus={corpus.name}"
+                f"{key}: {corpus.name} is the test split of {corpus.manifest.title} according to its manifest; use another "
+                f"split here, and evaluate on this one after the run: bridgetower eval retrieval corpus={corpus.name}"
             )
 
 
-def _say_resizing(corpus: Corpus, size: int) -> None:
-    """Warn of what it costs where the images of a corpus have another size than the model."""
+def _warn_of_resizing(corpus: Corpus, size: int) -> None:
+    """Log what resizing costs if the images of a corpus do not have the model's size."""
     edge = corpus.manifest.image_size
     if edge == size:
         return
@@ -316,5 +319,5 @@ def _say_resizing(corpus: Corpus, size: int) -> None:
     cost = (time.perf_counter() - start) * 1e3
     log.warning(
         f"{corpus.name}: images are {f'{edge} px' if edge else 'of several sizes'}, the model reads {size} px: "
-        f"resizing costs about {cost:.1f} ms each; write shards with size={size} to save it"
+        f"resizing takes about {cost:.1f} ms per image; prepare shards with size={size} to avoid it"
     )

@@ -19,9 +19,9 @@ _FORMATS = ("JPEG", "PNG", "WEBP")
 def decode_crop(data: bytes | memoryview, size: int, out: Pixels, scratch: Pixels | None = None) -> None:
     """Decode an image and write its centre, uint8 (size, size, 3) RGB, into `out`.
 
-    Where the shorter edge is not `size` the image is first resized to it (bicubic, antialiased), as torchvision's
-    Resize and CenterCrop do. A JPEG that fits is decoded in `scratch` (contiguous, of any shape), for speed.
-    BadRecordError where it cannot be decoded, is cut short or has more than MAX_PIXELS.
+    If its shorter edge is not `size` the image is first resized (bicubic, antialiased), as torchvision's Resize and
+    CenterCrop do. For speed, a JPEG that fits is decoded in `scratch` (contiguous, any shape).
+    BadRecordError if it cannot be decoded, is truncated or has more than MAX_PIXELS pixels.
     """
     pixels = decode(data) if scratch is None else _decode_in(scratch, data)
     if min(pixels.shape[:2]) != size:
@@ -32,9 +32,9 @@ def decode_crop(data: bytes | memoryview, size: int, out: Pixels, scratch: Pixel
 
 
 def resize_shorter(pixels: Pixels, size: int) -> Pixels:
-    """Resize uint8 (H, W, 3) to a shorter edge of `size`, the longer one in proportion, rounded down.
+    """Resize uint8 (H, W, 3) to a shorter edge of `size`; the longer edge is scaled in proportion and rounded down.
 
-    BadRecordError where that comes to more than MAX_PIXELS pixels: an image of 1 x 100000 would.
+    BadRecordError if the result would have more than MAX_PIXELS pixels, as that of a 1 x 100000 image does.
     """
     height, width = pixels.shape[:2]
     shorter, longer = sorted((height, width))
@@ -68,23 +68,23 @@ def check_pixels(height: int, width: int) -> None:
 
 
 def _decode_in(scratch: Pixels, data: bytes | memoryview) -> Pixels:
-    """As `decode`, without a look at the header or new memory where the image fits into `scratch`."""
+    """Like `decode`, but neither reads the header first nor allocates if the image fits into `scratch`."""
     try:
         pixels: Pixels = simplejpeg.decode_jpeg(data, buffer=scratch)
-    except ValueError:  # too large for it, broken, or no JPEG
+    except ValueError:  # too large for it, damaged, or not a JPEG
         return decode(data)
     return pixels
 
 
 def _decode_other(data: bytes | memoryview) -> Pixels:
-    """An image that is no JPEG, or none that libjpeg-turbo knows. Transparency is laid on white."""
+    """An image that is not a JPEG, or one that libjpeg-turbo cannot read. Transparent pixels are blended with white."""
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             check_pixels(image.height, image.width)
             return np.array(_to_rgb(image))
     except BadRecordError:
         raise
-    except Exception as error:  # Pillow's plugins raise whatever a broken file makes them stumble over
+    except Exception as error:  # Pillow's plugins raise all kinds of errors for damaged files
         raise BadRecordError(f"image cannot be decoded: {type(error).__name__}: {error}") from None
 
 

@@ -1,4 +1,4 @@
-"""`manifest.json`: what a corpus holds, shard by shard."""
+"""`manifest.json`: what a corpus contains, shard by shard."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from typing import Any
 from bridgetower_train.errors import DataError
 
 FORMAT = 1
-"""Version of manifest and index; a reader takes its own and older ones."""
+"""Version of manifest and index; a reader reads its own version and older ones."""
 
 
 @dataclass(frozen=True)
@@ -24,32 +24,32 @@ class ShardInfo:
 
 @dataclass(frozen=True)
 class Manifest:
-    """`manifest.json`: what a corpus holds. It is written last, so where it is the corpus is whole."""
+    """`manifest.json`: what a corpus contains. It is written last: a corpus that has one is complete."""
 
     corpus: str
     image_size: int | None
-    """Shorter edge of every image, pixels; None where they differ."""
+    """Shorter edge of every image, pixels; None if they differ."""
     caption_member: str
-    """`json` or `txt`: the member that holds the captions."""
+    """`json` or `txt`: the tar member with the captions."""
     shards: list[ShardInfo]
     images: int
     captions: int
     index_sha256: str
     dropped: dict[str, int] = field(default_factory=dict)
-    """Reason -> how many source rows or records were left out for it."""
+    """Reason -> number of source rows or records that were left out."""
     extra: dict[str, Any] = field(default_factory=dict)
-    """Notes of whoever wrote the corpus."""
+    """Notes of the program that wrote the corpus."""
     format: int = FORMAT
 
     @property
     def title(self) -> str:
-        """Name of the data set, which its splits share: `extra["about"]["title"]`, or else the corpus's own name."""
+        """Name of the data set, common to its splits: `extra["about"]["title"]`, or else the corpus's own name."""
         about = self.extra.get("about")
         return str(about.get("title", self.corpus)) if isinstance(about, dict) else self.corpus
 
     @property
     def splits(self) -> list[str]:
-        """The splits of the data set that it holds: `extra["source"]["splits"]` ("train, restval"); empty where not noted."""
+        """The splits that it contains: `extra["source"]["splits"]` ("train, restval"); empty if not noted."""
         source = self.extra.get("source")
         noted = str(source.get("splits", "")) if isinstance(source, dict) else ""
         return [split for split in (part.strip() for part in noted.split(",")) if split]
@@ -60,13 +60,15 @@ class Manifest:
 
     @staticmethod
     def from_json(text: str | bytes, path: str) -> "Manifest":
-        """Read `manifest.json`; DataError naming `path` where it is broken or of a later format."""
-        what_to_do = mend(os.path.dirname(path))
+        """Read `manifest.json`; DataError naming `path` if it is damaged or of a later format."""
+        what_to_do = reindex_hint(os.path.dirname(path))
         try:
             values = json.loads(text)
             if values["format"] > FORMAT:
                 version = values["format"]
-                raise DataError(f"{path}: has format {version}, known here is {FORMAT}; upgrade bridgetower-train")
+                raise DataError(
+                    f"{path}: has format {version}, and this version reads up to {FORMAT}; upgrade bridgetower-train"
+                )
             shards = [ShardInfo(**shard) for shard in values.pop("shards")]
             manifest = Manifest(shards=shards, **values)
             agrees = (
@@ -76,12 +78,12 @@ class Manifest:
                 and all(os.path.basename(shard.name) == shard.name for shard in shards)
             )
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise DataError(f"{path}: is no manifest ({error!r}); {what_to_do}") from None
+            raise DataError(f"{path}: is not a manifest ({error!r}); {what_to_do}") from None
         if not agrees:
-            raise DataError(f"{path}: contradicts itself; {what_to_do}")
+            raise DataError(f"{path}: its counts contradict each other; {what_to_do}")
         return manifest
 
 
-def mend(folder: str) -> str:
-    """What to do about a folder whose manifest, index or shards do not fit each other."""
-    return f"write the corpus again, or index the shards that are there: bridgetower prep index root={folder}"
+def reindex_hint(folder: str) -> str:
+    """What to do about a folder whose manifest, index and shards do not match."""
+    return f"prepare the corpus again, or index the existing shards: bridgetower prep index root={folder}"

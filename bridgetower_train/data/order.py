@@ -1,8 +1,8 @@
-"""The order of a run: which (image, caption) pair stands at each position, as a pure function of the seed.
+"""The order of a run: which sample (an image with one of its captions) has each index, as a pure function of the seed.
 
 Per epoch the shards of all corpora are permuted and cut into `lanes` equal parts; inside a lane, windows of samples are
-permuted. Nothing is stored but a table of the epoch's shards and the windows in use, so any position can be opened at
-once and 10^9 samples cost no more memory than 10^6.
+permuted. Only a table of the epoch's shards and the windows in use are kept, so any sample can be looked up directly and
+10^9 samples take no more memory than 10^6.
 """
 
 import bisect
@@ -22,7 +22,7 @@ from bridgetower_train.errors import ConfigError, DataError
 
 IntArray = npt.NDArray[np.int64]
 Window = tuple[int, int, int]
-"""(epoch, lane, number within both) of the samples that are permuted together."""
+"""(epoch, lane, number within that lane) of a group of samples that are permuted together."""
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
@@ -57,9 +57,9 @@ class IndexedCorpus(Protocol):
 
 
 class Sample(NamedTuple):
-    """What stands at a position: caption number `caption` of the record in row `row` of corpus number `corpus`."""
+    """Sample number `sample_index` of the run: caption number `caption` of the record in row `row` of corpus number `corpus`."""
 
-    position: int
+    sample_index: int
     epoch: int
     corpus: int
     row: int
@@ -68,7 +68,7 @@ class Sample(NamedTuple):
 
 @dataclass
 class LRUCache(Generic[K, V]):
-    """The `capacity` values used last. Pickled without them."""
+    """Keeps the `capacity` most recently used values. Pickled empty."""
 
     capacity: int
     values: OrderedDict[K, V] = field(default_factory=OrderedDict)
@@ -77,7 +77,7 @@ class LRUCache(Generic[K, V]):
         return LRUCache, (self.capacity,)
 
     def get(self, key: K, make: Callable[[K], V]) -> V:
-        """The value of `key`, made where it is not at hand."""
+        """The value of `key`, made if it is not in the cache."""
         if key in self.values:
             self.values.move_to_end(key)
         else:
@@ -89,25 +89,28 @@ class LRUCache(Generic[K, V]):
 
 @dataclass(frozen=True)
 class _Epoch:
-    """The segments of an epoch in order: samples `start` and on of a shard. `begin` (one longer): where each begins."""
+    """The segments of an epoch in order, each a run of a shard's samples from number `start` on.
+
+    `begin` (one longer) is where each segment begins in the epoch.
+    """
 
     corpus: IntArray
     shard: IntArray
     start: IntArray
     begin: IntArray
 
-    def at(self, place: IntArray) -> IntArray:
-        """Numbers of the segments in which the samples of the epoch numbered `place` lie."""
-        return np.searchsorted(self.begin, place, side="right") - 1
+    def segment_of(self, offset: IntArray) -> IntArray:
+        """The segments that contain samples number `offset` of the epoch."""
+        return np.searchsorted(self.begin, offset, side="right") - 1
 
 
 class Order:
-    """Maps each position of a run to a sample; `take` does so for many at once, in a few microseconds each.
+    """Maps each sample index of a run to a sample; `take` does so for many at once, in a few microseconds each.
 
-    Step t takes `samples_per_lane` samples of every lane: position p belongs to step `p // global_batch` and to lane
-    `p % global_batch // samples_per_lane`. `captions` is `all` (an epoch is every pair once) or `one` (every image once, with
-    one of its captions); `weights` say how often each corpus is passed per epoch, a fraction as another part each time.
-    Raises ConfigError where an epoch has fewer samples than lanes.
+    Step t takes `samples_per_lane` samples from every lane: sample i belongs to step `i // global_batch` and to lane
+    `i % global_batch // samples_per_lane`. `captions` is `all` (an epoch is every image with every caption once) or `one`
+    (every image once, with one of its captions). `weights` are the passes over each corpus per epoch; a fraction takes a
+    different part of the corpus each epoch. Raises ConfigError if an epoch has fewer samples than lanes.
     """
 
     def __init__(
@@ -131,7 +134,7 @@ class Order:
         for corpus, weight, total, run in zip(corpora, weights, totals, self._runs, strict=True):
             if int(weight) * total + run == 0:
                 raise ConfigError(
-                    f"data.corpora.{corpus.name}={weight:g}: gives no sample, the corpus has {total}; raise it"
+                    f"data.corpora.{corpus.name}={weight:g}: gives no samples, since the corpus has only {total}; raise it"
                 )
         samples = sum(int(w) * total + run for w, total, run in zip(weights, totals, self._runs, strict=True))
         if samples < lanes:
@@ -139,65 +142,65 @@ class Order:
         self.lane_samples = samples // lanes
         """Samples of one lane per epoch."""
         self.epoch_samples = self.lane_samples * lanes
-        """Samples per epoch: all but the remainder, fewer than `lanes`, which sits out."""
+        """Samples per epoch. The remainder, fewer than `lanes`, is skipped: different samples each epoch."""
         self._epochs: LRUCache[int, _Epoch] = LRUCache(2)
         self._windows: LRUCache[Window, npt.NDArray[Any]] = LRUCache(lanes + 8)
         self._begins: LRUCache[tuple[int, int], memoryview] = LRUCache(1024)
 
     @property
     def digest(self) -> str:
-        """Hash of all that the order depends on; a run may only be resumed under the same."""
+        """Hash of everything that the order depends on; it must not change on resume."""
         corpora = [
             [corpus.name, corpus.digest, weight] for corpus, weight in zip(self.corpora, self.weights, strict=True)
         ]
         facts = [corpora, self.seed, self.lanes, self.samples_per_lane, self.captions, self.window]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
-    def at(self, position: int) -> Sample:
-        """The sample at `position`."""
-        return self.take([position])[0]
+    def at(self, sample_index: int) -> Sample:
+        """The sample of one index."""
+        return self.take([sample_index])[0]
 
-    def take(self, positions: Sequence[int]) -> list[Sample]:
-        """The samples at `positions`."""
-        columns = (np.asarray(positions, dtype=np.int64), *self.columns(positions))
+    def take(self, sample_indices: Sequence[int]) -> list[Sample]:
+        """The samples of several indices."""
+        columns = (np.asarray(sample_indices, dtype=np.int64), *self.columns(sample_indices))
         return [Sample(*values) for values in zip(*(column.tolist() for column in columns), strict=True)]
 
-    def columns(self, positions: Sequence[int] | IntArray) -> tuple[IntArray, IntArray, IntArray, IntArray]:
-        """(epoch, corpus, row, caption) of the samples at `positions`, as arrays."""
-        position = np.asarray(positions, dtype=np.int64)
-        lane, number = self._lane(position)
+    def columns(self, sample_indices: Sequence[int] | IntArray) -> tuple[IntArray, IntArray, IntArray, IntArray]:
+        """(epoch, corpus, row, caption) of the samples of several indices, as arrays."""
+        index = np.asarray(sample_indices, dtype=np.int64)
+        lane, number = self._lane(index)
         epoch, offset = np.divmod(number, self.lane_samples)
         window, inside = np.divmod(offset, self.window)
         keys = zip(epoch.tolist(), lane.tolist(), window.tolist(), inside.tolist(), strict=True)
         permuted = [int(self._windows.get((e, n, w), self._permuted)[i]) for e, n, w, i in keys]
-        place = lane * self.lane_samples + window * self.window + permuted
-        corpus, row, caption = (np.empty_like(position) for _ in range(3))
+        in_epoch = lane * self.lane_samples + window * self.window + permuted
+        corpus, row, caption = (np.empty_like(index) for _ in range(3))
         for e in np.unique(epoch).tolist():
             table, of_epoch = self._epochs.get(e, self._segments), epoch == e
-            segment = table.at(place[of_epoch])
-            within = place[of_epoch] - table.begin[segment] + table.start[segment]
+            segment = table.segment_of(in_epoch[of_epoch])
+            within = in_epoch[of_epoch] - table.begin[segment] + table.start[segment]
             corpus[of_epoch] = table.corpus[segment]
-            row[of_epoch], caption[of_epoch] = self._pairs(
-                position[of_epoch], table.corpus[segment], table.shard[segment], within
+            row[of_epoch], caption[of_epoch] = self._rows(
+                index[of_epoch], table.corpus[segment], table.shard[segment], within
             )
         return epoch, corpus, row, caption
 
-    def following(self, position: int) -> Iterator[int]:
-        """The positions that come after `position` in its lane, without end."""
-        step, rest = divmod(position, self.global_batch)
-        lane, place = divmod(rest, self.samples_per_lane)
-        for number in itertools.count(step * self.samples_per_lane + place + 1):
-            step, place = divmod(number, self.samples_per_lane)
-            yield step * self.global_batch + lane * self.samples_per_lane + place
+    def following(self, sample_index: int) -> Iterator[int]:
+        """The indices of the samples that follow in the same lane, without end."""
+        step, rest = divmod(sample_index, self.global_batch)
+        lane, within = divmod(rest, self.samples_per_lane)
+        for number in itertools.count(step * self.samples_per_lane + within + 1):
+            step, within = divmod(number, self.samples_per_lane)
+            yield step * self.global_batch + lane * self.samples_per_lane + within
 
-    def window_of(self, position: int) -> Window:
-        """The window in which `position` lies."""
-        lane, number = (int(value) for value in self._lane(np.int64(position)))
+    def window_of(self, sample_index: int) -> Window:
+        """The window that contains a sample."""
+        lane, number = (int(value) for value in self._lane(np.int64(sample_index)))
         epoch, offset = divmod(number, self.lane_samples)
         return epoch, lane, offset // self.window
 
     def shards_ahead(self, of: Window) -> list[tuple[int, int]]:
-        """(corpus, shard) pairs that a window and the next one of its lane read, in that order."""
+        """The (corpus, shard) that a window and the next one of its lane read, in that order."""
         epoch, lane, window = of
         last = (window + 1) * self.window >= self.lane_samples
         following = (epoch + 1, lane, 0) if last else (epoch, lane, window + 1)
@@ -206,16 +209,16 @@ class Order:
             table = self._epochs.get(e, self._segments)
             begin = lane * self.lane_samples + w * self.window
             end = min(begin + self.window, (lane + 1) * self.lane_samples)
-            low, high = table.at(np.array([begin, end - 1]))
-            pairs = zip(table.corpus[low : high + 1].tolist(), table.shard[low : high + 1].tolist(), strict=True)
-            shards.update(dict.fromkeys(pairs))
+            low, high = table.segment_of(np.array([begin, end - 1]))
+            read = zip(table.corpus[low : high + 1].tolist(), table.shard[low : high + 1].tolist(), strict=True)
+            shards.update(dict.fromkeys(read))
         return list(shards)
 
-    def _lane(self, position: Any) -> tuple[Any, Any]:
-        """Lane of each position, and the number of the sample within it, counted over the whole run."""
-        step, rest = np.divmod(position, self.global_batch)
-        lane, place = np.divmod(rest, self.samples_per_lane)
-        return lane, step * self.samples_per_lane + place
+    def _lane(self, sample_index: Any) -> tuple[Any, Any]:
+        """Lane of each sample, and its number within the lane, counted over the whole run."""
+        step, rest = np.divmod(sample_index, self.global_batch)
+        lane, within = np.divmod(rest, self.samples_per_lane)
+        return lane, step * self.samples_per_lane + within
 
     def _shard_samples(self, corpus: IndexedCorpus) -> IntArray:
         if self.captions == "one":
@@ -241,7 +244,7 @@ class Order:
         return _Epoch(corpora[order], shards[order], starts[order], begin)
 
     def _part(self, epoch: int, corpus: int, run: int) -> list[tuple[IntArray, IntArray, IntArray, IntArray]]:
-        """`run` consecutive samples of the ring that the permuted shards of a corpus form, from a random one on."""
+        """`run` consecutive samples of a corpus whose permuted shards form a ring, starting at a random one."""
         counts = self._counts[corpus]
         ring = random.permutation(self.seed, "order.ring", len(counts), epoch, corpus)
         end = np.cumsum(counts[ring])
@@ -255,14 +258,14 @@ class Order:
             parts.append((corpus + 0 * shards, shards, (first - begin)[used], (last - first)[used]))
         return parts
 
-    def _pairs(
-        self, position: IntArray, corpus: IntArray, shard: IntArray, within: IntArray
+    def _rows(
+        self, sample_index: IntArray, corpus: IntArray, shard: IntArray, within: IntArray
     ) -> tuple[IntArray, IntArray]:
-        """Row and caption of the samples numbered `within` in their shards."""
+        """Row and caption of samples number `within` of their shards."""
         record, caption = within, np.empty_like(within)
         if self.captions == "all":
-            places = zip(corpus.tolist(), shard.tolist(), within.tolist(), strict=True)
-            begins = [(self._begins.get((c, s), self._caption_begin), w) for c, s, w in places]
+            keys = zip(corpus.tolist(), shard.tolist(), within.tolist(), strict=True)
+            begins = [(self._begins.get((c, s), self._caption_begin), w) for c, s, w in keys]
             record = np.array([bisect.bisect_right(begin, w) - 1 for begin, w in begins])
             caption = within - [begin[r] for (begin, _), r in zip(begins, record.tolist(), strict=True)]
         row = np.empty_like(within)
@@ -271,7 +274,7 @@ class Order:
             row[here] = self.corpora[c].shard_rows[shard[here]] + record[here]
             if self.captions == "one":
                 counts = self.corpora[c].index["captions"][row[here]]
-                caption[here] = random.below(self.seed, "order.caption", counts, position[here])
+                caption[here] = random.below(self.seed, "order.caption", counts, sample_index[here])
         return row, caption
 
     def _caption_begin(self, key: tuple[int, int]) -> memoryview:
@@ -283,6 +286,6 @@ class Order:
         if begin[-1] != self._counts[corpus][shard]:
             raise DataError(
                 f"{source.name}: shard {shard} has {self._counts[corpus][shard]} captions by the manifest but "
-                f"{begin[-1]} by the index; write both anew with `bridgetower prep index`"
+                f"{begin[-1]} by the index; rebuild both with `bridgetower prep index`"
             )
-        return begin.data  # bisect is faster on it than numpy is for one number
+        return begin.data  # for one number, bisect on this is faster than numpy

@@ -1,4 +1,4 @@
-"""What a task reads of a record, and the labels that it makes of it. Runs in loader workers, apart from the model.
+"""What a task reads from a record, and the labels that it makes. Runs in loader workers, without the model.
 
 Shapes: B samples, L text length.
 """
@@ -14,7 +14,7 @@ from bridgetower_train.data.shards import Record
 
 
 class View(NamedTuple):
-    """A sample as its record gives it."""
+    """A sample's images and text, as stored in its record."""
 
     images: Sequence[bytes | memoryview]
     """Encoded images, as many as `Reader.images`."""
@@ -23,13 +23,13 @@ class View(NamedTuple):
 
 @dataclass(frozen=True)
 class Samples:
-    """What is known of the samples of a micro-batch when their labels are made."""
+    """The samples of a micro-batch: what a reader makes labels from."""
 
     records: list[Record]
     numbers: list[int]
-    """Which sample of its record each is (a caption, a question, ...)."""
+    """Which sample of its record each one is (a caption, a question, ...)."""
     sample_index: IntArray
-    """int64 (B,): number of each sample in the run."""
+    """int64 (B,): index of each sample in the run."""
     image_id: IntArray
     """int64 (B,)."""
     ids: Tensor
@@ -39,16 +39,16 @@ class Samples:
 
 
 class Reader(Protocol):
-    """A task's side of the loader. Can be pickled; what it returns depends on nothing but its arguments and the seed."""
+    """A task's part of the loader. Can be pickled; its results depend only on its arguments and the seed."""
 
     images: int
     """Images per sample."""
 
     def count(self, record: Record) -> int:
-        """Samples of a record in an epoch, as its row of the index says."""
+        """Samples of a record per epoch, as its row of the index states."""
 
     def view(self, record: Record, number: int) -> View:
-        """Images and text of a record's sample `number`; BadRecordError where it cannot be used."""
+        """Images and text of sample `number` of a record; BadRecordError if it cannot be used."""
 
     def labels(self, samples: Samples) -> dict[str, Tensor]:
-        """The labels of a micro-batch, each of B rows; a name must not be a field of Batch."""
+        """The labels of a micro-batch, B rows each; their names must differ from the fields of Batch."""

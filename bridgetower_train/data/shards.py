@@ -1,7 +1,7 @@
-"""Shards on disk: WebDataset tars, beside them `index.npy` (one row per record) and `manifest.json`.
+"""Shards on disk: WebDataset tars, with `index.npy` (one row per record) and `manifest.json` beside them.
 
-A record is one image with its captions. The index says where both lie, so that any record of any shard is one `pread`
-away; the CRC in it tells whether a shard has changed since.
+A record is one image with its captions. The index states where both are, so reading any record of any shard takes one
+`pread`; its CRC tells whether the shard has changed since.
 """
 
 import functools
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from isal.isal_zlib import crc32  # zlib's, eight times faster
 
 from bridgetower_train.data.cache import ShardCache, read_url
-from bridgetower_train.data.manifest import Manifest, ShardInfo, mend
+from bridgetower_train.data.manifest import Manifest, ShardInfo, reindex_hint
 from bridgetower_train.data.roots import is_remote
 from bridgetower_train.data.tar import BLOCK, member_key, parse_header
 from bridgetower_train.errors import ConfigError, DataError, UserError, nearest
@@ -35,23 +35,23 @@ INDEX_DTYPE = np.dtype(
         ("crc", "<u4"),
     ]
 )
-"""One row of `index.npy`: number of the shard; where image and caption member start in the tar, and their sizes, in
-bytes; number of captions; CRC-32 of the image's bytes followed by the caption member's."""
+"""One row of `index.npy`: shard number; offset in the tar and size of the image and of the caption member, in bytes;
+number of captions; CRC-32 of the image's bytes followed by the caption member's."""
 MAX_IMAGE_BYTES = 64 << 20
-"""Larger images are refused unread."""
+"""Larger images are rejected unread."""
 MAX_CAPTION_BYTES = 1 << 20
-"""Larger caption members are refused unread."""
+"""Larger caption members are rejected unread."""
 MAX_CAPTIONS = 0xFFFF
-"""Captions per record that the index can count."""
+"""Most captions per record that the index can count."""
 MAX_PIXELS = 100_000_000
-"""Images of more pixels are refused from their header: a decompression bomb."""
+"""Images whose header states more pixels are rejected as decompression bombs."""
 
 IMAGE_TOO_LARGE = "image over 64 MiB"
 CAPTIONS_TOO_LARGE = "caption member over 1 MiB"
 
-_ROW = struct.Struct("<IQIQIHI")  # INDEX_DTYPE again: struct unpacks a row several times faster than numpy
+_ROW = struct.Struct("<IQIQIHI")  # INDEX_DTYPE: struct unpacks a row several times faster than numpy
 _OPEN_SHARDS = 64
-_ONE_READ_GAP = 1 << 16  # bytes between image and captions up to which both are read at once
+_ONE_READ_GAP = 1 << 16  # most bytes between image and captions at which one read fetches both
 _STATS_AT_ONCE = 16
 _NPY_HEADER_BYTES = 4096  # more than numpy writes
 
@@ -59,7 +59,7 @@ Index = np.memmap[Any, np.dtype[np.void]]
 
 
 class BadRecordError(Exception):
-    """A record that cannot be used; `reason` says why, in a few words."""
+    """A record that cannot be used; `reason` is why, in a few words."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -67,9 +67,9 @@ class BadRecordError(Exception):
 
 
 def clean_captions(captions: Iterable[Any]) -> list[str]:
-    """The captions that count: stripped, in order, without empty ones, repetitions and what is no string.
+    """The usable captions in order, stripped; empty ones, duplicates and values that are not strings are dropped.
 
-    Lone surrogates, which JSON can carry and no tokenizer takes, become `?`.
+    Lone surrogates, which JSON can contain and no tokenizer accepts, become `?`.
     """
     texts = (caption.strip() for caption in captions if isinstance(caption, str))
     valid = (text if text.isascii() else text.encode("utf-8", "replace").decode() for text in texts)
@@ -79,7 +79,7 @@ def clean_captions(captions: Iterable[Any]) -> list[str]:
 def parse_caption_member(kind: str, data: bytes) -> tuple[list[str], dict[str, Any]]:
     """(clean captions, whole json) of a caption member of `kind` json (`captions` or `caption`) or txt.
 
-    BadRecordError where it cannot be read.
+    BadRecordError if it cannot be read.
     """
     if kind == "txt":
         return clean_captions([data.decode("utf-8", "replace")]), {}
@@ -108,18 +108,18 @@ class Record:
 
     @property
     def key(self) -> str:
-        """Name of the image in the tar up to its first dot, as in webdataset; one over 100 bytes may be cut short."""
+        """Name of the image in the tar up to its first dot, as in webdataset; over 100 bytes it may be truncated."""
         header = parse_header(bytes(self._header))
         return "?" if header is None else member_key(header.name)[0]
 
     @property
     def captions(self) -> list[str]:
-        """Its captions, cleaned; as many as the index says."""
+        """Its cleaned captions."""
         return self._contents()[0]
 
     @property
     def meta(self) -> dict[str, Any]:
-        """All of its json; empty where captions are txt."""
+        """The whole json; empty if captions are txt."""
         return self._contents()[1]
 
     def _contents(self) -> tuple[list[str], dict[str, Any]]:
@@ -129,7 +129,7 @@ class Record:
 
 
 class _OpenFile:
-    """A descriptor that closes when the last reader lets go of it: a thread may still read what another has evicted."""
+    """A descriptor that closes with its last reference: a thread may still read a file that another has evicted."""
 
     __slots__ = ("fd",)
 
@@ -142,7 +142,7 @@ class _OpenFile:
 
 def _open_shard(folder: str, shards: list[ShardInfo], cache: ShardCache | None, shard: int) -> _OpenFile:
     if shard >= len(shards):
-        raise BadRecordError("index names a shard that the manifest does not")
+        raise BadRecordError("the index refers to a shard that is not in the manifest")
     info = shards[shard]
     path = f"{folder}/{info.name}"
     if cache is not None:
@@ -154,15 +154,15 @@ def _open_shard(folder: str, shards: list[ShardInfo], cache: ShardCache | None, 
 
 
 class Corpus:
-    """The records of one corpus, by row. Open one with `open_corpus`. It may be forked and pickled."""
+    """The records of one corpus, by row; opened by `open_corpus`. It may be forked and pickled."""
 
     def __init__(self, folder: str, name: str, manifest: Manifest, cache: ShardCache | None) -> None:
-        """`folder` holds the shards, and is a URL where there is a cache. DataError for an index that does not fit."""
+        """`folder` has the shards; with a cache it is a URL. DataError if the index does not match the manifest."""
         self.folder = folder
         self.name = name
         self.manifest = manifest
         self.digest = hashlib.sha256(manifest.index_sha256.encode()).hexdigest()
-        """Changes when any record, or the order of records, does."""
+        """Changes with any record and with the order of records."""
         self.shard_rows: npt.NDArray[np.int64] = np.cumsum([0, *(s.records for s in manifest.shards)], dtype=np.int64)
         """int64 (shards + 1): the first row of each shard, then the number of rows."""
         self._cache = cache
@@ -178,8 +178,8 @@ class Corpus:
     def read(self, row: int) -> Record:
         """The record of a row.
 
-        BadRecordError where its shard is missing, shorter than indexed or changed, or where a member is too large to be
-        read; DataError where a remote shard cannot be had.
+        BadRecordError if its shard is missing, shorter than indexed or changed, or if a member is too large;
+        DataError if a remote shard cannot be fetched.
         """
         shard, image_at, image_size, caption_at, caption_size, _, crc = _ROW.unpack_from(self._rows, row * _ROW.size)
         if image_size > MAX_IMAGE_BYTES:
@@ -207,7 +207,7 @@ class Corpus:
         return Record(self.manifest.caption_member, data[image_at - start - BLOCK : image_at - start], image, member)
 
     def key(self, row: int) -> str:
-        """The key of a record by its tar header alone, though the rest be damaged; `row N` where that is lost too."""
+        """The key of a record from its tar header alone, even if the rest is damaged; `row N` if the header is too."""
         shard, image_at, *_ = _ROW.unpack_from(self._rows, row * _ROW.size)
         try:
             header = parse_header(os.pread(self._file(shard).fd, BLOCK, image_at - BLOCK))
@@ -216,25 +216,27 @@ class Corpus:
         return f"row {row}" if header is None else member_key(header.name)[0]
 
     def prefetch(self, shards: Iterable[int]) -> None:
-        """Fetch shards of a remote root in the background, in this order; nothing to do for a local one."""
+        """Fetch shards of a remote root in the background, in this order; does nothing for a local root."""
         if self._cache is not None:
             infos = [self.manifest.shards[shard] for shard in shards]
             self._cache.prefetch([(f"{self.folder}/{info.name}", info.bytes, info.sha256) for info in infos])
 
     def check_shards(self) -> None:
-        """DataError naming every local shard whose size is not the manifest's, or the index if its SHA-256 is not.
+        """DataError naming every local shard whose size differs from the manifest's, or the index if its SHA-256 does.
 
-        Remote files are checked as they are fetched. An index of 14 million rows takes about 0.3 s, 14,000 shards on a
-        local disk less than that: let one rank do it for all.
+        Remote files are checked when they are fetched. An index of 14 million rows takes about 0.3 s, 14,000 shards on a
+        local disk less: one rank should check for all.
         """
         if self._cache is not None:
             return
         with ThreadPoolExecutor(_STATS_AT_ONCE) as pool:
             wrong = [line for line in pool.map(self._check_size, self.manifest.shards) if line]
         if wrong:
-            raise DataError(f"{self.folder}: changed since it was indexed: {'; '.join(wrong)}; {mend(self.folder)}")
+            message = f"{self.folder}: changed since it was indexed: {'; '.join(wrong)}"
+            raise DataError(f"{message}; {reindex_hint(self.folder)}")
         if sha256_file(self._index_path) != self.manifest.index_sha256:
-            raise DataError(f"{self._index_path}: is not the index that its manifest describes; {mend(self.folder)}")
+            message = f"{self._index_path}: is not the index that its manifest describes"
+            raise DataError(f"{message}; {reindex_hint(self.folder)}")
 
     def _check_size(self, info: ShardInfo) -> str | None:
         try:
@@ -253,23 +255,23 @@ class Corpus:
             whole = index.dtype == INDEX_DTYPE and index.shape == (images,)
             whole = whole and os.path.getsize(path) == index.offset + index.nbytes
         except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{path}: cannot be read ({error}); {mend(self.folder)}") from None
+            raise DataError(f"{path}: cannot be read ({error}); {reindex_hint(self.folder)}") from None
         if not whole:
-            raise DataError(f"{path}: does not hold the {images:,} rows of its manifest; {mend(self.folder)}")
+            raise DataError(f"{path}: does not have the {images:,} rows of its manifest; {reindex_hint(self.folder)}")
         return path, index
 
 
 def open_corpus(root: str, name: str, cache: ShardCache | None = None) -> Corpus:
-    """The corpus `name` under `root`, a folder or an fsspec URL; the latter needs `cache`.
+    """The corpus `name` under `root`, a folder or an fsspec URL, which needs `cache`.
 
-    Takes time in proportion to the shards, not to the records. ConfigError where there is no such folder, or no cache
-    for a remote one; DataError where manifest and index are missing or do not fit each other.
+    Takes time in proportion to the shards, not to the records. ConfigError if there is no such folder, or no cache for
+    a remote one; DataError if manifest or index is missing or they do not match.
     """
     root = root.removeprefix("file://").rstrip("/")
     folder, path = f"{root}/{name}", f"{root}/{name}/manifest.json"
     if is_remote(root):
         if cache is None:
-            raise ConfigError(f"data.root={root}: is remote; set data.cache_dir to a folder that may keep its shards")
+            raise ConfigError(f"data.root={root}: is remote; set data.cache_dir to a folder for its shards")
         return Corpus(folder, name, Manifest.from_json(read_url(path), path), cache)
     try:
         with open(path, "rb") as file:
@@ -280,13 +282,13 @@ def open_corpus(root: str, name: str, cache: ShardCache | None = None) -> Corpus
 
 
 def _missing(root: str, name: str, error: OSError) -> UserError:
-    """Why there is no manifest to read."""
+    """The error to raise when the manifest cannot be read: which part of the path is missing."""
     folder = f"{root}/{name}"
     if not os.path.isdir(root):
-        return ConfigError(f"data.root={root}: no such folder")
+        return ConfigError(f"data.root={root}: no such folder; give the folder that has one folder per corpus")
     if not os.path.isdir(folder):
         corpora = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
         return ConfigError(
-            f"{folder}: no such folder; data.root holds {', '.join(corpora) or 'none'}{nearest(name, corpora)}"
+            f"{folder}: no such folder; data.root has {', '.join(corpora) or 'none'}{nearest(name, corpora)}"
         )
-    return DataError(f"{folder}/manifest.json: {error.strerror}; {mend(folder)}")
+    return DataError(f"{folder}/manifest.json: {error.strerror}; {reindex_hint(folder)}")

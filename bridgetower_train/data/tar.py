@@ -1,7 +1,7 @@
-"""A walk over the headers of a tar file that survives damage and says what it could not read.
+"""A walk over the headers of a tar file that survives damage and reports what it could not read.
 
-Python's `tarfile`, and with it stock webdataset, takes a broken header for the end of the archive: the rest of the
-shard is lost without a word. This walk looks for the next valid header instead and reports the gap.
+Python's `tarfile`, and so stock webdataset, takes a damaged header for the end of the archive and silently drops the
+rest of the shard. This walk looks for the next valid header instead and reports the gap.
 """
 
 import os
@@ -14,11 +14,11 @@ BLOCK = 512
 
 _ZEROS = bytes(BLOCK)
 _REGULAR = (b"0", b"\0", b"7")
-_EXTENDED = (b"L", b"x")  # GNU long name, pax: they describe the member that follows
+_EXTENDED = (b"L", b"x")  # GNU long name, pax: they describe the next member
 _WITHOUT_CONTENTS = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, folders
 _ADLER_PRIME = 65521
 _MAX_NAME_BYTES = 1 << 16
-_MAX_END_BYTES = 1 << 16  # tar writes 1 KiB of zeros and fills up its last record, of 10 KiB by default
+_MAX_END_BYTES = 1 << 16  # tar writes 1 KiB of zeros and pads its last record, of 10 KiB by default
 _SCAN_BYTES = 1 << 20
 
 
@@ -47,11 +47,11 @@ class _Header(NamedTuple):
 
 
 def walk_tar(file: BinaryIO) -> Iterator[Member | Gap]:
-    """The members and the gaps of an open tar, in order; contents are not read. Knows ustar, GNU and pax names."""
+    """The members and the gaps of an open tar, in order; contents are not read. Supports ustar, GNU and pax names."""
     fd = file.fileno()
     end = os.fstat(fd).st_size
     position, zeros_from = 0, None
-    name, size = "", None  # what a GNU or pax header says of the member after it
+    name, size = "", None  # what a GNU or pax header states about the next member
     while position < end:
         block = os.pread(fd, BLOCK, position)
         if _ZEROS.startswith(block):
@@ -85,7 +85,7 @@ def walk_tar(file: BinaryIO) -> Iterator[Member | Gap]:
 
 
 def member_key(name: str) -> tuple[str, str]:
-    """(key, suffix in lower case) of a tar member: by webdataset's rule its base name is cut at the first dot."""
+    """(key, lower-case suffix) of a tar member: as in webdataset, its base name is split at the first dot."""
     folder, slash, base = name.rpartition("/")
     stem, _, suffix = base.partition(".")
     return folder + slash + stem, suffix.lower()
@@ -98,7 +98,7 @@ def _reason(header: _Header | None, position: int, to_the_end: bool) -> str:
 
 
 def parse_header(block: bytes) -> _Header | None:
-    """Name, size and kind from a header block; None where its checksum, a number or the name in it is wrong."""
+    """Name, size and kind from a header block; None if its checksum, a number or the name in it is invalid."""
     if len(block) < BLOCK:
         return None
     stated = block[148:156]
@@ -107,7 +107,7 @@ def parse_header(block: bytes) -> _Header | None:
         size = int.from_bytes(block[125:136], "big") if block[124] == 0x80 else int(block[124:136].rstrip(b"\0 "), 8)
     except ValueError:
         return None
-    # The checksum is the sum of all bytes with its own field as spaces; Adler-32's lower half is a sum of bytes, in C.
+    # The checksum is the sum of all bytes, with its own field as spaces. Adler-32's lower half is a byte sum, in C.
     expected = (checksum - 8 * 32 + sum(stated) + 1) % _ADLER_PRIME
     if zlib.adler32(block) & 0xFFFF != expected or size < 0:
         return None
@@ -120,7 +120,7 @@ def parse_header(block: bytes) -> _Header | None:
 
 
 def _extended(kind: bytes, payload: bytes) -> tuple[str, int | None]:
-    """(name, size) that a GNU long name or a pax header gives to the member after it; "" and None for none."""
+    """(name, size) that a GNU long name or a pax header gives the next member; "" and None if it gives none."""
     if kind == b"L":
         return payload.rstrip(b"\0").decode("utf-8", "backslashreplace"), None
     name, size = "", None

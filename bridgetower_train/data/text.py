@@ -13,18 +13,17 @@ from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 
+from bridgetower_train.config import PAD_ID
 from bridgetower_train.errors import ConfigError, DataError
 
-PAD_ID = 1
-"""Id of `<pad>` in every RoBERTa model; its position table is laid out for it."""
 START, PAD, END, MASK = "<s>", "<pad>", "</s>", "<mask>"
 
 _KEPT_WORDS = 1 << 16
-_KEPT_LETTERS = 32  # longer words are rare, and often no words
+_KEPT_LETTERS = 32  # longer words are rare, and often not words at all
 
 
 class _Ids(dict[str, bytes]):
-    """The ids of texts, as the bytes of their int64 row; those of words are kept, for captions share their words."""
+    """Text -> its ids, as the bytes of an int64 row. Those of single words are cached, since captions share words."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__()
@@ -44,9 +43,9 @@ class _Ids(dict[str, bytes]):
 
 
 def _by_words(tokenizer: Tokenizer) -> bool:
-    """Whether a text's ids are those of its words one after the other, each with the space before it.
+    """Whether a text's ids are the ids of its words in turn, each word with the space before it.
 
-    So it is where GPT-2's rule, as in RoBERTa, splits texts before each space; an added token might reach across one.
+    This holds for GPT-2's rule, which RoBERTa uses: it splits before each space. An added token might span a space.
     """
     before = tokenizer.pre_tokenizer
     added = tokenizer.get_added_tokens_decoder().values()
@@ -62,13 +61,13 @@ class CaptionTokenizer:
     """A tokenizer with RoBERTa's special tokens. May be forked and pickled."""
 
     def __init__(self, tokenizer: Tokenizer, path: str = "tokenizer") -> None:
-        """DataError naming `path` and what is missing where `tokenizer` lacks a special token."""
+        """DataError naming `path` and what is missing if `tokenizer` lacks a special token."""
         vocabulary = tokenizer.get_vocab()
         missing = [token for token in (START, PAD, END, MASK) if token not in vocabulary]
         if missing:
-            raise DataError(f"{path}: has no {', '.join(missing)}; BridgeTower needs RoBERTa's special tokens")
+            raise DataError(f"{path}: has no {', '.join(missing)}; take a tokenizer with RoBERTa's special tokens")
         if vocabulary[PAD] != PAD_ID:
-            raise DataError(f"{path}: <pad> has id {vocabulary[PAD]}; BridgeTower needs it at {PAD_ID}, as in RoBERTa")
+            raise DataError(f"{path}: <pad> has id {vocabulary[PAD]}; take a tokenizer with id {PAD_ID}, as in RoBERTa")
         # its threads do not survive the fork of a loader worker
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         tokenizer.no_truncation()
@@ -76,7 +75,7 @@ class CaptionTokenizer:
         self.tokenizer = tokenizer
         self.start, self.end, self.mask = vocabulary[START], vocabulary[END], vocabulary[MASK]
         self.vocab_size = max(vocabulary.values()) + 1
-        """Rows that a word table needs."""
+        """Rows that the word embeddings need."""
         self.special = np.ones(self.vocab_size, dtype=bool)
         """bool (vocab_size,): True for special tokens and for ids without a token."""
         self.special[list(vocabulary.values())] = False
@@ -90,31 +89,31 @@ class CaptionTokenizer:
 
     @property
     def digest(self) -> str:
-        """Hash of the tokenizer: the same text gives the same ids as long as it stays."""
+        """Hash of the tokenizer: equal hashes give equal ids."""
         return hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()
 
     @staticmethod
     def load(path: str) -> "CaptionTokenizer":
         """Read a `tokenizer.json`, or the one in a folder.
 
-        ConfigError where there is none, DataError where it cannot be used.
+        ConfigError if there is none, DataError if it cannot be used.
         """
         file = Path(path, "tokenizer.json") if os.path.isdir(path) else Path(path)
         if not file.is_file():
-            raise ConfigError(f"tokenizer={path}: no such file; give a tokenizer.json or the folder that holds it")
+            raise ConfigError(f"tokenizer={path}: no such file; give a tokenizer.json or the folder that contains it")
         try:
             tokenizer = Tokenizer.from_file(str(file))
         except Exception as error:  # tokenizers raises nothing narrower
-            raise DataError(f"{file}: is no tokenizer ({error})") from None
+            raise DataError(f"{file}: is not a tokenizer ({error}); give one in the format of `tokenizers`") from None
         return CaptionTokenizer(tokenizer, str(file))
 
     def encode(self, texts: Sequence[str], max_len: int, buckets: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
         """(ids int64 (B, L), mask bool (B, L), True where a token is real).
 
-        A text of more than `max_len` tokens, `<s>` and `</s>` included, is cut. L is the smallest of `buckets` that
-        holds the longest text, or `max_len`.
+        A text of more than `max_len` tokens, `<s>` and `</s>` included, is truncated. L is the smallest of `buckets` that
+        fits the longest text, or `max_len`.
         """
-        longest = (max_len - 2) * self._longest_token  # a caption of a megabyte is not tokenized to its end
+        longest = (max_len - 2) * self._longest_token  # so that a caption of a megabyte is not tokenized whole
         start, end = (np.int64(i).tobytes() for i in (self.start, self.end))
         room = (max_len - 2) * len(start)
         rows = [
@@ -128,14 +127,14 @@ class CaptionTokenizer:
         return torch.from_numpy(ids), torch.from_numpy(mask)
 
     def _split(self, text: str) -> list[str]:
-        """The words of `text`, all but the first with the space before them; the whole of it where that cannot be done."""
+        """The words of `text`, each but the first with the space before it; `text` itself where that is not exact."""
         first, *others = text.split() or [""]
         if not self._by_words or " ".join((first, *others)) != text:
             return [text]
         return [first, *(f" {word}" for word in others)]
 
     def lengths(self, texts: Sequence[str]) -> npt.NDArray[np.int64]:
-        """int64 (len(texts),): tokens of each text with `<s>` and `</s>`, before it is cut."""
+        """int64 (len(texts),): tokens of each text with `<s>` and `</s>`, before truncation."""
         encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return np.array([2 + len(encoding) for encoding in encodings], dtype=np.int64)
 
@@ -144,7 +143,7 @@ class CaptionTokenizer:
         frame = (self.start, self.end, PAD_ID)
         kept = [int(i) for i in ids if int(i) not in frame]
         text = self.tokenizer.decode(kept, skip_special_tokens=False)
-        return re.sub(rf" *{MASK}", f" {MASK}", text).strip()  # RoBERTa's <mask> takes the space before it in
+        return re.sub(rf" *{MASK}", f" {MASK}", text).strip()  # RoBERTa's <mask> includes the space before it
 
     def piece(self, token: int) -> str:
         """The text of one token, with its leading space where it begins a word."""

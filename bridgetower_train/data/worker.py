@@ -1,4 +1,4 @@
-"""What a loader process does differently: its signals, its memory, its end."""
+"""What is special about a loader worker: shared memory, signals, and how it ends."""
 
 import gc
 import multiprocessing
@@ -17,21 +17,21 @@ from bridgetower_train.errors import UserError
 
 
 def empty_pixels(count: int, size: int) -> Tensor:
-    """uint8 (count, size, size, 3); in a loader worker it is shared memory, which the queue hands on without a copy."""
+    """uint8 (count, size, size, 3); in a loader worker it is shared memory, which the queue passes on without a copy."""
     shape = (count, size, size, 3)
     if get_worker_info() is None:
-        return torch.from_numpy(np.empty(shape, dtype=np.uint8))  # numpy asks for huge pages, torch does not
+        return torch.from_numpy(np.empty(shape, dtype=np.uint8))  # numpy uses huge pages, torch does not
     storage = torch.UntypedStorage._new_shared(count * size * size * 3)
     shared: Tensor = torch.empty(0, dtype=torch.uint8).set_(storage)
     return shared.view(shape)
 
 
 def start_worker(worker: int) -> None:
-    """Leave signals to the main process: launchers send them to the whole group, while it still needs batches.
+    """Ignore signals: launchers send them to the whole process group while the main process still needs batches.
 
-    Only the main process's own SIGTERM, by which torch ends a worker that does not answer, is obeyed.
+    The one exception is SIGTERM from the main process itself, with which torch ends a worker that does not respond.
     """
-    gc.freeze()  # else the first collection would copy all that the worker still shares with the main process
+    gc.freeze()  # otherwise the first collection would copy all memory that is still shared with the main process
     for signum in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(signum, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -39,18 +39,18 @@ def start_worker(worker: int) -> None:
 
 
 def killed_worker(error: RuntimeError, data: DataConfig) -> UserError | None:
-    """What to say, instead of torch's `error`, of a worker that was killed; None for other errors.
+    """The message to show instead of torch's `error` when a worker was killed; None for other errors.
 
-    Torch raises it from a signal handler: the main process meets it wherever it is, and not only where it asks for a batch.
+    Torch raises the error in a signal handler, so it can surface anywhere in the main process.
     """
     pattern = r"DataLoader (worker(?: \(pid.*?\d\))?) (?:(is killed by signal: [\w ]+)|exited)"
-    said = re.match(pattern, str(error.__cause__)) or re.match(pattern, str(error))
-    if said is None:
+    match = re.match(pattern, str(error.__cause__)) or re.match(pattern, str(error))
+    if match is None:
         return None
     return UserError(
-        f"loader {said[1]} {said[2] or 'ended unexpectedly'}: most often the host was short of memory, or /dev/shm of space. "
-        f"Lower data.workers={data.workers} or data.prefetch={data.prefetch}, or give the job more (Docker: --memory, and "
-        "--ipc=host or --shm-size); the kernel's log (dmesg) names what it killed for lack of memory"
+        f"loader {match[1]} {match[2] or 'ended unexpectedly'}: most often the host ran out of memory, or /dev/shm out of "
+        f"space. Lower data.workers={data.workers} or data.prefetch={data.prefetch}, or give the job more (Docker: --memory, "
+        "and --ipc=host or --shm-size); the kernel log (dmesg) lists processes killed for lack of memory"
     )
 
 

@@ -1,4 +1,4 @@
-"""The engines. A new one is a file with an Engine and a line in ENGINES."""
+"""The engines. A new one is a file with an `Engine`, and a line in ENGINES."""
 
 from collections.abc import Callable
 from functools import partial

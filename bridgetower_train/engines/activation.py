@@ -1,4 +1,4 @@
-"""Activation checkpointing, applied to a model from outside."""
+"""Activation checkpointing, applied to a model without changing its code."""
 
 from functools import partial
 
@@ -9,9 +9,9 @@ from bridgetower_train.model.bridgetower import blocks
 
 
 def checkpoint_blocks(model: nn.Module) -> None:
-    """Let every transformer block of `model` keep its inputs alone, and compute itself again in the backward pass.
+    """Make every transformer block of `model` save only its inputs, and recompute its activations in the backward pass.
 
-    The generators' states are kept too, so that dropout drops the same; the names of parameters do not change.
+    The generators' states are saved too, so that dropout is the same; parameters keep their names.
     """
     for block in blocks(model):
         forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=True)

@@ -1,4 +1,4 @@
-"""What the training loop asks of an engine: forward and backward, update, save, load."""
+"""The interface of an engine to the training loop: forward and backward pass, update, save, load."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
@@ -16,58 +16,58 @@ Metrics = dict[str, Tensor]
 """Device scalars by name."""
 
 Files = dict[str, dict[str, Tensor]]
-"""Host tensors by name, by the path of the safetensors file that they belong in."""
+"""Path of a safetensors file -> its host tensors by name."""
 
 WEIGHTS = "model.safetensors"
-"""Full fp32 weights under Hugging Face's names, from every engine."""
+"""Full fp32 weights under Hugging Face's names, whatever the engine."""
 OPTIMIZER = "optimizer/state.safetensors"
-"""`{parameter}.step`, `.exp_avg` and `.exp_avg_sq`, full tensors, from every engine."""
+"""`{parameter}.step`, `.exp_avg` and `.exp_avg_sq` as full tensors, whatever the engine."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
-"""Slots of the optimizer that are as large as the parameter."""
+"""The optimizer's state tensors that have the parameter's shape."""
 
 
 class Engine(ABC):
-    """Model, optimizer and ranks as one thing."""
+    """Trains a task with an optimizer on all ranks."""
 
     task: Task
-    """The model with its losses, unwrapped; its weights may be divided among the ranks (see `full_params`)."""
+    """The model with its losses, unwrapped; its weights may be sharded across ranks (see `full_params`)."""
     optimizer: torch.optim.Optimizer
-    """Its groups carry `lr` and `initial_lr` (see training.optim)."""
+    """Its groups have `lr` and `initial_lr` (see engines.optim)."""
     parameter_count: int
-    """Of the whole model."""
+    """Parameters of the whole model."""
 
     @abstractmethod
     def forward_backward(self, batch: Batch, totals: Tensor, last: bool) -> Metrics:
-        """Losses and gradients of one micro-batch; on the `last` one of a step the ranks' gradients are averaged."""
+        """Metrics and gradients of one micro-batch; gradients are averaged over the ranks on the `last` one of a step."""
 
     @abstractmethod
     def step(self) -> Metrics:
-        """One update at the optimizer's rates, skipped on the device where the gradient is not finite.
+        """One update at the optimizer's learning rates, skipped on the device if the gradient is not finite.
 
         Returns `grad_norm` (before clipping) and `skipped` (0 or 1).
         """
 
     @contextmanager
     def full_params(self) -> Iterator[Task]:
-        """The task with all weights on every rank, to evaluate it while the block runs. Entered on every rank."""
+        """The task with full weights on every rank, for evaluation inside the block. Collective: entered on every rank."""
         yield self.task
 
     @abstractmethod
     def preallocate(self) -> None:
-        """Start to take the memory of a snapshot, in the background, so that the first one waits for no more than later ones."""
+        """Start to allocate a snapshot's memory in the background, so that the first snapshot takes no longer than later ones."""
 
     @abstractmethod
     def snapshot(self) -> Files:
         """Host copies of WEIGHTS and OPTIMIZER on rank 0, nothing on the others. Called on every rank at the same step.
 
-        Training does not change them: they may be written while it goes on. They hold until the next snapshot.
+        Training does not change them, so they may be written in the background. They are valid until the next snapshot.
         """
 
     @abstractmethod
     def load(self, folder: Path) -> None:
-        """Take over the files of a snapshot, whichever engine and number of ranks it is from.
+        """Load the files of a snapshot, from any engine and any number of ranks.
 
-        Called on every rank; rank 0 alone reads. Raises CheckpointError on all where it cannot.
+        Called on every rank; only rank 0 reads. Raises CheckpointError on all ranks if that fails.
         """
 
 
@@ -77,7 +77,7 @@ def read_slots(read: Read, name: str, shape: torch.Size) -> dict[str, Tensor]:
 
 
 def snapshot_shapes(weights: dict[str, torch.Size], trained: Iterable[str]) -> dict[str, torch.Size]:
-    """The shapes of all tensors of a snapshot, from those of the weights and the names of the trained ones."""
+    """The shapes of all tensors of a snapshot, from the weights' shapes and the names of the trained ones."""
     shapes = dict(weights)
     for name in trained:
         shapes |= {f"{name}.step": torch.Size(()), **{f"{name}.{key}": weights[name] for key in MOMENTS}}

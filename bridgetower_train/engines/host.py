@@ -1,4 +1,4 @@
-"""Copies of tensors in host memory, which a thread may write out while training changes the tensors."""
+"""Copies of tensors in host memory, which a thread can write to disk while training changes the tensors."""
 
 from collections.abc import Iterable
 from threading import Thread, main_thread
@@ -10,35 +10,35 @@ from bridgetower_train.devices import Device
 
 
 class HostCopies:
-    """Host memory for named tensors of float32, page-locked where the device gains by it, and used again."""
+    """Reusable host memory for named float32 tensors, page-locked if the device benefits."""
 
     def __init__(self, device: Device) -> None:
         self.device = device
         self._buffers: dict[str, Tensor] = {}
-        self._taking: Thread | None = None
+        self._allocating: Thread | None = None
 
     def preallocate(self, shapes: dict[str, torch.Size]) -> None:
-        """Start to take the memory of these names, in the background: the kernel takes seconds to give so many pages."""
-        self._taking = Thread(target=self._take, args=(shapes,), name="host memory")
-        self._taking.start()
+        """Start to allocate memory for these names in the background: the kernel takes seconds for so many pages."""
+        self._allocating = Thread(target=self._allocate, args=(shapes,), name="host memory")
+        self._allocating.start()
 
-    def _take(self, shapes: dict[str, torch.Size]) -> None:
+    def _allocate(self, shapes: dict[str, torch.Size]) -> None:
         for name, shape in shapes.items():
             if not main_thread().is_alive():  # an error ends the process
                 return
             buffer = torch.empty(shape, pin_memory=self.device.pin_memory)
-            if not self.device.pin_memory:  # what is page-locked is there already
-                buffer.numpy().fill(0.0)  # on one core, and without the interpreter's lock
+            if not self.device.pin_memory:  # page-locked memory has its pages already
+                buffer.numpy().fill(0.0)  # on one core, and without holding the GIL
             self._buffers[name] = buffer
 
     def copy(self, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-        """Contiguous copies of (name, tensor), which hold until these names are copied again.
+        """Contiguous copies of (name, tensor), valid until these names are copied again.
 
-        Waits for the memory that was reserved; what was not is taken now.
+        Waits for preallocated memory; other memory is allocated now.
         """
-        if self._taking is not None:
-            self._taking.join()
-            self._taking = None
+        if self._allocating is not None:
+            self._allocating.join()
+            self._allocating = None
         copies = {}
         for name, tensor in tensors:
             if name not in self._buffers:

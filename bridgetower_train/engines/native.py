@@ -1,4 +1,4 @@
-"""The plain engine: one process, or DistributedDataParallel. fp32 weights, autocast from the device."""
+"""The native engine: one process, or DistributedDataParallel. fp32 weights, the device's autocast."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -21,7 +21,7 @@ from bridgetower_train.tasks import Task
 
 
 class NativeEngine(Engine):
-    """See Engine. Every rank holds all weights; rank 0 writes them."""
+    """See Engine. Every rank has all weights; rank 0 writes them."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class NativeEngine(Engine):
         graphs: int = 1,
         accumulates: bool = False,
     ) -> None:
-        """`graphs` shapes of batches are to come, in steps of several micro-batches where it `accumulates`."""
+        """Batches will have `graphs` different shapes; if it `accumulates`, a step has several micro-batches."""
         self.task, self.device, self.ranks, self.config = task, device, ranks, config
         self.parameter_count = sum(p.numel() for p in task.parameters())
         self.optimizer = device.adamw(parameter_groups(task.model.named_parameters(), config), config)
@@ -54,8 +54,8 @@ class NativeEngine(Engine):
             metrics: Metrics
             with self.device.autocast():
                 loss, metrics = self.module(batch, totals)
-            # A non-finite loss poisons its own gradients, and through their sum every rank's: the gradient norm alone then
-            # tells all ranks to skip.
+            # A non-finite loss makes its gradients NaN, and through their sum those of all ranks: so the gradient norm
+            # is enough for all ranks to skip the update.
             (loss * torch.where(torch.isfinite(loss), 1.0, torch.nan)).backward()
         self.device.mark_step()
         return metrics
@@ -104,28 +104,28 @@ class NativeEngine(Engine):
                 self.device.load_optimizer_state(self.optimizer, group, parameter, slots)
 
     def _named(self) -> Iterator[tuple[dict[str, Any], str, nn.Parameter]]:
-        """(group, name, parameter) of all that is trained."""
+        """(group, name, parameter) of all trained parameters."""
         for group in self.optimizer.param_groups:
             for name, parameter in zip(group["names"], group["params"], strict=True):
                 yield group, name, parameter
 
 
 class _Zero(nn.Module):
-    """A loss of nothing, whose gradients arrive in the order of DistributedDataParallel's first buckets."""
+    """A loss of zero, whose gradients are ready in the order of DistributedDataParallel's initial buckets."""
 
     def __init__(self, parameters: list[nn.Parameter]) -> None:
         super().__init__()
-        self.trained = parameters  # a list, which registers none of them
+        self.trained = parameters  # in a list they are not registered
 
     def forward(self) -> Tensor:
         return torch.stack([0.0 * parameter.sum() for parameter in self.trained]).sum()
 
 
 def _settle_buckets(module: DistributedDataParallel) -> None:
-    """Let DistributedDataParallel arrange its buckets once, before the first step.
+    """Make DistributedDataParallel rebuild its buckets before the first step.
 
-    It does so after the first backward pass of a process, and the place of a gradient in them decides in which order more than
-    two ranks add it up: the first step after a resume would not be bit for bit what it is in a run that went on.
+    It does so after the first backward pass of a process, and a gradient's bucket decides in which order more than two ranks
+    are summed. Otherwise the first step after a resume would differ in bits from the same step of an uninterrupted run.
     """
     task, module.module = module.module, _Zero([p for p in module.parameters() if p.requires_grad])
     module().backward()

@@ -1,4 +1,4 @@
-"""Parameter groups and the learning-rate schedule of the recipe."""
+"""Parameter groups and the learning-rate schedule."""
 
 import math
 from collections.abc import Iterable
@@ -9,19 +9,19 @@ from torch.optim import Optimizer
 from bridgetower_train.config import OptimConfig
 
 TRUNK, FUSION = "bridgetower.", "bridgetower.cross_modal_"
-"""Prefixes of what stands in the trunk, and of the fusion encoder in it."""
+"""Prefixes of the trunk's parameters, and of the fusion encoder's among them."""
 
 
 def parameter_groups(
     named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimConfig
 ) -> list[dict[str, object]]:
-    """Groups for AdamW by learning rate (tower, fusion, head) and weight decay; `names` keeps each parameter's name.
+    """Groups for AdamW by learning rate (tower, fusion, head) and weight decay, with the parameters' `names`.
 
-    The fusion encoder trains at `optim.lr_fusion`, what stands beside the trunk at `optim.lr_heads`; the rest, type embeddings
-    and single parameters such as the temperature included, at `optim.lr`.
+    The fusion encoder trains at `optim.lr_fusion`, modules beside the trunk at `optim.lr_heads`, and the rest, including type
+    embeddings and single parameters such as the temperature, at `optim.lr`.
 
-    Vectors and scalars (biases, norms, class token, temperature) and position tables are not decayed. Microsoft's list of
-    names misses CLIP's and so decays them there; the intent is the same.
+    Vectors and scalars (biases, norms, class token, temperature) and position tables have no weight decay. Microsoft's code
+    lists them by name, but misses CLIP's names and so decays those.
     """
     rates = {"tower": config.lr, "fusion": config.lr_fusion, "head": config.lr_heads}
     groups: dict[tuple[str, bool], dict[str, list[object]]] = {}
@@ -48,19 +48,19 @@ def parameter_groups(
 
 
 def set_lr(optimizer: Optimizer, factor: float) -> None:
-    """Have the next update take `factor` of the peak learning rates."""
+    """Set the learning rates of the next update to `factor` times the peak learning rates."""
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor
 
 
 class Schedule:
-    """Linear warm-up, then linear or cosine decay to zero at the last step, or no decay."""
+    """Linear warm-up, then linear or cosine decay to zero at the last step, or none."""
 
     def __init__(self, decay: str, warmup_steps: int, total_steps: int) -> None:
         self.decay, self.warmup_steps, self.total_steps = decay, warmup_steps, total_steps
 
     def factor(self, step: int) -> float:
-        """Share of the peak learning rate that the update number `step` (from 0) takes."""
+        """Fraction of the peak learning rate for update number `step` (from 0)."""
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         left = (self.total_steps - step) / max(1, self.total_steps - self.warmup_steps)

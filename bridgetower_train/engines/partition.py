@@ -1,8 +1,8 @@
-"""Where the ranks keep the parameters that ZeRO divides among them.
+"""How ZeRO partitions parameters across ranks.
 
-A parameter group is one flat tensor on each rank, of the same length N on all W ranks. Under ZeRO-1 and 2 the W tensors in a row
-are the group's parameters in a row, with zeros at the end. Under ZeRO-3 each parameter is cut into W equal parts, the last ones
-filled up with zeros, and a rank's tensor is its parts in a row.
+A parameter group is one flat tensor on each rank, of the same length N on all W ranks. Under ZeRO-1 and 2 the W tensors
+concatenated are the group's parameters concatenated, padded with zeros. Under ZeRO-3 each parameter is split into W equal parts,
+the last ones padded with zeros, and a rank's tensor is the concatenation of its parts.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Slice:
-    """`count` elements of a parameter, from its `start` on: they lie at `at` of the flat tensor of `rank`."""
+    """`count` elements of a parameter from `start` on, which are at offset `at` of the flat tensor of `rank`."""
 
     rank: int
     at: int
@@ -25,7 +25,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class FlatPartition:
-    """One group's parameters over the ranks."""
+    """One parameter group's partition across ranks."""
 
     names: list[str]
     shapes: list[torch.Size]
@@ -33,45 +33,47 @@ class FlatPartition:
     """N."""
     ranks: int
     """W."""
-    each_cut: bool
-    """Whether each parameter is cut (ZeRO-3) or all of them in a row (ZeRO-1 and 2)."""
+    per_parameter: bool
+    """Whether each parameter is split (ZeRO-3), or their concatenation (ZeRO-1 and 2)."""
 
-    def places(self) -> Iterator[tuple[str, torch.Size, list[Slice]]]:
-        """(name, shape, places in the order of the elements) of every parameter."""
+    def slices(self) -> Iterator[tuple[str, torch.Size, list[Slice]]]:
+        """(name, shape, slices in the order of the elements) of every parameter."""
         begin = 0
         for name, shape in zip(self.names, self.shapes, strict=True):
             size = shape.numel()
             part = -(-size // self.ranks)
-            if self.each_cut:
+            if self.per_parameter:
                 cut = [Slice(rank, begin, rank * part, min(part, size - rank * part)) for rank in range(self.ranks)]
             else:
                 cut = [self._overlap(rank, begin, size) for rank in range(self.ranks)]
-            yield name, shape, [place for place in cut if place.count > 0]
-            begin += part if self.each_cut else size
-        assert begin <= self.length * (1 if self.each_cut else self.ranks), "the flat tensors hold less than the group"
+            yield name, shape, [piece for piece in cut if piece.count > 0]
+            begin += part if self.per_parameter else size
+        assert begin <= self.length * (1 if self.per_parameter else self.ranks), (
+            "the flat tensors are smaller than the group"
+        )
 
     def _overlap(self, rank: int, begin: int, size: int) -> Slice:
-        """What `rank` has of a parameter that lies in the row from `begin` on."""
+        """The slice on `rank` of a parameter that begins at `begin` of the concatenation."""
         first, last = max(begin, rank * self.length), min(begin + size, (rank + 1) * self.length)
         return Slice(rank, first - rank * self.length, first - begin, last - first)
 
-    def whole(self, flat_N: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """(name, full tensor) of every parameter, from the flat tensors of all ranks. Called on all of them, to the end."""
+    def gather(self, flat_N: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """(name, full tensor) of every parameter, gathered from all ranks. Collective, and to be exhausted on all of them."""
         gathered = flat_N.new_empty(self.ranks * self.length)
         dist.all_gather(list(gathered.chunk(self.ranks)), flat_N.detach().contiguous())
-        yield from self.assembled(gathered.view(self.ranks, self.length))
+        yield from self.assemble(gathered.view(self.ranks, self.length))
 
-    def assembled(self, rows_WN: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """(name, full tensor) of every parameter, from the flat tensors of all ranks, one below the other."""
-        for name, shape, places in self.places():
-            yield name, torch.cat([rows_WN[p.rank, p.at : p.at + p.count] for p in places]).view(shape)
+    def assemble(self, rows_WN: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """(name, full tensor) of every parameter, from the flat tensors of all ranks, one per row."""
+        for name, shape, slices in self.slices():
+            yield name, torch.cat([rows_WN[s.rank, s.at : s.at + s.count] for s in slices]).view(shape)
 
     def part(self, rank: int, read: Callable[[str, torch.Size], Tensor]) -> Tensor:
-        """The flat tensor of `rank`, on the host, of parameters each of which `read` gives, by name and shape, in order."""
+        """The flat tensor of `rank`, on the host; `read` returns each parameter by name and shape, and is called in order."""
         flat_N = torch.zeros(self.length)
-        for name, shape, places in self.places():
+        for name, shape, slices in self.slices():
             elements = read(name, shape).flatten()
-            for place in places:
-                if place.rank == rank:
-                    flat_N[place.at : place.at + place.count] = elements[place.start : place.start + place.count]
+            for s in slices:
+                if s.rank == rank:
+                    flat_N[s.at : s.at + s.count] = elements[s.start : s.start + s.count]
         return flat_N

@@ -1,4 +1,4 @@
-"""Safetensors files: written from memory without another copy of it and hashed meanwhile, and read once for all ranks.
+"""Safetensors files: written and hashed at once without copying the tensors, and read once for all ranks.
 
 Format: https://github.com/huggingface/safetensors#format
 """
@@ -23,7 +23,7 @@ from bridgetower_train.errors import CheckpointError
 from bridgetower_train.files import open_direct, write_direct
 
 Read = Callable[[str, torch.Size], Tensor]
-"""(name, shape) -> a float32 host tensor of its own. Called on all ranks with the same arguments in the same order."""
+"""(name, shape) -> a new float32 host tensor. Called on all ranks with the same arguments in the same order."""
 
 _BLOCK = 1 << 24
 _DAMAGE = (OSError, ValueError, LookupError)
@@ -31,10 +31,10 @@ _DAMAGE = (OSError, ValueError, LookupError)
 
 @contextmanager
 def shared_tensors(path: Path, ranks: Ranks) -> Iterator[Read]:
-    """The tensors of a file, all of which must be read while the block runs.
+    """The tensors of a file, all of which must be read inside the block.
 
-    Rank 0 alone opens it, and sends on what it reads, one tensor at a time. Where it cannot read something it goes on sending
-    all the same, so that no rank waits in vain, and at the end of the block all ranks raise CheckpointError.
+    Only rank 0 opens the file, and broadcasts one tensor at a time. If it fails to read one it keeps broadcasting, so that no
+    rank hangs, and at the end of the block all ranks raise CheckpointError.
     """
     failure: str | None = None
     file: _File | None = None
@@ -58,15 +58,15 @@ def shared_tensors(path: Path, ranks: Ranks) -> Iterator[Read]:
 
         yield read
     if file is not None and failure is None and file.entries:
-        failure = f"it holds {', '.join(list(file.entries)[:3])}, which the model lacks"
-    said = failure and f"cannot read {path}: {failure}. Move that checkpoint away, and the one before it is taken"
-    said = ranks.gather_objects(said)[0]
-    if said is not None:
-        raise CheckpointError(said)
+        failure = f"it contains {', '.join(list(file.entries)[:3])}, which the model does not have"
+    message = failure and f"cannot read {path}: {failure}. Move this checkpoint away to resume from the one before it"
+    message = ranks.gather_objects(message)[0]
+    if message is not None:
+        raise CheckpointError(message)
 
 
 class _File:
-    """What is still to be read of an open file. The library would map all of it, which takes its size in memory and is slower."""
+    """An open file and its tensors yet to be read. The library would map the whole file, which takes memory and is slower."""
 
     def __init__(self, file: BufferedReader) -> None:
         self.file = file
@@ -76,12 +76,14 @@ class _File:
         self.begin = 8 + size
 
     def fill(self, name: str, tensor: Tensor) -> None:
-        """Read a tensor into a contiguous one, and cross it off."""
+        """Read a tensor into a contiguous one, and remove it from `entries`."""
         if name not in self.entries:
-            raise ValueError(f"it lacks {name}")
+            raise ValueError(f"it does not contain {name}")
         entry = self.entries.pop(name)
         if (entry["dtype"], entry["shape"]) != ("F32", list(tensor.shape)):
-            raise ValueError(f"{name} is {entry['dtype']} {entry['shape']}, the model's F32 {list(tensor.shape)}")
+            raise ValueError(
+                f"{name} is {entry['dtype']} {entry['shape']}, and the model's is F32 {list(tensor.shape)}"
+            )
         self.file.seek(self.begin + entry["data_offsets"][0])
         if self.file.readinto(_bytes(tensor)) != tensor.nbytes:
             raise ValueError(f"it ends within {name}")
@@ -90,17 +92,17 @@ class _File:
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
     """Write contiguous float32 host tensors as a safetensors file, synced to disk; returns its SHA-256.
 
-    safetensors' own `save_file` would copy all of them once more, and the file would have to be read again for its hash.
+    safetensors' `save_file` would copy all tensors, and the file would have to be read again for its hash.
     """
     pieces = [memoryview(_header(tensors)), *map(_bytes, tensors.values())]
     with ThreadPoolExecutor(1, "hash") as thread:
-        digest = thread.submit(_sha256, pieces)  # neither hashing nor writing holds the interpreter's lock
+        digest = thread.submit(_sha256, pieces)  # both hashing and writing release the GIL
         _write(path, pieces)
     return digest.result()
 
 
 def _write(path: Path, pieces: list[memoryview]) -> None:
-    """Write and sync a file, a block at a time from memory as direct writing wants it: whole pages."""
+    """Write and sync a file, a block at a time, from page-aligned memory as direct I/O requires."""
     block = np.frombuffer(mmap.mmap(-1, _BLOCK), np.uint8)
     with open_direct(path) as descriptor:
         filled = 0

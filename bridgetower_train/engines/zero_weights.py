@@ -1,4 +1,4 @@
-"""Which weights come and go together under ZeRO-3, and how many of them are there at a time."""
+"""Which weights ZeRO-3 gathers together, and how many at a time."""
 
 from dataclasses import dataclass
 
@@ -10,24 +10,24 @@ from bridgetower_train.tasks import Task
 
 @dataclass(frozen=True)
 class Zero3Settings:
-    """Numbers of elements, by which DeepSpeed decides what to fetch and what to keep."""
+    """Numbers of elements, by which DeepSpeed decides what to gather and what to keep."""
 
     persistent: int
-    """A weight of at most so many is never divided."""
+    """A weight of at most this size is never sharded."""
     reuse: int
-    """A weight stays where it is used again before so many others are."""
+    """A weight is kept if it is used again before this many others."""
     prefetch: int
-    """How many to fetch ahead with each module."""
+    """How many to prefetch with each module."""
     live: int
-    """How many may be there for any to be fetched ahead: without a limit the look-ahead would gather the whole model."""
+    """Nothing is prefetched beyond this many gathered ones: without a limit the whole model would be gathered."""
 
     @staticmethod
     def of(parameters: int) -> "Zero3Settings":
-        """In proportion to the model: biases and norms stay whole; of the rest, about a block's is kept and fetched at a time."""
+        """In proportion to the model: biases and norms are not sharded; of the rest, about one block is gathered at a time."""
         return Zero3Settings(parameters // 10_000, parameters // 64, parameters // 64, parameters // 16)
 
     def settings(self) -> dict[str, int]:
-        """DeepSpeed's names for them."""
+        """The settings under DeepSpeed's names."""
         return {
             "stage3_param_persistence_threshold": self.persistent,
             "stage3_max_reuse_distance": self.reuse,
@@ -37,9 +37,9 @@ class Zero3Settings:
 
 
 def leaves(task: Task) -> list[nn.Module]:
-    """The modules whose weights come and go together: the transformer blocks, but for the fusion's last.
+    """The modules whose weights are gathered and released as a whole: all transformer blocks except the fusion's last.
 
-    That one may be called twice, and DeepSpeed takes such a module's gradients to be complete after one backward pass.
+    That one may be called twice, and DeepSpeed takes the gradients of such a module for complete after its first backward pass.
     """
     trunk = task.model.bridgetower
     last = (trunk.cross_modal_text_layers[-1], trunk.cross_modal_image_layers[-1])

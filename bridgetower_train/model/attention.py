@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from bridgetower_train.config import HEAD_WIDTH
 
 AttentionFunction = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]
-"""(q_BHQE, k_BHTE, v_BHTE, mask, dropout probability) -> x_BHQE. The mask is bool, broadcasts to BHQT, and is True where a
-key is seen; None sees all. Never causal."""
+"""(q_BHQE, k_BHTE, v_BHTE, mask, dropout probability) -> x_BHQE. The mask is bool, broadcasts to BHQT, and is True for keys
+that are attended to; None attends to all. Never causal."""
 
 
 def sdpa(q_BHQE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor, mask: Tensor | None, dropout_p: float) -> Tensor:
-    """PyTorch's own attention, which picks the best kernel of the device."""
+    """PyTorch's own attention, which picks the device's best kernel."""
     return F.scaled_dot_product_attention(q_BHQE, k_BHTE, v_BHTE, attn_mask=mask, dropout_p=dropout_p)
 
 
@@ -41,17 +41,17 @@ def use_absorbed(queries: int, keys: int, width: int) -> bool:
 def absorbed_attention(
     q_BHQE: Tensor, x_BTD: Tensor, key: nn.Linear, value: nn.Linear, mask: Tensor | None, dropout_p: float
 ) -> Tensor:
-    """What attention from `q_BHQE` to key(x_BTD) and value(x_BTD) gives, without making either: (B, H, Q, E).
+    """Attention from `q_BHQE` to key(x_BTD) and value(x_BTD) without computing either: (B, H, Q, E).
 
-    Sums and projections change places, since q . Wx = (W'q) . x and sum p Wx = W sum p x: the T tokens are read once per
-    query and head, and only what is read of them is projected.
+    The projections are moved past the sums (weight absorption): q . Wx = (W'q) . x, and sum p Wx = W sum p x. So the T tokens
+    are read once per query and head, and only the sums are projected.
     """
     key_HED, value_HED = (linear.weight.unflatten(0, (-1, HEAD_WIDTH)) for linear in (key, value))
     key_bias_H1E, value_bias_H1E = (linear.bias.view(-1, 1, HEAD_WIDTH) for linear in (key, value))
     q_BHQE = q_BHQE * HEAD_WIDTH**-0.5
     heads_BPD = torch.einsum("bhqe,hed->bhqd", q_BHQE, key_HED).flatten(1, 2)
     logits_BHQT = (heads_BPD @ x_BTD.transpose(1, 2)).unflatten(1, q_BHQE.shape[1:3])
-    # The key's bias changes no softmax, yet the parameter has a gradient, of zero.
+    # The key's bias does not change the softmax, but its parameter must have a gradient, which is zero.
     logits_BHQT = logits_BHQT + (q_BHQE * key_bias_H1E).sum(-1, keepdim=True)
     if mask is not None:
         logits_BHQT = logits_BHQT.masked_fill(~mask, -torch.inf)
@@ -66,7 +66,7 @@ def take(x: Tensor, rows: Tensor | None) -> Tensor:
 
 
 def top_states(blocks: nn.ModuleList, x: Tensor, top: int, *args: Tensor) -> list[Tensor]:
-    """The outputs of the `top` last blocks of a tower that starts from `x`, lowest first; `args` go to every block."""
+    """The outputs of the last `top` blocks of a tower with input `x`, lowest first; `args` are passed to every block."""
     states = []
     for depth, block in enumerate(blocks):
         x = block(x, *args)
@@ -76,7 +76,7 @@ def top_states(blocks: nn.ModuleList, x: Tensor, top: int, *args: Tensor) -> lis
 
 
 class Linear(nn.Linear):
-    """A linear layer that starts with weights from normal(0, std) and a bias of zero."""
+    """A linear layer whose weights are initialised from normal(0, std) and whose bias is initialised to zero."""
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, std: float = 0.02) -> None:
         self.std = std
@@ -89,7 +89,7 @@ class Linear(nn.Linear):
 
 
 class Embedding(nn.Embedding):
-    """A table that starts from normal(0, std), its padding row at zero."""
+    """An embedding table initialised from normal(0, std), with a padding row of zeros."""
 
     def __init__(self, rows: int, width: int, padding_idx: int | None = None, std: float = 0.02) -> None:
         self.std = std
@@ -136,7 +136,7 @@ class QueryKeyValue(nn.Module):
 
 
 class Attention(nn.Module):
-    """A post-norm attention sublayer, to the own tokens or to another stream's (as in RoBERTa)."""
+    """A post-norm attention sublayer as in RoBERTa, to a stream's own tokens or to another stream's."""
 
     def __init__(self, width: int, dropout: float, eps: float, attention: AttentionFunction) -> None:
         super().__init__()
@@ -155,8 +155,8 @@ class Attention(nn.Module):
     ) -> Tensor:
         """Attend from `queries_BQD` to `keys_BTD`; the result has the shape of the queries.
 
-        With `query_rows` or `key_rows`, row i of the result is that of queries_BQD[query_rows[i]] and
-        keys_BTD[key_rows[i]]: rows that occur several times are projected once.
+        With `query_rows` or `key_rows`, row i of the result is for queries_BQD[query_rows[i]] and keys_BTD[key_rows[i]];
+        each row is projected once, however often it occurs.
         """
         dropout_p = self.dropout_p if self.training else 0.0
         q = split_heads(take(self.self.query(queries_BQD), query_rows))

@@ -1,8 +1,8 @@
 """BridgeTower (Xu et al., 2022): two towers, and a fusion encoder bridged to the top K blocks of both.
 
-Plain single-device PyTorch with the parameter names of the Hugging Face classes. It knows no device, no engine, no loss.
+Plain single-device PyTorch with the parameter names of the Hugging Face classes, independent of devices, engines and losses.
 
-Shapes: B images or texts, P pairs, N image tokens, L text tokens, M read places per text, D width, K fusion layers.
+Shapes: B images or texts, P pairs, N image tokens, L text tokens, M positions read per text, D width, K fusion layers.
 """
 
 from collections.abc import Iterable
@@ -25,12 +25,12 @@ class ImageStates:
     """What the fusion encoder and the contrast read of B images."""
 
     bridged: list[Tensor]
-    """K times (B, N, D): the top K blocks through ln_post, transform and token type; lowest first."""
+    """K tensors (B, N, D): outputs of the top K blocks after ln_post, transform and token type; lowest first."""
     cls: Tensor
     """(B, D): ln_post of the last block's class token."""
 
     def take(self, rows: Tensor) -> "ImageStates":
-        """Those of some images."""
+        """The states of some of the images."""
         return ImageStates([take(x, rows) for x in self.bridged], take(self.cls, rows))
 
 
@@ -39,14 +39,14 @@ class TextStates:
     """What the fusion encoder and the contrast read of B texts."""
 
     bridged: list[Tensor]
-    """K times (B, L, D): the top K layers through transform and token type; lowest first."""
+    """K tensors (B, L, D): outputs of the top K layers after transform and token type; lowest first."""
     cls: Tensor
     """(B, D): the last layer's first token."""
     mask: Tensor
     """bool (B, 1, 1, L): True where a token is real."""
 
     def take(self, rows: Tensor) -> "TextStates":
-        """Those of some texts."""
+        """The states of some of the texts."""
         return TextStates([take(x, rows) for x in self.bridged], take(self.cls, rows), take(self.mask, rows))
 
 
@@ -59,14 +59,14 @@ class Pairs:
     text_rows: Tensor
     """int64 (P,): its text, a row of TextStates."""
     pooled: int
-    """How many pairs, the first ones, are read at the first token of both streams."""
+    """Number of pairs that are read at the first token of both streams; they come first."""
     positions: Tensor | None = None
-    """int64 (P - pooled, M): the places of the text stream at which the others are read."""
+    """int64 (P - pooled, M): the token positions at which the text streams of the other pairs are read."""
 
 
 @dataclass(frozen=True)
 class Fused:
-    """What was asked for of P fused pairs."""
+    """The results of P fused pairs."""
 
     pooled: Tensor
     """(pooled, 2 D): the pooled first token of the text stream, then of the image stream."""
@@ -75,7 +75,7 @@ class Fused:
 
 
 class Trunk(nn.Module):
-    """Towers and fusion encoder: all but the heads."""
+    """Towers and fusion encoder: everything except the heads."""
 
     def __init__(self, config: ModelConfig, attention: AttentionFunction) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class Trunk(nn.Module):
     def fuse(self, image: ImageStates, text: TextStates, pairs: Pairs) -> Fused:
         """See BridgeTower.fuse."""
         # x is the text stream, y the image stream. Up to the cross-attention of the first layer they have one row per text
-        # and per image, of which the pairs take theirs there; from then on they have one row per pair.
+        # and per image, from which each pair takes its own there; from then on they have one row per pair.
         x, y = self.cross_modal_text_layernorm(text.bridged[0]), self.cross_modal_image_layernorm(image.bridged[0])
         x_rows: Tensor | None = pairs.text_rows
         y_rows: Tensor | None = pairs.image_rows
@@ -125,7 +125,7 @@ class Trunk(nn.Module):
         return self._last_layer(take(x, x_rows), take(y, y_rows), mask, pairs)
 
     def _last_layer(self, x_PLD: Tensor, y_PND: Tensor, mask_P11L: Tensor, pairs: Pairs) -> Fused:
-        """The last fusion layer and the poolers, for the tokens that are read."""
+        """The last fusion layer and the poolers, for those tokens only that are read."""
         parts = [pairs.pooled, len(x_PLD) - pairs.pooled]
         (x_cls, x_text), (y_cls, y_text), (mask_cls, mask_text) = (t.split(parts) for t in (x_PLD, y_PND, mask_P11L))
         text_layer, image_layer = self.cross_modal_text_layers[-1], self.cross_modal_image_layers[-1]
@@ -135,7 +135,7 @@ class Trunk(nn.Module):
             image_cls = image_layer(y_cls, x_cls, other_mask=mask_cls, queries=y_cls[:, :1])[:, 0]
             pooled = torch.cat([self.cross_modal_text_pooler(text_cls), self.cross_modal_image_pooler(image_cls)], -1)
         if len(x_text):
-            assert pairs.positions is not None, "pairs beyond the pooled ones are read at positions"
+            assert pairs.positions is not None, "pairs that are not pooled are read at positions"
             queries = x_text.gather(1, pairs.positions[..., None].expand(-1, -1, x_text.shape[-1]))
             text = text_layer(x_text, y_text, own_mask=mask_text, queries=queries)
         return Fused(pooled, text)
@@ -147,7 +147,7 @@ class Trunk(nn.Module):
 
 
 class BridgeTower(nn.Module):
-    """The model: `bridgetower`, the trunk, and beside it the heads of a task."""
+    """The model: the trunk `bridgetower`, and the heads of a task beside it."""
 
     def __init__(self, config: ModelConfig, heads: Iterable[Head] = (), attention: AttentionFunction = sdpa) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ class BridgeTower(nn.Module):
         return getattr(self, name)
 
     def encode_image(self, pixels_B3SS: Tensor) -> ImageStates:
-        """The states of uint8 images (B, 3, S, S), once for all pairs that they are in."""
+        """The states of uint8 images (B, 3, S, S), to be used by every pair that an image is in."""
         return self.bridgetower.encode_image(pixels_B3SS)
 
     def encode_text(self, ids_BL: Tensor, mask_BL: Tensor) -> TextStates:
@@ -169,10 +169,10 @@ class BridgeTower(nn.Module):
         return self.bridgetower.encode_text(ids_BL, mask_BL)
 
     def fuse(self, image: ImageStates, text: TextStates, pairs: Pairs) -> Fused:
-        """Fuse P pairs of these images and texts in one batch, and compute only what `pairs` says is read."""
+        """Fuse P pairs of these images and texts in one batch, computing only what `pairs` reads."""
         return self.bridgetower.fuse(image, text, pairs)
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
-    """The transformer blocks of a model, which are recomputed, gathered and compiled one by one."""
+    """The transformer blocks of a model: the units of activation checkpointing and of ZeRO-3's gathering."""
     return [module for module in model.modules() if isinstance(module, (Block, TextLayer, CrossLayer))]

@@ -1,6 +1,6 @@
-"""FLOPs of a training step, from the shapes: matrix products and attention, two per multiplication and addition.
+"""FLOPs of a training step, from the shapes: matrix products and attention, two per multiply-add.
 
-What is left out (norms, activations, bridges' sums, the similarities of the contrast) is below 1%.
+The rest (norms, activations, the bridges' sums, the similarities of the contrast) is below 1% and not counted.
 
 Names: N image tokens, L text tokens, D width.
 """
@@ -15,23 +15,23 @@ from bridgetower_train.model.attention import use_absorbed
 from bridgetower_train.model.heads import Head
 
 TRAINING = 3
-"""A step's FLOPs per forward FLOP: the backward pass makes two products of each. Work repeated by activation checkpointing is
-not counted, as is usual for the utilisation of a device."""
+"""FLOPs of a step per FLOP of the forward pass: the backward pass has two products for each. Recomputation by activation
+checkpointing is not counted, as is usual for model FLOPs utilisation (MFU)."""
 
 
 class Work(NamedTuple):
     """What a task computes per sample."""
 
     images: int
-    """Images through the image tower."""
+    """Images encoded by the image tower."""
     texts: int
-    """Texts, or views of them, through the text tower."""
+    """Texts, or views of them, encoded by the text tower."""
     pooled: int
     """Fused pairs that are read at the first token of both streams."""
     read: int
     """Fused pairs that are read at some tokens of the text stream."""
     tokens: int
-    """How many tokens each of those is read at."""
+    """Number of tokens at which each of the latter is read."""
     heads: tuple[Head, ...]
 
 
@@ -41,7 +41,7 @@ def forward_flops(model: ModelConfig, work: Work) -> float:
     pairs = work.pooled + work.read
     total = work.images * image_tower(model) + work.texts * text_tower(model)
     if model.fusion_layers > 1:
-        # In the first layer, what precedes the cross-attention itself is done once per image and per view of the text.
+        # In the first layer, everything before the cross-attention is computed once per image and per view of the text.
         total += work.images * (_attention(N, N, D) + 2 * N * D**2 + 4 * N * D**2)
         total += work.texts * (_attention(L, L, D) + 2 * L * D**2 + 4 * L * D**2)
         total += pairs * (2 * (N + L) * D**2 + 2 * 4 * N * L * D + _feed_forward(N + L, D))
@@ -62,14 +62,14 @@ def _heads(model: ModelConfig, heads: Iterable[Head]) -> float:
 
 
 def image_tower(model: ModelConfig) -> float:
-    """With the transforms of the bridged states."""
+    """The image tower, with the transforms of the bridged states."""
     N, D = model.image_tokens, model.width
     patches = 2 * (N - 1) * 3 * model.patch_size**2 * D
     return patches + model.vision_layers * _layer(N, D) + model.fusion_layers * 2 * N * D**2
 
 
 def text_tower(model: ModelConfig) -> float:
-    """With the transforms of the bridged states."""
+    """The text tower, with the transforms of the bridged states."""
     L, D = model.max_text_len, model.width
     return model.text_layers * _layer(L, D) + model.fusion_layers * 2 * L * D**2
 
@@ -78,15 +78,15 @@ def _layer(tokens: int, D: int) -> float:
     return _attention(tokens, tokens, D) + _feed_forward(tokens, D)
 
 
-def cross_layer(queries: int, own: int, other: int, D: int, folding: bool = True) -> float:
-    """A stream's layer for `queries` of its `own` tokens, beside a stream of `other` tokens."""
-    attention = _attention(queries, own, D, folding) + _attention(queries, other, D, folding)
+def cross_layer(queries: int, own: int, other: int, D: int, absorbing: bool = True) -> float:
+    """One stream's part of a fusion layer for `queries` of its `own` tokens; the other stream has `other` tokens."""
+    attention = _attention(queries, own, D, absorbing) + _attention(queries, other, D, absorbing)
     return attention + _feed_forward(queries, D)
 
 
-def _attention(queries: int, keys: int, D: int, folding: bool = True) -> float:
-    """`folding`: as model.attention does it where few tokens ask many."""
-    if folding and use_absorbed(queries, keys, D):
+def _attention(queries: int, keys: int, D: int, absorbing: bool = True) -> float:
+    """`absorbing`: with absorbed attention where model.attention uses it."""
+    if absorbing and use_absorbed(queries, keys, D):
         return 8 * queries * D**2 + 4 * (D // HEAD_WIDTH) * queries * keys * D
     return 4 * queries * D**2 + 4 * keys * D**2 + 4 * queries * keys * D
 

@@ -30,11 +30,11 @@ class CrossLayer(nn.Module):
         own_rows: Tensor | None = None,
         other_rows: Tensor | None = None,
     ) -> Tensor:
-        """The stream's next states: of all its tokens, or of `queries` (P, Q, D), those of its tokens that are read.
+        """The stream's next states, for all its tokens or only for `queries` (P, Q, D), the ones that are read.
 
-        With `own_rows` and `other_rows` the streams hold one row per text or image, and pair i is made of
-        own_PTD[own_rows[i]] and other_PUD[other_rows[i]]: what depends on one of them alone is computed once.
-        `other_mask` is that of the pairs.
+        With `own_rows` and `other_rows` the streams have one row per text or image, and pair i consists of
+        own_PTD[own_rows[i]] and other_PUD[other_rows[i]]: what depends on only one of them is computed once.
+        `other_mask` has one row per pair.
         """
         x_PQD = self.attention(own_PTD if queries is None else queries, own_PTD, own_mask)
         x_PQD = self.crossattention(x_PQD, other_PUD, other_mask, own_rows, other_rows)

@@ -1,4 +1,4 @@
-"""What stands beside the trunk: small modules that a task adds to the model and reads its losses from."""
+"""Heads: small modules that a task adds beside the trunk, and from which it computes its losses."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,25 +12,25 @@ from bridgetower_train.model.precision import at_least_fp32, no_autocast
 
 
 class Head(NamedTuple):
-    """A row of a task's table of heads, which drives the model, initial weights, export and FLOPs.
+    """A row of a task's table of heads, from which model, initial weights, export and FLOPs are derived.
 
-    A head that is a module trains at `optim.lr_heads`, a single parameter at `optim.lr`.
+    A module trains at `optim.lr_heads`, a single parameter at `optim.lr`.
     """
 
     name: str
     """Attribute of the model, and so the first part of its parameters' names in a checkpoint."""
     build: Callable[[ModelConfig], nn.Module | nn.Parameter]
-    """Makes it; the order of the heads decides which random numbers each starts from."""
+    """Creates it; the order of the heads decides which random numbers each is initialised from."""
     rows: float = 0.0
     """Vectors per sample that it is applied to."""
     exported_class: str | None = None
-    """transformers' class that reads it."""
+    """Class of transformers that uses it."""
     size_key: str | None = None
-    """Configuration key that gives the outputs of its layer `fc`."""
+    """Configuration key for the number of outputs of its layer `fc`."""
 
 
 class Float32Linear(Linear):
-    """A small linear layer in float32 at least, whatever the precision around it: its results go into a softmax."""
+    """A small linear layer in float32 or higher, even under autocast: its results go into a softmax."""
 
     def forward(self, x: Tensor) -> Tensor:
         with no_autocast(x):
@@ -38,7 +38,7 @@ class Float32Linear(Linear):
 
 
 class LinearHead(nn.Module):
-    """One linear layer `fc`: the form of the heads for classes and embeddings."""
+    """One linear layer `fc`, for classes and embeddings."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()

@@ -1,11 +1,11 @@
-"""Where float32 is needed whatever the precision around it."""
+"""Helpers for computations that need float32 even under autocast."""
 
 import torch
 from torch import Tensor
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
-    """`x` in float32, or in float64 where it is that."""
+    """`x` in float32; float64 stays float64."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 

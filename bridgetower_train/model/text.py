@@ -6,7 +6,7 @@ Shapes: B texts, L tokens, D width.
 import torch
 from torch import Tensor, nn
 
-from bridgetower_train.config import ModelConfig
+from bridgetower_train.config import PAD_ID, ModelConfig
 from bridgetower_train.model.attention import (
     AddNorm,
     Attention,
@@ -16,24 +16,21 @@ from bridgetower_train.model.attention import (
     top_states,
 )
 
-PADDING = 1
-"""Id of `<pad>`, and RoBERTa's position of a padded place; the first real token has position 2."""
-
 
 class TextEmbeddings(nn.Module):
-    """Words, positions and RoBERTa's one token type."""
+    """Word and position embeddings, and that of RoBERTa's one token type."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        assert config.vocab_size is not None, "the tokenizer's size is known when a model is built"
-        self.word_embeddings = Embedding(config.vocab_size, config.width, PADDING)
-        self.position_embeddings = Embedding(config.text_positions, config.width, PADDING)
+        assert config.vocab_size is not None, "a model is built after the tokenizer's size is known"
+        self.word_embeddings = Embedding(config.vocab_size, config.width, PAD_ID)
+        self.position_embeddings = Embedding(config.text_positions, config.width, PAD_ID)
         self.token_type_embeddings = Embedding(1, config.width)
         self.LayerNorm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
-        positions_BL = mask_BL.cumsum(dim=1) * mask_BL + PADDING
+        positions_BL = mask_BL.cumsum(dim=1) * mask_BL + PAD_ID
         words_BLD = self.word_embeddings(ids_BL) + self.token_type_embeddings(torch.zeros_like(ids_BL[:1, :1]))
         out: Tensor = self.dropout(self.LayerNorm(words_BLD + self.position_embeddings(positions_BL)))
         return out
@@ -71,10 +68,10 @@ class TextModel(nn.Module):
         self.encoder = TextEncoder(config, attention)
 
     def forward(self, ids_BL: Tensor, mask_BL: Tensor, top: int) -> list[Tensor]:
-        """Token ids and their bool mask -> the outputs (B, L, D) of the `top` last layers, lowest first."""
+        """Token ids and their bool mask -> the outputs (B, L, D) of the last `top` layers, lowest first."""
         return top_states(self.encoder.layer, self.embeddings(ids_BL, mask_BL), top, attention_mask(mask_BL))
 
 
 def attention_mask(mask_BL: Tensor) -> Tensor:
-    """The mask of the real tokens as attention reads it: (B, L) -> (B, 1, 1, L)."""
+    """The mask of the real tokens in the shape that attention takes: (B, L) -> (B, 1, 1, L)."""
     return mask_BL.to(torch.bool)[:, None, None, :]

@@ -18,14 +18,14 @@ from bridgetower_train.model.attention import (
 )
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-"""Mean of the red, green and blue values, of [0, 1], that CLIP subtracts."""
+"""CLIP's mean of red, green and blue, in [0, 1]."""
 
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-"""Standard deviation by which it then divides."""
+"""CLIP's standard deviation of red, green and blue."""
 
 
 def normalize(pixels_B3SS: Tensor, dtype: torch.dtype) -> Tensor:
-    """uint8 images in CLIP's normalisation: computed in float32 at least, returned as `dtype`."""
+    """uint8 images with CLIP's normalisation, computed in float32 or higher, returned as `dtype`."""
     exact = pixels_B3SS.to(torch.promote_types(dtype, torch.float32))
     # Scalars, not tensors: a tensor of constants would be copied from the host in every step.
     channels = [
@@ -62,7 +62,7 @@ class MLP(nn.Module):
         self.c_proj = Linear(4 * width, width, std=width**-0.5 * (2 * layers) ** -0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        # As SiLU, which keeps one tensor for the backward pass instead of two.
+        # As SiLU, which saves one tensor for the backward pass instead of two.
         out: Tensor = self.c_proj(F.silu(self.c_fc(x) * 1.702) / 1.702)
         return out
 
@@ -84,7 +84,7 @@ class Block(nn.Module):
 
 
 class PatchEmbeddings(nn.Module):
-    """Patches, class token and positions."""
+    """Patch embeddings, class token and position embeddings."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class Transformer(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """The image tower. `ln_post` is applied by whoever reads a block's output: all bridges share it."""
+    """The image tower. The caller applies `ln_post`, which all bridges share, to each block's output."""
 
     def __init__(self, config: ModelConfig, attention: AttentionFunction) -> None:
         super().__init__()
@@ -120,12 +120,12 @@ class VisionTransformer(nn.Module):
         self.ln_post = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
 
     def forward(self, pixels_B3SS: Tensor, top: int) -> list[Tensor]:
-        """uint8 images -> the outputs (B, N, D) of the `top` last blocks, lowest first."""
+        """uint8 images -> the outputs (B, N, D) of the last `top` blocks, lowest first."""
         return top_states(self.transformer.resblocks, self.ln_pre(self.embeddings(pixels_B3SS)), top)
 
 
 class VisionModel(nn.Module):
-    """Holds the image tower under the name of the Hugging Face class."""
+    """Contains the image tower, as the Hugging Face class names it."""
 
     def __init__(self, config: ModelConfig, attention: AttentionFunction) -> None:
         super().__init__()

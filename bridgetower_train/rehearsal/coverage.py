@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bridgetower_train.data.dataset import RankPositions
+from bridgetower_train.data.dataset import RankSamples
 from bridgetower_train.data.order import Order
 from bridgetower_train.errors import UserError
 
@@ -35,7 +35,7 @@ def check_coverage(order: Order, world_size: int, micro_batch: int, accumulation
     steps = -(-order.lane_samples // order.samples_per_lane)
     read = 0
     for rank in range(world_size):
-        batches = RankPositions(rank, world_size, micro_batch, accumulation, 0)
+        batches = RankSamples(rank, world_size, micro_batch, accumulation, 0)
         positions = itertools.chain.from_iterable(itertools.islice(batches, steps * accumulation))
         epoch, corpus, row, caption = order.columns(np.fromiter(positions, dtype=np.int64))
         read += int((epoch == 0).sum())

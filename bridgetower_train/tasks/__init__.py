@@ -1,6 +1,6 @@
 """Tasks: what a model is trained for. A new one is a file or a folder here with a `Task`, and a line in TASKS.
 
-May import engines' inputs only: data, model, devices and config.
+May import data, model, devices and config.
 """
 
 from bridgetower_train.config import TrainConfig
@@ -15,7 +15,7 @@ __all__ = ["TASKS", "Task", "known_heads", "step_flops", "task_class"]
 
 
 def task_class(config: TrainConfig) -> type[Task]:
-    """The task that `config` names; ConfigError for an unknown name."""
+    """The class of `config.task`; ConfigError for an unknown name."""
     if config.task not in TASKS:
         raise ConfigError(f"task={config.task}: must be one of {', '.join(TASKS)}{nearest(config.task, TASKS)}")
     return TASKS[config.task]

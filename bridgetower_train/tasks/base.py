@@ -1,7 +1,7 @@
-"""What engines, loop, evaluation, planning, pages and export know of a task.
+"""What engines, loop, evaluation, planning, pages and export know about a task.
 
 A task is a model with heads, the losses on them, and the reader that makes its batches. To add one, write a file or a folder
-beside this one with a `Task` and a `Reader`, and a line in `tasks.TASKS`; nothing else names it.
+beside this one with a `Task` and a `Reader`, and add a line to `tasks.TASKS`; nothing else refers to it.
 
 Shapes: B samples.
 """
@@ -30,19 +30,19 @@ class Metric(NamedTuple):
     """A figure that a task logs, and how the report shows it."""
 
     name: str
-    """Key in metrics.jsonl; validation's has `val_` before it."""
+    """Key in metrics.jsonl, with the prefix `val_` in validation."""
     title: str
     better: Literal["max", "min", ""]
-    """Which way is better: `max` for shares of 1, `min` for losses, empty for what is neither and is not validated."""
+    """Which direction is better: `max` for fractions, `min` for losses; empty for neither, and then it is not validated."""
     chart: str = "Accuracy"
-    """Chart that shares with `max` have in common."""
+    """The report draws all metrics with `max` and the same `chart` together."""
 
 
 class Token(NamedTuple):
-    """A token as the model sees it, and what it is to predict there."""
+    """A token as the model sees it, and the token that it is to predict there."""
 
     seen: str
-    """With a leading space where it begins a word."""
+    """With a leading space if it begins a word."""
     truth: str = ""
     kind: str = "plain"
     """Class in the style sheet: `plain`, `special`, `masked`, `random` or `kept`."""
@@ -52,7 +52,7 @@ class Shown(NamedTuple):
     """A sample as `bridgetower view` shows it."""
 
     images: list[tuple[Tensor | None, str]]
-    """(uint8 (3, S, S), or None where there is none; what it is)."""
+    """(uint8 (3, S, S), or None if there is none; its caption)."""
     text: str
     tokens: list[Token]
     facts: dict[str, str]
@@ -64,19 +64,19 @@ class Exported(NamedTuple):
     description: dict[str, Any]
     """Entries of config.json."""
     files: dict[str, str]
-    """Further files, name -> content."""
+    """More files, name -> content."""
     notes: list[str]
     """Sentences of the model card on how to use it."""
 
 
 class Task(nn.Module, ABC):
-    """A model with its losses: a batch in, one loss and its metrics out.
+    """A model with its losses: takes a batch, returns one loss and its metrics.
 
-    What is known before a model is built is asked of the class, with the configuration of the run.
+    What is known before a model is built are class methods that take the configuration of the run.
     """
 
     title: ClassVar[str]
-    """In words, for pages and cards."""
+    """Its name on pages and cards."""
     config: TrainConfig
     model: BridgeTower
 
@@ -86,7 +86,7 @@ class Task(nn.Module, ABC):
         self.config = config
         self.model = BridgeTower(config.model, self.heads(config), attention)
         for parameter in self.unread():
-            # One that waits for a gradient in vain would stop DistributedDataParallel.
+            # DistributedDataParallel fails for a parameter that never gets a gradient.
             parameter.requires_grad_(False)
 
     @classmethod
@@ -97,31 +97,31 @@ class Task(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def metrics(cls, config: TrainConfig) -> tuple[Metric, ...]:
-        """What `forward` and the validation return, but for `loss`, in the order of the report."""
+        """What `forward` and validation return besides `loss`, in the order of the report."""
 
     @classmethod
     @abstractmethod
     def work(cls, config: TrainConfig) -> Work:
-        """What is computed per sample: FLOPs and memory follow from it."""
+        """What is computed per sample, from which FLOPs and memory follow."""
 
     @classmethod
     @abstractmethod
     def reader(cls, config: TrainConfig, tokenizer: CaptionTokenizer) -> Reader:
-        """What makes samples and labels in loader workers."""
+        """The reader that makes samples and labels in loader workers."""
 
     @classmethod
     def gathered(cls, config: TrainConfig) -> int:
-        """float32 numbers per sample that all ranks gather; 0 where no loss compares samples of different ranks."""
+        """float32 numbers per sample that are gathered from all ranks; 0 if no loss compares samples of different ranks."""
         return 0
 
     @classmethod
     def contrast(cls, config: TrainConfig, samples: int) -> Callable[[], Tensor]:
-        """The loss that compares `samples` with each other, ready to be computed: its memory grows with their square."""
+        """A function that computes the loss that compares `samples` with each other: its memory grows with their square."""
         raise NotImplementedError
 
     @classmethod
     def recipe(cls, config: TrainConfig) -> list[tuple[str, str]]:
-        """Rows of a model card on the losses."""
+        """Rows of the model card about the losses."""
         return [("task", cls.title)]
 
     @classmethod
@@ -132,11 +132,11 @@ class Task(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def blank_labels(cls, config: TrainConfig, size: int, length: int) -> dict[str, Tensor]:
-        """Labels of `size` samples of `length` tokens, of the shapes and types that the reader gives, without data."""
+        """Labels of `size` samples of `length` tokens with the reader's shapes and types, without data."""
 
     @classmethod
     def blank_batch(cls, config: TrainConfig, size: int) -> Batch:
-        """A batch of the shapes and types that the loader gives, without data: for plans, rehearsals and warm-ups."""
+        """A batch with the loader's shapes and types, without data: for plans, rehearsals and warm-ups."""
         S, L = config.model.image_size, config.model.max_text_len
         return Batch(
             pixel_values=torch.zeros(size * cls.work(config).images, 3, S, S, dtype=torch.uint8),
@@ -148,7 +148,7 @@ class Task(nn.Module, ABC):
 
     @classmethod
     def show(cls, config: TrainConfig, batch: Batch, row: int, tokenizer: CaptionTokenizer) -> Shown:
-        """A row of a batch on the host, as a page shows it."""
+        """A row of a batch on the host, as `bridgetower view` shows it."""
         images = len(batch.pixel_values) // len(batch.image_id)
         pixels = batch.pixel_values[row * images : (row + 1) * images]
         ids = batch.input_ids[row][batch.text_mask[row]]
@@ -158,31 +158,31 @@ class Task(nn.Module, ABC):
 
     @classmethod
     def adapt(cls, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Weights of another task's checkpoint as this one's model takes them."""
+        """Weights of another task's checkpoint, converted for this task's model."""
         return weights
 
     @classmethod
     def released(cls, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A checkpoint's weights as an exported folder has them."""
+        """A checkpoint's weights, converted for an exported folder."""
         return weights
 
     def unread(self) -> Iterator[nn.Parameter]:
-        """Parameters of the model whose results no loss reads."""
+        """Parameters that no loss depends on."""
         return iter(())
 
     @abstractmethod
     def counts(self, batch: Batch) -> Tensor:
-        """float32 vector: what the means divide by, of this micro-batch, without a host sync.
+        """float32 vector: the denominators of the means, for this micro-batch, without a host sync.
 
-        Its sum over the micro-batches and ranks of a step is what `forward` takes as `totals`.
+        `forward` takes their sum over the micro-batches and ranks of a step as `totals`.
         """
 
     @abstractmethod
     def forward(self, batch: Batch, totals: Tensor) -> tuple[Tensor, Metrics]:
         """(loss, metrics as detached scalars on the device, `loss` among them).
 
-        Both are such that summing them (and the gradients) over the micro-batches of a step and averaging over the ranks, as
-        DistributedDataParallel does, gives the mean over the global batch: sums, divided by `totals` / number of ranks.
+        Both are sums divided by `totals` / number of ranks. So adding them (and the gradients) up over the micro-batches of a
+        step and averaging over the ranks, as DistributedDataParallel does, gives the mean over the global batch.
         """
 
     def embed(self, batch: Batch) -> dict[str, Tensor] | None:

@@ -16,7 +16,7 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """This process's place among them."""
+    """This process's rank; 0 without a process group."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -29,14 +29,14 @@ class _AllGather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        # All-reduce and slice, since not every backend has reduce-scatter; embeddings are small.
+        # All-reduce and slice: not every backend has reduce-scatter, and embeddings are small.
         grad_G = grads[0].contiguous()
         dist.all_reduce(grad_G, op=dist.ReduceOp.SUM)
         return grad_G.chunk(world_size())[rank()]
 
 
 def all_gather(x_B: Tensor) -> Tensor:
-    """(B, ...) of each rank -> (G, ...), the same everywhere; the gradient of the own rows is summed over all ranks' losses."""
+    """(B, ...) on each rank -> (G, ...), the same on all; the gradient of a rank's rows is summed over all ranks' losses."""
     if world_size() == 1:
         return x_B
     gathered: Tensor = _AllGather.apply(x_B)  # type: ignore[no-untyped-call]

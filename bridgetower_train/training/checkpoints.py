@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written whole or not at all, in the background; the newest whole one is loaded."""
+"""Checkpoints of a run: written atomically in the background; the newest intact one is loaded."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ from bridgetower_train.weights.checkpoint import Log, newest, read_state, step_f
 
 
 class Checkpoints:
-    """The checkpoints of one run. Rank 0 writes them, in a thread, while training goes on."""
+    """The checkpoints of one run. Rank 0 writes them in a background thread."""
 
     def __init__(self, run_dir: Path, config: CheckpointConfig, ranks: Ranks, log: Log) -> None:
         self.run_dir, self.config, self.ranks, self.log = run_dir, config, ranks, log
@@ -30,18 +30,20 @@ class Checkpoints:
     def load(
         self, engine: Engine, expected: dict[str, Any], defaults: dict[str, Any] | None = None
     ) -> dict[str, Any] | None:
-        """Load the newest whole checkpoint into `engine` and return its state; None where the run has not been saved yet.
+        """Load the newest intact checkpoint into `engine` and return its state; None if the run has not been saved yet.
 
-        Rank 0 alone looks for it, verifies it and reads it. Every outcome is that of all ranks.
+        Only rank 0 finds, verifies and reads it. The outcome is the same on all ranks.
 
-        Raises CheckpointError where the state differs from `expected`, the values on which the order of data depends. A key
-        that an older state does not have counts as its value in `defaults`.
+        Raises CheckpointError if the state differs from `expected`, the values that must not change on resume. A key that an
+        older state does not have counts as its value in `defaults`.
         """
         found: tuple[Path, dict[str, Any]] | None
         found, saved = self.ranks.gather_objects(self._find() if self.ranks.is_main else (None, False))[0]
         if found is None:
             if saved:
-                raise CheckpointError(f"no checkpoint in {self.folder} is whole; move the folder away to start again")
+                raise CheckpointError(
+                    f"no checkpoint in {self.folder} is intact; move the folder away to start from scratch"
+                )
             return None
         folder, state = found
         kept = {**(defaults or {}), **state["identity"]}
@@ -54,14 +56,14 @@ class Checkpoints:
         return state
 
     def _find(self) -> tuple[tuple[Path, dict[str, Any]] | None, bool]:
-        """(the newest whole checkpoint and its state, whether there is any)."""
+        """(the newest intact checkpoint and its state, whether there are any checkpoints)."""
         folder = newest(self.run_dir, self.log)
         return (folder, read_state(folder)) if folder else None, bool(step_folders(self.run_dir))
 
     def save(self, engine: Engine, state: dict[str, Any]) -> None:
-        """Copy what the checkpoint of `state["step"]` holds to the host, and have it written from there.
+        """Copy the checkpoint of `state["step"]` to host memory, and write it from there in the background.
 
-        There is one copy, and so one write at a time: the one before is waited for. Raises as `finish`.
+        There is one copy, so only one write at a time: waits for the previous one. Raises as `finish` does.
         """
         self.finish()
         files = engine.snapshot()
@@ -70,25 +72,25 @@ class Checkpoints:
 
     @property
     def failed(self) -> bool:
-        """True from the moment when a write fails on this rank: `finish` will raise."""
+        """True once a write has failed on this rank: `finish` will raise."""
         return self._writing is not None and self._writing.done() and self._writing.exception() is not None
 
     def finish(self) -> None:
-        """Wait until the last checkpoint is whole. Called on every rank; raises CheckpointError on all where it could not be."""
+        """Wait until the last checkpoint is written. Called on every rank; raises CheckpointError on all if it failed."""
         failure = self._wait()
         failures = [found for found in self.ranks.gather_objects(failure) if found]
         if failures:
             raise CheckpointError(failures[0])
 
     def close(self) -> None:
-        """Wait for the last write, on this rank alone; says where it failed. For runs that end by an error before `finish`."""
+        """Wait for the last write on this rank only, and log a failure. For runs that end with an error before `finish`."""
         failure = self._wait()
         if failure:
             self.log(failure)
         self._thread.shutdown()
 
     def _wait(self) -> str | None:
-        """None once the last write is over, or why it failed."""
+        """Wait for the last write; returns why it failed, or None."""
         writing, self._writing = self._writing, None
         try:
             if writing is not None:
@@ -106,7 +108,7 @@ class Checkpoints:
                 shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
             temporary.mkdir(parents=True)
             write_sealed(temporary, files, state)
-            if final.exists():  # damaged: it was skipped when the run resumed
+            if final.exists():  # it is damaged, and was skipped on resume
                 shutil.rmtree(final)
             temporary.rename(final)
             sync(self.folder)
@@ -117,9 +119,9 @@ class Checkpoints:
             needed = sum(tensor.nbytes for tensors in files.values() for tensor in tensors.values())
             free, kept = shutil.disk_usage(self.run_dir).free, step_folders(self.run_dir)
             raise CheckpointError(
-                f"cannot write {final}: {error}. It needs {needed / 1e9:.3f} GB, {free / 1e9:.3f} GB are free; "
-                + (f"{kept[-1].name} stays. " if kept else "")
-                + f"Make room in run_dir={self.run_dir}, or allow writing there, and start the same command again"
+                f"cannot write {final}: {error}. It needs {needed / 1e9:.3f} GB, and {free / 1e9:.3f} GB are free; "
+                + (f"{kept[-1].name} is kept. " if kept else "")
+                + f"Free space in run_dir={self.run_dir}, or make it writable, and run the same command again"
             ) from error
 
     def _remove_old(self) -> None:
@@ -131,7 +133,7 @@ class Checkpoints:
 
 
 def write_sealed(folder: Path, files: Files, state: dict[str, Any]) -> None:
-    """Write an engine's files and `state.json` into an empty folder, and the manifest of them last, all synced to disk."""
+    """Write an engine's files and `state.json` into an empty folder, and their manifest last, all synced to disk."""
     digests = {}
     for name, tensors in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
@@ -145,7 +147,7 @@ def write_sealed(folder: Path, files: Files, state: dict[str, Any]) -> None:
 
 
 def fingerprint(config: Any, prefixes: tuple[str, ...]) -> dict[str, Any]:
-    """The flattened keys of a configuration that start with one of `prefixes`."""
+    """The keys of a configuration, flattened, that start with one of `prefixes`, with their values."""
     flat = dict(_flatten(dataclasses.asdict(config)))
     return {key: value for key, value in flat.items() if key.startswith(prefixes)}
 

@@ -1,4 +1,4 @@
-"""Counting what went wrong on the device, without asking it on every step."""
+"""Guards that stop a run: too many updates that were not finite, too many unreadable records."""
 
 import torch
 from torch import Tensor
@@ -7,19 +7,19 @@ from bridgetower_train.errors import UserError
 
 
 class NonFiniteGuard:
-    """Counts skipped updates on the device; `total` and `streak` read the counts when a line is logged anyway."""
+    """Counts skipped updates on the device; `total` and `streak` wait for the device, and are read only when logging."""
 
     def __init__(self, max_skipped: int, device: torch.device, start: int = 0, skipped: int = 0) -> None:
-        """`start` steps, of which `skipped` were skipped, are behind."""
+        """The run resumes after `start` steps, of which `skipped` were skipped."""
         self.max_skipped = max_skipped
         self._total = torch.tensor(float(skipped), device=device)
         self._in_a_row = torch.zeros((), device=device)
         self._since = torch.zeros((), device=device)
-        # A number of the host would be another constant, and so another graph, in every step.
+        # A host number would be a new constant, and so a new graph, in every step.
         self._step = torch.tensor(float(start), device=device)
 
     def record(self, skipped: Tensor) -> None:
-        """Take the 0 or 1 of the next step's update."""
+        """Count the next step's update: `skipped` is 1 if it was skipped, otherwise 0."""
         self._step = self._step + 1
         self._since = torch.where(self._in_a_row == 0, self._step, self._since)
         self._in_a_row = (self._in_a_row + 1) * skipped
@@ -31,15 +31,15 @@ class NonFiniteGuard:
         return int(self._total)
 
     def streak(self) -> int | None:
-        """The step at which `max_skipped` updates in a row began to be skipped; None where they were not."""
+        """The first step of `max_skipped` or more skipped updates in a row; None if there were fewer."""
         return int(self._since) if int(self._in_a_row) >= self.max_skipped else None
 
 
 def check_bad_records(bad: int, seen: int, max_fraction: float, shards: list[str]) -> None:
-    """UserError where more than `max_fraction` of the records were unreadable (of the first thousand, at least)."""
+    """UserError if more than `max_fraction` of the records seen (taken as 1,000 at least) could not be used."""
     if bad > max_fraction * max(seen, 1000):
         raise UserError(
-            f"{bad} of {seen} records could not be used, more than data.max_bad_fraction={max_fraction:g}; the last ones lie in "
-            f"{', '.join(shards[-5:])}. See bad_samples.jsonl in the run folder; mend the shards (`bridgetower prep index`) "
-            "or raise the key"
+            f"{bad} of {seen} records could not be used, more than data.max_bad_fraction={max_fraction:g}; the last ones are in "
+            f"{', '.join(shards[-5:])}. See bad_samples.jsonl in the run folder; rebuild the index (`bridgetower prep index`) "
+            "or raise data.max_bad_fraction"
         )

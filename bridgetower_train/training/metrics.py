@@ -1,4 +1,4 @@
-"""One record per logged step, and the sinks that show it: JSON lines first, then TensorBoard, W&B and the console."""
+"""One record per logged step, and its sinks: JSON lines first, then TensorBoard, W&B and the console."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ LogRecord = dict[str, Any]
 
 
 def to_host(metrics: dict[str, Tensor], ranks: Ranks) -> dict[str, float]:
-    """Device scalars averaged over ranks, brought to the host in one copy."""
+    """Device scalars, averaged over ranks and copied to the host at once."""
     values = torch.stack([value.float() for value in metrics.values()])
     if ranks.world_size > 1:
         dist.all_reduce(values)
@@ -32,28 +32,28 @@ def to_host(metrics: dict[str, Tensor], ranks: Ranks) -> dict[str, float]:
 
 
 class StepTimer:
-    """Where the time between two log lines went."""
+    """Measures the time between two log lines, and how much of it was spent waiting for data."""
 
     def __init__(self) -> None:
         self.restart()
 
     def restart(self) -> None:
-        """Begin a new span."""
+        """Start a new interval."""
         self._began, self._waited, self._steps = time.perf_counter(), 0.0, 0
 
     def waited(self, seconds: float) -> None:
-        """Count a step, of which `seconds` were spent waiting for data."""
+        """Count a step that waited `seconds` for data."""
         self._waited += seconds
         self._steps += 1
 
     def span(self) -> tuple[float, float]:
-        """(seconds per step, share of them spent waiting for data) since the last restart."""
+        """(seconds per step, fraction of them spent waiting for data) since the last restart."""
         elapsed = time.perf_counter() - self._began
         return elapsed / self._steps, self._waited / elapsed
 
 
 class Sink(Protocol):
-    """Takes the records of a run."""
+    """A destination for the records of a run."""
 
     def write(self, record: LogRecord) -> None:
         """Show or store one record."""
@@ -63,7 +63,7 @@ class Sink(Protocol):
 
 
 class JsonLines:
-    """`metrics.jsonl`: a line each, flushed at once. When a run resumes, lines beyond its checkpoint are dropped."""
+    """`metrics.jsonl`: one line per record, flushed at once. On resume, lines beyond the checkpoint are dropped."""
 
     def __init__(self, path: Path, resume_step: int) -> None:
         keep_lines_until(path, resume_step)
@@ -80,7 +80,7 @@ class JsonLines:
 
 
 def keep_lines_until(path: Path, step: int) -> None:
-    """Drop the JSON lines beyond `step`, and a line that a kill cut short."""
+    """Drop the JSON lines beyond `step`, and a line that was truncated by a kill."""
     kept = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
@@ -92,7 +92,7 @@ def keep_lines_until(path: Path, step: int) -> None:
 
 
 class TensorBoard:
-    """Event files under `tensorboard/`."""
+    """Event files in `tensorboard/`."""
 
     def __init__(self, folder: Path, resume_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -111,7 +111,7 @@ class TensorBoard:
 
 
 class Wandb:
-    """Weights & Biases; offline without a key. `run_id` lets a resumed run go on as the same one."""
+    """Weights & Biases; offline without an API key. With the same `run_id`, a resumed run continues its W&B run."""
 
     def __init__(self, config: TrainConfig, run_id: str) -> None:
         import wandb
@@ -136,7 +136,7 @@ class Wandb:
 
 
 class Console:
-    """A progress bar on a terminal, a plain line per record elsewhere; nothing on ranks other than the first."""
+    """A progress bar on a terminal, a plain line per record elsewhere; nothing if `quiet`, as on all ranks but the first."""
 
     def __init__(self, start: int, total: int, quiet: bool) -> None:
         self._total, self._quiet = total, quiet
@@ -144,12 +144,12 @@ class Console:
         self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True) if show else None
 
     def advance(self) -> None:
-        """One step was done."""
+        """Count a step."""
         if self._bar is not None:
             self._bar.update()
 
     def log(self, text: str) -> None:
-        """Print a line without tearing the bar."""
+        """Print a line without breaking the progress bar."""
         if self._bar is not None:
             self._bar.write(text)
         elif not self._quiet:
@@ -180,7 +180,7 @@ class Console:
 
 
 def open_sinks(config: TrainConfig, run_dir: Path, start: int, console: Console) -> list[Sink]:
-    """The sinks that a run asks for, which continue after step `start`."""
+    """The configured sinks of a run that resumes after step `start`."""
     sinks: list[Sink] = [JsonLines(run_dir / "metrics.jsonl", start), console]
     if config.tensorboard:
         sinks.append(TensorBoard(run_dir / "tensorboard", start))
@@ -190,7 +190,7 @@ def open_sinks(config: TrainConfig, run_dir: Path, start: int, console: Console)
 
 
 def _wandb_id(run_dir: Path) -> str:
-    """The id under which W&B knows this run, from its first start on."""
+    """The W&B id of this run, created at its first start."""
     path = run_dir / "wandb_id"
     if not path.exists():
         atomic_write(path, secrets.token_hex(4))
@@ -205,29 +205,29 @@ def clock(seconds: float) -> str:
 
 
 class BadSamples:
-    """`bad_samples.jsonl` and the count of what it lists."""
+    """`bad_samples.jsonl`, and the number of records that it lists."""
 
     def __init__(self, path: Path, ranks: Ranks, resume_step: int, count: int) -> None:
         self.path, self.ranks, self.count = path, ranks, count
         self.shards: list[str] = []
-        """Shards that held one since this process started."""
+        """Shards in which there was one since this process started."""
         self._new: list[BadRecord] = []
         if ranks.is_main:
             keep_lines_until(path, resume_step)
 
     def add(self, records: list[BadRecord]) -> None:
-        """Take the replaced records of a batch of this rank."""
+        """Add the replaced records of a batch of this rank."""
         self._new += records
 
     def flush(self, step: int) -> list[BadRecord]:
-        """Write, and return, what all ranks have met since the last call."""
-        met: list[BadRecord] = []
+        """Write and return the records that all ranks have added since the last call."""
+        added: list[BadRecord] = []
         if self.ranks.total(len(self._new)):
-            met = [record for part in self.ranks.gather_objects(self._new) for record in part]
-            self.count += len(met)
-            self.shards = list(dict.fromkeys([*self.shards, *(f"{r.corpus}/{r.shard}" for r in met)]))
+            added = [record for part in self.ranks.gather_objects(self._new) for record in part]
+            self.count += len(added)
+            self.shards = list(dict.fromkeys([*self.shards, *(f"{r.corpus}/{r.shard}" for r in added)]))
             if self.ranks.is_main:
                 with self.path.open("a") as file:
-                    file.writelines(json.dumps({"step": step, **vars(record)}) + "\n" for record in met)
+                    file.writelines(json.dumps({"step": step, **vars(record)}) + "\n" for record in added)
         self._new = []
-        return met
+        return added

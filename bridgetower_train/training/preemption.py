@@ -1,20 +1,20 @@
-"""SIGTERM, SIGINT, SIGUSR1: finish the step, save, leave; the same command goes on from there."""
+"""On SIGTERM, SIGINT or SIGUSR1: finish the step, save and exit; the same command resumes from there."""
 
 import os
 import signal
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-"""The third is for mpirun, which hands it on to the ranks; the other two make it kill them a second later."""
+"""SIGUSR1 is for mpirun, which forwards it to the ranks; the other two make it kill them a second later."""
 
-_STARTED_AGAIN_UNLESS_0 = ("KUBERNETES_SERVICE_HOST", "SLURM_JOB_ID")
+_RESTART_UNLESS_0 = ("KUBERNETES_SERVICE_HOST", "SLURM_JOB_ID")
 
 
 class Preemption:
-    """Remembers the first signal; a second one acts as if this class were not there.
+    """Records the first signal, and then restores the previous handlers for a second one.
 
-    Exit code: 0, since the run was saved in good order, but 128 + signal (143, 130) where the launcher takes 0 for
-    "finished" and would not start the job again, as Kubernetes does, and `launch/slurm.sbatch`.
+    The exit code is 0, since the run was saved, but 128 + signal (143, 130) under launchers that take 0 for "finished" and
+    would not start the job again: Kubernetes and `launch/slurm.sbatch`.
     """
 
     def __init__(self) -> None:
@@ -23,17 +23,17 @@ class Preemption:
 
     @property
     def requested(self) -> bool:
-        """True once a signal has arrived at this process."""
+        """True once this process has received a signal."""
         return self.signum is not None
 
     @property
     def exit_code(self) -> int:
-        """What the process should return after a preemption that any rank asked for."""
-        started_again = any(name in os.environ for name in _STARTED_AGAIN_UNLESS_0)
-        return 128 + (self.signum or signal.SIGTERM) if started_again else 0
+        """The exit code of the process after a preemption, whichever rank received the signal."""
+        restart = any(name in os.environ for name in _RESTART_UNLESS_0)
+        return 128 + (self.signum or signal.SIGTERM) if restart else 0
 
     def close(self) -> None:
-        """Put the former handlers back."""
+        """Restore the previous handlers."""
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
 

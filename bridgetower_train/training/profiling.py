@@ -1,4 +1,4 @@
-"""A trace of some steps by torch's profiler."""
+"""A trace of some steps with torch's profiler."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from bridgetower_train.config import ProfileConfig
 from bridgetower_train.devices import Device
 
 ROWS = 60
-"""Operations in the table."""
+"""Rows of the table of operations."""
 
 
 class Profile:
@@ -23,7 +23,7 @@ class Profile:
 
     @contextmanager
     def step(self, number: int) -> Iterator[None]:
-        """Around a step: starts before the first one, writes after the last one."""
+        """Wraps a step: starts the profiler before the first one, and writes its results after the last one."""
         if number == self.first:
             self.device.synchronize()
             self._profile = profile(activities=self.device.activities, record_shapes=True)

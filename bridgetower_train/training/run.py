@@ -1,6 +1,6 @@
-"""A run, from top to bottom: what it is made of, the loop, the step.
+"""A run from top to bottom: assembly, the loop, the step, and what is logged and saved.
 
-The update is in the engine, the losses are in the task: these are the other two files of a run.
+The other two files of a run are the engine, which has the update, and the task, which has the losses.
 """
 
 import dataclasses
@@ -52,12 +52,12 @@ FROZEN_KEYS = (
     "data.lanes",
     "data.shuffle_window",
 )
-"""Keys that must not change on resume: they decide what the weights are and what the run sees when."""
+"""Keys that must not change on resume: they determine the weights and the order of data."""
 
 
 @dataclass
 class Run:
-    """Everything that a run is made of, ready to resume from `start_step`."""
+    """All parts of a run, ready to continue from `start_step`."""
 
     config: TrainConfig
     device: Device
@@ -81,18 +81,18 @@ class Run:
     flops_per_sample: float
 
     def write(self, record: LogRecord) -> None:
-        """Hand a record to every sink (rank 0 alone has any)."""
+        """Write a record to every sink (only rank 0 has any)."""
         for sink in self.sinks:
             sink.write({**record, "time": time.time()})
 
 
-# What a run is made of.
+# Assembly.
 
 
 def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -> Run:
-    """Everything that `fit` needs, loaded from the newest checkpoint where there is one.
+    """Everything that `fit` needs, loaded from the newest checkpoint if there is one.
 
-    Once nothing in the configuration is wrong, the run folder is created, and locked until `stack` closes.
+    After the configuration has been checked, the run folder is created, and locked until `stack` closes.
     """
     micro_batch, accumulation = config.rank_batch(ranks.world_size)
     config, tokenizer, dataset = read_data(config, ranks)
@@ -141,7 +141,7 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
 
 
 def read_data(config: TrainConfig, ranks: Ranks) -> tuple[TrainConfig, CaptionTokenizer, PairDataset]:
-    """(`config` with the size of the vocabulary, the tokenizer, the data), all shards being there."""
+    """(`config` with the tokenizer's vocabulary size, tokenizer, data); checks that all shards are there."""
     tokenizer = CaptionTokenizer.load(config.tokenizer)
     config = dataclasses.replace(config, model=config.model.with_vocabulary(tokenizer.vocab_size))
     dataset = open_data(config, tokenizer, task_class(config).reader(config, tokenizer))
@@ -152,9 +152,9 @@ def read_data(config: TrainConfig, ranks: Ranks) -> tuple[TrainConfig, CaptionTo
 
 
 def build_engine(config: TrainConfig, device: Device, ranks: Ranks, tokenizer: CaptionTokenizer | None) -> Engine:
-    """Task and optimizer in the configured engine.
+    """The task and its optimizer in the configured engine.
 
-    The weights depend on the seed and, where `tokenizer`, the run's own, is given, on what `config.init` names.
+    Weights are random, by the seed; if the run's `tokenizer` is given, those that `config.init` names are loaded.
     """
     if config.engine.name not in ENGINES:
         raise ConfigError(
@@ -174,7 +174,7 @@ def build_engine(config: TrainConfig, device: Device, ranks: Ranks, tokenizer: C
 
 
 def planned_graphs(config: TrainConfig, accumulation: int) -> int:
-    """Graphs of the forward and backward pass: one per text length, and another where its gradients are added to others."""
+    """Graphs of the forward and backward pass: one per text length, and one more each if gradients accumulate."""
     return len(config.text_lengths) * min(accumulation, 2)
 
 
@@ -186,7 +186,7 @@ def plan_steps(config: TrainConfig, epoch_samples: int) -> tuple[int, Schedule]:
 
 
 def _silent(text: str) -> None:
-    """The log of ranks other than the first."""
+    """Logs nothing: for all ranks but the first."""
 
 
 # The loop.
@@ -195,12 +195,12 @@ def _silent(text: str) -> None:
 def fit(run: Run, watchdog: Watchdog) -> int:
     """Train from `start_step` to `total_steps`, reporting each stage to `watchdog`.
 
-    Returns the exit code: not 0 where a preemption asks for one.
+    Returns the exit code, which is not 0 if a preemption requires another.
     """
     preemption, stop = Preemption(), Flag(run.ranks)
     timer = StepTimer()
-    run.engine.preallocate()  # after the loader's workers have started: pages taken before would be shared and then copied
-    run.device.mark_step()  # otherwise the first step's graph would also contain what was recorded so far
+    run.engine.preallocate()  # after the loader's workers were forked: earlier pages would be shared and copied
+    run.device.mark_step()  # or the first step's graph would include what was recorded so far
     for step in range(run.start_step + 1, run.total_steps + 1):
         watchdog.at(step, "reading its batch")
         began = time.perf_counter()
@@ -236,7 +236,7 @@ def fit(run: Run, watchdog: Watchdog) -> int:
 
 
 def train_step(run: Run, step: int, batches: list[Batch]) -> dict[str, Tensor]:
-    """One optimizer step over this rank's micro-batches, nothing of which waits for the device."""
+    """One optimizer step over this rank's micro-batches; nothing in it waits for the device."""
     on_device = []
     for batch in batches:
         run.bad_samples.add(batch.bad)
@@ -257,11 +257,11 @@ def train_step(run: Run, step: int, batches: list[Batch]) -> dict[str, Tensor]:
     return metrics
 
 
-# What is kept of it.
+# Logging and saving.
 
 
 def log(run: Run, step: int, metrics: dict[str, Tensor], timer: StepTimer) -> None:
-    """Bring the figures of this step to the host, write them, and stop the run where a guard says so."""
+    """Copy the metrics of this step to the host and write them; stops the run if a guard requires it."""
     figures = to_host(metrics, run.ranks)
     run.recompiles.logged()
     step_s, data_wait = timer.span()
@@ -290,9 +290,9 @@ def log(run: Run, step: int, metrics: dict[str, Tensor], timer: StepTimer) -> No
     check_bad_records(run.bad_samples.count, seen, run.config.data.max_bad_fraction, shards)
     first = run.guard.streak()
     if first is not None:
-        positions = range((first - 1) * run.config.global_batch, first * run.config.global_batch)
-        records = [run.dataset.describe(p) for p in positions[:8]]
-        named = ", ".join(f"{r['corpus']}/{r['shard']}:{r['key']}" for r in records)
+        begin = (first - 1) * run.config.global_batch
+        samples = [run.dataset.describe(begin + i) for i in range(min(8, run.config.global_batch))]
+        named = ", ".join(f"{s['corpus']}/{s['shard']}:{s['key']}" for s in samples)
         raise UserError(
             f"the loss or the gradient was not finite in {run.config.guards.max_skipped} updates in a row, from step {first} on "
             f"(guards.max_skipped); its batch began with {named}. Lower optim.lr, set optim.clip_norm, or look at these records "
@@ -301,15 +301,15 @@ def log(run: Run, step: int, metrics: dict[str, Tensor], timer: StepTimer) -> No
 
 
 def report_bad_samples(run: Run, step: int) -> None:
-    """List the records that had to be replaced since the last call, and name the first of them on the console."""
-    met = run.bad_samples.flush(step)
-    if met:
-        named = "; ".join(f"{r.corpus}/{r.shard}:{r.key} ({r.reason})" for r in met[:3])
-        run.console.log(f"replaced {len(met)} records that could not be used: {named}{'; ...' if met[3:] else ''}")
+    """Record the samples that were replaced since the last call, and print the first of them."""
+    bad = run.bad_samples.flush(step)
+    if bad:
+        named = "; ".join(f"{b.corpus}/{b.shard}:{b.key} ({b.reason})" for b in bad[:3])
+        run.console.log(f"replaced {len(bad)} records that could not be used: {named}{'; ...' if bad[3:] else ''}")
 
 
 def save(run: Run, step: int) -> None:
-    """Start to write a checkpoint from which the run goes on bit for bit. Raises where the one before could not be written."""
+    """Start writing a checkpoint from which the run resumes bit for bit. Raises if the previous one could not be written."""
     report_bad_samples(run, step)
     state = {
         "step": step,

@@ -17,11 +17,11 @@ from bridgetower_train.training.metrics import to_host
 
 
 class Validation:
-    """Holds the samples; `run` evaluates the model as it is and leaves the order of training alone."""
+    """Loads the samples once; `run` evaluates the current model and does not affect the order of training."""
 
-    def __init__(self, config: TrainConfig, text: CaptionTokenizer, device: Device, ranks: Ranks) -> None:
-        self.device, self.ranks, self.text = device, ranks, text
-        dataset = open_data(config, text, task_class(config).reader(config, text), validation=True)
+    def __init__(self, config: TrainConfig, tokenizer: CaptionTokenizer, device: Device, ranks: Ranks) -> None:
+        self.device, self.ranks, self.tokenizer = device, ranks, tokenizer
+        dataset = open_data(config, tokenizer, task_class(config).reader(config, tokenizer), validation=True)
         micro_batch, _ = config.rank_batch(ranks.world_size)
         per_rank = config.global_batch // ranks.world_size
         steps = max(1, config.validation.samples // config.global_batch)
@@ -34,7 +34,7 @@ class Validation:
         self.held_out = load_held_out(dataset.corpora[0], config.validation.samples, config.model.image_size)
 
     def run(self, task: Task) -> dict[str, float]:
-        """`val_` figures: the losses and accuracies of training, and R@1 in both directions among 128."""
+        """`val_` metrics: the losses and accuracies of training, and R@1 in both directions among 128 samples."""
         on_device = [batch.to(self.device.torch_device) for batch in self.batches]
         totals = torch.stack([task.counts(batch) for batch in on_device]).sum(0)
         if self.ranks.world_size > 1:
@@ -48,6 +48,6 @@ class Validation:
         unjudged = {metric.name for metric in task.metrics(task.config) if not metric.better}
         figures = {f"val_{name}": value for name, value in to_host(sums, self.ranks).items() if name not in unjudged}
         if isinstance(task, Pretraining) and task.objective.itc:
-            predictor = Predictor(task, self.text, self.device)
+            predictor = Predictor(task, self.tokenizer, self.device)
             figures["val_i2t_r1"], figures["val_t2i_r1"] = recall(similarities(predictor, self.held_out))
         return figures

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: found, verified and read. `training.checkpoints` writes them."""
+"""Finds, verifies and reads checkpoints on disk; `training.checkpoints` writes them."""
 
 import json
 from collections.abc import Callable
@@ -12,7 +12,7 @@ Log = Callable[[str], None]
 
 
 def verify(folder: Path) -> str | None:
-    """None where every file of a checkpoint is as its manifest says, otherwise what is wrong."""
+    """None if every file of a checkpoint matches its manifest, otherwise what is wrong."""
     try:
         files = {
             name: (int(entry["bytes"]), str(entry["sha256"]))
@@ -25,7 +25,7 @@ def verify(folder: Path) -> str | None:
         if not path.is_file():
             return f"{name} is missing"
         if path.stat().st_size != size:
-            return f"{name} holds {path.stat().st_size} bytes instead of {size}"
+            return f"{name} has {path.stat().st_size} bytes instead of {size}"
     with ThreadPoolExecutor() as threads:
         digests = threads.map(sha256_file, (folder / name for name in files))
         try:
@@ -38,7 +38,7 @@ def verify(folder: Path) -> str | None:
 
 
 def newest(run_dir: Path, log: Log) -> Path | None:
-    """The newest checkpoint of a run that is whole; says which it skipped, and why. None where there is none."""
+    """The newest intact checkpoint of a run; logs which ones it skipped, and why. None if there is none."""
     for folder in reversed(step_folders(run_dir)):
         wrong = verify(folder)
         if wrong is None:
@@ -48,7 +48,7 @@ def newest(run_dir: Path, log: Log) -> Path | None:
 
 
 def step_folders(run_dir: Path) -> list[Path]:
-    """The folders of finished checkpoints, oldest first."""
+    """The folders of complete checkpoints, oldest first."""
     return sorted((run_dir / "checkpoints").glob("step-" + "[0-9]" * 8))
 
 

@@ -29,8 +29,8 @@ _LAYERS = {
 def fit(given: Tensors, wanted: Tensors, named: str, heads: Sequence[Head] = ()) -> tuple[Tensors, str]:
     """(`given` in the shapes of `wanted`, a note on what was interpolated).
 
-    The image tower's positions are interpolated bicubically to the wanted grid. ConfigError beginning with `named`, the key
-    and its value, that lists every name that is missing, not known, or of another shape.
+    The image tower's position table is interpolated bicubically to the wanted grid. Otherwise names and shapes must match:
+    ConfigError beginning with `named`, the key and its value, lists every name that is missing, unknown or of another shape.
     """
     fitted, note = dict(given), ""
     if POSITIONS in given and POSITIONS in wanted:
@@ -39,7 +39,7 @@ def fit(given: Tensors, wanted: Tensors, named: str, heads: Sequence[Head] = ())
             fitted[POSITIONS] = interpolate_positions(given[POSITIONS], after)
             note = f"; positions interpolated (bicubic) from {before} x {before} to {after} x {after}"
     wrong = [
-        f"{key} is {there} there and {here} here"
+        f"{key} is {there} in the file and {here} in this run"
         for key, there in sizes(given, heads).items()
         if (here := sizes(wanted, heads).get(key, there)) != there
     ]
@@ -50,18 +50,18 @@ def fit(given: Tensors, wanted: Tensors, named: str, heads: Sequence[Head] = ())
     }
     for kind, names in (
         ("missing", wanted.keys() - fitted.keys()),
-        ("not known", fitted.keys() - wanted.keys()),
+        ("unknown", fitted.keys() - wanted.keys()),
         ("of another shape", shapes),
     ):
         if names:
             wrong.append(f"{kind}: {listed(names)}")
     if wrong:
-        raise ConfigError(f"{named}: does not fit the model; {'; '.join(wrong)}")
+        raise ConfigError(f"{named}: does not fit the model: {'; '.join(wrong)}")
     return fitted, note
 
 
 def interpolate_positions(table: Tensor, grid: int) -> Tensor:
-    """A table (1 + n * n, D) of the class token's and n x n patches' positions as one of grid x grid, bicubically."""
+    """Interpolate a position table (1 + n * n, D), of class token and n x n patches, bicubically to grid x grid patches."""
     cls, patches = table[:1].float(), table[1:].float()
     edge = math.isqrt(len(patches))
     image = patches.reshape(1, edge, edge, -1).permute(0, 3, 1, 2)
@@ -70,7 +70,7 @@ def interpolate_positions(table: Tensor, grid: int) -> Tensor:
 
 
 def sizes(tensors: Tensors, heads: Sequence[Head] = ()) -> dict[str, int]:
-    """Key of the configuration -> its value, as far as the shapes and names of `tensors` tell."""
+    """Configuration key -> its value, as far as it follows from the shapes and names of `tensors`."""
     tables = _TABLES | {head.size_key: (f"{head.name}.fc.weight", 0) for head in heads if head.size_key}
     found = {key: tensors[name].shape[axis] for key, (name, axis) in tables.items() if name in tensors}
     if "model.width" not in found and WORDS in tensors:
@@ -83,7 +83,7 @@ def sizes(tensors: Tensors, heads: Sequence[Head] = ()) -> dict[str, int]:
 
 
 def listed(names: Iterable[str]) -> str:
-    """All of `names`; those that differ in one layer's number as one: `layer.{0-11}.output.dense.weight`."""
+    """All `names`; those that differ only in a layer's number are combined: `layer.{0-11}.output.dense.weight`."""
     patterns: dict[str, list[int]] = {}
     for name in names:
         number = re.search(r"(?<=\.)\d+(?=\.)", name)

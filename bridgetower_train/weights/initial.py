@@ -26,18 +26,18 @@ _READERS = {
 }
 
 
-def start_weights(task: Task, config: InitConfig, text: CaptionTokenizer, ranks: Ranks) -> list[str]:
-    """Fill the model of `task`, on the host, as `config` says, on all ranks alike; returns what there is to say about it.
+def start_weights(task: Task, config: InitConfig, tokenizer: CaptionTokenizer, ranks: Ranks) -> list[str]:
+    """Load the initial weights that `config` names into the model of `task`, on the host; returns the lines to print.
 
-    Rank 0 alone reads (and downloads, where the configuration names the hub); the others get its weights. ConfigError on
-    every rank where something does not fit.
+    Only rank 0 reads (and downloads, if a name on the hub is given), and broadcasts the weights. ConfigError on every rank
+    if something does not fit.
     """
     if not config.named:
         return []
     lines, failed = [], None
     if ranks.is_main:
         try:
-            lines = _fill(task, config, text)
+            lines = _fill(task, config, tokenizer)
         except ConfigError as error:
             failed = str(error)
     failed = ranks.gather_objects(failed)[0]
@@ -47,7 +47,7 @@ def start_weights(task: Task, config: InitConfig, text: CaptionTokenizer, ranks:
     return lines
 
 
-def _fill(task: Task, config: InitConfig, text: CaptionTokenizer) -> list[str]:
+def _fill(task: Task, config: InitConfig, tokenizer: CaptionTokenizer) -> list[str]:
     model = task.model
     state = model.state_dict()
     lines, random, left_out = [], set(state), set[str]()
@@ -57,7 +57,7 @@ def _fill(task: Task, config: InitConfig, text: CaptionTokenizer) -> list[str]:
         source = locate(given, named)
         _check_description(source / "config.json", key, model.config, named)
         if key != "init.vision":
-            _check_vocabulary(source, text, named)
+            _check_vocabulary(source, tokenizer, named)
         tensors = rename(read_tensors(source, named))
         wanted = {name: t for name, t in state.items() if name.startswith(prefix)}
         if key == "init.checkpoint":
@@ -70,7 +70,7 @@ def _fill(task: Task, config: InitConfig, text: CaptionTokenizer) -> list[str]:
         parameters = sum(t.numel() for t in fitted.values()) / 1e6
         lines.append(f"{named}: {len(fitted)} tensors, {parameters:.2f} M parameters, from {source}{note}")
     if left_out:
-        lines.append(f"left out, since no loss here reads them: {', '.join(sorted(left_out))}")
+        lines.append(f"ignored, since no loss of this run uses them: {', '.join(sorted(left_out))}")
     return [*lines, f"random: {', '.join(sorted(set(map(_part, random)))) or 'nothing'}"]
 
 
@@ -97,9 +97,9 @@ def locate(given: str, named: str) -> Path:
 
 
 def _same_heads(tensors: Tensors, wanted: Tensors) -> tuple[Tensors, Tensors, set[str]]:
-    """The heads that both have stay; returns which heads of the checkpoint do not.
+    """(`tensors`, `wanted`) without the heads that only one of them has, and the names of those only in `tensors`.
 
-    A checkpoint has or lacks each head as a whole.
+    A head is a module or parameter beside the trunk; a checkpoint has all of a head's tensors or none.
     """
     theirs, ours = ({name.split(".")[0] for name in side} & known_heads() for side in (tensors, wanted))
     left_out, lacking = theirs - ours, ours - theirs
@@ -136,12 +136,12 @@ def _check_description(file: Path, key: str, model: ModelConfig, named: str) -> 
             raise ConfigError(f"{named}: is of another architecture by its config.json: {'; '.join(wrong)}")
 
 
-def _check_vocabulary(source: Path, text: CaptionTokenizer, named: str) -> None:
-    """ConfigError where what lies beside the weights tells of another tokenizer than the run's."""
-    ours = text.tokenizer.get_vocab()
+def _check_vocabulary(source: Path, tokenizer: CaptionTokenizer, named: str) -> None:
+    """ConfigError if the files beside the weights belong to a different tokenizer than the run's."""
+    ours = tokenizer.tokenizer.get_vocab()
     if (source / "state.json").is_file():
-        if read_state(source)["identity"]["tokenizer"] != text.digest:
-            raise ConfigError(f"{named}: was trained with another tokenizer; set tokenizer to the one of that run")
+        if read_state(source)["identity"]["tokenizer"] != tokenizer.digest:
+            raise ConfigError(f"{named}: was trained with another tokenizer; set tokenizer to that run's")
         return
     if (source / "tokenizer.json").is_file():
         theirs = Tokenizer.from_file(str(source / "tokenizer.json")).get_vocab()
@@ -153,7 +153,7 @@ def _check_vocabulary(source: Path, text: CaptionTokenizer, named: str) -> None:
     if differ:
         raise ConfigError(
             f"{named}: its tokenizer has another vocabulary: {len(differ)} of its {len(theirs)} tokens, such as {differ[0]!r}, "
-            f"have another number here or none (the run's tokenizer has {len(ours)}); set tokenizer to the one that it brings"
+            f"have another id here or none (the run's tokenizer has {len(ours)}); set tokenizer to the one beside the weights"
         )
 
 
@@ -168,7 +168,7 @@ def _read_json(file: Path, named: str) -> dict[str, Any]:
 
 
 def _part(name: str) -> str:
-    """What a parameter belongs to, in words."""
+    """The part of the model that a parameter belongs to."""
     if name.startswith(names.IMAGE_TOWER):
         return "image tower"
     if name.startswith(names.TEXT_TOWER):

@@ -1,7 +1,7 @@
-"""The names of other people's weights, as ours.
+"""Converts the names of published weights to the model's.
 
-Each function takes name -> tensor as a file holds them, and returns name -> tensor under the model's names. What is known
-to have no place in the model is left out by name; what is not known keeps its name, for `fit` to complain of.
+Each function takes name -> tensor as in a file, and returns name -> tensor under the model's names. Tensors that are known not
+to be used by the model are dropped; unknown ones keep their names, so that `fit` reports them.
 """
 
 import re
@@ -18,10 +18,10 @@ TEXT_TOWER = "bridgetower.text_model."
 """Prefix of the text tower."""
 
 POSITIONS = f"{IMAGE_TOWER}embeddings.position_embedding.weight"
-"""The image tower's table of positions."""
+"""The image tower's position table."""
 
 WORDS = f"{TEXT_TOWER}embeddings.word_embeddings.weight"
-"""The text tower's table of words."""
+"""The text tower's word embeddings."""
 
 _OPENAI_IMAGE = (
     (r"^class_embedding$", "embeddings.class_embedding"),
@@ -52,7 +52,7 @@ _MICROSOFT_UNUSED = (
 
 
 def image_tower(theirs: Tensors) -> Tensors:
-    """CLIP's image tower, of Hugging Face's classes or of OpenAI's; CLIP's text tower and projections are left out."""
+    """CLIP's image tower, in Hugging Face's format or OpenAI's; CLIP's text tower and projections are dropped."""
     if any(name.startswith("visual.") for name in theirs):
         ours = {}
         for name, tensor in _without(theirs, _OPENAI_UNUSED).items():
@@ -66,16 +66,16 @@ def image_tower(theirs: Tensors) -> Tensors:
 
 
 def text_tower(theirs: Tensors) -> Tensors:
-    """RoBERTa, bare or below one of its heads; pooler and vocabulary head are left out."""
+    """RoBERTa, with or without one of its heads; pooler and vocabulary head are dropped."""
     return {TEXT_TOWER + name.removeprefix("roberta."): t for name, t in _without(theirs, _ROBERTA_UNUSED).items()}
 
 
 def whole_model(theirs: Tensors) -> Tensors:
-    """A BridgeTower: Microsoft's, or one of Hugging Face's classes, ours among them. The text pooler is left out."""
+    """A BridgeTower: Microsoft's, or in the format of the Hugging Face classes, as ours are. The text pooler is dropped."""
     if any(name.startswith("vit_model.visual.") for name in theirs):
         return _microsoft(theirs)
     if not any(name.startswith("bridgetower.") for name in theirs):
-        theirs = {f"bridgetower.{name}": tensor for name, tensor in theirs.items()}  # BridgeTowerModel's own
+        theirs = {f"bridgetower.{name}": tensor for name, tensor in theirs.items()}  # saved by BridgeTowerModel
     return _without(theirs, _HUGGING_FACE_UNUSED)
 
 
@@ -106,7 +106,7 @@ def _renamed(name: str, rules: tuple[tuple[str, str], ...]) -> str:
 
 
 def _joined(tensors: Tensors) -> Tensors:
-    """Separate projections of query, key and value as one."""
+    """Join separate projections of query, key and value into one."""
     joined = dict(tensors)
     for name in tensors:
         stem, mark, kind = name.partition(".attn.q_proj.")

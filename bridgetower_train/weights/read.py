@@ -1,6 +1,6 @@
-"""Tensors from files, without running anything that stands in them.
+"""Reads tensors from files without executing any code in them.
 
-Pickles are read with `weights_only=True` and never otherwise.
+Pickles are always read with `weights_only=True`.
 """
 
 import io
@@ -24,20 +24,20 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-"""What a folder of weights may hold, in the order of preference; an index names the files of a model in several parts."""
+"""The files that a folder of weights may have, in order of preference; an index lists the parts of a split model."""
 
 
 def read_tensors(path: Path, named: str) -> dict[str, Tensor]:
-    """Name -> tensor of a file, or of the weights in a folder, on the host.
+    """Name -> host tensor of a file, or of the weights in a folder.
 
-    A file is safetensors, what `torch.save` wrote (a state dict, also under the key `state_dict`), or a TorchScript
-    archive. ConfigError beginning with `named`, the key and its value, where it cannot be read.
+    A file is safetensors, the output of `torch.save` (a state dict, or one under the key `state_dict`), or a TorchScript
+    archive. ConfigError beginning with `named`, the key and its value, if it cannot be read.
     """
     if not path.is_dir():
         return _read_file(path, named)
     found = next((path / name for name in WEIGHT_FILES if (path / name).is_file()), None)
     if found is None:
-        raise ConfigError(f"{named}: {path} holds no weights; one of {', '.join(WEIGHT_FILES)} must be there")
+        raise ConfigError(f"{named}: {path} has no weights; it must contain one of {', '.join(WEIGHT_FILES)}")
     if found.suffix != ".json":
         return _read_file(found, named)
     tensors: dict[str, Tensor] = {}
@@ -47,13 +47,13 @@ def read_tensors(path: Path, named: str) -> dict[str, Tensor]:
 
 
 def parts_of(index: Path, named: str) -> list[str]:
-    """The names of the files that an index lists, all beside it; ConfigError where it is broken."""
+    """The names of the files that an index lists, all beside it; ConfigError if it is damaged."""
     try:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
         if not names or any(Path(name).name != name for name in names):
-            raise ValueError("names of files beside it are expected")
+            raise ValueError("it must list files in its own folder")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{named}: {index} is no index of weights ({error})") from None
+        raise ConfigError(f"{named}: {index} is not an index of weights ({error})") from None
     return names
 
 
@@ -66,28 +66,28 @@ def _read_file(path: Path, named: str) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError) as error:
         raise ConfigError(f"{named}: {path} cannot be read: {error}") from None
-    except Exception as error:  # torch raises whatever a broken or hostile pickle makes it stumble over
+    except Exception as error:  # torch raises all kinds of errors for damaged or hostile pickles
         raise ConfigError(f"{named}: {path} cannot be read: {_reason(error)}") from None
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ConfigError(f"{named}: {path} holds no state dict, that is names and tensors")
+        raise ConfigError(f"{named}: {path} is not a state dict (names and tensors)")
     return {str(name): value for name, value in content.items()}
 
 
 def _reason(error: Exception) -> str:
-    """Without torch's advice to trust the file."""
+    """The reason of an error, without torch's advice to trust the file."""
     refused = re.search(r"GLOBAL (\S+)", str(error))
     if refused:
-        return f"it asks for the Python object {refused[1]}, and only tensors are read; save its state dict alone"
+        return f"it refers to the Python object {refused[1]}, and only tensors are read; save only its state dict"
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'damaged'}"
 
 
-# --- TorchScript, the form of OpenAI's own CLIP files
+# --- TorchScript, the format of OpenAI's CLIP files
 
 
 class _Inert:
-    """What stands for a module of the archive: it keeps its attributes, and has no code."""
+    """Stands for a module of the archive: has its attributes, but no code."""
 
     def __init__(self, *args: Any) -> None:
         pass
@@ -103,8 +103,8 @@ def _is_torchscript(path: Path) -> bool:
 def _read_torchscript(path: Path) -> dict[str, Tensor]:
     """The tensors of an archive under the names of its state dict.
 
-    `torch.jit.load` would compile the code in it, and run what it likes of that. Here the archive's data alone are copied,
-    and read with `weights_only=True` with an inert class for each module.
+    `torch.jit.load` would compile the code in it, and may run it. Here only the archive's data are copied, and read with
+    `weights_only=True` and an inert class for each module.
     """
     data = io.BytesIO()
     with zipfile.ZipFile(path) as archive, zipfile.ZipFile(data, "w") as copy:

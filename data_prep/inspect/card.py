@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import fsspec
 import yaml
 
-from bridgetower_train.data.manifest import Manifest, mend
+from bridgetower_train.data.manifest import Manifest, reindex_hint
 from bridgetower_train.data.roots import is_remote, plain_root
 from bridgetower_train.errors import ConfigError, DataError
 from bridgetower_train.files import atomic_write
@@ -114,7 +114,7 @@ def describe(place: Place) -> Described:
     path = f"{place.folder}/manifest.json"
     text = _read(path)
     if text is None:
-        raise DataError(f"{path}: cannot be read; {mend(place.folder)}")
+        raise DataError(f"{path}: cannot be read; {reindex_hint(place.folder)}")
     manifest = Manifest.from_json(text, path)
     try:
         preparation = json.loads(_read(f"{place.folder}/preparation.json") or b"{}")

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from toy import toy_text
 
 from bridgetower_train.config import DataConfig, ModelConfig, ObjectiveConfig, TrainConfig
-from bridgetower_train.data.dataset import PairDataset, RankPositions, make_loader
+from bridgetower_train.data.dataset import PairDataset, RankSamples, make_loader
 from bridgetower_train.data.image import decode_crop
 from bridgetower_train.errors import ConfigError, DataError
 from bridgetower_train.tasks.pretraining.masking import IGNORE
@@ -122,7 +122,7 @@ def test_ranks_and_micro_batches_share_out_each_step(ranks, splits, samples_per_
     world_size, accumulation, micro_batch = 2**ranks, 2**splits, 3 * 2**samples_per_lane
     steps = {}
     for rank in range(world_size):
-        positions = iter(RankPositions(rank, world_size, micro_batch, accumulation, start))
+        positions = iter(RankSamples(rank, world_size, micro_batch, accumulation, start))
         for step in range(start, start + 3):
             for _ in range(accumulation):
                 part = next(positions)
@@ -196,9 +196,9 @@ def test_bad_records_are_replaced_and_listed_once_an_epoch(damaged):
         positions = range(step * BATCH, (step + 1) * BATCH)
         batch = dataset.__getitems__(positions)
         wanted = order.take(positions)
-        assert [b.position for b in batch.bad] == [s.position for s in wanted if s.row in reasons]
+        assert [b.position for b in batch.bad] == [s.sample_index for s in wanted if s.row in reasons]
         for row, sample in enumerate(wanted):
-            following = order.following(sample.position)
+            following = order.following(sample.sample_index)
             while sample.row in reasons:
                 sample = order.at(next(following))
             assert batch.image_id[row] == sample.row
@@ -360,8 +360,8 @@ def test_other_sizes_are_resized_and_their_cost_is_said_once(small_corpus, caplo
     assert not caplog.records
     dataset = open_pairs(configure(small_corpus, image_size=32), TEXT)
     (record,) = caplog.records
-    assert "small: images are 64 px, the model reads 32 px: resizing costs about" in record.message
-    assert "write shards with size=32" in record.message
+    assert "small: images are 64 px, the model reads 32 px: resizing takes about" in record.message
+    assert "prepare shards with size=32" in record.message
     whole = open_pairs(configure(small_corpus), TEXT)[0].pixel_values.float()
     halved = torch.nn.functional.interpolate(whole, (32, 32), mode="bicubic", antialias=True)
     assert (dataset[0].pixel_values - halved).abs().mean() < 3
@@ -391,7 +391,7 @@ def test_wrong_configurations_are_named(small_corpus):
 def test_more_images_than_ids_are_refused(dataset):
     huge = SimpleNamespace(manifest=SimpleNamespace(images=2**31 - 60), folder="huge")
     small = dataset.corpora[0]
-    with pytest.raises(DataError, match="2147483648 records; a run takes fewer than"):
+    with pytest.raises(DataError, match="2147483648 records, and a run takes fewer than"):
         PairDataset(dataset.order, [small, huge], TEXT, dataset.reader, dataset.config)
 
 

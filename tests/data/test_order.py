@@ -101,7 +101,7 @@ def test_a_position_is_the_same_however_it_is_reached(order, data):
         order.corpora, order.weights, order.seed, order.lanes, order.samples_per_lane, order.captions, order.window
     )
     assert order.take(positions) == [fresh.at(p) for p in positions]
-    assert [s.position for s in order.take(positions)] == positions
+    assert [s.sample_index for s in order.take(positions)] == positions
 
 
 @settings(max_examples=60, derandomize=True)
@@ -247,7 +247,7 @@ def test_too_few_samples_for_the_lanes_are_refused():
     with pytest.raises(ConfigError, match=r"data\.lanes=9: .* only 8 samples; take at most 8"):
         Order([synthetic([[1] * 8])], [1.0], 0, 9, 1, "all", 4)
     assert Order([synthetic([[1] * 8])], [1.0], 0, 8, 1, "all", 4).epoch_samples == 8
-    with pytest.raises(ConfigError, match=r"data\.corpora\.a=0\.05: gives no sample"):
+    with pytest.raises(ConfigError, match=r"data\.corpora\.a=0\.05: gives no samples"):
         Order([synthetic([[1] * 8])], [0.05], 0, 2, 1, "all", 4)
 
 

@@ -174,7 +174,7 @@ def test_an_index_of_another_length_is_refused(root, damage):
 @pytest.mark.parametrize("rows", [np.zeros(60, np.int64), np.zeros(59, INDEX_DTYPE), np.zeros((60, 1), INDEX_DTYPE)])
 def test_another_array_is_no_index(root, rows):
     np.save(root / "small" / "index.npy", rows)
-    with pytest.raises(DataError, match="does not hold the 60 rows of its manifest"):
+    with pytest.raises(DataError, match="does not have the 60 rows of its manifest"):
         open_corpus(str(root), "small")
 
 
@@ -221,7 +221,7 @@ def rewrite_index(root: Path, column: str, row: int, value: int) -> Corpus:
         ("json_offset", 1 << 62, "shard ends before the record"),
         ("json_offset", (1 << 64) - 1, "shard cannot be read: Python int too large to convert to C long"),
         ("jpg_offset", 0, "shard cannot be read: [Errno 22] Invalid argument"),
-        ("shard", 3, "index names a shard that the manifest does not"),
+        ("shard", 3, "the index refers to a shard that is not in the manifest"),
         ("crc", 1, "changed since it was indexed"),
     ],
 )
@@ -238,19 +238,19 @@ def test_the_digest_follows_the_records(root, small_corpus):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, r"manifest.json: has format 2, known here is 1; upgrade"),
-        ({"images": 61}, "contradicts itself"),
-        ({"captions": 1}, "contradicts itself"),
-        ({"caption_member": "pkl"}, "contradicts itself"),
+        ({"format": 2}, r"manifest.json: has format 2, and this version reads up to 1; upgrade"),
+        ({"images": 61}, "its counts contradict each other"),
+        ({"captions": 1}, "its counts contradict each other"),
+        ({"caption_member": "pkl"}, "its counts contradict each other"),
         (
             {"shards": [{"name": "../x.tar", "bytes": 1, "records": 60, "captions": 180, "sha256": ""}]},
-            "contradicts itself",
+            "its counts contradict each other",
         ),
-        ({"shards": [], "images": 0, "captions": 0}, "contradicts itself"),
-        ({"shards": [{"name": "x.tar"}]}, "is no manifest"),
-        ({"shards": 5}, "is no manifest"),
-        ({"surplus": 5}, "is no manifest"),
-        ({"format": None}, "is no manifest"),
+        ({"shards": [], "images": 0, "captions": 0}, "its counts contradict each other"),
+        ({"shards": [{"name": "x.tar"}]}, "is not a manifest"),
+        ({"shards": 5}, "is not a manifest"),
+        ({"surplus": 5}, "is not a manifest"),
+        ({"format": None}, "is not a manifest"),
     ],
 )
 def test_a_wrong_manifest_is_refused(root, change, message):
@@ -263,14 +263,14 @@ def test_a_wrong_manifest_is_refused(root, change, message):
 @pytest.mark.parametrize("content", [b"", b"<html>", b"[]", b"null", b"{}", b"\xff", b"[" * 100_000])
 def test_a_broken_manifest_is_refused(root, content):
     (root / "small" / "manifest.json").write_bytes(content)
-    with pytest.raises(DataError, match=r"manifest.json: is no manifest .*bridgetower prep index root=.*/small"):
+    with pytest.raises(DataError, match=r"manifest.json: is not a manifest .*bridgetower prep index root=.*/small"):
         open_corpus(str(root), "small")
 
 
 def test_what_is_not_there_is_named(root):
     with pytest.raises(ConfigError, match=r"data.root=.*/nowhere: no such folder"):
         open_corpus(str(root / "nowhere"), "small")
-    with pytest.raises(ConfigError, match=r"smal: no such folder; data.root holds small; did you mean 'small'\?"):
+    with pytest.raises(ConfigError, match=r"smal: no such folder; data.root has small; did you mean 'small'\?"):
         open_corpus(str(root), "smal")
     (root / "small" / "manifest.json").unlink()
     with pytest.raises(DataError, match=r"manifest.json: No such file.*bridgetower prep index root=.*/small"):

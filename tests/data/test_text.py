@@ -143,7 +143,7 @@ def test_missing_special_tokens_are_named(tmp_path, missing):
 
 def test_pad_must_be_one(tmp_path):
     toy_tokenizer(["<pad>", "<s>", "</s>", "<unk>", "<mask>"]).save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(DataError, match="<pad> has id 0; BridgeTower needs it at 1"):
+    with pytest.raises(DataError, match="<pad> has id 0; take a tokenizer with id 1"):
         CaptionTokenizer.load(str(tmp_path))
 
 
@@ -151,7 +151,7 @@ def test_what_is_no_tokenizer_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"tokenizer=.*: no such file"):
         CaptionTokenizer.load(str(tmp_path))
     (tmp_path / "tokenizer.json").write_text(json.dumps({"a": 1}))
-    with pytest.raises(DataError, match=r"tokenizer\.json: is no tokenizer"):
+    with pytest.raises(DataError, match=r"tokenizer\.json: is not a tokenizer"):
         CaptionTokenizer.load(str(tmp_path))
 
 

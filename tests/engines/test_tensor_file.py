@@ -77,9 +77,9 @@ def read_all(path: Path) -> None:
 @pytest.mark.parametrize(
     ("written", "said"),
     [
-        ({"matrix": [70, 110], "scalar": []}, "lacks vector"),
-        ({**SHAPES, "extra": [1]}, "holds extra"),
-        ({**SHAPES, "vector": [41]}, r"vector is F32 \[41\], the model's F32 \[4000\]"),
+        ({"matrix": [70, 110], "scalar": []}, "does not contain vector"),
+        ({**SHAPES, "extra": [1]}, "contains extra"),
+        ({**SHAPES, "vector": [41]}, r"vector is F32 \[41\], and the model's is F32 \[4000\]"),
         (None, "No such file"),
     ],
 )

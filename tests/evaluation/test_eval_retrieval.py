@@ -157,10 +157,10 @@ def test_a_test_split_steers_no_run(shapes_root, tmp_path, capsys):
     path.write_text(json.dumps(manifest))
     keys = ["train", *TINY, f"data.root={copy}", f"run_dir={tmp_path / 'run'}", "steps=1"]
     assert main([*keys, "validation.every=1", "validation.samples=8"]) == 2
-    assert "data.validation: shapes_heldout holds the test split" in capsys.readouterr().err
+    assert "data.validation: shapes_heldout is the test split" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     assert main([*keys, "data.corpora={shapes_heldout: 1.0, shapes: 0}"]) == 2
-    assert "data.corpora: shapes_heldout holds the test split" in capsys.readouterr().err
+    assert "data.corpora: shapes_heldout is the test split" in capsys.readouterr().err
     assert main(keys) == 0
 
 

@@ -35,11 +35,11 @@ def test_a_host_finds_its_place_in_the_host_file(tmp_path, place):
     others = ["nowhere.invalid slots=4", "192.0.2.200 slots=4"]
     file = tmp_path / "hosts"
     file.write_text("# hosts\n\n" + "\n".join([*others[:place], f"{socket.gethostname()}  slots=2", *others[place:]]))
-    assert common("place_here", file).stdout.split() == [str(place)]
+    assert common("index_here", file).stdout.split() == [str(place)]
     file.write_text("\n".join(others))
-    lost = common("place_here", file)
+    lost = common("index_here", file)
     assert lost.returncode == 2
-    assert "names none of" in lost.stderr
+    assert "lists none of" in lost.stderr
 
 
 def test_without_the_tools_to_find_an_interface_the_user_is_told(tmp_path):

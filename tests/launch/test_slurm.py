@@ -137,7 +137,7 @@ def test_a_preempted_job_queues_again_and_goes_on_and_a_cancelled_one_does_not(t
         log = slurm.log(job)
         assert "= 2 ranks x" in log
         assert "stopped by a signal after step" in log
-        assert f"job {job} queues again" in log
+        assert f"job {job} is requeued" in log
         assert "resume    from step" in log
         assert [line["step"] for line in metric_lines(run_dir)] == list(range(1, 61))
 
@@ -146,4 +146,4 @@ def test_a_preempted_job_queues_again_and_goes_on_and_a_cancelled_one_does_not(t
         slurm.wait_for_step(endless, 1, job)
         slurm.run("scancel", job)
         assert slurm.wait_for_end(job) == "CANCELLED", slurm.log(job)
-        assert "queues again" not in slurm.log(job)
+        assert "is requeued" not in slurm.log(job)

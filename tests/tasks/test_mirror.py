@@ -116,5 +116,5 @@ def test_it_is_exported(run_dir: Path, tmp_path: Path, capsys):
 def test_pretraining_starts_from_it(run_dir: Path, options, tmp_path: Path):
     overrides = ["task=pretraining", "steps=1", f"init.checkpoint={run_dir}", f"run_dir={tmp_path}"]
     said = bridgetower("train", *options, *overrides)
-    assert "left out, since no loss here reads them: mirror_score" in said
+    assert "ignored, since no loss of this run uses them: mirror_score" in said
     assert metric_lines(tmp_path)[0]["loss"] > 0

@@ -163,7 +163,7 @@ def test_no_whole_checkpoint_is_an_error_and_not_a_new_beginning(tmp_path, shape
     for folder in step_folders(tmp_path):
         (folder / "manifest.json").unlink()
     train_here(shapes_root, tmp_path, "steps=2", code=1)
-    assert "is whole" in capsys.readouterr().err
+    assert "is intact" in capsys.readouterr().err
 
 
 def test_a_run_folder_keeps_to_its_run(tmp_path, shapes_root, capsys):
@@ -191,7 +191,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_says_what_was_needed(tmp_path
         output = train(disk / "run", "steps=20", "checkpoint.every=2", "checkpoint.keep_last=9", code=1)
         assert "It needs" in output
         assert "are free" in output
-        assert "stays" in output
+        assert "is kept" in output
         assert "Traceback" not in output
         assert not list((disk / "run" / "checkpoints").glob("*.tmp"))
         assert newest(disk / "run", print) is not None

@@ -94,7 +94,7 @@ def test_heads_that_no_loss_reads_are_left_out_and_named(build, text, tmp_path):
     published(text).save_pretrained(tmp_path)
     _, said = build(ObjectiveConfig(itm=0, itc=0), checkpoint=tmp_path)
     assert said[1:] == [
-        "left out, since no loss here reads them: itc_cross_modal_head, itc_image_head, itc_text_head, logit_scale",
+        "ignored, since no loss of this run uses them: itc_cross_modal_head, itc_image_head, itc_text_head, logit_scale",
         "random: mlm_score",
     ]
 
@@ -124,7 +124,7 @@ def test_microsofts_checkpoints(build, tmp_path, wrapped):
         del weights[name]
     torch.save(weights, tmp_path / "y.ckpt")
     _, said = build(ObjectiveConfig(itm=0, itc=0), checkpoint=tmp_path / "y.ckpt")
-    assert said[1:] == ["left out, since no loss here reads them: logit_scale", "random: mlm_score"]
+    assert said[1:] == ["ignored, since no loss of this run uses them: logit_scale", "random: mlm_score"]
 
 
 def test_a_run_starts_from_another_run(shapes_root, tmp_path, capsys):
@@ -146,7 +146,7 @@ def test_a_run_starts_from_another_run(shapes_root, tmp_path, capsys):
     # The same command goes on from its own checkpoint, whatever has become of the other run.
     shutil.rmtree(first)
     assert main([*start, "steps=2", "seed=5"]) == 0
-    assert "from step 1 (and not from init.checkpoint)" in capsys.readouterr().out
+    assert "from step 1 (ignoring init.checkpoint)" in capsys.readouterr().out
     assert json.loads((second / "checkpoints" / "step-00000002" / "state.json").read_text())["step"] == 2
 
 
@@ -204,8 +204,8 @@ def test_missing_unknown_and_misshapen_tensors_are_listed(build, text, tmp_path)
     save_file(weights, tmp_path / "model.safetensors")
     said = message(build, checkpoint=tmp_path)
     assert said == (
-        f"init.checkpoint={tmp_path}: does not fit the model; missing: {cross}.{{0-1}}.output.dense.bias; "
-        "not known: bridgetower.stray.weight, vqa_classifier.0.bias; "
+        f"init.checkpoint={tmp_path}: does not fit the model: missing: {cross}.{{0-1}}.output.dense.bias; "
+        "unknown: bridgetower.stray.weight, vqa_classifier.0.bias; "
         "of another shape: bridgetower.token_type_embeddings.weight (3, 128) instead of (2, 128)"
     )
 
@@ -218,19 +218,21 @@ def test_names_of_layers_are_listed_together():
 def test_another_size_names_the_keys(build, text, tmp_path):
     published(text, width=192, vision_layers=5, text_positions=30).save_pretrained(tmp_path)
     said = message(build, checkpoint=tmp_path)
-    assert "model.width is 192 there and 128 here" in said
-    assert "model.vision_layers is 5 there and 4 here" in said
-    assert "model.text_positions is 30 there and 20 here" in said
+    assert "model.width is 192 in the file and 128 in this run" in said
+    assert "model.vision_layers is 5 in the file and 4 in this run" in said
+    assert "model.text_positions is 30 in the file and 20 in this run" in said
     assert "resblocks.4.attn.in_proj_weight" in said
     assert "of another shape" in said
-    assert "objective.itc_dim is 24 there and 16 here" in message(
+    assert "objective.itc_dim is 24 in the file and 16 in this run" in message(
         build, objective=ObjectiveConfig(mlm=0, itm=0, itc_dim=16), checkpoint=tmp_path
     )
 
 
 def test_another_vocabulary(build, text, tmp_path):
     roberta(50).save_pretrained(tmp_path / "fewer")
-    assert f"model.vocab_size is 50 there and {text.vocab_size} here" in message(build, text=tmp_path / "fewer")
+    assert f"model.vocab_size is 50 in the file and {text.vocab_size} in this run" in message(
+        build, text=tmp_path / "fewer"
+    )
     roberta(text.vocab_size).save_pretrained(tmp_path / "same")
     words = text.tokenizer.get_vocab()
     swapped = {**words, "a": words["b"], "b": words["a"]}
@@ -290,13 +292,13 @@ def test_broken_files(build, text, tmp_path):
     assert "No such file" in message(build, checkpoint=tmp_path)
     index = tmp_path / "model.safetensors.index.json"
     index.write_text('{"weight_map": {"a": "../../etc/x.safetensors"}}')
-    assert "is no index" in message(build, checkpoint=tmp_path)
+    assert "is not an index" in message(build, checkpoint=tmp_path)
     index.unlink()
-    assert "holds no weights" in message(build, checkpoint=tmp_path)
+    assert "has no weights" in message(build, checkpoint=tmp_path)
     (tmp_path / "x.ckpt").write_bytes(b"nothing of the kind")
     assert "cannot be read" in message(build, checkpoint=tmp_path / "x.ckpt")
     torch.save({"state_dict": {"a": 1}}, tmp_path / "y.ckpt")
-    assert "holds no state dict" in message(build, checkpoint=tmp_path / "y.ckpt")
+    assert "is not a state dict" in message(build, checkpoint=tmp_path / "y.ckpt")
 
 
 @pytest.mark.parametrize(

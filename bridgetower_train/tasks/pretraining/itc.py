@@ -1,6 +1,6 @@
-"""Image-text contrast: which image belongs to which text, among the batch of all ranks.
+"""Image-text contrast (ITC): which image belongs to which text, among the batch of all ranks.
 
-Shapes: B local pairs, b of them at once, G pairs of all ranks, E width of the embeddings.
+Shapes: B local samples, b of them at once, G samples of all ranks, E width of the embeddings.
 """
 
 import math
@@ -22,25 +22,24 @@ TERMS = {
     "symmetric": (*_ONE_WAY, *((key, query) for query, key in _ONE_WAY)),
     "ms": (("text", "image"), ("image", "text")),
 }
-"""Form -> its terms: the embedding that asks, and the one that it must find among those of all ranks."""
+"""Form -> its terms, each (query, key): the query's embedding must find its key among those of all ranks."""
 
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
-"""Start of the learned factor of the logits, as its logarithm."""
+"""Initial value of the learned `logit_scale`, the logarithm of the factor of the logits."""
 
 LOGIT_SCALE_RANGE = (math.log(1 / 0.5), math.log(1 / 0.001))
-"""Bounds of the logarithm of the factor of the logits: temperatures from 0.5 down to 0.001."""
+"""Bounds of `logit_scale`: temperatures from 0.5 down to 0.001."""
 
 MASKED_LOGIT = -1e4
-"""Logit of what is no negative: finite, and far below any other (at most 1000 in size)."""
-
+"""Logit of a column that is not a negative: finite, and far below all others (at most 1000 in size)."""
 
 BLOCK_LOGITS = 1 << 21
-"""Logits of a term that are held at once, 8 MB. More are compared in blocks of rows, each of which is computed again in the
-backward pass, so that memory does not grow with local rows x columns of all ranks."""
+"""Most logits of a term in memory at once, 8 MB. More are computed in blocks of rows, and each block again in the backward
+pass, so that memory does not grow with local rows x columns of all ranks."""
 
 
 class _ClampFromInside(torch.autograd.Function):
-    """Clamp to LOGIT_SCALE_RANGE. Beyond a bound only those gradients pass that lead back."""
+    """Clamp to LOGIT_SCALE_RANGE. Beyond a bound only gradients that lead back into the range pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -51,13 +50,13 @@ class _ClampFromInside(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         (x,), (grad,) = ctx.saved_tensors, grads
         low, high = LOGIT_SCALE_RANGE
-        # A step goes against the gradient: a negative one moves up.
+        # An update goes against the gradient: a negative gradient increases x.
         outward = ((x >= high) & (grad < 0)) | ((x <= low) & (grad > 0))
         return grad.masked_fill(outward, 0.0)
 
 
 def clamped_logit_scale(logit_scale: Tensor) -> Tensor:
-    """exp of the learned `logit_scale` clamped to LOGIT_SCALE_RANGE; the gradient lets it return from beyond."""
+    """exp of the learned `logit_scale` clamped to LOGIT_SCALE_RANGE; from beyond, its gradient leads back into the range."""
     clamped: Tensor = _ClampFromInside.apply(logit_scale)  # type: ignore[no-untyped-call]
     return clamped.exp()
 
@@ -68,7 +67,7 @@ def embed_text(model: BridgeTower, cls_BD: Tensor) -> Tensor:
 
 
 def embed_image(model: BridgeTower, image: ImageStates, form: str) -> Tensor:
-    """B images -> contrastive embeddings (B, E) of length 1; form `ms` reads the tower itself, the others its bridged state."""
+    """B images -> contrastive embeddings (B, E) of length 1; form `ms` reads the tower's output, the others its bridged state."""
     return F.normalize(model.head("itc_image_head")(image.cls if form == "ms" else image.bridged[-1][:, 0]), dim=-1)
 
 
@@ -78,7 +77,7 @@ def embed_cross(model: BridgeTower, pooled_B2D: Tensor) -> Tensor:
 
 
 def itc_logits(queries_BE: Tensor, keys_GE: Tensor, logit_scale: Tensor) -> Tensor:
-    """Similarities (B, G) in the scale of the softmax."""
+    """Similarities (B, G) times the logit scale."""
     with no_autocast(queries_BE):
         return clamped_logit_scale(logit_scale) * (queries_BE @ keys_GE.T)
 
@@ -86,10 +85,10 @@ def itc_logits(queries_BE: Tensor, keys_GE: Tensor, logit_scale: Tensor) -> Tens
 def itc_loss(
     embeddings: dict[str, Tensor], logit_scale: Tensor, image_id_B: Tensor, form: str
 ) -> tuple[Tensor, Tensor]:
-    """(mean cross entropy of the form's terms, texts whose nearest image is right), each summed over the local pairs.
+    """(mean cross entropy of the form's terms, texts whose nearest image is right), each summed over the local samples.
 
-    `embeddings` holds `text`, `image` and, but for form `ms`, `cross`, each (B, E) of length 1. Local rows are compared with
-    those of all ranks. Rows of the same image are no negatives, and a right answer where the nearest image is asked for.
+    `embeddings` has `text`, `image` and, except for form `ms`, `cross`, each (B, E) of length 1. Local rows are compared with
+    those of all ranks. Rows of the same image are not negatives, and count as right if nearest.
     """
     keys = sorted({key for _, key in TERMS[form]})
     gathered = dict(zip(keys, all_gather(torch.stack([embeddings[key] for key in keys], dim=1)).unbind(1), strict=True))
@@ -117,7 +116,7 @@ def _compare(
     target_b: Tensor,
     form: str,
 ) -> tuple[Tensor, Tensor]:
-    """`itc_loss` for b of the local rows, whose own columns are `target_b`, against all columns."""
+    """`itc_loss` of b local rows, whose own columns are `target_b`, against all columns."""
     same_bG = image_id_b[:, None] == image_id_G
     excluded_bG = same_bG & (target_b[:, None] != torch.arange(len(image_id_G), device=image_id_G.device))
     logits = {(query, key): itc_logits(embeddings[query], gathered[key], logit_scale) for query, key in TERMS[form]}

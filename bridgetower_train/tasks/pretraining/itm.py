@@ -1,4 +1,4 @@
-"""Image-text matching: is this the image that the text describes?
+"""Image-text matching (ITM): is this the image that the text describes?
 
 Shapes: B texts; R = 2 B pairs: each text with its own image, then each with another.
 """
@@ -11,10 +11,10 @@ from bridgetower_train.tasks.pretraining.itc import MASKED_LOGIT
 
 
 def itm_loss(logits_R2: Tensor, negative_B: Tensor) -> tuple[Tensor, Tensor]:
-    """(cross entropy, right predictions), each summed over the pairs; class 1 means that text and image match.
+    """(cross entropy, correct predictions), each summed over the pairs; class 1 means that text and image match.
 
-    Rows: the aligned pairs, then the mismatched ones. A mismatched pair does not count where its image `negative_B` is the
-    text's own because there was no other.
+    Rows: the aligned pairs, then the mismatched ones. A mismatched pair does not count if its image `negative_B` is the
+    text's own, which it is if there was no other.
     """
     own_B = torch.arange(len(negative_B), device=negative_B.device)
     labels_R = torch.cat([torch.ones_like(own_B), torch.zeros_like(own_B)])
@@ -26,8 +26,8 @@ def itm_loss(logits_R2: Tensor, negative_B: Tensor) -> tuple[Tensor, Tensor]:
 def hard_negatives(similarity_BB: Tensor, image_id_B: Tensor) -> Tensor:
     """For each text (row) an image (column) drawn from softmax(similarity) over the images with another id.
 
-    The own row where there is no such image. After ALBEF (Li et al., 2021), but drawn as the largest of logit + Gumbel noise:
-    unlike torch.multinomial this checks nothing, so that a similarity that is not finite does not end the run.
+    Its own row if there is no such image. As in ALBEF (Li et al., 2021), but drawn as the largest of logit + Gumbel noise:
+    torch.multinomial would fail for a similarity that is not finite, and end the run.
     """
     own_B = torch.arange(len(image_id_B), device=image_id_B.device)
     other_BB = image_id_B[:, None] != image_id_B

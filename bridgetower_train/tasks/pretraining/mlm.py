@@ -1,4 +1,4 @@
-"""Masked language modelling: the vocabulary head and its loss.
+"""Masked language modelling (MLM): the vocabulary head and its loss.
 
 Shapes: B texts, M masked tokens per text, D width, V vocabulary.
 """
@@ -27,11 +27,11 @@ class MLMTransform(nn.Module):
 
 
 class MLMHead(nn.Module):
-    """(..., D) -> logits (..., V); its matrix is its own, not that of the word embeddings."""
+    """(..., D) -> logits (..., V); its matrix is not tied to the word embeddings."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        assert config.vocab_size is not None, "the tokenizer's size is known when a model is built"
+        assert config.vocab_size is not None, "a model is built after the tokenizer's size is known"
         self.transform = MLMTransform(config)
         self.decoder = Linear(config.width, config.vocab_size, bias=False)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
@@ -42,7 +42,7 @@ class MLMHead(nn.Module):
 
 
 def mlm_loss(logits_BMV: Tensor, labels_BM: Tensor) -> tuple[Tensor, Tensor]:
-    """(cross entropy, right predictions), each summed over the masked tokens: places labelled IGNORE do not count."""
+    """(cross entropy, correct predictions), each summed over the masked tokens; those labelled IGNORE do not count."""
     logits, labels = logits_BMV.flatten(0, 1), labels_BM.flatten()
     loss = F.cross_entropy(at_least_fp32(logits), labels, ignore_index=IGNORE, reduction="sum")
     return loss, (logits.argmax(dim=-1) == labels).sum()

@@ -1,6 +1,6 @@
-"""Which pairs of image and text the configured losses read.
+"""Which pairs the configured losses read. A pair is an image and a text that the fusion encoder fuses.
 
-Shapes: B images, as many texts per view, P pairs.
+Shapes: B images, B texts per view, P pairs.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from bridgetower_train.model.bridgetower import Pairs
 
 @dataclass(frozen=True)
 class PairKinds:
-    """What an objective reads of a batch."""
+    """The views of texts, and the pairs, that an objective reads."""
 
     clean: bool
     """The clean view of each text."""
@@ -27,7 +27,7 @@ class PairKinds:
 
     @staticmethod
     def of(objective: ObjectiveConfig) -> "PairKinds":
-        """What `objective` reads."""
+        """Those of `objective`."""
         itm, itc = objective.itm > 0, objective.itc > 0
         return PairKinds(
             clean=itm or itc,
@@ -42,20 +42,20 @@ class PairKinds:
         return self.aligned + self.mismatched
 
 
-def joint_pairs(needs: PairKinds, negative_B: Tensor, positions_BM: Tensor) -> Pairs:
+def joint_pairs(kinds: PairKinds, negative_B: Tensor, positions_BM: Tensor) -> Pairs:
     """The pairs of a step, in the order aligned, mismatched, masked; `negative_B` is the other image of each text.
 
-    Texts are rows 0 to B - 1 for the clean view, then the masked view, where `needs` has both.
+    Texts are the clean views and then the masked views, as far as `kinds` has them, B rows each.
     """
     B = len(negative_B)
     own_B = torch.arange(B, device=negative_B.device)
     rows = []
-    if needs.aligned:
+    if kinds.aligned:
         rows.append((own_B, own_B))
-    if needs.mismatched:
+    if kinds.mismatched:
         rows.append((negative_B, own_B))
-    if needs.masked:
-        rows.append((own_B, own_B + B * needs.clean))
+    if kinds.masked:
+        rows.append((own_B, own_B + B * kinds.clean))
     images, texts = zip(*rows, strict=True)
-    positions: Tensor | None = positions_BM if needs.masked else None
-    return Pairs(torch.cat(images), torch.cat(texts), B * needs.pooled, positions)
+    positions: Tensor | None = positions_BM if kinds.masked else None
+    return Pairs(torch.cat(images), torch.cat(texts), B * kinds.pooled, positions)

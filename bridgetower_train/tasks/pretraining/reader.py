@@ -1,4 +1,4 @@
-"""Captions to the labels of pretraining: a masked view of each text, and a mismatched image for it."""
+"""Captions to the labels of pretraining: a masked view and a mismatched image for each text."""
 
 import torch
 from torch import Tensor

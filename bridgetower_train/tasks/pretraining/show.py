@@ -1,4 +1,4 @@
-"""A training sample as the model sees it: the masked text, and the image that it does not belong to."""
+"""A training sample as the model sees it: its image, its masked text, and the image of its mismatched pair."""
 
 from torch import Tensor
 
@@ -9,11 +9,11 @@ from bridgetower_train.tasks.pretraining.masking import IGNORE
 
 
 def read_tokens(batch: Batch, row: int, tokenizer: CaptionTokenizer) -> list[Token]:
-    """The real tokens of a row's masked view."""
+    """The tokens of a row's masked view, without padding."""
     positions, labels = (batch.labels[name][row].tolist() for name in ("mlm_positions", "mlm_labels"))
-    wanted = {p: label for p, label in zip(positions, labels, strict=True) if label != IGNORE}
+    truth = {p: label for p, label in zip(positions, labels, strict=True) if label != IGNORE}
     seen = batch.labels["masked_ids"][row][batch.text_mask[row]].tolist()
-    return [_token(tokenizer, token, wanted.get(p)) for p, token in enumerate(seen)]
+    return [_token(tokenizer, token, truth.get(p)) for p, token in enumerate(seen)]
 
 
 def _token(tokenizer: CaptionTokenizer, seen: int, label: int | None) -> Token:
@@ -24,7 +24,7 @@ def _token(tokenizer: CaptionTokenizer, seen: int, label: int | None) -> Token:
 
 
 def show(batch: Batch, row: int, tokenizer: CaptionTokenizer, hard: bool) -> Shown:
-    """A row; where the run draws `hard` negatives, on the device, the random one is shown and called so."""
+    """A row. A run with `hard` negatives draws them on the device; here the random one is shown and labelled as such."""
     other: tuple[Tensor | None, str]
     negative = int(batch.labels["itm_negative"][row])
     if negative == row:

@@ -1,4 +1,4 @@
-"""Pretraining: images and texts are encoded once, all pairs are fused in one batch, and each loss reads its part.
+"""Pretraining: each image and text is encoded once, all pairs are fused in one batch, and each loss reads its part.
 
 Shapes: B samples, M masked tokens per text, D width.
 """
@@ -38,7 +38,7 @@ from bridgetower_train.tasks.pretraining.show import show
 
 
 class Pretraining(Task):
-    """See Task: masked language modelling, image-text matching and image-text contrast, each with a weight."""
+    """See Task: weighted losses of masked language modelling, image-text matching and image-text contrast."""
 
     title: ClassVar[str] = "pretraining"
 
@@ -59,7 +59,7 @@ class Pretraining(Task):
         if objective.itm:
             heads.append(Head("itm_score", partial(_linear, 2, 2), kinds.pooled, "BridgeTowerForImageAndTextRetrieval"))
         if objective.itc:
-            # Form `ms` reads other states than transformers' class, which would answer nonsense.
+            # Form `ms` reads other states than transformers' class, whose results would be meaningless.
             exported = None if objective.itc_form == "ms" else "BridgeTowerForContrastiveLearning"
             for name, states in _EMBEDDINGS[: 2 if objective.itc_form == "ms" else 3]:
                 build = partial(_linear, states, objective.itc_dim)
@@ -69,7 +69,7 @@ class Pretraining(Task):
 
     @classmethod
     def metrics(cls, config: TrainConfig) -> tuple[Metric, ...]:
-        """See Task. `recall_itc`: texts whose nearest image is right, among those of all ranks; `logit_scale`: the factor."""
+        """See Task. `recall_itc`: texts whose nearest image of all ranks is right; `logit_scale`: the factor of the logits."""
         objective = config.objective
         of_loss = {
             "mlm": [Metric("loss_mlm", "Masked language modelling", "min"), Metric("acc_mlm", "masked token", "max")],
@@ -100,17 +100,16 @@ class Pretraining(Task):
     def blank_labels(cls, config: TrainConfig, size: int, length: int) -> dict[str, Tensor]:
         """See Task."""
         masked = max_masked_tokens(config.objective.mlm_probability, config.model.max_text_len)
-        places = torch.zeros(size, masked, dtype=torch.int64)
         return {
             "masked_ids": torch.zeros(size, length, dtype=torch.int64),
-            "mlm_positions": places,
-            "mlm_labels": places.clone(),
+            "mlm_positions": torch.zeros(size, masked, dtype=torch.int64),
+            "mlm_labels": torch.zeros(size, masked, dtype=torch.int64),
             "itm_negative": torch.arange(size).roll(1),
         }
 
     @classmethod
     def gathered(cls, config: TrainConfig) -> int:
-        """See Task: the embeddings that the contrast looks for."""
+        """See Task: the keys of the contrast."""
         objective = config.objective
         return len({key for _, key in TERMS[objective.itc_form]}) * objective.itc_dim if objective.itc else 0
 
@@ -157,13 +156,13 @@ class Pretraining(Task):
 
     @classmethod
     def released(cls, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """See Task: `logit_scale` takes the value that the loss used, which clamps it."""
+        """See Task: `logit_scale` becomes the clamped value that the loss used."""
         if "logit_scale" in weights:
             return {**weights, "logit_scale": torch.clamp(weights["logit_scale"], *LOGIT_SCALE_RANGE)}
         return weights
 
     def unread(self) -> Iterator[nn.Parameter]:
-        """See Task: where no pair is pooled, what only pooled pairs read."""
+        """See Task: if no pair is pooled, the modules that only pooled pairs use."""
         if self.pairs.pooled:
             return
         trunk = self.model.bridgetower
@@ -175,20 +174,20 @@ class Pretraining(Task):
             yield from module.parameters()
 
     def counts(self, batch: Batch) -> Tensor:
-        """See Task. float32 (3,): pairs, masked tokens and ITM pairs."""
+        """See Task. float32 (3,): samples, masked tokens and ITM pairs."""
         ids = batch.image_id
         if self.objective.itm_negatives == "hard":
             mismatched = (ids[:, None] != ids).any(dim=1)
         else:
             mismatched = batch.labels["itm_negative"] != torch.arange(len(ids), device=ids.device)
-        pairs = torch.full_like(mismatched.sum(), len(ids))
-        return torch.stack([pairs, (batch.labels["mlm_labels"] != IGNORE).sum(), pairs + mismatched.sum()]).float()
+        samples = torch.full_like(mismatched.sum(), len(ids))
+        return torch.stack([samples, (batch.labels["mlm_labels"] != IGNORE).sum(), samples + mismatched.sum()]).float()
 
     def forward(self, batch: Batch, totals: Tensor) -> tuple[Tensor, Metrics]:
         """See Task."""
         objective, kinds, model, B = self.objective, self.pairs, self.model, len(batch.image_id)
 
-        # Towers: the clean and the masked view of the texts are one batch.
+        # Towers: the clean and the masked views of the texts are one batch.
         views = [
             ids for ids, read in ((batch.input_ids, kinds.clean), (batch.labels["masked_ids"], kinds.masked)) if read
         ]
@@ -207,7 +206,7 @@ class Pretraining(Task):
         fused = model.fuse(image, text, joint_pairs(kinds, negative, batch.labels["mlm_positions"]))
 
         # Losses: sums over this micro-batch, divided by the step's totals.
-        pairs, masked_tokens, itm_pairs = (totals.clamp(min=1) / world_size()).unbind()
+        samples, masked_tokens, itm_pairs = (totals.clamp(min=1) / world_size()).unbind()
         metrics: Metrics = {}
         loss = torch.zeros_like(totals[0])
         if objective.mlm:
@@ -222,14 +221,14 @@ class Pretraining(Task):
             if objective.itc_form != "ms":
                 embeddings["cross"] = embed_cross(model, fused.pooled[:B])
             loss_itc, right = itc_loss(embeddings, model.head("logit_scale"), batch.image_id, objective.itc_form)
-            metrics.update({"loss_itc": loss_itc / pairs, "recall_itc": right / pairs})
-            metrics["logit_scale"] = clamped_logit_scale(model.head("logit_scale")) * B / pairs
+            metrics.update({"loss_itc": loss_itc / samples, "recall_itc": right / samples})
+            metrics["logit_scale"] = clamped_logit_scale(model.head("logit_scale")) * B / samples
             loss = loss + objective.itc * metrics["loss_itc"]
         return loss, {name: value.detach() for name, value in [("loss", loss), *metrics.items()]}
 
 
 _EMBEDDINGS = (("text", 1), ("image", 1), ("cross_modal", 2))
-"""Contrastive heads, and how many states of the model's width each reads."""
+"""Contrastive heads, each with the number of states of the model's width that it reads."""
 
 _MS_NOTE = (
     "The contrastive heads (`itc_text_head`, `itc_image_head`, {} wide) read the last states of the two towers, as in "
@@ -238,7 +237,7 @@ _MS_NOTE = (
 
 
 def _linear(states: int, outputs: int, config: ModelConfig) -> LinearHead:
-    """From some states of the model's width to `outputs`."""
+    """A head from `states` concatenated states of the model's width to `outputs`."""
     return LinearHead(states * config.width, outputs)
 
 

@@ -30,23 +30,23 @@ def mask(ids, position=None, seed=0, probability=P):
     return mask_tokens(TEXT, ids, position, seed, probability, max_masked_tokens(probability, LENGTH))
 
 
-def test_labels_places_and_masked_ids_agree():
+def test_labels_positions_and_masked_ids_agree():
     ids = some_texts(500)
-    masked, places, labels = mask(ids)
+    masked, positions, labels = mask(ids)
     assert masked.shape == ids.shape
-    assert places.shape == labels.shape == (500, math.ceil(P * 48))
-    assert {t.dtype for t in (masked, places, labels)} == {torch.int64}
+    assert positions.shape == labels.shape == (500, math.ceil(P * 48))
+    assert {t.dtype for t in (masked, positions, labels)} == {torch.int64}
     chosen = labels != IGNORE
-    assert labels[chosen].equal(ids.gather(1, places)[chosen])
-    assert (places[~chosen] == 0).all()
+    assert labels[chosen].equal(ids.gather(1, positions)[chosen])
+    assert (positions[~chosen] == 0).all()
     untouched = torch.ones_like(ids, dtype=torch.bool)
-    rows = torch.arange(500)[:, None].expand_as(places)
-    untouched[rows[chosen], places[chosen]] = False
+    rows = torch.arange(500)[:, None].expand_as(positions)
+    untouched[rows[chosen], positions[chosen]] = False
     assert masked[untouched].equal(ids[untouched])
     assert not torch.isin(labels[chosen], torch.tensor([TEXT.start, 1, TEXT.end])).any(), "a special token was masked"
-    assert (chosen.int().diff(dim=1) <= 0).all(), "empty places come last"
+    assert (chosen.int().diff(dim=1) <= 0).all(), "padding comes last"
     for row in range(500):
-        assert (places[row][chosen[row]].diff() > 0).all(), "a place twice, or out of order"
+        assert (positions[row][chosen[row]].diff() > 0).all(), "a position twice, or out of order"
 
 
 def test_shares_over_100k_tokens():
@@ -54,11 +54,11 @@ def test_shares_over_100k_tokens():
     ids = some_texts(5000)
     tokens = int((~torch.from_numpy(TEXT.special)[ids]).sum())
     assert tokens > 100_000
-    masked, places, labels = mask(ids)
+    masked, positions, labels = mask(ids)
     chosen = labels != IGNORE
     count = int(chosen.sum())
     assert abs(count - P * tokens) < 5 * math.sqrt(5000 / 4), "stochastic rounding leaves at most 1/4 variance a text"
-    shown, original = masked.gather(1, places)[chosen], labels[chosen]
+    shown, original = masked.gather(1, positions)[chosen], labels[chosen]
 
     def close(observed, share, of):
         return abs(observed - share * of) < 5 * math.sqrt(of * share * (1 - share))
@@ -79,8 +79,8 @@ def test_shares_over_100k_tokens():
 def test_every_place_is_equally_likely():
     ids = some_texts(1).repeat(20_000, 1)
     n = int((~torch.from_numpy(TEXT.special)[ids[0]]).sum())
-    _, places, labels = mask(ids)
-    observed = np.bincount(places[labels != IGNORE].numpy(), minlength=LENGTH)[1 : n + 1]
+    _, positions, labels = mask(ids)
+    observed = np.bincount(positions[labels != IGNORE].numpy(), minlength=LENGTH)[1 : n + 1]
     assert np.all(np.abs(observed - 20_000 * P) < 5 * math.sqrt(20_000 * P * (1 - P)))
 
 
@@ -111,8 +111,8 @@ def test_masks_hang_on_seed_and_position_alone():
 
 def test_short_texts_and_high_probabilities():
     ids = torch.tensor([[TEXT.start, int(TEXT.ordinary[5]), TEXT.end], [TEXT.start, TEXT.end, 1]])
-    masked, places, labels = mask(ids, probability=0.9)
-    assert places.shape == labels.shape == (2, math.ceil(0.9 * 48))
+    masked, positions, labels = mask(ids, probability=0.9)
+    assert positions.shape == labels.shape == (2, math.ceil(0.9 * 48))
     assert (labels[1] == IGNORE).all()
     assert masked[1].equal(ids[1])
     full = some_texts(300)
