@@ -1,1 +1,1 @@
-"""Measuring: one file a benchmark, apart from the commands."""
+"""Benchmarks: one module each, with what they share in `kit`. May import any package; none imports this one."""

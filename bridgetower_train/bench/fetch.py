@@ -1,4 +1,4 @@
-"""`bridgetower bench fetch`: fetching from a hostile server on this machine, against the bare work on its images."""
+"""`bridgetower bench fetch`: fetching from a fault-injection server on this machine, against the bare work on its images."""
 
 import multiprocessing
 import os
@@ -11,31 +11,47 @@ from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from bridgetower_train.bench.data import synthetic_photo
 from bridgetower_train.bench.fault_server import kinds, serve
+from bridgetower_train.bench.kit import BenchConfig, Figures, bench, resident_mb, timed
 from bridgetower_train.config import at_least
+from bridgetower_train.errors import UserError
 from data_prep.fetch.config import FetchConfig
 from data_prep.fetch.images import WebImages
 from data_prep.parallel import cores
+from data_prep.shapes.synthetic import synthetic_photo
 from data_prep.source.image import prepare_jpeg
 from data_prep.source.rows import OK, Row
 
 GOOD = ("ok",) * 7 + ("late", "redirect", "gzip")
-"""Half of the mixed list: what ends well, late, elsewhere or packed."""
+"""Half of the mixed list: what succeeds, late, elsewhere or compressed."""
 BAD = ("drip", "reset", "to_refused_port", "to_file", "longer", "five_gigabytes", "html", "404", "cut", "noai")
 """The other half, 1 in 20 each."""
-MIXED_TARGET, IMG2DATASET_TARGET = 1.3, 1.5
-"""What is aimed at: times the time of the good ones alone, at most; times img2dataset's rate."""
+
+FIGURES = {
+    "bare": "images per CPU-second: decode, resize and encode from memory, nothing else",
+    "lists": "the good URLs of the mixed list alone, and the whole mixed list",
+    "s": "seconds",
+    "images_per_s": "images per second",
+    "cpu_s": "CPU-seconds, the server's not counted",
+    "of_bare": "images per CPU-second / bare",
+    "mb": "peak memory of the process, 10^6 bytes",
+    "worker_mb": "peak memory of a process that decodes, 10^6 bytes",
+    "mixed_of_good": "seconds of the mixed list / seconds of its good URLs alone (target: below 1.3)",
+    "wrong_states": "rows that ended in a wrong state (target: 0)",
+    "ours": "images per second of prep cc12m on as many good URLs, start-up included",
+    "img2dataset": "images per second of img2dataset on the same URLs",
+    "of_img2dataset": "ours / img2dataset (target: 1.5)",
+}
+"""What `measure` returns; the last three with `img2dataset=PROGRAM`."""
 
 _IMAGES = 100
 
 
 @dataclass(frozen=True)
-class BenchFetchConfig:
+class BenchFetchConfig(BenchConfig):
     """What is timed."""
 
     urls: int = 5000
@@ -47,68 +63,61 @@ class BenchFetchConfig:
     workers: int = field(default_factory=cores)
     """Processes that decode, resize and encode."""
     in_flight: int = 1000
-    """`fetch.in_flight`: URLs at once, many more than drips come within a deadline."""
+    """`fetch.in_flight`: URLs at once, many more than the drips that start within a deadline."""
     deadline: float = 2.0
-    """`fetch.deadline`, seconds: so long the last drip of the list takes, however fast the others are."""
+    """`fetch.deadline`, seconds: the last drip of the list takes this long, however fast the others are."""
     memory_mb: int = 1024
     """`fetch.memory_mb`: how far fetching may be ahead of decoding."""
     img2dataset: str | None = None
-    """The program img2dataset, installed elsewhere, to run on as many good images, side by side; null: not."""
+    """The program img2dataset, installed elsewhere, to run on as many good images; null: it is not run."""
 
     def __post_init__(self) -> None:
         at_least("urls", self.urls, 20)
         at_least("hosts", self.hosts, 1)
 
 
-def run(config: BenchFetchConfig) -> int:
-    """Measure and print; exit code 1 where a row ended in a wrong state."""
+def measure(config: BenchFetchConfig) -> Figures:
+    """FIGURES; rows in a wrong state are printed."""
     torch.set_num_threads(1)
     images = [synthetic_photo(number, 480) for number in range(_IMAGES)]
     bare = bare_rate(images, config.size)
-    print(f"bare decode, resize, encode {bare:7.0f} images per second of one core", flush=True)
     with serve(images, config.hosts) as hosts:
         names = [GOOD[i // 2 % 10] if i % 2 else BAD[i // 2 % 10] for i in range(config.urls)]
-        dice = random.Random(0)  # else the drips meet at a few hosts, and wait for each other
-        mixed = [f"{dice.choice(hosts)}/{name}/{i}" for i, name in enumerate(names)]
+        rng = random.Random(0)  # otherwise the drips meet at a few hosts and wait for each other
+        mixed = [f"{rng.choice(hosts)}/{name}/{i}" for i, name in enumerate(names)]
         good = [url for url in mixed if url.split("/")[3] in GOOD]
-        timed(good[:200], config)  # what is only slow once
-        alone, together = timed(good, config), timed(mixed, config)
-        for name, figures in (("good ones alone", alone), ("all together", together)):
-            print(
-                f"{name:27} {figures['seconds']:7.1f} s, {figures['ok'] / figures['seconds']:.0f} images/s; "
-                f"{figures['cpu']:.1f} s of CPU without the server, {figures['ok'] / figures['cpu'] / bare:.2f} of bare; "
-                f"at most {figures['mb']:.0f} MB, and {figures['worker_mb']:.0f} in each of {config.workers} processes"
-            )
-        print(
-            f"together to alone           {together['seconds'] / alone['seconds']:7.2f}   target below {MIXED_TARGET}"
-        )
-        for line in together["wrong"][:20]:
+        fetch(good[:200], config)  # warms up
+        (alone, wrong_alone), (whole, wrong_whole) = fetch(good, config), fetch(mixed, config)
+        for line in (wrong := wrong_alone + wrong_whole)[:20]:
             print(f"wrong state: {line}")
-        if config.img2dataset:
-            side_by_side(config, [f"{dice.choice(hosts)}/ok/{i}" for i in range(config.urls)])
-    print(f"rows in a wrong state       {len(together['wrong']):7} of {config.urls}")
-    return int(bool(together["wrong"]))
+        peer = _img2dataset(config, [f"{rng.choice(hosts)}/ok/{i}" for i in range(config.urls)])
+    lists = {"good": alone, "mixed": whole}
+    for row in lists.values():
+        row["of_bare"] = row["images_per_s"] * row["s"] / row["cpu_s"] / bare
+    ratio = whole["s"] / alone["s"]
+    return {"bare": bare, "lists": lists, "mixed_of_good": ratio, "wrong_states": len(wrong), **peer}
 
 
 def bare_rate(images: list[bytes], size: int) -> float:
     """Images per CPU-second that one core prepares from memory."""
-    for image in images[:10]:
-        prepare_jpeg(image, size)
-    start = time.process_time()
-    for image in images * 3:
-        prepare_jpeg(image, size)
-    return 3 * len(images) / (time.process_time() - start)
+
+    def prepare(count: int) -> None:
+        for number in range(count):
+            prepare_jpeg(images[number % len(images)], size)
+
+    prepare(10)
+    return 3 * len(images) / timed(lambda: prepare(3 * len(images)), time.process_time)
 
 
-def timed(urls: list[str], config: BenchFetchConfig) -> dict[str, Any]:
-    """Fetch `urls`: seconds, seconds of CPU, images, memory in megabytes, and rows in a wrong state."""
-    fetch = FetchConfig(
+def fetch(urls: list[str], config: BenchFetchConfig) -> tuple[dict[str, float], list[str]]:
+    """Fetch `urls`: (a row of the table `lists`, without `of_bare`; what ended in a wrong state)."""
+    settings = FetchConfig(
         in_flight=config.in_flight, deadline=config.deadline, memory_mb=config.memory_mb, allow_loopback=True
     )
     rows = ((number, Row(str(number), url, [])) for number, url in enumerate(urls))
-    known, states, wrong, most, most_worker = kinds(), Counter[str](), [], 0.0, 0.0
+    known, states, wrong, peak, worker_peak, worker_cpu = kinds(), Counter[str](), [], 0.0, 0.0, 0.0
     start, cpu = time.perf_counter(), time.process_time()
-    with closing(WebImages(config.size, config.workers, fetch).outcomes(rows)) as outcomes:  # type: ignore[type-var]
+    with closing(WebImages(config.size, config.workers, settings).outcomes(rows)) as outcomes:  # type: ignore[type-var]
         for number, outcome in outcomes:
             states[outcome.state] += 1
             kind = known[urls[number].split("/")[3]]
@@ -116,23 +125,24 @@ def timed(urls: list[str], config: BenchFetchConfig) -> dict[str, Any]:
                 wrong.append(f"{urls[number]}: {outcome.state} ({outcome.detail})")
             if states.total() % 100 == 0 or states.total() == len(urls):
                 workers = [child.pid for child in multiprocessing.active_children() if child.name != "server"]
-                most = max(most, _resident_mb(os.getpid()))
-                most_worker = max([most_worker, *map(_resident_mb, workers)])
+                peak = max(peak, resident_mb())
+                worker_peak = max([worker_peak, *map(resident_mb, workers)])
                 worker_cpu = sum(map(_cpu_seconds, workers))
         seconds = time.perf_counter() - start
     assert states.total() == len(urls)
     return {
-        "seconds": seconds,
-        "cpu": time.process_time() - cpu + worker_cpu,
-        "ok": states[OK],
-        "mb": most,
-        "worker_mb": most_worker,
-        "wrong": wrong,
-    }
+        "s": seconds,
+        "images_per_s": states[OK] / seconds,
+        "cpu_s": time.process_time() - cpu + worker_cpu,
+        "mb": peak,
+        "worker_mb": worker_peak,
+    }, wrong
 
 
-def side_by_side(config: BenchFetchConfig, urls: list[str]) -> None:
-    """The whole way from a list to shards on the disk, by `prep cc12m` and by img2dataset, each in a process of its own."""
+def _img2dataset(config: BenchFetchConfig, urls: list[str]) -> Figures:
+    """From a list to shards on disk, by `prep cc12m` and by img2dataset, each in a process of its own."""
+    if not config.img2dataset:
+        return {}
     with tempfile.TemporaryDirectory() as scratch:
         ours, theirs = Path(scratch, "ours.tsv"), Path(scratch, "theirs.txt")
         ours.write_text("".join(f"{url}\ta caption\n" for url in urls))
@@ -143,36 +153,26 @@ def side_by_side(config: BenchFetchConfig, urls: list[str]) -> None:
             f"--image_size {config.size} --resize_mode keep_ratio --encode_quality 95 --processes_count {config.workers} "
             "--thread_count 128 --number_sample_per_shard 1000"
         )
-        rates = {}
-        for name, command in {
-            "prep cc12m": [sys.executable, "-m", "bridgetower_train", "prep", "cc12m", *keys.split()],
-            "img2dataset": [str(config.img2dataset), *options.split()],
-        }.items():
-            start = time.perf_counter()
-            output = subprocess.run(command, capture_output=True, text=True)
-            seconds = time.perf_counter() - start
-            images = sum(
-                _images(tar) for tar in Path(scratch, {"prep cc12m": "cc12m"}.get(name, "theirs")).glob("*.tar")
-            )
-            if not images:
-                print(output.stdout + output.stderr)
-            rates[name] = images / seconds
-            print(f"{name:27} {seconds:7.1f} s, {images} images, {rates[name]:.0f}/s")
-        print(
-            f"times img2dataset           {rates['prep cc12m'] / rates['img2dataset']:7.2f}   target {IMG2DATASET_TARGET}"
-        )
+        own = _rate([sys.executable, "-m", "bridgetower_train", "prep", "cc12m", *keys.split()], Path(scratch, "cc12m"))
+        peer = _rate([config.img2dataset, *options.split()], Path(scratch, "theirs"))
+    return {"ours": own, "img2dataset": peer, "of_img2dataset": own / peer}
 
 
-def _images(tar: Path) -> int:
-    listing = subprocess.run(["tar", "-tf", str(tar)], capture_output=True, text=True, check=True).stdout
-    return listing.count(".jpg")
-
-
-def _resident_mb(pid: int | None) -> float:
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+def _rate(command: list[str], folder: Path) -> float:
+    """Images per second that `command` writes into the tars of `folder`."""
+    start = time.perf_counter()
+    output = subprocess.run(command, capture_output=True, text=True)
+    seconds = time.perf_counter() - start
+    listings = (subprocess.check_output(["tar", "-tf", tar], text=True) for tar in folder.glob("*.tar"))
+    images = sum(listing.count(".jpg") for listing in listings)
+    if not images:
+        raise UserError(f"{command[0]} wrote no image; its output:\n{output.stdout}{output.stderr}")
+    return images / seconds
 
 
 def _cpu_seconds(pid: int | None) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+run = bench("fetch", measure, FIGURES, failures="wrong_states")
