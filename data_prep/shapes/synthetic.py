@@ -25,10 +25,7 @@ def synthetic_corpus(folder: Path, image_size: int, images: int, records: int, c
     write_corpus(
         folder,
         image_size,
-        (
-            (f"{n:08d}", jpegs[n % images], own, {"url": f"https://example.com/{n}.jpg"})
-            for n, own in enumerate(texts)
-        ),
+        ((f"{n:08d}", jpegs[n % images], own, {"url": f"https://example.com/{n}.jpg"}) for n, own in enumerate(texts)),
     )
     return folder
 
