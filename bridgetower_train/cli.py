@@ -51,12 +51,8 @@ COMMANDS = {
     "bench memory": Command("compare a step's memory, planned and measured", "bench_step"),
     "bench data": Command("time the loader"),
     "bench prep": Command("time the preparation of a corpus"),
-    "bench fetch": Command("time fetching from a fault-injection server"),
-    "bench scale": Command("open and walk a corpus of a billion records"),
-    "bench retrieval": Command("time retrieval", "bench_retrieval"),
     "bench save": Command("benchmark async checkpointing", "bench_step"),
     "bench ranks": Command("measure DDP overhead", "bench_ranks"),
-    "bench buckets": Command("compute what text buckets save on a corpus", "bench_buckets"),
     "prep shapes": Command("draw the shapes corpus", module="data_prep.shapes.corpus"),
     "prep coco": Command("write COCO captions as shards"),
     "prep visual_genome": Command("write Visual Genome as shards"),
@@ -70,6 +66,15 @@ COMMANDS = {
     "prep card": Command("write a dataset card", module="data_prep.inspect.card"),
 }
 
+
+REMOVED = {
+    "bench buckets": "what text buckets save is in benchmarks/2026-11-21-text-buckets.md (at most a tenth of a step); for the "
+    "lengths of a corpus's captions in tokens, use bridgetower prep stats root=FOLDER tokenizer=FILE",
+    "bench fetch": "what fetching achieves is in benchmarks/2026-11-21-cpu.md",
+    "bench scale": "what a corpus of a billion records takes is in docs/scaling.md",
+    "bench retrieval": "what ranking takes is in benchmarks/2026-11-21-cpu.md",
+}
+"""Commands of older versions, and where their answer is now."""
 
 USAGE = """usage: bridgetower <command> [key=value ...]
 
@@ -151,6 +156,8 @@ def _split(argv: list[str]) -> tuple[str | None, list[str]]:
         name = " ".join(argv[:words])
         if name in COMMANDS:
             return name, argv[words:]
+        if name in REMOVED:
+            raise ConfigError(f"{name}: was removed; {REMOVED[name]}")
     given = " ".join(argv[:2]) if any(c.startswith(f"{argv[0]} ") for c in COMMANDS) else argv[0]
     raise ConfigError(f"{given}: no such command{nearest(given, COMMANDS)}; `bridgetower --help` lists them")
 

@@ -1,7 +1,4 @@
-"""Hugging Face's three BridgeTower classes on our weights: the usual way to the three losses, which ours is measured by.
-
-Each computes one loss, with a whole pass of its own.
-"""
+"""Hugging Face's three BridgeTower classes on our weights: the usual way to the three losses, with a whole pass for each."""
 
 import importlib
 from typing import Any
@@ -22,7 +19,7 @@ from bridgetower_train.weights.hf_files import model_description
 class HuggingFaceHeads(nn.Module):
     """BridgeTowerForMaskedLM, ...ForImageAndTextRetrieval and ...ForContrastiveLearning around one trunk.
 
-    Their parameters are those of `model` themselves, not copies. UserError where `transformers` is not installed.
+    Their parameters are those of `model`, not copies. UserError where `transformers` is not installed.
     """
 
     def __init__(self, model: BridgeTower, run: TrainConfig) -> None:
@@ -32,7 +29,7 @@ class HuggingFaceHeads(nn.Module):
         self.mlm = hf.BridgeTowerForMaskedLM(config)
         self.itm = hf.BridgeTowerForImageAndTextRetrieval(config)
         self.itc = hf.BridgeTowerForContrastiveLearning(config)
-        self.mlm.bridgetower.text_model.pooler = None  # nothing reads it
+        self.mlm.bridgetower.text_model.pooler = None  # unused
         self.itm.bridgetower = self.itc.bridgetower = self.mlm.bridgetower
         ours = dict(model.named_parameters())
         for head in (self.mlm, self.itm, self.itc):
@@ -42,7 +39,7 @@ class HuggingFaceHeads(nn.Module):
     def mlm_loss(self, batch: Batch) -> Tensor:
         """Mean over the masked tokens."""
         labels = torch.full_like(batch.input_ids, IGNORE)
-        # Empty places all point to the first token, which is never masked.
+        # Empty places all point at the first token, which is never masked.
         labels = labels.scatter(1, batch.labels["mlm_positions"], batch.labels["mlm_labels"])
         return self._run(self.mlm, batch.labels["masked_ids"], batch, batch.pixel_values, labels=labels).loss  # type: ignore[no-any-return]
 
@@ -52,7 +49,7 @@ class HuggingFaceHeads(nn.Module):
         return self._run(self.itm, batch.input_ids, batch, images, labels=labels).loss  # type: ignore[no-any-return]
 
     def itc_loss(self, batch: Batch) -> Tensor:
-        """Mean over the pairs, all others being negatives."""
+        """Mean over the pairs, with all others as negatives."""
         return self._run(self.itc, batch.input_ids, batch, batch.pixel_values, return_loss=True).loss  # type: ignore[no-any-return]
 
     def _run(self, head: nn.Module, ids: Tensor, batch: Batch, pixels: Tensor, **kwargs: Any) -> Any:
@@ -70,7 +67,7 @@ def hugging_face_config(run: TrainConfig) -> Any:
 def separate_flops(model: ModelConfig, objective: ObjectiveConfig) -> dict[str, float]:
     """Forward FLOPs per pair of one whole pass for each loss (`mlm`, `itm`, `itc`), as Hugging Face's classes do it.
 
-    ITM's is for one pair; the same loss as ours takes two, the aligned and the mismatched one.
+    ITM's is for one pair; our loss takes two, the aligned and the mismatched one.
     """
     assert model.vocab_size is not None
     N, L, D, V = model.image_tokens, model.max_text_len, model.width, model.vocab_size
@@ -85,8 +82,8 @@ def separate_flops(model: ModelConfig, objective: ObjectiveConfig) -> dict[str, 
 
 
 def _transformers(module: str) -> Any:
-    """A module of transformers' BridgeTower, without its annotations, which differ between its versions."""
+    """A module of transformers' BridgeTower, untyped since its annotations differ between versions."""
     try:
         return importlib.import_module(f"transformers.models.bridgetower.{module}")
     except ImportError as error:
-        raise UserError("this needs transformers: pip install 'bridgetower-train[test]'") from error
+        raise UserError("Hugging Face's classes need transformers: pip install 'bridgetower-train[test]'") from error

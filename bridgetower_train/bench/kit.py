@@ -1,23 +1,118 @@
-"""What the benchmarks share."""
+"""What the benchmarks share: a run with a random batch, timing in turns, memory, and how figures are printed and written.
 
-from typing import Any, NamedTuple, cast
+A benchmark is a module with a configuration, `measure(config)`, which returns its figures, and FIGURES, which says what each
+of them means.
+"""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from bridgetower_train.config import ModelConfig, TrainConfig
+from bridgetower_train.config import DeviceConfig, ModelConfig, TrainConfig
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.data.reader import Samples
-from bridgetower_train.tasks import task_class
+from bridgetower_train.devices import Device, make_device
+from bridgetower_train.errors import ConfigError
+from bridgetower_train.files import atomic_write
+from bridgetower_train.tasks import Task, task_class
+from bridgetower_train.versions import installed_version, versions
 
 VOCABULARY = 1000
 """Tokens of the synthetic vocabulary where the model's is not set."""
 _SPECIAL = 5
+_PEERS = ("transformers", "pillow", "isal", "aiohttp")  # not among those of a run
+
+Figures = dict[str, Any]
+"""Name -> number, or for a table: row -> column -> number."""
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """What all benchmarks take."""
+
+    out: str | None = field(default=None, kw_only=True)
+    """File to which the figures are also written, as JSON; null: none."""
+
+
+Config = TypeVar("Config", bound=BenchConfig)
+
+
+def bench(
+    name: str, measure: Callable[[Config], Figures], meanings: Mapping[str, str], failures: str = ""
+) -> Callable[[Config], int]:
+    """The `run(config)` of a benchmark: measure, print the figures with their meanings, and write them to `config.out`.
+
+    The file is an object with `bench`, `date`, `machine`, `versions`, `config` and `figures`. ConfigError before anything is
+    measured where it cannot be a file. The exit code is 1 where the figure `failures`, if there is one, is not 0.
+    """
+
+    def run(config: Config) -> int:
+        out = Path(config.out) if config.out else None
+        if out and (out.is_dir() or not out.parent.is_dir()):
+            raise ConfigError(f"out={out}: must be a file in an existing folder; create the folder, or choose another")
+        figures = measure(config)
+        machine = _machine(getattr(config, "device", DeviceConfig(name="cpu")))
+        described = machine | {"torch": torch.__version__}
+        print(f"# bench {name}: {', '.join(f'{key} {value}' for key, value in described.items())}")
+        print_figures(figures, meanings)
+        if out:
+            record = {
+                "bench": name,
+                "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                "machine": machine,
+                "versions": versions() | {name: given for name in _PEERS if (given := installed_version(name))},
+                "config": asdict(config),
+                "figures": figures,
+            }
+            atomic_write(out, json.dumps(record, indent=2) + "\n")
+        return int(bool(figures.get(failures)))
+
+    return run
+
+
+def print_figures(figures: Figures, meanings: Mapping[str, str]) -> None:
+    """Print each figure with its name and meaning, then each table with the meanings of its columns."""
+    for name, value in figures.items():
+        if not isinstance(value, dict):
+            print(f"{name:24}{_text(value):>12}  {meanings[name]}")
+    for name, rows in figures.items():
+        if isinstance(rows, dict):
+            columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+            print(f"\n{name}: {meanings[name]}", *(f"  {column}: {meanings[column]}" for column in columns), sep="\n")
+            print(" " * 24 + "".join(f"{column:>16}" for column in columns))
+            for title, row in rows.items():
+                print(f"{title:24}" + "".join(f"{_text(row[c]) if c in row else '':>16}" for c in columns))
+
+
+def _text(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 or isinstance(value, int) else f"{value:.4g}"
+
+
+def _machine(config: DeviceConfig) -> dict[str, Any]:
+    device, _ = make_device(config)
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {
+        "device": device.name,
+        "hardware": device.description,
+        "system": platform.platform(terse=True),
+        "cores": os.cpu_count(),
+        "memory_gb": round(memory / 1e9, 1),
+    }
 
 
 class _Vocabulary(NamedTuple):
-    """What readers use of a tokenizer, for texts that are random ids."""
+    """What readers use of a tokenizer, for texts of random ids."""
 
     special: npt.NDArray[np.bool_]
     ordinary: npt.NDArray[np.int64]
@@ -25,14 +120,22 @@ class _Vocabulary(NamedTuple):
 
 
 def as_run(config: Any, model: ModelConfig | None = None) -> TrainConfig:
-    """The run that a benchmark times: its own model (or `model`), losses, optimizer and device, and a vocabulary."""
+    """The run that a benchmark times: its model (or `model`), losses, optimizer, engine and device, and a vocabulary."""
     model = model or config.model
-    parts = {name: getattr(config, name) for name in ("objective", "optim", "device") if hasattr(config, name)}
+    parts = {
+        name: getattr(config, name) for name in ("objective", "optim", "engine", "device") if hasattr(config, name)
+    }
     return TrainConfig(model=model.with_vocabulary(model.vocab_size or VOCABULARY), **parts)
 
 
+def make_task(run: TrainConfig, device: Device) -> Task:
+    """The run's task on the device, with the same random weights each time."""
+    torch.manual_seed(0)
+    return task_class(run)(run, device.attention).to(device.torch_device)
+
+
 def random_batch(run: TrainConfig, size: int) -> Batch:
-    """`size` samples of random images and random texts of all lengths, with the labels that the task's reader makes."""
+    """`size` samples of random images and random texts of all lengths, with the labels of the task's reader."""
     model, task = run.model, task_class(run)
     assert model.vocab_size is not None
     random = torch.Generator().manual_seed(0)
@@ -51,3 +154,48 @@ def random_batch(run: TrainConfig, size: int) -> Batch:
         image_id=torch.from_numpy(numbers),
         labels=reader.labels(Samples([], [], numbers, numbers, ids, mask)),
     )
+
+
+def forward_backward(loss: Callable[[], Tensor], device: Device) -> None:
+    """Compute `loss` at the device's precision and its gradients."""
+    with device.autocast():
+        value = loss()
+    value.backward()
+    device.mark_step()
+
+
+def in_turns(
+    steps: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Name -> the time that a step took in each of `rounds` rounds, after one that does not count.
+
+    In a round all steps follow one another, so a change of the machine's pace affects all of them.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds + 1):
+        for name, step in steps.items():
+            taken[name].append(timed(step, clock))
+    return {name: times[1:] for name, times in taken.items()}
+
+
+def timed(step: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    """The time that `step` takes by `clock`."""
+    start = clock()
+    step()
+    return clock() - start
+
+
+def device_clock(device: Device) -> Callable[[], float]:
+    """Seconds at which the device has done all its work so far."""
+
+    def clock() -> float:
+        device.synchronize()
+        return time.perf_counter()
+
+    return clock
+
+
+def resident_mb(pid: int | None = None) -> float:
+    """Memory of a process (this one by default) that is in RAM, 10^6 bytes."""
+    pages = int(Path(f"/proc/{pid or 'self'}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6

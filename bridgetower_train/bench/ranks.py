@@ -1,10 +1,8 @@
-"""`bridgetower bench ranks`: what engine, collectives and loop cost beyond the bare step, by the number of ranks."""
+"""`bridgetower bench ranks`: what engine, collectives and loop add to the bare step, by the number of ranks."""
 
 import multiprocessing
 import os
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -13,13 +11,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import repeat
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from statistics import mean, median
 
-import torch
-
-from bridgetower_train.bench.kit import random_batch
+from bridgetower_train.bench.kit import BenchConfig, Figures, as_run, bench, forward_backward, make_task, random_batch
 from bridgetower_train.config import (
     CheckpointConfig,
     DataConfig,
@@ -34,35 +29,46 @@ from bridgetower_train.config import (
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.devices import Device, make_device
-from bridgetower_train.distributed import init_ranks, local_rank, shut_down
+from bridgetower_train.distributed import Ranks, init_ranks, local_rank, shut_down
 from bridgetower_train.engines.optim import parameter_groups
 from bridgetower_train.errors import ConfigError
-from bridgetower_train.tasks.pretraining import Pretraining
 from bridgetower_train.training.metrics import Console, LogRecord
 from bridgetower_train.training.run import Run, build, fit
 from bridgetower_train.watchdog import Watchdog
+from data_prep.shapes.synthetic import synthetic_corpus, synthetic_tokenizer
 
 KINDS = ("bare", "engine", "loop")
-"""Forward, backward and AdamW of one process alone; the same in the engine, with its ranks; the same in the training loop."""
+"""Forward, backward and AdamW in one process alone; the same in the engine, with its ranks; the same in the training loop."""
 
-Figures = dict[str, tuple[float, float]]
+FIGURES = {
+    "steps": "a training step, by kind and number of ranks",
+    "s": "seconds",
+    "cpu_s": "CPU-seconds of a rank",
+    "over_bare": "what s adds to that of bare, as a share of it (target of loop_1: 0.01)",
+    "cpu_over_bare": "the same of cpu_s",
+}
+"""What `measure` returns: medians over the repeats of means over the ranks.
+
+Rows of `steps`: `bare_N`, as many processes as there are ranks, which share the cores and nothing else; `engine_N`; `loop_N`,
+which contains the engine.
+"""
+
+Times = dict[str, tuple[float, float]]
 """Kind -> (seconds, CPU-seconds of the process) per step."""
-
-_start: Barrier
 
 
 @dataclass(frozen=True)
-class BenchRanksConfig:
+class BenchRanksConfig(BenchConfig):
     """What is timed."""
 
     ranks: list[int] = field(default_factory=lambda: [1, 2, 4])
-    """Numbers of ranks, all on this host."""
+    """Numbers of ranks, all on this machine."""
     batch: int = 16
     """Pairs per rank and step."""
     steps: int = 20
-    """Steps of each kind, after ten that do not count; rounded up to a multiple of ten, between which the loop logs."""
+    """Steps of each kind, after ten that do not count; rounded up to a multiple of ten, since the loop logs every tenth."""
     repeats: int = 3
-    """Times that all is started anew; medians are reported."""
+    """Times that everything is started again; medians are reported."""
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -71,80 +77,57 @@ class BenchRanksConfig:
 
     def __post_init__(self) -> None:
         if not self.ranks:
-            raise ConfigError("ranks: is empty; give numbers of ranks, as ranks=[1,2]")
+            raise ConfigError("ranks: is empty; give numbers of ranks, such as ranks=[1,2]")
         for number in self.ranks:
             at_least("ranks", number, 1)
         for name, least in (("batch", 2), ("steps", 1), ("repeats", 1)):
             at_least(name, getattr(self, name), least)
 
 
-def run(config: BenchRanksConfig) -> int:
-    """Print a line for each number of ranks."""
-    device, _ = make_device(config.device)
-    print(
-        f"device  {device.name} ({device.description}), torch {torch.__version__}, {os.cpu_count()} cores, "
-        f"{torch.get_num_threads()} threads a rank; engine {config.engine.name}, {config.batch} pairs a rank\n"
-        "bare    as many processes at once as there are ranks, each on its own: they share cores as the ranks do\n\n"
-        f"{'ranks':5}{'s per step: bare':>18}{'engine':>18}{'loop':>18}{'CPU-s: bare':>15}{'engine':>18}{'loop':>18}"
-    )
+def measure(config: BenchRanksConfig) -> Figures:
+    """FIGURES."""
+    steps: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        _make_corpus(folder, config.model.image_size)
+        synthetic_corpus(Path(folder, "synthetic"), config.model.image_size, images=8, records=64)
+        synthetic_tokenizer().save(f"{folder}/tokenizer.json")
         for number in config.ranks:
             groups = [_group(replace(config, ranks=[number]), Path(folder)) for _ in range(config.repeats)]
-            print(f"{number:5}" + "".join(_columns(groups, what, 18 - 3 * what) for what in (0, 1)), flush=True)
-    return 0
+            bare_s, bare_cpu_s = (median(group["bare"][what] for group in groups) for what in (0, 1))
+            for kind in KINDS:
+                s, cpu_s = (median(group[kind][what] for group in groups) for what in (0, 1))
+                steps[f"{kind}_{number}"] = {"s": s, "cpu_s": cpu_s}
+                if kind != "bare":
+                    steps[f"{kind}_{number}"] |= {"over_bare": s / bare_s - 1, "cpu_over_bare": cpu_s / bare_cpu_s - 1}
+    return {"steps": steps}
 
 
-def _columns(groups: list[Figures], what: int, width: int) -> str:
-    """Medians of seconds (`what` 0) or CPU-seconds (1), and how much more than bare they are."""
-    bare, *others = (median(figures[kind][what] for figures in groups) for kind in KINDS)
-    return f"{bare:{width}.4f}" + "".join(f"{value:9.4f} {value / bare - 1:+8.1%}" for value in others)
-
-
-def _make_corpus(root: str, edge: int) -> None:
-    command = [sys.executable, "-m", "bridgetower_train", "prep", "shapes", f"out={root}", "records=64", "heldout=1"]
-    subprocess.run([*command, f"size={max(edge, 32)}", "workers=1"], check=True, stdout=subprocess.DEVNULL)
-
-
-def _group(config: BenchRanksConfig, folder: Path) -> Figures:
+def _group(config: BenchRanksConfig, folder: Path) -> Times:
     """Means over ranks that were started together."""
     (world_size,) = config.ranks
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
     with (
         tempfile.TemporaryDirectory(dir=folder) as run_dir,
-        ProcessPoolExecutor(world_size, context, _meet, (context.Barrier(world_size),)) as pool,
+        ProcessPoolExecutor(world_size, multiprocessing.get_context("spawn")) as pool,
     ):
-        figures = list(pool.map(partial(_rank, config, folder, run_dir, port), range(world_size)))
-    return {kind: (mean(f[kind][0] for f in figures), mean(f[kind][1] for f in figures)) for kind in KINDS}
+        times = list(pool.map(partial(_rank, config, folder, run_dir, port), range(world_size)))
+    return {kind: (mean(t[kind][0] for t in times), mean(t[kind][1] for t in times)) for kind in KINDS}
 
 
-def _meet(barrier: Barrier) -> None:
-    global _start
-    _start = barrier
-
-
-def _rank(config: BenchRanksConfig, root: Path, run_dir: str, port: int, rank: int) -> Figures:
-    """What one rank measures: bare before it joins the others, then engine and loop among them."""
+def _rank(config: BenchRanksConfig, root: Path, run_dir: str, port: int, rank: int) -> Times:
+    """The times of one rank: bare, with nothing to do for the others, then engine and loop among them."""
     (world_size,) = config.ranks
-    values = {
-        "RANK": rank,
-        "LOCAL_RANK": rank,
-        "WORLD_SIZE": world_size,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-    }
-    os.environ.update({name: str(value) for name, value in values.items()})
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     train = _train_config(config, world_size, root, run_dir)
     device, _ = make_device(config.device, local_rank())
     host_batch = random_batch(train, config.batch)
     batch = host_batch.to(device.torch_device)
-    bare = _time(_bare_step(train, device, batch), config.steps, device)
     ranks = init_ranks(device.backend, train.distributed)
     try:
-        with Watchdog(ranks, train.distributed.timeout) as progress, ExitStack() as stack:
+        bare = _time(_bare_step(train, device, batch), config.steps, device, ranks)
+        with Watchdog(ranks, train.distributed.timeout) as watchdog, ExitStack() as stack:
             job = build(train, device, ranks, stack)
             totals = job.engine.task.counts(batch) * world_size
 
@@ -152,40 +135,33 @@ def _rank(config: BenchRanksConfig, root: Path, run_dir: str, port: int, rank: i
                 job.engine.forward_backward(batch, totals, last=True)
                 job.engine.step()
 
-            engine = _time(step, config.steps, device)
-            return {"bare": bare, "engine": engine, "loop": _time_loop(job, host_batch, progress)}
+            engine = _time(step, config.steps, device, ranks)
+            return {"bare": bare, "engine": engine, "loop": _time_loop(job, host_batch, watchdog)}
     finally:
         shut_down()
 
 
 def _train_config(config: BenchRanksConfig, world_size: int, root: Path, run_dir: str) -> TrainConfig:
-    tokenizer = str(root / "shapes" / "tokenizer.json")
-    return TrainConfig(
+    tokenizer = f"{root}/tokenizer.json"
+    return replace(
+        as_run(config, config.model.with_vocabulary(CaptionTokenizer.load(tokenizer).vocab_size)),
         run_dir=run_dir,
         steps=str(10 + -(-config.steps // 10) * 10),
         global_batch=config.batch * world_size,
         tokenizer=tokenizer,
         tensorboard=False,
-        model=config.model.with_vocabulary(CaptionTokenizer.load(tokenizer).vocab_size),
-        data=DataConfig(root=str(root), corpora={"shapes": 1.0}, lanes=world_size),
-        objective=config.objective,
-        optim=config.optim,
-        engine=config.engine,
-        device=config.device,
+        data=DataConfig(root=str(root), corpora={"synthetic": 1.0}, lanes=world_size),
         checkpoint=CheckpointConfig(every=1 << 40),
     )
 
 
 def _bare_step(config: TrainConfig, device: Device, batch: Batch) -> Callable[[], None]:
-    task = Pretraining(config, device.attention).to(device.torch_device)
+    task = make_task(config, device)
     optimizer = device.adamw(parameter_groups(task.model.named_parameters(), config.optim), config.optim)
     module, totals = device.compile(task), task.counts(batch)
 
     def step() -> None:
-        with device.autocast():
-            loss = module(batch, totals)[0]
-        loss.backward()
-        device.mark_step()
+        forward_backward(lambda: module(batch, totals)[0], device)
         optimizer.step()
         optimizer.zero_grad()
         device.mark_step()
@@ -193,12 +169,12 @@ def _bare_step(config: TrainConfig, device: Device, batch: Batch) -> Callable[[]
     return step
 
 
-def _time(step: Callable[[], None], steps: int, device: Device) -> tuple[float, float]:
-    """(seconds, CPU-seconds) per step, from when all ranks have come to this point."""
+def _time(step: Callable[[], None], steps: int, device: Device, ranks: Ranks) -> tuple[float, float]:
+    """(seconds, CPU-seconds) per step, from when all ranks have reached this point."""
     for _ in range(10):
         step()
     device.synchronize()
-    _start.wait()
+    ranks.barrier()
     began, worked = time.perf_counter(), time.process_time()
     for _ in range(steps):
         step()
@@ -207,7 +183,7 @@ def _time(step: Callable[[], None], steps: int, device: Device) -> tuple[float, 
 
 
 class _Clock:
-    """A sink that notes when lines come."""
+    """A sink that notes when each step is logged."""
 
     def __init__(self) -> None:
         self.lines: list[tuple[int, float, float]] = []
@@ -219,10 +195,13 @@ class _Clock:
         pass
 
 
-def _time_loop(job: Run, batch: Batch, progress: Watchdog) -> tuple[float, float]:
-    """(seconds, CPU-seconds) per step of the loop from its first line of metrics to the last; the batch is there already."""
+def _time_loop(job: Run, batch: Batch, watchdog: Watchdog) -> tuple[float, float]:
+    """(seconds, CPU-seconds) per step of the loop, from its first logged step to the last; no batch is waited for."""
     clock = _Clock()
     sinks = [*(sink for sink in job.sinks if not isinstance(sink, Console)), clock]
-    fit(replace(job, batches=repeat(batch), sinks=sinks), progress)
+    fit(replace(job, batches=repeat(batch), sinks=sinks), watchdog)
     (first, began, before), (last, ended, after) = clock.lines[0], clock.lines[-1]
     return (ended - began) / (last - first), (after - before) / (last - first)
+
+
+run = bench("ranks", measure, FIGURES)

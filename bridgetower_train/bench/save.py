@@ -1,4 +1,4 @@
-"""`bridgetower bench save`: writing and verifying checkpoints against the disk's own speed, and what training feels of it."""
+"""`bridgetower bench save`: writing and verifying checkpoints against the disk's own speed, and how much they slow training."""
 
 import mmap
 import os
@@ -7,39 +7,67 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 
-import torch
-
-from bridgetower_train.bench.kit import as_run, random_batch
+from bridgetower_train.bench.kit import (
+    BenchConfig,
+    Figures,
+    as_run,
+    bench,
+    device_clock,
+    make_task,
+    random_batch,
+    timed,
+)
 from bridgetower_train.config import CheckpointConfig, DeviceConfig, ModelConfig, ObjectiveConfig, OptimConfig, at_least
 from bridgetower_train.devices import Device, make_device
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.engines import NativeEngine
 from bridgetower_train.engines.base import Files
 from bridgetower_train.files import open_direct, write_direct
-from bridgetower_train.tasks.pretraining import Pretraining
 from bridgetower_train.training.checkpoints import Checkpoints
 from bridgetower_train.weights.checkpoint import step_folders, verify
 
-WANTED = 0.5
-"""Share of the disk's speed at which a checkpoint is to be written."""
-STALL = 0.1
-"""Share of a write's time for which training may stand still."""
+FIGURES = {
+    "checkpoint_gb": "size of the checkpoint, 10^9 bytes",
+    "copied_gb": "of it in memory: each tensor once, whatever `times`",
+    "speeds": "10^6 bytes per second",
+    "median": "of the rounds",
+    "least": "of the rounds",
+    "most": "of the rounds",
+    "alone_of_disk": "checkpoint written with nothing beside it / disk written (target: 0.5)",
+    "beside_of_disk": "checkpoint written beside training / disk written (target: 0.5)",
+    "verify_of_disk": "checkpoint read and hashed / disk read (target: 0.5)",
+    "both_of_disk": "written beside training and verified / disk written and read (target: 0.5)",
+    "stall_s": "seconds for which training stood still: copying copied_gb",
+    "stall_of_write": "stall_s, if all of checkpoint_gb were copied, / seconds of a write beside training (target: 0.1)",
+    "first_stall_s": "seconds of a run's first copy",
+    "first_stall_of_write": "the same share for it (target: 0.1)",
+    "step_s": "seconds of a training step",
+    "step_beside_s": "seconds of a training step beside a write",
+    "steps_beside": "how many of them were timed",
+}
+"""What `measure` returns; medians over the rounds.
+
+Rows of `speeds`: `disk_write` and `disk_read` (the same bytes in sequence), `alone` and `beside` (a checkpoint written, with
+nothing beside it or beside training) and `verify` (it read from disk and hashed).
+"""
+
 _BLOCK = 1 << 24
 
 
 @dataclass(frozen=True)
-class BenchSaveConfig:
+class BenchSaveConfig(BenchConfig):
     """What is timed."""
 
     folder: str = "."
-    """Folder on the disk in question; what is written there is removed."""
+    """Folder on the disk to measure; what is written there is removed."""
     times: int = 1
-    """Write each tensor so many times, under other names: the checkpoint of a model that is too large for this machine."""
+    """Write each tensor this many times, under other names: the checkpoint of a model that is too large for this machine."""
     batch: int = 2
-    """Pairs of the training steps beside which is written."""
+    """Pairs of the training steps beside the write."""
     repeats: int = 3
     """Rounds; medians are reported."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -50,26 +78,6 @@ class BenchSaveConfig:
     def __post_init__(self) -> None:
         for name, least in (("times", 1), ("batch", 2), ("repeats", 1)):
             at_least(name, getattr(self, name), least)
-
-
-@dataclass(frozen=True)
-class Round:
-    """Seconds."""
-
-    disk: float
-    """The same number of bytes, written in sequence and synced."""
-    read: float
-    """The same, read in sequence."""
-    alone: float
-    """A checkpoint written, with nothing beside it."""
-    write: float
-    """A checkpoint written beside training."""
-    stall: float
-    """For which training stood still."""
-    steps: list[float]
-    """Of each training step beside it."""
-    verify: float
-    """Reading a checkpoint from the disk and comparing its hashes."""
 
 
 class _Repeated(NativeEngine):
@@ -83,32 +91,46 @@ class _Repeated(NativeEngine):
         }
 
 
-def run(config: BenchSaveConfig) -> int:
-    """Print sizes, speeds and the stall."""
+def measure(config: BenchSaveConfig) -> Figures:
+    """FIGURES."""
     device, _ = make_device(config.device)
     engine, step = _training(config, device)
     engine.preallocate()
-    plain = [_seconds(step, device) for _ in range(config.repeats + 1)][1:]
-    began = time.perf_counter()
-    files = engine.snapshot()
-    first = time.perf_counter() - began
-    written = sum(tensor.nbytes for tensors in files.values() for tensor in tensors.values())
-    print(
-        f"device      {device.name} ({device.description}), torch {torch.__version__}, {os.cpu_count()} cores, ", end=""
-    )
-    print(f"{torch.get_num_threads()} threads")
-    print(f"checkpoint  {written / 1e9:.3f} GB, of {written / config.times / 1e9:.3f} GB in memory", flush=True)
+    plain = [step() for _ in range(config.repeats + 1)][1:]
+    files: Files = {}
+    first = timed(lambda: files.update(engine.snapshot()))
+    size = sum(tensor.nbytes for tensors in files.values() for tensor in tensors.values())
+    steps: list[float] = []
     with tempfile.TemporaryDirectory(dir=config.folder, prefix=".bench_save.") as folder:
-        rounds = [_round(Path(folder), engine, step, device, written) for _ in range(config.repeats)]
-    report(written, config.times, first, plain, rounds)
-    return 0
+        rounds = [_round(Path(folder), engine, step, size, steps) for _ in range(config.repeats)]
+    seconds = {name: [each[name] for each in rounds] for name in rounds[0]}
+    write, read, alone, beside, verified, stall = (median(times) for times in seconds.values())
+    del seconds["stall"]
+    return {
+        "checkpoint_gb": size / 1e9,
+        "copied_gb": size / config.times / 1e9,
+        "alone_of_disk": write / alone,
+        "beside_of_disk": write / beside,
+        "verify_of_disk": read / verified,
+        "both_of_disk": (write + read) / (beside + verified),
+        "stall_s": stall,
+        "stall_of_write": stall * config.times / beside,
+        "first_stall_s": first,
+        "first_stall_of_write": first * config.times / beside,
+        "step_s": median(plain),
+        "step_beside_s": median(steps),
+        "steps_beside": len(steps),
+        "speeds": {
+            name: {"median": size / median(each) / 1e6, "least": size / max(each) / 1e6, "most": size / min(each) / 1e6}
+            for name, each in seconds.items()
+        },
+    }
 
 
-def _training(config: BenchSaveConfig, device: Device) -> tuple[NativeEngine, Callable[[], None]]:
-    """An engine, and a step of it."""
-    torch.manual_seed(0)
+def _training(config: BenchSaveConfig, device: Device) -> tuple[NativeEngine, Callable[[], float]]:
+    """An engine, and a step of it that returns its seconds."""
     run = as_run(config)
-    task = Pretraining(run, device.attention).to(device.torch_device)
+    task = make_task(run, device)
     engine = _Repeated(task, device, Ranks(0, 1, None), config.optim)
     engine.times = config.times
     batch = random_batch(run, config.batch).to(device.torch_device)
@@ -118,33 +140,36 @@ def _training(config: BenchSaveConfig, device: Device) -> tuple[NativeEngine, Ca
         engine.forward_backward(batch, totals, last=True)
         engine.step()
 
-    return engine, step
+    return engine, partial(timed, step, device_clock(device))
 
 
-def _seconds(step: Callable[[], None], device: Device) -> float:
-    began = time.perf_counter()
-    step()
-    device.synchronize()
-    return time.perf_counter() - began
-
-
-def _round(folder: Path, engine: NativeEngine, step: Callable[[], None], device: Device, size: int) -> Round:
-    disk, read = in_sequence(folder / "sequence", size)
-    _, alone, _, _ = _save(folder / "alone", engine, None, device)
+def _round(
+    folder: Path, engine: NativeEngine, step: Callable[[], float], size: int, steps: list[float]
+) -> dict[str, float]:
+    """Seconds of each row of `speeds`, and of the `stall`; those of the steps beside the write are added to `steps`."""
+    written, read = in_sequence(folder / "sequence", size)
+    _, alone, _, _ = _save(folder / "alone", engine, None)
     shutil.rmtree(folder / "alone")
-    stall, write, steps, saved = _save(folder / "beside", engine, step, device)
+    stall, beside, others, saved = _save(folder / "beside", engine, step)
+    steps += others[:-1] or others  # the last one outlasts the write
     for path in saved.rglob("*.safetensors"):
-        _forget(path)
-    began = time.perf_counter()
-    wrong = verify(saved)
-    seconds = time.perf_counter() - began
-    assert wrong is None, wrong
+        _evict(path)
+    wrong: list[str | None] = []
+    verified = timed(lambda: wrong.append(verify(saved)))
+    assert wrong == [None], wrong
     shutil.rmtree(folder / "beside")
-    return Round(disk, read, alone, write, stall, steps, seconds)
+    return {
+        "disk_write": written,
+        "disk_read": read,
+        "alone": alone,
+        "beside": beside,
+        "verify": verified,
+        "stall": stall,
+    }
 
 
 def in_sequence(path: Path, size: int) -> tuple[float, float]:
-    """Seconds in which `size` random bytes, in whole pages, are written as fast as the disk takes them and synced, and read."""
+    """(seconds to write `size` random bytes, in whole pages, as fast as the disk can, and sync them; seconds to read them)."""
     block = mmap.mmap(-1, _BLOCK)
     block[:] = os.urandom(_BLOCK)
     began = time.perf_counter()
@@ -154,7 +179,7 @@ def in_sequence(path: Path, size: int) -> tuple[float, float]:
             write_direct(descriptor, memoryview(block)[:pages])
         os.fsync(descriptor)
     written = time.perf_counter() - began
-    _forget(path)
+    _evict(path)
     began = time.perf_counter()
     with path.open("rb", buffering=0) as file:
         while file.readinto(block):
@@ -165,54 +190,25 @@ def in_sequence(path: Path, size: int) -> tuple[float, float]:
 
 
 def _save(
-    run_dir: Path, engine: NativeEngine, step: Callable[[], None] | None, device: Device
+    run_dir: Path, engine: NativeEngine, step: Callable[[], float] | None
 ) -> tuple[float, float, list[float], Path]:
     """(seconds for which `save` stood still, seconds of the write, seconds of each step meanwhile, the checkpoint)."""
     checkpoints = Checkpoints(run_dir, CheckpointConfig(), engine.ranks, print)
-    began = time.perf_counter()
-    checkpoints.save(engine, {"step": 1})
-    stall, submitted, steps = time.perf_counter() - began, time.time(), []
+    stall = timed(lambda: checkpoints.save(engine, {"step": 1}))
+    submitted, steps = time.time(), []
     latest = checkpoints.folder / "latest"
     while step and not (latest.exists() or checkpoints.failed):
-        steps.append(_seconds(step, device))
+        steps.append(step())
     checkpoints.finish()
     checkpoints.close()
     (saved,) = step_folders(run_dir)
     return stall, latest.stat().st_mtime - submitted, steps, saved
 
 
-def _forget(path: Path) -> None:
-    """Have the system read a file from the disk again."""
+def _evict(path: Path) -> None:
+    """Drop a file from the page cache."""
     with path.open("rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def report(size: int, times: int, first: float, plain: list[float], rounds: list[Round]) -> None:
-    """Print medians; the stall is that of a copy of all that was written, were it in memory."""
-    disk, read, alone, write, check = (
-        median(getattr(r, name) for r in rounds) for name in ("disk", "read", "alone", "write", "verify")
-    )
-    stall = median(r.stall for r in rounds)
-    steps = [seconds for r in rounds for seconds in r.steps[:-1]] or rounds[0].steps  # the last one outlasts the write
-    lines = (
-        ("disk", disk, "disk", "written in sequence and synced", ""),
-        ("", read, "read", "read in sequence", ""),
-        ("write", alone, "alone", "nothing beside it", f"{disk / alone:.2f} of the disk's speed (wanted: {WANTED})"),
-        ("", write, "write", "beside training", f"{disk / write:.2f} (wanted: {WANTED})"),
-        ("verify", check, "verify", "read from the disk and hashed", f"{read / check:.2f} (wanted: {WANTED})"),
-    )
-    for name, seconds, key, what, share in lines:
-        print(f"{name:12}{size / seconds / 1e6:.0f} MB/s, {what}{share and ', '}{share} ({_each(size, rounds, key)})")
-    print(
-        f"both        {(disk + read) / (write + check):.2f} of the disk's speed: written beside training, then verified, against "
-        f"written and read in sequence (wanted: {WANTED})"
-    )
-    print(
-        f"stall       {stall:.3f} s to copy {size / times / 1e9:.3f} GB, {stall * times / write:.1%} of the time in which "
-        f"so much is written (wanted: {STALL:.0%}); the run's first copy {first:.3f} s, {first * times / write:.1%}"
-    )
-    print(f"step        {median(plain):.3f} s alone, {median(steps):.3f} s beside a write ({len(steps)} steps)")
-
-
-def _each(size: int, rounds: list[Round], name: str) -> str:
-    return ", ".join(f"{size / getattr(r, name) / 1e6:.0f}" for r in rounds)
+run = bench("save", measure, FIGURES)

@@ -4,15 +4,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from bridgetower_train.bench.data import synthetic_caption, synthetic_photo
 from bridgetower_train.data.shards import INDEX_DTYPE, open_corpus
 from bridgetower_train.planning.corpora import PUBLISHED, Published
-from data_prep.shapes.tokenizer import train_tokenizer
+from data_prep.shapes.synthetic import synthetic_corpus, synthetic_tokenizer
 from data_prep.shards.repeated import repeat_shard
-from data_prep.shards.writer import write_corpus
 
 _IMAGES = 16  # distinct ones
-
 
 OTHER = Published(100_000, 500_000)
 """Size of a corpus that nobody published."""
@@ -43,20 +40,12 @@ def write_corpora(root: Path, corpora: Iterable[str], image_size: int) -> None:
     for corpus in corpora:
         size = size_of(corpus)
         if size.captions not in sources:
-            sources[size.captions] = _write_source(root, size.captions, image_size)
+            folder = root / f"source_{size.captions}"
+            sources[size.captions] = synthetic_corpus(folder, image_size, _IMAGES, _IMAGES, size.captions)
         source = sources[size.captions]
         repeat_shard(open_corpus(str(source.parent), source.name), root / corpus, size.images)
 
 
 def write_tokenizer(path: Path) -> None:
     """Train a tokenizer on synthetic captions."""
-    train_tokenizer(map(synthetic_caption, range(2000)), 1000).save(str(path))
-
-
-def _write_source(root: Path, captions: int, image_size: int) -> Path:
-    folder = root / f"source_{captions}"
-    texts = ([f"{synthetic_caption(captions * n + i)} {i}" for i in range(captions)] for n in range(_IMAGES))
-    write_corpus(
-        folder, image_size, ((f"{n:08d}", synthetic_photo(n, image_size), own, {}) for n, own in enumerate(texts))
-    )
-    return folder
+    synthetic_tokenizer().save(str(path))

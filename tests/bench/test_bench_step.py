@@ -6,37 +6,47 @@ from helpers import pretraining
 
 from bridgetower_train.bench.hugging_face import HuggingFaceHeads
 from bridgetower_train.bench.kit import random_batch
-from bridgetower_train.bench.step import BenchStepConfig, losses, run
+from bridgetower_train.bench.step import SEPARATE, BenchStepConfig, losses
 from bridgetower_train.config import DeviceConfig, ModelConfig, ObjectiveConfig
 from bridgetower_train.devices import make_device
 from bridgetower_train.errors import ConfigError
-
-TINY = ModelConfig(
-    image_size=32, patch_size=8, width=64, vision_layers=2, text_layers=2, fusion_layers=2, max_text_len=20,
-    text_positions=32, vocab_size=99, dropout=0.0,
-)  # fmt: skip
-CPU = DeviceConfig(name="cpu")
 
 
 def test_both_ways_give_the_same_loss():
     """What makes the comparison fair."""
     torch.manual_seed(0)
-    task = pretraining(TINY, ObjectiveConfig())
-    batch = random_batch(task.config, 4)
-    passes = losses(task, HuggingFaceHeads(task.model, task.config), batch, make_device(CPU)[0])
+    model = ModelConfig(
+        image_size=32, patch_size=8, width=64, vision_layers=2, text_layers=2, fusion_layers=2, max_text_len=20,
+        text_positions=32, vocab_size=99, dropout=0.0,
+    )  # fmt: skip
+    task = pretraining(model, ObjectiveConfig())
+    batch, device = random_batch(task.config, 4), make_device(DeviceConfig(name="cpu"))[0]
+    passes = losses(task, HuggingFaceHeads(task.model, task.config), batch, device)
     joint = passes.pop("joint")()
+    assert set(passes) == set(SEPARATE["same_losses"])
     assert joint.item() == pytest.approx(sum(loss().item() for loss in passes.values()), abs=1e-5)
 
 
-def test_prints_times_and_ratios(capsys: pytest.CaptureFixture[str]):
-    run(BenchStepConfig(batch=2, repeats=1, model=TINY, device=CPU))
-    printed = capsys.readouterr().out
-    assert printed.count("joint is") == 2
-    for word in ("joint step", "same losses", "one ITM pair per text", "GFLOP/pair", "TFLOP/s"):
-        assert word in printed
+def test_ratios_are_those_of_whole_steps(bench, tiny):
+    figures = bench("step", *tiny, "batch=3", "repeats=1", without={"of_peak"})
+    steps, passes = figures["steps"], {name: row["s"] for name, row in figures["passes"].items()}
+    assert all(seconds > 0 for seconds in passes.values())
+    assert steps["joint"]["s"] == pytest.approx(passes["joint"] + passes["update"])
+    for name in ("same_losses", "one_itm_pair"):
+        step = steps[f"hf_{name}"]
+        assert step["s"] == pytest.approx(sum(passes[part] for part in SEPARATE[name]) + passes["update"])
+        assert figures[name] == pytest.approx(step["s"] / steps["joint"]["s"])
+    for step in steps.values():
+        assert step["pairs_per_s"] == pytest.approx(3 / step["s"])
+        assert step["tflop_per_s"] == pytest.approx(step["gflop_per_pair"] * step["pairs_per_s"] / 1e3)
+    work = [steps[name]["gflop_per_pair"] for name in ("joint", "hf_one_itm_pair", "hf_same_losses")]
+    assert work == sorted(work)
 
 
-def test_other_objectives_have_nothing_to_be_compared_with():
+def test_other_objectives_have_nothing_to_be_compared_with(bench, tiny):
     with pytest.raises(ConfigError, match="compare=false"):
         BenchStepConfig(objective=ObjectiveConfig(itc_form="ms"))
-    run(BenchStepConfig(batch=2, repeats=1, compare=False, model=TINY, objective=ObjectiveConfig(itc=0), device=CPU))
+    keys = ("compare=false", "objective.itc=0", "activation_checkpointing=true", "repeats=1")
+    figures = bench("step", *tiny, *keys, without={"of_peak", "same_losses", "one_itm_pair"})
+    assert set(figures["steps"]) == {"joint"}
+    assert set(figures["passes"]) == {"joint", "update"}

@@ -10,7 +10,6 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from bridgetower_train.bench.data import make_corpus
 from bridgetower_train.cli import main
 from bridgetower_train.data.order import Order
 from bridgetower_train.data.shards import open_corpus
@@ -18,6 +17,7 @@ from bridgetower_train.distributed import shut_down
 from bridgetower_train.errors import UserError
 from bridgetower_train.rehearsal.coverage import check_coverage
 from bridgetower_train.rehearsal.group import CallSite, join
+from data_prep.shapes.synthetic import synthetic_corpus
 from data_prep.shards.repeated import repeat_shard
 
 
@@ -25,7 +25,7 @@ from data_prep.shards.repeated import repeat_shard
 def root(tmp_path_factory) -> Path:
     """A folder with the corpus `large`: 2,345 records of 5 captions."""
     root = tmp_path_factory.mktemp("rehearse")
-    make_corpus(root, 64, images=4, records=40)
+    synthetic_corpus(root / "synthetic", 64, images=4, records=40)
     repeat_shard(open_corpus(str(root), "synthetic"), root / "large", 2345)
     return root
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bridgetower_train.bench.fault_server import kinds, serve
 from bridgetower_train.data.shards import open_corpus
+from tests.data_prep.fetch.fault_server import kinds, serve
 
 
 @pytest.fixture(scope="module")

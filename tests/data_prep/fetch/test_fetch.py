@@ -22,7 +22,6 @@ import psutil
 import pytest
 from name_server import name_server
 
-from bridgetower_train.bench.fault_server import kinds, serve
 from bridgetower_train.errors import ConfigError, UserError
 from data_prep.fetch.config import FetchConfig
 from data_prep.fetch.decoders import Decoders
@@ -30,6 +29,7 @@ from data_prep.fetch.images import WebImages, allow_open_files
 from data_prep.fetch.states import NotAnImageError
 from data_prep.source.image import prepare_jpeg
 from data_prep.source.rows import OK, Outcome, Row
+from tests.data_prep.fetch.fault_server import kinds, serve
 
 LOCAL = FetchConfig(allow_loopback=True, deadline=60, retries=2)
 SIZE = 48

@@ -1,4 +1,4 @@
-"""A web server on this machine that does to images what the web does, for tests and `bridgetower bench fetch`."""
+"""A fault-injection server: it serves images with the faults of the web."""
 
 import asyncio
 import contextlib
@@ -19,17 +19,17 @@ from PIL import Image
 from data_prep.source.rows import OK
 
 EDGE = 1 << 16
-"""Bytes that are written at once where there is no end to them."""
+"""Bytes per write of an endless answer."""
 
 
 class Reply(NamedTuple):
-    """A request being answered."""
+    """A request to answer."""
 
     writer: asyncio.StreamWriter
     image: bytes
     number: int
     first: bool
-    """Nobody has asked for this before."""
+    """It is the first request for this path."""
 
     async def send(self, body: bytes, status: str = "200 OK", **headers: object) -> None:
         """An ordinary answer; `Content_Length=None` leaves that header out."""
@@ -44,7 +44,7 @@ Answer = Callable[[Reply], Awaitable[None]]
 
 
 class Kind(NamedTuple):
-    """What the server does at `/name/number`, and the state in which that must end; two where it depends on TCP's segments."""
+    """What the server does at `/name/number`, and the state in which a fetch must end; one of two where TCP's segments decide."""
 
     answer: Answer
     state: str = OK
@@ -53,7 +53,7 @@ class Kind(NamedTuple):
 
 @cache
 def kinds() -> dict[str, Kind]:
-    """All that it does, by name: first what must end well."""
+    """All kinds by name, those that must succeed first."""
     return _good() | _bad_connections() | _bad_answers() | _bad_images()
 
 
@@ -145,7 +145,7 @@ def _bad_images() -> dict[str, Kind]:
     bomb, small, zipped = pixel_bomb(), tiny_gif(), gzip_bomb()
 
     def keep_back(reply: Reply) -> None:
-        """Else the kernel takes megabytes for a client that reads none of them."""
+        """Otherwise the kernel buffers megabytes for a client that reads none of them."""
         reply.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, EDGE)
 
     async def endless(reply: Reply) -> None:
@@ -191,12 +191,12 @@ def pixel_bomb() -> bytes:
 
 
 def gzip_bomb() -> bytes:
-    """200 MB of nothing as 200 kB."""
+    """200 MB of zeros in 200 kB."""
     return gzip.compress(bytes(200_000_000), 6)
 
 
 def tiny_gif() -> bytes:
-    """The image with which pages are watched."""
+    """A tracking pixel."""
     out = io.BytesIO()
     Image.new("P", (1, 1)).save(out, "GIF")
     return out.getvalue()
@@ -204,9 +204,9 @@ def tiny_gif() -> bytes:
 
 @contextlib.contextmanager
 def serve(images: list[bytes], hosts: int = 1) -> Iterator[list[str]]:
-    """Serve `images` from a process of its own; where, such as `http://127.0.0.1:40001`, under `hosts` addresses.
+    """Serve `images` from another process, at `hosts` addresses such as `http://127.0.0.1:40001`, which are the context's value.
 
-    `/ok/7` and `/KIND/7` give image 7, or what becomes of it there.
+    `/KIND/7` is image 7 with the fault of that kind; `/ok/7` has none.
     """
     context = get_context("spawn")
     pipe, end = context.Pipe()
@@ -227,7 +227,7 @@ def _run(images: list[bytes], hosts: int, pipe: Connection) -> None:
 
 
 async def _serve(images: list[bytes], hosts: int, pipe: Connection) -> None:
-    known, asked = kinds(), set()
+    known, requested = kinds(), set()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
@@ -235,8 +235,8 @@ async def _serve(images: list[bytes], hosts: int, pipe: Connection) -> None:
                 head = await reader.readuntil(b"\r\n\r\n")
                 path = head.split(b" ", 2)[1].decode()
                 kind, number = path.split("/")[1:3]
-                reply = Reply(writer, images[int(number) % len(images)], int(number), path not in asked)
-                asked.add(path)
+                reply = Reply(writer, images[int(number) % len(images)], int(number), path not in requested)
+                requested.add(path)
                 await known[kind].answer(reply)
         writer.close()
 
