@@ -1,22 +1,20 @@
 """Running a benchmark as a user does, and reading what it writes."""
 
 import json
+from dataclasses import asdict
 from importlib import import_module
 
 import pytest
+from tiny import TINY_MODEL
 
 from bridgetower_train.cli import main
-
-_TINY = (
-    "device=cpu", "model.image_size=32", "model.patch_size=16", "model.width=64", "model.vision_layers=1",
-    "model.text_layers=1", "model.fusion_layers=1", "model.text_positions=64",
-)  # fmt: skip
 
 
 @pytest.fixture
 def tiny():
-    """The smallest model, as overrides."""
-    return _TINY
+    """The smallest model on the CPU, as overrides."""
+    model = {key: value for key, value in asdict(TINY_MODEL).items() if value is not None}
+    return ["device=cpu", *(f"model.{key}={value}" for key, value in model.items())]
 
 
 @pytest.fixture
