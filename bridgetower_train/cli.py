@@ -27,7 +27,6 @@ class Command(NamedTuple):
 
 MODULES = {
     "": "bridgetower_train.commands.{}",
-    "eval": "bridgetower_train.commands.eval_{}",
     "bench": "bridgetower_train.bench.{}",
     "prep": "data_prep.corpora.{}",
 }
@@ -35,11 +34,8 @@ MODULES = {
 
 COMMANDS = {
     "train": Command("train a model; the same command resumes", "train"),
-    "eval": Command("evaluate a run on its held-out corpus"),
+    "eval": Command("evaluate a model; `eval NAME` runs one evaluation in full"),
     "export": Command("export a run for transformers and the hub"),
-    "eval retrieval": Command("evaluate retrieval, as published"),
-    "eval masked_lm": Command("evaluate masked words, with and without the image"),
-    "eval matching": Command("evaluate matching: accuracy, AUC, calibration"),
     "predict": Command("score texts for one image (HTML)"),
     "ablate": Command("ablate the losses"),
     "report": Command("write a run's report.html"),
@@ -137,7 +133,7 @@ def _main(argv: list[str]) -> int:
         return 0
     flags = {a for a in arguments if a.startswith("-")}
     overrides = [a for a in arguments if not a.startswith("-") and a != "job"]
-    own = {f"--{key}": f"{key}=true" for key in COMMANDS[name].flags}
+    own = {f"--{key}": f"{key}=true" for key in _command(name).flags}
     overrides += [own[flag] for flag in flags & own.keys()]
     unknown = flags - {"--help", "-h", "--cfg", "--multirun", "-m"} - own.keys()
     if unknown:
@@ -152,6 +148,8 @@ def _split(argv: list[str]) -> tuple[str | None, list[str]]:
     """The command's name (one or two words) and what follows it; None for a request for help."""
     if not argv or argv[0] in ("--help", "-h"):
         return None, []
+    if argv[0] == "eval" and "".join(argv[1:2]).isidentifier():
+        return " ".join(argv[:2]), argv[2:]
     for words in (2, 1):
         name = " ".join(argv[:words])
         if name in COMMANDS:
@@ -162,9 +160,17 @@ def _split(argv: list[str]) -> tuple[str | None, list[str]]:
     raise ConfigError(f"{given}: no such command{nearest(given, COMMANDS)}; `bridgetower --help` lists them")
 
 
+def _command(name: str) -> Command:
+    """The command of that name; `eval NAME` is a form of `eval`."""
+    return COMMANDS["eval" if name.startswith("eval ") else name]
+
+
 def load(name: str) -> tuple[ModuleType, type]:
     """Import a command: (its module, the class of its configuration), as `bench.step` and `BenchStepConfig`, or `CocoConfig`."""
     verb, _, noun = name.rpartition(" ")
+    if verb == "eval":
+        module = import_command("bridgetower_train.commands.eval")
+        return module, module.options_of(noun)
     module = import_command(COMMANDS[name].module or MODULES[verb].format(noun))
     words = (noun if verb == "prep" else name).replace("_", " ").split()
     return module, getattr(module, "".join(map(str.capitalize, words)) + "Config")
@@ -173,7 +179,7 @@ def load(name: str) -> tuple[ModuleType, type]:
 def _run(name: str, overrides: list[str], show_help: bool, show_config: bool) -> int:
     from bridgetower_train import compose
 
-    (module, schema), base = load(name), COMMANDS[name].base
+    (module, schema), base = load(name), _command(name).base
     if show_help:
         print(_help(name, schema))
     elif show_config:
@@ -186,9 +192,13 @@ def _run(name: str, overrides: list[str], show_help: bool, show_config: bool) ->
 def _help(name: str, schema: type) -> str:
     from bridgetower_train import compose
 
-    lines = [f"usage: bridgetower {name} [key=value ...]", "", COMMANDS[name].summary, ""]
-    if COMMANDS[name].base:
+    lines = [f"usage: bridgetower {name} [key=value ...]", "", _command(name).summary, ""]
+    if _command(name).base:
         lines += ["groups", *(f"  {group}={'|'.join(choices)}" for group, choices in compose.groups().items()), ""]
+    if name == "eval":
+        from bridgetower_train.evaluation import EVALUATIONS
+
+        lines += ["evaluations", *(f"  bridgetower eval {given} --help" for given in EVALUATIONS), ""]
     lines += ["keys"]
     for key, default, text in compose.field_docs(schema):
         lines += [f"  {key}={default}", f"      {text}"]
@@ -203,7 +213,7 @@ def _multirun(name: str, overrides: list[str]) -> int:
     worst = 0
     for number, job in enumerate(jobs):
         changed = [o for o in job if o not in overrides]
-        if changed and (base := COMMANDS[name].base):
+        if changed and (base := _command(name).base):
             run_dir = compose.compose_node(load(name)[1], base, job).run_dir
             job = [*job, f"run_dir='{run_dir}/{','.join(changed)}'"]
         print(f"job {number + 1} of {len(jobs)}: {' '.join(job)}", flush=True)

@@ -15,6 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from bridgetower_train.errors import ConfigError, nearest
 
@@ -77,8 +78,11 @@ def to_yaml(config: Any) -> str:
 
 
 def from_yaml(schema: type[Config], path: Path) -> Config:
-    """Read a `config.yaml` written with `to_yaml`."""
-    config = OmegaConf.to_object(OmegaConf.merge(_unlocked(OmegaConf.structured(schema)), OmegaConf.load(path)))
+    """Read a `config.yaml` written with `to_yaml`; ConfigError for any other file."""
+    try:
+        config = OmegaConf.to_object(OmegaConf.merge(_unlocked(OmegaConf.structured(schema)), OmegaConf.load(path)))
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"{path}: is not the configuration of a run: {_first_line(error)}; restore it") from None
     assert isinstance(config, schema)
     return config
 
@@ -133,7 +137,7 @@ def _unlocked(node: DictConfig) -> DictConfig:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0]
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _explain(error: Exception, schema: type[Any], base: str | None) -> str:

@@ -1,4 +1,4 @@
-"""`bridgetower ablate`: what each loss buys, and re-ranking: the demo with and without each, on several seeds, as a table."""
+"""`bridgetower ablate`: what each loss and re-ranking contribute: the demo with and without each, on several seeds."""
 
 import statistics
 import subprocess
@@ -11,11 +11,13 @@ from typing import Any
 from bridgetower_train.config import at_least
 from bridgetower_train.devices import make_device
 from bridgetower_train.errors import ConfigError, UserError
-from bridgetower_train.evaluation.protocol import read_evaluation
-from bridgetower_train.evaluation.trained import read_config
+from bridgetower_train.evaluation import EVALUATIONS
+from bridgetower_train.evaluation.protocol import read_evaluations
 from bridgetower_train.files import atomic_write
+from bridgetower_train.pages.markdown import table
 from bridgetower_train.tasks import step_flops
 from bridgetower_train.versions import versions
+from bridgetower_train.weights.saved import read_config
 
 VARIANTS = {
     "all three": [],
@@ -42,12 +44,10 @@ COLUMNS = {
 }
 """Table -> the evaluation that it shows, and figure -> column."""
 
-_EVALUATIONS = {"matching": "itm", "masked_lm": "mlm", "retrieval": "itc"}  # command -> the objective that it needs
-
 
 @dataclass(frozen=True)
 class AblateConfig:
-    """`bridgetower ablate`; the same command goes on with what is not done yet."""
+    """`bridgetower ablate`; the same command resumes with what is not done yet."""
 
     data: str = "data"
     """Folder that holds `shapes` and `shapes_heldout` (`bridgetower prep shapes out=data`)."""
@@ -80,14 +80,11 @@ def run(config: AblateConfig) -> int:
                 "train", "experiment=demo", f"data.root={config.data}", f"run_dir={folder}", f"seed={seed}", *variant,
                 *config.overrides,
             )  # fmt: skip
-            objective = read_config(str(folder)).objective
-            for command, needs in _EVALUATIONS.items():
-                if getattr(objective, needs):
-                    more = (
-                        ["captions=1", f"rerank={config.rerank * bool(objective.itm)}"]
-                        if command == "retrieval"
-                        else []
-                    )
+            trained = read_config(folder)
+            for command, evaluation in EVALUATIONS.items():
+                if not evaluation.lacks(trained):
+                    rerank = config.rerank * bool(trained.objective.itm)
+                    more = ["captions=1", f"rerank={rerank}"] if command == "retrieval" else []
                     _bridgetower("eval", command, f"run_dir={folder}", *more)
     out = Path(config.out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -100,64 +97,44 @@ def _bridgetower(*arguments: str) -> None:
     print(f"$ bridgetower {' '.join(arguments)}", flush=True)
     code = subprocess.run([sys.executable, "-m", "bridgetower_train", *arguments]).returncode
     if code:
-        raise UserError(
-            f"`bridgetower {' '.join(arguments)}` ended with code {code}; the same command goes on from there"
-        )
+        raise UserError(f"`bridgetower {' '.join(arguments)}` ended with code {code}; the same command resumes there")
 
 
 def results(config: AblateConfig, folders: dict[str, list[Path]]) -> str:
     """The page, in Markdown."""
-    first = read_config(str(folders["all three"][0]))
-    protocol = next(iter(_evaluations(folders["all three"][0]).values()))["protocol"]
+    first = read_config(folders["all three"][0])
+    protocol = next(iter(read_evaluations(folders["all three"][0] / "eval.json").values()))["protocol"]
     device, _ = make_device(first.device)
     installed = ", ".join(f"{name} {version}" for name, version in versions().items())
-    lines = [
-        "# What each loss buys",
-        "",
+    work = {name: step_flops(read_config(runs[0])) for name, runs in folders.items()}
+    shares = [(name, f"{flops / 1e9:.3f}", f"{flops / work['all three']:.2f}") for name, flops in work.items()]
+    parts = [
+        "# What each loss buys\n",
         f"The demo's recipe ({first.steps} steps of {first.global_batch} pairs, tiny model, {first.model.image_size} px), "
         f"with and without each loss, seeds {', '.join(map(str, config.seeds))}: mean and, where there are several seeds, "
         f"standard deviation. Measured on `{protocol['corpus']}`, whose combinations of colour, shape and texture training never "
         f"shows. Retrieval, in percent: the first caption of each of {protocol['images']:,} images, among all; "
-        f"re-ranked are the best {config.rerank} of each query.",
-        "",
-        f"Made by `bridgetower ablate` on {device.description}; {installed}.",
-        "",
-        "## Work",
-        "",
-        "| | GFLOP per pair, forward and backward | of all three |",
-        "|---|---|---|",
+        f"re-ranked are the best {config.rerank} of each query.\n",
+        f"Made by `bridgetower ablate` on {device.description}; {installed}.\n",
+        "## Work\n",
+        table(["", "GFLOP per pair, forward and backward", "of all three"], shares),
     ]
-    work = {name: _flops(runs[0]) for name, runs in folders.items()}
-    lines += [f"| {name} | {flops / 1e9:.3f} | {flops / work['all three']:.2f} |" for name, flops in work.items()]
     for title, (evaluation, columns) in COLUMNS.items():
-        lines += [
-            "",
-            f"## {title}",
-            "",
-            f"| | {' | '.join(columns.values())} |",
-            "|---" * (1 + len(columns)) + "|",
+        found = {name: [_figures(folder, evaluation, title) for folder in runs] for name, runs in folders.items()}
+        digits = 1 if evaluation == "retrieval" else 3
+        rows = [
+            (name, *(_mean([figures[column] for figures in runs], digits) for column in columns))
+            for name, runs in found.items()
+            if all(runs)
         ]
-        for name, runs in folders.items():
-            found = [_figures(folder, evaluation, title) for folder in runs]
-            if all(found):
-                digits = 1 if evaluation == "retrieval" else 3
-                cells = [_mean([figures[column] for figures in found], digits) for column in columns]
-                lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def _flops(folder: Path) -> float:
-    return step_flops(read_config(str(folder)))
-
-
-def _evaluations(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = read_evaluation(folder).get("evaluations", {})
-    return found
+        parts += [f"## {title}\n", table(["", *columns.values()], rows)]
+    return "\n".join(parts)
 
 
 def _figures(folder: Path, evaluation: str, title: str) -> dict[str, float]:
-    """The figures of a kind of evaluation; empty where the run was not asked for it."""
-    entry = next((e for name, e in _evaluations(folder).items() if name.startswith(f"{evaluation} on ")), None)
+    """The figures of an evaluation; empty where the run did not have it."""
+    entries = read_evaluations(folder / "eval.json")
+    entry = next((e for name, e in entries.items() if name.startswith(f"{evaluation} on ")), None)
     figures: dict[str, Any] = entry["figures"] if entry else {}
     if evaluation != "retrieval":
         return figures

@@ -1,4 +1,4 @@
-"""`bridgetower export`: a run as a folder that transformers and the Hugging Face hub know."""
+"""`bridgetower export`: a run as a folder for transformers and the Hugging Face hub."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from bridgetower_train.pages.model_card import model_card
 from bridgetower_train.weights import hub
 from bridgetower_train.weights.export import write_export
 from bridgetower_train.weights.hf_files import loadable_classes
-from bridgetower_train.weights.trained import read_trained
+from bridgetower_train.weights.saved import read_config, read_saved
 
 
 @dataclass(frozen=True)
@@ -17,11 +17,11 @@ class ExportConfig:
     """`bridgetower export`."""
 
     run_dir: str = "???"
-    """Folder of the run; it may be going on."""
+    """Folder of the run, which may be in progress."""
     out: str = "???"
-    """Folder to write, whole or not at all."""
+    """Folder to write."""
     step: int | None = None
-    """Checkpoint to export; null: the newest whole one."""
+    """Checkpoint to export; null: the newest complete one."""
     tokenizer: str | None = None
     """Where the run's tokenizer is now; null: where the run had it."""
     licence: str | None = None
@@ -35,7 +35,7 @@ class ExportConfig:
     repo: str | None = None
     """Name on the hub, owner/name."""
     private: bool = True
-    """Where `repo` is made anew, show it to its owner alone."""
+    """If `repo` is new, make it visible only to its owner."""
 
     def __post_init__(self) -> None:
         if self.step is not None:
@@ -45,17 +45,18 @@ class ExportConfig:
 
 
 def run(config: ExportConfig) -> int:
-    """Write the folder, and upload it where that is asked for."""
+    """Write the folder, and upload it if requested."""
     run_dir, out = Path(config.run_dir), Path(config.out).absolute()
     if config.push:
         hub.check_push(config.repo)
     if out.exists() and not (out / "model.safetensors").is_file():
-        raise ConfigError(f"out={config.out}: is there already, and no export; choose another folder")
-    trained = read_trained(run_dir, config.step, config.tokenizer, print)
-    card = model_card(trained, config.repo or run_dir.resolve().name, config.licence, config.carbon_kg, config.cost)
-    written = write_export(trained, card, out)
-    print(f"{config.out}: step {trained.step:,}{'' if written else ', already there, the same in every byte'}")
-    print(f"loads as {', '.join(loadable_classes(trained.config))} and BridgeTowerProcessor")
+        raise ConfigError(f"out={config.out}: is there already and is not an export; choose another folder")
+    read_config(run_dir)  # only a run can be exported
+    saved, weights = read_saved(config.run_dir, config.step, config.tokenizer)
+    card = model_card(saved, config.repo or run_dir.resolve().name, config.licence, config.carbon_kg, config.cost)
+    written = write_export(saved, weights, card, out)
+    print(f"{config.out}: step {saved.step:,}{'' if written else ', already there, byte-identical'}")
+    print(f"loads as {', '.join(loadable_classes(saved.config))} and BridgeTowerProcessor")
     if config.push:
         assert config.repo is not None
         print(f"uploaded to {hub.push(out, config.repo, config.private)}")

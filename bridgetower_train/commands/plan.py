@@ -1,6 +1,7 @@
 """`bridgetower plan experiment=... hardware=gaudi2x512 out=plan.html`: estimate memory and time on cards that you do not have."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from bridgetower_train.files import atomic_write
@@ -12,12 +13,16 @@ from bridgetower_train.planning.collectives import link_bytes
 from bridgetower_train.planning.config import PlanConfig
 from bridgetower_train.planning.estimate import Plan, make_plan
 from bridgetower_train.planning.memory import ENGINES
+from bridgetower_train.weights.saved import config_of
 
 __all__ = ["PlanConfig", "run"]
 
 
 def run(config: PlanConfig) -> None:
     """Print the plan, and write its page."""
+    if config.model_from:
+        like = config_of(config.model_from, "model_from")
+        config = replace(config, task=like.task, model=like.model, objective=like.objective)
     plan = make_plan(config)
     print("\n".join([*summary(plan), *plan.remarks, "", memory_table(plan), scan_table(plan)]), end="")
     if config.out:

@@ -12,10 +12,10 @@ from bridgetower_train.data.image import decode_crop
 from bridgetower_train.data.shards import BadRecordError
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.evaluation.attention import attention_over_image, words
-from bridgetower_train.evaluation.predictor import Predictor
-from bridgetower_train.evaluation.trained import load_run
+from bridgetower_train.evaluation.base import open_model
 from bridgetower_train.files import atomic_write
 from bridgetower_train.pages.prediction import Guess, Prediction, TextPrediction, prediction_page
+from bridgetower_train.tasks.pretraining.predictor import Predictor
 from data_prep.source.image import prepare_jpeg
 
 
@@ -24,15 +24,15 @@ class PredictConfig:
     """`bridgetower predict`."""
 
     run_dir: str = "???"
-    """Folder of the run; its newest whole checkpoint answers."""
+    """Run folder (its newest complete checkpoint is used), exported folder, or name on the Hugging Face hub."""
     image: str = "???"
-    """The image: JPEG, PNG, WebP, GIF or BMP; its centre is read."""
+    """The image: JPEG, PNG, WebP, GIF or BMP; the model sees its centre."""
     texts: list[str] = field(default_factory=list)
-    """Texts to compare with it; the words under each `<mask>` are guessed."""
+    """Texts to score for it; words are predicted for each `<mask>`."""
     words: list[str] = field(default_factory=list)
     """Words whose attention over the image is drawn; empty: all."""
     top: int = 5
-    """Words to guess for each `<mask>`."""
+    """Words to predict for each `<mask>`."""
     out: str = "prediction.html"
     """Where the page is written."""
     device: str = "auto"
@@ -43,14 +43,15 @@ class PredictConfig:
 
 
 def run(config: PredictConfig) -> int:
-    """Print what the model makes of the image and each text, and write a page of it."""
+    """Print the scores of each text for the image, and write a page of them."""
     if not config.texts or not all(text.strip() for text in config.texts):
         raise ConfigError(f"texts={config.texts}: give at least one, and none empty: \"texts=['a dog', 'a <mask>']\"")
-    trained = load_run(config.run_dir, config.device)
-    pixels = read_image(config.image, trained.config.model.image_size)
-    texts = [predict(trained.predictor, pixels, text, config.top, config.words) for text in config.texts]
+    model, saved = open_model(config.run_dir, device=config.device)
+    predictor = Predictor(*model)
+    pixels = read_image(config.image, saved.config.model.image_size)
+    texts = [predict(predictor, pixels, text, config.top, config.words) for text in config.texts]
     facts = {
-        "model": f"{config.run_dir}, {trained.checkpoint.name}",
+        "model": f"{saved.source}, {saved.name}" if saved.run_dir else saved.source,
         "image": config.image,
         "seen as": f"{pixels.shape[-1]} x {pixels.shape[-1]} px",
     }
@@ -67,7 +68,7 @@ def run(config: PredictConfig) -> int:
 
 
 def read_image(path: str, size: int) -> Tensor:
-    """uint8 (3, size, size), prepared as a corpus prepares its images; ConfigError where there is none to be had."""
+    """uint8 (3, size, size), prepared as a corpus prepares its images; ConfigError where it cannot be read."""
     out = np.empty((size, size, 3), dtype=np.uint8)
     try:
         decode_crop(prepare_jpeg(Path(path).read_bytes(), size), size, out)
@@ -79,30 +80,25 @@ def read_image(path: str, size: int) -> Tensor:
 
 
 def predict(predictor: Predictor, pixels_3SS: Tensor, text: str, top: int, chosen: list[str]) -> TextPrediction:
-    """What the model makes of an image and a text, as far as it was trained for it. ConfigError for a word that is not there."""
-    objective, tokens = predictor.task.objective, predictor.text
-    image = pixels_3SS[None]
+    """What the model says of an image and a text, as far as it has heads for it."""
+    tokens, image = predictor.text, pixels_3SS[None]
     (ids,), (mask,) = tokens.encode([text], predictor.model.config.max_text_len)
-    similarity = None
-    if objective.itc:
-        similarity = float(predictor.embed_images(image)[0] @ predictor.embed_texts([text])[0])
-    places = torch.nonzero(ids == tokens.mask)[:, 0]
-    masks = []
-    if objective.mlm and len(places):
-        probabilities = predictor.fill_all(image, ids[None], mask[None], places[None])[0].softmax(-1)
-        masks = [
-            [
-                Guess(tokens.decode([i]), p)
-                for p, i in zip(*(x.tolist() for x in row.topk(min(top, len(row)))), strict=True)
-            ]
-            for row in probabilities
-        ]
     weights = attention_over_image(predictor, pixels_3SS, ids, mask)
     found = [(word, weights[group].mean(0).numpy()) for word, group in words(tokens, ids, mask)]
     return TextPrediction(
         text,
-        similarity,
-        float(predictor.match(image, [text])) if objective.itm else None,
-        masks,
+        float(predictor.embed_images(image)[0] @ predictor.embed_texts([text])[0]) if predictor.embeds else None,
+        float(predictor.match(image, [text])) if predictor.matches else None,
+        _guesses(predictor, image, ids, mask, top) if predictor.fills else [],
         [(word, map_GG) for word, map_GG in found if not chosen or word in chosen],
     )
+
+
+def _guesses(predictor: Predictor, image_13SS: Tensor, ids_L: Tensor, mask_L: Tensor, top: int) -> list[list[Guess]]:
+    """The best words for each `<mask>`."""
+    places = torch.nonzero(ids_L == predictor.text.mask)[:, 0]
+    if not len(places):
+        return []
+    probabilities = predictor.fill_all(image_13SS, ids_L[None], mask_L[None], places[None])[0].softmax(-1)
+    best = (row.topk(min(top, len(row))) for row in probabilities)
+    return [[Guess(predictor.text.decode([i]), float(p)) for p, i in zip(*row, strict=True)] for row in best]

@@ -1,0 +1,15 @@
+"""Evaluations of a trained model: each has figures, and a protocol that says what they mean.
+
+A new one is a file with an `Evaluation` and a line in EVALUATIONS. May import config, data, devices, distributed, model, tasks
+and weights.
+"""
+
+from bridgetower_train.evaluation.base import Evaluation
+from bridgetower_train.evaluation.masked_lm import MASKED_LM
+from bridgetower_train.evaluation.matching import MATCHING
+from bridgetower_train.evaluation.retrieval import RETRIEVAL
+
+EVALUATIONS: dict[str, Evaluation] = {"matching": MATCHING, "masked_lm": MASKED_LM, "retrieval": RETRIEVAL}
+"""Name on the command line -> evaluation, in the order in which `bridgetower eval` shows them."""
+
+__all__ = ["EVALUATIONS", "Evaluation"]

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from bridgetower_train.data.text import CaptionTokenizer
-from bridgetower_train.evaluation.predictor import Predictor
 from bridgetower_train.model.attention import split_heads
+from bridgetower_train.tasks.pretraining.predictor import Predictor
 
 
 def attention_over_image(predictor: Predictor, pixels_3SS: Tensor, ids_L: Tensor, mask_L: Tensor) -> Tensor:
     """float32 (L, G, G): how much each token attends to each patch in the last fusion layer, the mean over its heads.
 
     The text stream's attention to the image stream. The class token takes its share too, so that they sum to less than 1.
-    The weights are computed again beside the layer, whose own kernel does not give them.
+    The weights are recomputed beside the layer, whose own kernel does not return them.
     """
     layer = predictor.model.bridgetower.cross_modal_text_layers[-1].crossattention
     assert isinstance(layer, nn.Module)
@@ -41,7 +41,7 @@ def attention_over_image(predictor: Predictor, pixels_3SS: Tensor, ids_L: Tensor
 
 
 def words(text: CaptionTokenizer, ids_L: Tensor, mask_L: Tensor) -> list[tuple[str, list[int]]]:
-    """The words of a text and where their tokens stand; without punctuation, and with `<mask>` as a word."""
+    """The words of a text and the positions of their tokens; without punctuation, and with `<mask>` as a word."""
     groups: list[list[int]] = []
     begins = True
     for place, token in enumerate(ids_L[mask_L].tolist()):

@@ -1,42 +1,53 @@
-"""Image-text matching: does the model tell an image's caption from another image's, and does it know how sure it may be?"""
+"""Image-text matching: does the model tell an image's caption from another image's, and is its confidence justified?"""
+
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bridgetower_train.evaluation.heldout import HeldOut
-from bridgetower_train.evaluation.predictor import Predictor
+from bridgetower_train.data.shards import Corpus
+from bridgetower_train.distributed import Ranks
+from bridgetower_train.evaluation.base import Evaluation, OpenModel, Result, SampledOptions
+from bridgetower_train.evaluation.eval_set import EvalSet
+from bridgetower_train.evaluation.protocol import of_sample
+from bridgetower_train.tasks.pretraining.predictor import Predictor
 
 BINS = 10
 """Equal parts of [0, 1] over which calibration is measured."""
 
 
-def match_scores(predictor: Predictor, held_out: HeldOut, batch: int = 64) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class MatchingOptions(SampledOptions):
+    """`bridgetower eval matching`: each image with its first caption, and with that of the next image."""
+
+
+def match_scores(predictor: Predictor, images: EvalSet, batch: int = 64) -> tuple[Tensor, Tensor]:
     """(probability of a match, whether it is one) of each image with its own first caption and with that of the next.
 
-    Equal captions make no mismatch, and are left out there.
+    A next caption that is equal is not a mismatch, and is left out.
     """
-    own = [captions[0] for captions in held_out.captions]
+    own = images.first
     others = own[1:] + own[:1]
     scores, labels = [], []
-    for part in held_out.batches(batch):
+    for part in images.batches(batch):
         different = torch.tensor([a != b for a, b in zip(own[part], others[part], strict=True)])
-        positive = predictor.match(held_out.pixels[part], own[part])
-        negative = predictor.match(held_out.pixels[part], others[part])[different]
+        positive = predictor.match(images.pixels[part], own[part])
+        negative = predictor.match(images.pixels[part], others[part])[different]
         scores += [positive, negative]
         labels += [torch.ones(len(positive), dtype=torch.bool), torch.zeros(len(negative), dtype=torch.bool)]
     return torch.cat(scores), torch.cat(labels)
 
 
-def matching_accuracy(predictor: Predictor, held_out: HeldOut, batch: int = 64) -> float:
-    """Share of pairs (see `match_scores`) that the model judges right; a probability of one half is no match."""
-    score, label = match_scores(predictor, held_out, batch)
+def matching_accuracy(predictor: Predictor, images: EvalSet, batch: int = 64) -> float:
+    """Share of pairs (see `match_scores`) that the model judges right; a probability of one half is not a match."""
+    score, label = match_scores(predictor, images, batch)
     return float(((score > 0.5) == label).float().mean())
 
 
 def matching(score: Tensor, label: Tensor) -> dict[str, float]:
-    """Pairs, accuracy, AUC and expected calibration error of probabilities and what was true."""
+    """Pairs, accuracy, AUC and expected calibration error of the probabilities, against the truth."""
     p, truth = score.numpy().astype(np.float64), label.numpy()
     return {
         "matching pairs": float(truth.sum()),
@@ -61,3 +72,17 @@ def calibration_error(probability: npt.NDArray[np.float64], truth: npt.NDArray[n
     number = np.minimum((probability * BINS).astype(int), BINS - 1)
     gaps = np.bincount(number, probability, BINS) - np.bincount(number, truth, BINS)
     return float(np.abs(gaps).sum() / len(probability))
+
+
+def _run(model: OpenModel, corpus: Corpus, options: MatchingOptions, ranks: Ranks) -> Result:
+    images = EvalSet(corpus, model.config.model.image_size, options.samples).load()
+    protocol = of_sample(model, images, "the first of each image, and that of the next image as the mismatch")
+    protocol["calibration"] = f"{BINS} equal bins of the probability of a match"
+    return Result(matching(*match_scores(Predictor(*model), images)), protocol)
+
+
+def _brief(model: OpenModel, images: EvalSet) -> Result:
+    return Result({"image-text matching accuracy": matching_accuracy(Predictor(*model), images)})
+
+
+MATCHING = Evaluation("matching", ("itm_score",), MatchingOptions, _run, _brief)

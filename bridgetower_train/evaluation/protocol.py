@@ -1,4 +1,4 @@
-"""What must be said with a figure: what the model had seen, and on what it was measured."""
+"""What must be stated with a figure: what the model was trained on, and on what it was measured."""
 
 import json
 from dataclasses import dataclass
@@ -7,11 +7,15 @@ from typing import Any
 
 from bridgetower_train.config import TrainConfig
 from bridgetower_train.data.shards import Corpus, open_corpus
-from bridgetower_train.errors import UserError
-from bridgetower_train.evaluation.captioned import count_cut
-from bridgetower_train.evaluation.heldout import HeldOut
-from bridgetower_train.evaluation.trained import TrainedRun, read_config
+from bridgetower_train.devices import Device
+from bridgetower_train.errors import ConfigError, UserError
+from bridgetower_train.evaluation.base import OpenModel, Result
+from bridgetower_train.evaluation.eval_set import EvalSet, count_cut
 from bridgetower_train.files import atomic_write
+from bridgetower_train.weights.saved import SavedModel, is_run, read_config
+
+OVERVIEW = "overview"
+"""Name in eval.json of what `bridgetower eval` finds: a part of each evaluation."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ def stages(config: TrainConfig) -> tuple[list[TrainingStage], str | None]:
     folder = _run_folder(start)
     if folder is None:
         return found, start
-    before, first = stages(read_config(str(folder)))
+    before, first = stages(read_config(folder))
     return found + before, first
 
 
@@ -50,9 +54,9 @@ def _stage(config: TrainConfig) -> TrainingStage:
 
 
 def _run_folder(checkpoint: str | None) -> Path | None:
-    """The run that a checkpoint, given as the run folder or one of its checkpoints, is of."""
+    """The run that a checkpoint, given as the run folder or one of its checkpoints, belongs to."""
     folders = [Path(checkpoint), *Path(checkpoint).absolute().parents[:2]] if checkpoint else []
-    return next((folder for folder in folders if (folder / "config.yaml").is_file()), None)
+    return next((folder for folder in folders if is_run(folder)), None)
 
 
 def what_it_saw(config: TrainConfig, title: str) -> str:
@@ -68,58 +72,80 @@ def what_it_saw(config: TrainConfig, title: str) -> str:
     return f"{kind}: trained on {history}{origin}"
 
 
-def describe(run: TrainedRun, corpus: Corpus) -> dict[str, Any]:
+def describe(saved: SavedModel, device: Device, corpus: Corpus) -> dict[str, Any]:
     """The part of a protocol that all evaluations share."""
+    config, manifest = saved.config, corpus.manifest
     return {
         "corpus": corpus.name,
-        "data set": corpus.manifest.title,
-        "splits": ", ".join(corpus.manifest.splits) or "not noted in the manifest",
-        "model": what_it_saw(run.config, corpus.manifest.title),
-        "checkpoint": run.checkpoint.name,
-        "image size": run.config.model.image_size,
-        "text length": run.config.model.max_text_len,
-        "device": run.device.name,
+        "data set": manifest.title,
+        "splits": ", ".join(manifest.splits) or "not noted in the manifest",
+        "model": what_it_saw(config, manifest.title) if saved.run_dir else "not known: exported weights do not tell",
+        "checkpoint": saved.name,
+        "image size": config.model.image_size,
+        "preprocessing": f"shorter edge to {config.model.image_size} px, centre crop",
+        "text length": config.model.max_text_len,
+        "device": device.name,
     }
 
 
-def describe_held_out(run: TrainedRun, corpus: Corpus, held_out: HeldOut, captions: str) -> dict[str, Any]:
-    """The same where each image comes with its first caption; `captions` says which ones it is shown with."""
-    first, length = [texts[0] for texts in held_out.captions], run.config.model.max_text_len
-    return describe(run, corpus) | {
-        "images": len(held_out),
+def of_sample(model: OpenModel, images: EvalSet, captions: str) -> dict[str, Any]:
+    """The part on a sample of images with their first captions; `captions` says which ones each is shown with."""
+    return {
+        "images": len(images),
         "captions": captions,
-        "captions cut": count_cut(run.predictor.text, first, length),
-        "left out": ", ".join(held_out.left_out) or 0,
+        "captions cut": count_cut(model.tokenizer, images.first, model.config.model.max_text_len),
+        "left out": ", ".join(f"{key} ({reason})" for key, reason in images.left_out.items()) or 0,
     }
 
 
 def announce(protocol: dict[str, Any]) -> None:
-    """Print a protocol, a line for each part."""
+    """Print a protocol, one line per part."""
     for name, value in protocol.items():
         print(f"{name:16}{f'{value:,}' if isinstance(value, int) else value}")
 
 
-def show(figures: dict[str, float]) -> None:
-    """Print figures, a line for each."""
-    print()
-    for name, value in figures.items():
-        print(f"{name:32}{f'{value:,.0f}' if value == int(value) and value > 1 else f'{value:.4f}'}")
-    print()
+def file_of(saved: SavedModel, out: str | None) -> Path:
+    """Where evaluations of a model are kept: `out`, or `eval.json` in its folder; ConfigError where it has none of its own."""
+    if out:
+        return Path(out)
+    if not Path(saved.source).is_dir():
+        raise ConfigError(f"out: {saved.source} is not a folder here; name a file for the figures, as out=eval.json")
+    return Path(saved.source, "eval.json")
 
 
-def keep(run_dir: Path, name: str, protocol: dict[str, Any], figures: dict[str, Any]) -> None:
-    """Keep figures with their protocol in the run's `eval.json`, in place of those of that name."""
-    path = run_dir / "eval.json"
-    content = read_evaluation(run_dir)
-    content["evaluations"] = content.get("evaluations", {}) | {name: {"protocol": protocol, "figures": figures}}
-    atomic_write(path, json.dumps(content, indent=1))
-    print(f"{'kept in':16}{path}")
+def keep(path: Path, name: str, saved: SavedModel, corpus: str, result: Result) -> None:
+    """Keep a result in `path`, as the last, instead of the one with that name and corpus."""
+    entry = {
+        "evaluation": name,
+        "corpus": corpus,
+        "checkpoint": saved.name,
+        "step": saved.step,
+        "protocol": result.protocol,
+        "figures": result.figures,
+        "examples": result.examples,
+    }
+    found = read_evaluations(path)
+    found.pop(f"{name} on {corpus}", None)
+    found[f"{name} on {corpus}"] = entry
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, json.dumps({"evaluations": found}, indent=1))
 
 
-def read_evaluation(run_dir: Path) -> dict[str, Any]:
-    """What `eval.json` holds; empty where there is none, or none that can be read."""
+def read_evaluations(path: Path) -> dict[str, dict[str, Any]]:
+    """`NAME on CORPUS` -> evaluation, as `keep` wrote them; empty where there is no file, or no such content."""
     try:
-        content = json.loads((run_dir / "eval.json").read_text())
+        return evaluations_in(json.loads(path.read_text()))
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+
+
+def evaluations_in(content: Any) -> dict[str, dict[str, Any]]:
+    """The same from what a file contains; versions up to 0.1 kept the overview beside the other evaluations, not among them."""
+    if not isinstance(content, dict):
+        return {}
+    kept = content.get("evaluations")
+    found = {str(k): v for k, v in kept.items() if isinstance(v, dict)} if isinstance(kept, dict) else {}
+    if isinstance(content.get("figures"), dict):
+        overview = {key: content[key] for key in ("corpus", "step", "figures", "examples") if key in content}
+        found[f"{OVERVIEW} on {content.get('corpus', 'unknown')}"] = {"evaluation": OVERVIEW, "protocol": {}} | overview
+    return found

@@ -1,4 +1,4 @@
-"""At which place does a query find what belongs to it? Ranks by the contrast, and by matching among its best candidates.
+"""At which rank does a query find what belongs to it? By the contrast, and by matching among its best candidates.
 
 Shapes: I images, T texts, E width of the embeddings, C scored pairs. `owner_T` says to which image a text belongs.
 """
@@ -14,7 +14,7 @@ from tqdm import tqdm
 from bridgetower_train.distributed import Ranks
 
 CHUNK = 256
-"""Rows of the similarity matrix that are held at once. Ranks share whole chunks, so that each is the same product whoever
+"""Rows of the similarity matrix that are in memory at once. Ranks share whole chunks, so that each is the same product whichever
 computes it."""
 
 TIE = 1e-6
@@ -25,7 +25,7 @@ Floats = npt.NDArray[np.float32]
 
 
 def chunks(count: int, ranks: Ranks, size: int = CHUNK, title: str | None = None) -> Iterator[slice]:
-    """This rank's share of the slices of `size` among `count` rows; with a `title`, rank 0 shows how far it is."""
+    """This rank's share of the slices of `size` among `count` rows; with a `title`, rank 0 shows its progress."""
     starts = range(ranks.rank * size, count, ranks.world_size * size)
     shown = tqdm(starts, title, disable=None if title and ranks.is_main else True)
     return (slice(start, min(start + size, count)) for start in shown)
@@ -34,7 +34,7 @@ def chunks(count: int, ranks: Ranks, size: int = CHUNK, title: str | None = None
 def itc_ranks(images_IE: Tensor, texts_TE: Tensor, owner_T: Ints, ranks: Ranks) -> tuple[Ints, Ints]:
     """(rank (I,) of the best own text of each image, rank (T,) of the own image of each text), from 1, by cosine.
 
-    A tie counts against: all that scores as high stands before. Own texts never stand before each other. One product of
+    A tie counts against: whatever scores as high ranks before. Own texts never rank before each other. One product of
     the two matrices, in chunks.
     """
     own_T = torch.from_numpy(owner_T)
@@ -65,9 +65,9 @@ def candidates(images_IE: Tensor, texts_TE: Tensor, k: int, ranks: Ranks) -> Int
 
 
 def itm_ranks(pairs_C: Ints, score_C: Floats, owner_T: Ints, by_itc: tuple[Ints, Ints]) -> tuple[Ints, Ints]:
-    """As `itc_ranks`, where the pairs (see `candidates`) stand before all others, in the order of their scores.
+    """As `itc_ranks`, where the pairs (see `candidates`) rank before all others, in the order of their scores.
 
-    What belongs to a query but was not scored keeps its rank by the contrast, behind all that was. Published figures
+    What belongs to a query but was not scored keeps its rank by the contrast, after all that was. Published figures
     (Microsoft's too) rank so: a pair counts in both directions, whichever of the two chose it.
     """
     image_C, text_C = np.divmod(pairs_C, len(owner_T))
@@ -90,3 +90,19 @@ def recalls(rank_I: Ints, rank_T: Ints) -> dict[str, float]:
     figures["image to text median rank"] = float(np.median(rank_I))
     figures["text to image median rank"] = float(np.median(rank_T))
     return figures
+
+
+def recall(similarity_BB: Tensor, group: int = 128, k: int = 1) -> tuple[float, float]:
+    """(image to text, text to image) recall at `k`, each among `group` candidates, averaged over the complete groups of B.
+
+    Fewer than `group` rows form one group. An equal score counts against: a model that cannot tell finds nothing.
+    """
+    count = len(similarity_BB)
+    group = min(group, count)
+    hits = torch.zeros(2)
+    for start in range(0, count - group + 1, group):
+        part = similarity_BB[start : start + group, start : start + group]
+        truth = part.diagonal()
+        hits += torch.stack([((part >= truth[:, None]).sum(1) <= k).sum(), ((part >= truth).sum(0) <= k).sum()])
+    image_to_text, text_to_image = (hits / (count // group * group)).tolist()
+    return image_to_text, text_to_image

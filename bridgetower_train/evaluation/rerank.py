@@ -1,9 +1,9 @@
 """Matching scores of many pairs, from tower states that are computed once for many of them and never kept for all.
 
-The states of an image at 384 px (base, bf16) take 5.3 MB, those of 5,000 images 27 GB: too much to keep. So one block of
-images after the other is encoded, once, and held while all texts that it is paired with stream past in blocks. A text is
-encoded once per block of images: with 64 of them, 5,000 x 25,000 at k = 256 spend about 4% of the work on that, all else
-on the pairs themselves, which nothing spares.
+The states of an image at 384 px (base, bf16) take 5.3 MB, those of 5,000 images 27 GB: too much to keep. So images are
+encoded once, block by block, and a block stays in memory while all texts that it is paired with stream past in blocks. A
+text is encoded once per block of images: with 64 of them, 5,000 x 25,000 at k = 256 spend about 4% of the work on that, and
+the rest on the pairs themselves, which is unavoidable.
 
 Shapes: C pairs, P pairs at once.
 """
@@ -14,18 +14,18 @@ import numpy as np
 import torch
 
 from bridgetower_train.distributed import Ranks
-from bridgetower_train.evaluation.captioned import CaptionedImages
-from bridgetower_train.evaluation.predictor import Predictor
+from bridgetower_train.evaluation.eval_set import EvalSet
 from bridgetower_train.evaluation.ranking import Floats, Ints, chunks
+from bridgetower_train.tasks.pretraining.predictor import Predictor
 
 TEXTS_PER_IMAGE = 4
-"""A block holds so many times more texts than images: their states are that much smaller."""
+"""A block has this many times more texts than images: their states are that much smaller."""
 
 
-def score_pairs(predictor: Predictor, images: CaptionedImages, pairs_C: Ints, ranks: Ranks, batch: int = 64) -> Floats:
+def score_pairs(predictor: Predictor, images: EvalSet, pairs_C: Ints, ranks: Ranks, batch: int = 64) -> Floats:
     """float32 (C,): the logit of `match` of each pair, image * T + text, ascending; the same on all ranks.
 
-    `batch`: images whose states are held at once, and pairs that are fused at once. Ranks share the blocks of images.
+    `batch`: images whose states are in memory at once, and pairs that are fused at once. Ranks share the blocks of images.
     """
     texts = images.texts
     score_C = np.zeros(len(pairs_C), np.float32)
@@ -34,7 +34,7 @@ def score_pairs(predictor: Predictor, images: CaptionedImages, pairs_C: Ints, ra
         image, text = np.divmod(pairs_C[first:last], len(texts))
         if not len(image):
             continue
-        image_states = predictor.image_states(images.read(range(part.start, part.stop))[0])
+        image_states = predictor.image_states(images.read(part)[0])
         for block in _blocks(text, TEXTS_PER_IMAGE * batch):
             used, row = np.unique(text[block], return_inverse=True)
             text_states = predictor.text_states([texts[i] for i in used])
@@ -46,7 +46,7 @@ def score_pairs(predictor: Predictor, images: CaptionedImages, pairs_C: Ints, ra
 
 
 def _blocks(text: Ints, size: int) -> Iterator[Ints]:
-    """Indices of pairs, those whose text lies in the same `size` texts together, in the order of the pairs."""
+    """Indices of pairs, grouped by blocks of `size` texts, in the order of the pairs."""
     number = text // size
     order = np.argsort(number, kind="stable")
     yield from np.split(order, np.flatnonzero(np.diff(number[order])) + 1)

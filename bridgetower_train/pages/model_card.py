@@ -1,5 +1,6 @@
-"""The model card of an export: what the hub shows, from what the run knows of itself."""
+"""The model card of an export: what the hub shows, from what the run has recorded."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -8,12 +9,14 @@ import yaml
 from bridgetower_train.config import DataConfig
 from bridgetower_train.data.cache import read_url
 from bridgetower_train.data.manifest import Manifest
-from bridgetower_train.data.roots import is_remote
+from bridgetower_train.data.roots import is_remote, plain_root
 from bridgetower_train.errors import ConfigError, DataError
+from bridgetower_train.evaluation.protocol import OVERVIEW, evaluations_in
+from bridgetower_train.pages.markdown import table
 from bridgetower_train.pages.run_folder import RunFolder, read_run
 from bridgetower_train.tasks import task_class
 from bridgetower_train.weights.hf_files import loadable_classes
-from bridgetower_train.weights.trained import Trained
+from bridgetower_train.weights.saved import SavedModel
 
 HUB_DATASETS = {
     "cc3m": "conceptual_captions",
@@ -33,26 +36,42 @@ USES = {
     "BridgeTowerModel": "features",
 }
 
+Manifests = dict[str, Manifest | None]
 
-def model_card(trained: Trained, name: str, licence: str | None, carbon_kg: float | None, cost: str | None) -> str:
-    """The text of `README.md`; what is None is said to be unknown. `name`: by which the model is to be loaded."""
-    manifests = {corpus: read_manifest(trained.config.data, corpus) for corpus in trained_on(trained.config.data)}
-    run = read_run(trained.run_dir)
-    sections = [
-        _metadata(trained, run, licence, carbon_kg),
-        f"# {trained.run_dir.resolve().name}: BridgeTower after {trained.step:,} steps",
-        "A [BridgeTower](https://arxiv.org/abs/2206.08657) vision-language model: an image tower, a text tower, and a fusion "
-        "encoder bridged to the top layers of both.",
-        _usage(trained, name),
-        _data(trained.config.data, manifests),
-        _recipe(trained, manifests),
-        _results(trained, run),
-        _footprint(trained, run, carbon_kg, cost),
-        f"## Licence\n\nOf these weights: {licence or UNKNOWN}. The images and captions that they were trained on have "
-        "licences of their own" + ("." if not manifests else ": see the corpora above."),
-        _CITATION,
-    ]
-    return "\n\n".join(sections) + "\n"
+
+def model_card(saved: SavedModel, name: str, licence: str | None, carbon_kg: float | None, cost: str | None) -> str:
+    """The text of `README.md`; None is shown as unknown. `name`: by which the model is to be loaded."""
+    assert saved.run_dir is not None, "only a run is exported"
+    config, run = saved.config, read_run(saved.run_dir)
+    classes = loadable_classes(config)
+    manifests = {corpus: read_manifest(config.data, corpus) for corpus in trained_on(config.data)}
+    overview = evaluated(saved, run)
+    results = "This checkpoint was not evaluated (`bridgetower eval`).\n"
+    if overview:
+        figures = table(["", ""], [(k, f"{v:.4f}") for k, v in overview["figures"].items()], left=2)
+        corpus = overview.get("corpus", UNKNOWN)
+        results = f"On the held-out corpus `{corpus}`, by `bridgetower eval`, this checkpoint.\n\n{figures}"
+    missing = ", ".join(f"`{c}`" for c in USES if c not in classes)
+    notes = [f"Not trained, and not to be loaded: {missing}."] if missing else []
+    return _TEMPLATE.format(
+        metadata=yaml.safe_dump(
+            _metadata(saved, run.path.name, overview, licence, carbon_kg), sort_keys=False, allow_unicode=True
+        ),
+        title=run.path.name,
+        name=name,
+        step=f"{saved.step:,}",
+        uses=table(["class", "for"], [(f"`{c}`", USES[c]) for c in classes], left=2),
+        cls=classes[0],
+        size=config.model.image_size,
+        tokens=config.model.max_text_len,
+        notes="".join(f"\n{note}\n" for note in [*notes, *task_class(config).exported(config).notes]),
+        data=_data(config.data, manifests),
+        recipe=table(["", ""], _recipe(saved, manifests), left=2),
+        results=results,
+        footprint=table(["", ""], _footprint(saved, run, carbon_kg, cost), left=2),
+        licence=licence or UNKNOWN,
+        more=": see the corpora above." if manifests else ".",
+    )
 
 
 def trained_on(data: DataConfig) -> list[str]:
@@ -62,10 +81,9 @@ def trained_on(data: DataConfig) -> list[str]:
 
 def read_manifest(data: DataConfig, corpus: str) -> Manifest | None:
     """A corpus's manifest; None where it cannot be read from here."""
-    root = data.root.removeprefix("file://").rstrip("/")
-    path = f"{root}/{corpus}/manifest.json"
+    path = f"{plain_root(data.root)}/{corpus}/manifest.json"
     try:
-        if is_remote(root):
+        if is_remote(path):
             return Manifest.from_json(read_url(path), path)
         with open(path, "rb") as file:
             return Manifest.from_json(file.read(), path)
@@ -73,71 +91,51 @@ def read_manifest(data: DataConfig, corpus: str) -> Manifest | None:
         return None
 
 
-def evaluated(trained: Trained, run: RunFolder) -> dict[str, float]:
-    """The figures of `bridgetower eval`, where it has seen this very checkpoint."""
-    figures = run.evaluation.get("figures") if run.evaluation.get("step") == trained.step else None
-    return {str(k): float(v) for k, v in figures.items()} if isinstance(figures, dict) else {}
-
-
-def _metadata(trained: Trained, run: RunFolder, licence: str | None, carbon_kg: float | None) -> str:
-    data = [HUB_DATASETS[corpus] for corpus in trained_on(trained.config.data) if corpus in HUB_DATASETS]
-    figures = evaluated(trained, run)
-    results = [
-        {"type": "recall" if "R@" in name else "accuracy", "value": round(value, 6), "name": name}
-        for name, value in figures.items()
+def evaluated(saved: SavedModel, run: RunFolder) -> dict[str, Any]:
+    """The newest result of `bridgetower eval` on this very checkpoint; empty where there is none."""
+    found = [
+        entry
+        for name, entry in evaluations_in(run.evaluation).items()
+        if name.startswith(f"{OVERVIEW} on ") and entry.get("step") == saved.step and entry.get("figures")
     ]
-    corpus = str(run.evaluation.get("corpus"))
+    return found[-1] if found else {}
+
+
+def _metadata(
+    saved: SavedModel, title: str, overview: dict[str, Any], licence: str | None, carbon_kg: float | None
+) -> dict[str, Any]:
+    data = [HUB_DATASETS[corpus] for corpus in trained_on(saved.config.data) if corpus in HUB_DATASETS]
+    results = [
+        {"type": "recall" if "R@" in name else "accuracy", "value": round(float(value), 6), "name": name}
+        for name, value in overview.get("figures", {}).items()
+    ]
     index = {
-        "name": trained.run_dir.resolve().name,
+        "name": title,
         "results": [
             {
                 "task": {"type": "image-text-matching", "name": "vision-language pretraining"},
-                "dataset": {"type": corpus, "name": corpus},
+                "dataset": {"type": overview.get("corpus"), "name": overview.get("corpus")},
                 "metrics": results,
             }
         ],
     }
-    header: dict[str, Any] = {
+    return {
         "language": "en",
         "license": licence or UNKNOWN,
         "library_name": "transformers",
-        "tags": ["bridgetower", "vision-language", *(["gaudi"] if "gaudi" in device_name(trained).lower() else [])],
+        "tags": ["bridgetower", "vision-language", *(["gaudi"] if "gaudi" in device_name(saved).lower() else [])],
         **({"datasets": data} if data else {}),
         **({"co2_eq_emissions": {"emissions": round(carbon_kg * 1000, 3)}} if carbon_kg is not None else {}),
         **({"model-index": [index]} if results else {}),
     }
-    return f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---"
 
 
-def device_name(trained: Trained) -> str:
+def device_name(saved: SavedModel) -> str:
     """The accelerator of the run, as it described itself."""
-    return str(trained.state.get("device", UNKNOWN))
+    return str(saved.state.get("device", UNKNOWN))
 
 
-def _usage(trained: Trained, name: str) -> str:
-    classes = loadable_classes(trained.config)
-    size = trained.config.model.image_size
-    rows = [[f"`{c}`", USES[c]] for c in classes]
-    missing = [c for c in USES if c not in classes]
-    notes = [
-        f"`BridgeTowerProcessor` gives images of {size} x {size} pixels. Its class shrinks images of more than 5:3 until "
-        "their longer edge fits, and pads them with black: crop such images first.",
-        f"Texts were cut to {trained.config.model.max_text_len} tokens in training.",
-    ]
-    if missing:
-        notes.append(f"Not trained, and not to be loaded: {', '.join(f'`{c}`' for c in missing)}.")
-    notes += task_class(trained.config).exported(trained.config).notes
-    example = (
-        "```python\nfrom PIL import Image\nfrom transformers import BridgeTowerProcessor, "
-        f'{classes[0]}\n\nprocessor = BridgeTowerProcessor.from_pretrained("{name}")\n'
-        f'model = {classes[0]}.from_pretrained("{name}")\n'
-        'inputs = processor(Image.open("photo.jpg").convert("RGB"), "two dogs in a car", return_tensors="pt")\n'
-        "outputs = model(**inputs)\n```"
-    )
-    return "\n\n".join(["## Use", _table(["class", "for"], rows), example, *notes])
-
-
-def _data(data: DataConfig, manifests: dict[str, Manifest | None]) -> str:
+def _data(data: DataConfig, manifests: Manifests) -> str:
     rows = []
     for corpus, manifest in manifests.items():
         about = manifest.extra.get("about", {}) if manifest else {}
@@ -147,70 +145,48 @@ def _data(data: DataConfig, manifests: dict[str, Manifest | None]) -> str:
     known = [manifest for manifest in manifests.values() if manifest]
     if len(known) == len(manifests) > 1:
         rows.append(["together", f"{sum(m.images for m in known):,}", f"{sum(m.captions for m in known):,}", "", ""])
-    return "## Training data\n\nCounted in the shards themselves.\n\n" + _table(
-        ["corpus", "images", "captions", "passes per epoch", "licence of the data"], rows
-    )
+    return table(["corpus", "images", "captions", "passes per epoch", "licence of the data"], rows, left=5)
 
 
-def _recipe(trained: Trained, manifests: dict[str, Manifest | None]) -> str:
-    config, seen = trained.config, trained.step * trained.config.global_batch
+def _recipe(saved: SavedModel, manifests: Manifests) -> Iterator[tuple[str, str]]:
+    config = saved.config
     optim, model = config.optim, config.model
+    seen = (saved.step or 0) * config.global_batch
     unit = "captions" if config.data.captions == "all" else "images"
     epoch = sum(getattr(m, unit) * config.data.corpora[c] for c, m in manifests.items() if m)
-    rows = [
-        *map(list, task_class(config).recipe(config)),
-        ["images", f"{model.image_size} x {model.image_size} pixels, centre crop, no other augmentation"],
-        ["started from", ", ".join(f"`{k}={v}`" for k, v in config.init.named.items()) or "random weights"],
-        ["steps", f"{trained.step:,} of {config.steps}"],
-        ["batch", f"{config.global_batch:,} pairs"],
-        [
-            "pairs seen",
-            f"{seen:,}" + (f", {seen / epoch:.2f} epochs" if epoch and None not in manifests.values() else ""),
-        ],
-        [
-            "optimizer",
-            f"AdamW, betas {optim.beta1:g} and {optim.beta2:g}, eps {optim.eps:g}, decay {optim.weight_decay:g}",
-        ],
-        ["learning rate", f"{optim.lr:g} towers, {optim.lr_fusion:g} fusion encoder, {optim.lr_heads:g} heads"],
-        ["schedule", f"{optim.schedule}, warm-up {optim.warmup}"],
-        ["gradient clipping", f"{optim.clip_norm:g}" if optim.clip_norm else "none"],
-        ["precision", config.device.precision],
-        ["seed", str(config.seed)],
-    ]
-    return "## Training\n\n" + _table(["", ""], rows)
+    epochs = f", {seen / epoch:.2f} epochs" if epoch and None not in manifests.values() else ""
+    yield from task_class(config).recipe(config)
+    yield "images", f"{model.image_size} x {model.image_size} pixels, centre crop, no other augmentation"
+    yield "started from", ", ".join(f"`{k}={v}`" for k, v in config.init.named.items()) or "random weights"
+    yield "steps", f"{saved.step:,} of {config.steps}"
+    yield "batch", f"{config.global_batch:,} pairs"
+    yield "pairs seen", f"{seen:,}{epochs}"
+    betas = f"betas {optim.beta1:g} and {optim.beta2:g}"
+    yield "optimizer", f"AdamW, {betas}, eps {optim.eps:g}, decay {optim.weight_decay:g}"
+    yield "learning rate", f"{optim.lr:g} towers, {optim.lr_fusion:g} fusion encoder, {optim.lr_heads:g} heads"
+    yield "schedule", f"{optim.schedule}, warm-up {optim.warmup}"
+    yield "gradient clipping", f"{optim.clip_norm:g}" if optim.clip_norm else "none"
+    yield "precision", config.device.precision
+    yield "seed", str(config.seed)
 
 
-def _results(trained: Trained, run: RunFolder) -> str:
-    figures = evaluated(trained, run)
-    if not figures:
-        return "## Results\n\nThis checkpoint was not evaluated (`bridgetower eval`)."
-    rows = [[name, f"{value:.4f}"] for name, value in figures.items()]
-    corpus = run.evaluation.get("corpus", UNKNOWN)
-    return f"## Results\n\nOn the held-out corpus `{corpus}`, by `bridgetower eval`, this checkpoint.\n\n" + _table(
-        ["", ""], rows
-    )
-
-
-def _footprint(trained: Trained, run: RunFolder, carbon_kg: float | None, cost: str | None) -> str:
-    world_size = int(trained.state.get("world_size", 1))
-    seconds = training_seconds(run, trained.step)
-    hours = f"about {seconds * world_size / 3600:.3g} device hours in training steps" if seconds else UNKNOWN
-    versions = trained.state.get("versions", {})
-    rows = [
-        ["hardware", f"{world_size} x {device_name(trained)}, at this checkpoint"],
-        ["time", hours],
-        [
-            "software",
-            ", ".join(f"{k} {v}" for k, v in versions.items() if k in ("python", "torch", "bridgetower-train")),
-        ],
-        ["carbon", UNKNOWN if carbon_kg is None else f"{carbon_kg:g} kg CO2-eq"],
-        ["cost", cost or UNKNOWN],
-    ]
-    return "## Hardware, carbon and cost\n\n" + _table(["", ""], rows)
+def _footprint(
+    saved: SavedModel, run: RunFolder, carbon_kg: float | None, cost: str | None
+) -> Iterator[tuple[str, str]]:
+    world_size = int(saved.state.get("world_size", 1))
+    seconds = training_seconds(run, saved.step or 0)
+    versions = saved.state.get("versions", {})
+    yield "hardware", f"{world_size} x {device_name(saved)}, at this checkpoint"
+    hours = f"about {seconds * world_size / 3600:.3g} device hours in training steps"
+    yield "time", hours if seconds else UNKNOWN
+    shown = ("python", "torch", "bridgetower-train")
+    yield "software", ", ".join(f"{k} {v}" for k, v in versions.items() if k in shown)
+    yield "carbon", UNKNOWN if carbon_kg is None else f"{carbon_kg:g} kg CO2-eq"
+    yield "cost", cost or UNKNOWN
 
 
 def training_seconds(run: RunFolder, step: int) -> float:
-    """Seconds that the steps up to `step` took by the metrics, what stands between two lines being as long as its end."""
+    """Seconds that the steps up to `step` took by the metrics; those between two lines count as long as the later one."""
     if "step_s" not in run.metrics:
         return 0.0
     steps, seconds = (np.asarray(values, dtype=np.float64) for values in run.metrics["step_s"])
@@ -218,18 +194,58 @@ def training_seconds(run: RunFolder, step: int) -> float:
     return float((np.diff(steps[kept], prepend=0.0) * seconds[kept]).sum())
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    cells = [header, ["---"] * len(header), *([c.replace("|", "\\|").replace("\n", " ") for c in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+_TEMPLATE = """---
+{metadata}---
 
+# {title}: BridgeTower after {step} steps
 
-_CITATION = """## Citation
+A [BridgeTower](https://arxiv.org/abs/2206.08657) vision-language model: an image tower, a text tower, and a fusion encoder \
+bridged to the top layers of both.
+
+## Use
+
+{uses}
+```python
+from PIL import Image
+from transformers import BridgeTowerProcessor, {cls}
+
+processor = BridgeTowerProcessor.from_pretrained("{name}")
+model = {cls}.from_pretrained("{name}")
+inputs = processor(Image.open("photo.jpg").convert("RGB"), "two dogs in a car", return_tensors="pt")
+outputs = model(**inputs)
+```
+
+`BridgeTowerProcessor` gives images of {size} x {size} pixels. Its class shrinks images of more than 5:3 until their longer \
+edge fits, and pads them with black: crop such images first.
+
+Texts were cut to {tokens} tokens in training.
+{notes}
+## Training data
+
+Counted in the shards themselves.
+
+{data}
+## Training
+
+{recipe}
+## Results
+
+{results}
+## Hardware, carbon and cost
+
+{footprint}
+## Licence
+
+Of these weights: {licence}. The images and captions that they were trained on have licences of their own{more}
+
+## Citation
 
 ```bibtex
-@inproceedings{xu2023bridgetower,
-  title = {BridgeTower: Building Bridges Between Encoders in Vision-Language Representation Learning},
-  author = {Xu, Xiao and Wu, Chenfei and Rosenman, Shachar and Lal, Vasudev and Che, Wanxiang and Duan, Nan},
-  booktitle = {AAAI},
-  year = {2023}
-}
-```"""
+@inproceedings{{xu2023bridgetower,
+  title = {{BridgeTower: Building Bridges Between Encoders in Vision-Language Representation Learning}},
+  author = {{Xu, Xiao and Wu, Chenfei and Rosenman, Shachar and Lal, Vasudev and Che, Wanxiang and Duan, Nan}},
+  booktitle = {{AAAI}},
+  year = {{2023}}
+}}
+```
+"""

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
@@ -10,81 +9,25 @@ import numpy as np
 
 from bridgetower_train.config import Duration
 from bridgetower_train.errors import ConfigError
-from bridgetower_train.pages.chart import FREE, AxisRange, Curve, chart, running_mean
+from bridgetower_train.evaluation.protocol import evaluations_in
+from bridgetower_train.pages.chart import Curve, chart, running_mean
 from bridgetower_train.pages.html import Child, Markup, element, figures, join, note, page, pairs, sections, table
 from bridgetower_train.pages.images import thumbnail
 from bridgetower_train.pages.numbers import duration, figure, size, tick
+from bridgetower_train.pages.panels import RUNNING, Panel, learning
 from bridgetower_train.pages.run_folder import Json, RunFolder
 
 BAD_SAMPLES_SHOWN = 25
 EXAMPLES_SHOWN = 24
 
-LOSSES = {"mlm": "Masked language modelling", "itm": "Image-text matching", "itc": "Image-text contrast"}
-"""Names of the losses; each is also the name of its colour in the style sheet."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """A metric in a panel."""
-
-    metric: str
-    label: str
-    colour: str = "plain"
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A chart of the report; `factor` turns the logged unit into the one that the title names."""
-
-    title: str
-    lines: tuple[Line, ...]
-    factor: float = 1.0
-    limits: AxisRange = FREE
-    log: bool = False
-    smooth: bool = True
-
-
-def _loss(title: str, metric: str, colour: str) -> Panel:
-    return Panel(title, (Line(metric, "training", colour), Line(f"val_{metric}", "validation", colour)))
-
-
-def _accuracies(prefix: str) -> tuple[Line, ...]:
-    return (
-        Line(f"{prefix}acc_mlm", "masked token", "mlm"),
-        Line(f"{prefix}acc_itm", "matching", "itm"),
-        Line(f"{prefix}recall_itc", "contrast R@1", "itc"),
-    )
-
-
-LEARNING = (
-    _loss("Loss", "loss", "plain"),
-    *(_loss(f"{name}, loss", f"loss_{key}", key) for key, name in LOSSES.items()),
-    Panel("Accuracy in training", _accuracies(""), limits=(0, 1)),
-    Panel("Accuracy in validation", _accuracies("val_"), limits=(0, 1)),
-    Panel(
-        "Retrieval in validation, R@1",
-        (Line("val_i2t_r1", "image to text", "mlm"), Line("val_t2i_r1", "text to image", "itm")),
-        limits=(0, 1),
-    ),
-)
-RUNNING = (
-    Panel("Throughput, samples/s", (Line("samples_per_s", "samples/s"),), limits=(0, None)),
-    Panel("Data wait, % of the step", (Line("data_wait", "data wait"),), factor=100, limits=(0, None)),
-    Panel("Learning rate", (Line("lr", "learning rate"),), limits=(0, None), smooth=False),
-    Panel("Gradient norm", (Line("grad_norm", "gradient norm"),), log=True),
-    Panel("Logit scale", (Line("logit_scale", "logit scale"),), smooth=False),
-    Panel("Model FLOPs utilisation, %", (Line("mfu", "MFU"),), factor=100, limits=(0, None)),
-    Panel("Memory, GB", (Line("memory_gb", "memory"),), limits=(0, None), smooth=False),
-)
-
 
 def report(run: RunFolder) -> str:
     """The page."""
     parts: dict[str, Child] = {
-        "Learning": _panels(run, LEARNING),
+        "Learning": _panels(run, learning(run)),
         "Running": _panels(run, RUNNING),
         "Evaluation": _evaluation(run),
-        "Retrieval examples": _examples(run),
+        "Examples": _examples(run),
         "Checkpoints": _checkpoints(run),
         "Bad samples": _bad_samples(run),
         "Configuration": _groups(run.config),
@@ -172,18 +115,11 @@ def _curves(run: RunFolder, panel: Panel) -> list[Curve]:
 
 def _evaluation(run: RunFolder) -> Markup:
     parts: list[Child] = []
-    values = run.evaluation.get("figures")
-    if isinstance(values, dict) and values:
-        about = [f"{what} {figure(run.evaluation[what])}" for what in ("corpus", "step") if what in run.evaluation]
-        parts += [note(", ".join(about)), _figures(values)]
-    kept = run.evaluation.get("evaluations")
-    for name, entry in kept.items() if isinstance(kept, dict) else ():
-        protocol, values = (
-            (entry.get(part) for part in ("protocol", "figures")) if isinstance(entry, dict) else (None, None)
-        )
+    for name, entry in evaluations_in(run.evaluation).items():
+        protocol, values = entry.get("protocol"), entry.get("figures")
         if isinstance(protocol, dict) and isinstance(values, dict):
-            told = "; ".join(f"{what}: {_text(value)}" for what, value in protocol.items())
-            parts += [element("h3", str(name)), note(told), _figures(values)]
+            about = "; ".join(f"{what}: {_text(value)}" for what, value in protocol.items())
+            parts += [element("h3", name), note(about or f"step {figure(entry.get('step'))}"), _figures(values)]
     return join(*parts)
 
 
@@ -198,11 +134,12 @@ def _figures(values: Json) -> Markup:
 
 
 def _examples(run: RunFolder) -> Markup:
-    cards = [_example(run, example) for example in _objects(run.evaluation.get("examples"))[:EXAMPLES_SHOWN]]
+    found = [e for entry in evaluations_in(run.evaluation).values() for e in _objects(entry.get("examples"))]
+    cards = [_ranking(run, e) if "results" in e else _example(run, e) for e in found[:EXAMPLES_SHOWN]]
     if not cards:
         return Markup("")
     text = "The highest ranked results for held-out images and captions, with their scores; a tick marks correct ones."
-    return join(note(text), element("div", *cards, class_="examples"))
+    return join(note(text) if any("results" in e for e in found) else "", element("div", *cards, class_="examples"))
 
 
 def _objects(value: Any) -> list[Json]:
@@ -211,6 +148,23 @@ def _objects(value: Any) -> list[Json]:
 
 
 def _example(run: RunFolder, example: Json) -> Markup:
+    """`images` (each `image` with its `caption`), `text` and `facts`, name -> value; each may be missing."""
+    images = [
+        element("figure", _image(run, image), element("figcaption", str(image.get("caption", ""))))
+        for image in _objects(example.get("images"))
+    ]
+    facts = example.get("facts")
+    return element(
+        "article",
+        element("div", *images, class_="couple"),
+        element("p", str(example.get("text", "")), class_="caption"),
+        pairs({name: figure(value) for name, value in facts.items()} if isinstance(facts, dict) else {}),
+        class_="sample",
+    )
+
+
+def _ranking(run: RunFolder, example: Json) -> Markup:
+    """The `results` of a query, an image or a text."""
     to_text = example.get("query_kind") == "image"
     query = _image(run, example) if to_text else element("blockquote", str(example.get("text", "")))
     listed = [_result(run, result, to_text) for result in _objects(example.get("results"))]

@@ -15,6 +15,8 @@ class PlanConfig(TrainConfig):
 
     hardware: str = "gaudi2x512"
     """Card and number: gaudi1x512, gaudi2x8, gaudi3x64, a100x8, h100x64, h200x64."""
+    model_from: str | None = None
+    """Run folder, exported folder or hub name whose model and losses to plan, instead of `model` and `objective`."""
     out: str | None = "plan.html"
     """Where to write the page; null: nowhere."""
     pairs: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 32, 64])

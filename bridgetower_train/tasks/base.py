@@ -8,6 +8,7 @@ Shapes: B samples.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from bridgetower_train.config import TrainConfig
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.data.reader import Reader
 from bridgetower_train.data.text import CaptionTokenizer
+from bridgetower_train.devices import Device
 from bridgetower_train.model.attention import AttentionFunction, sdpa
 from bridgetower_train.model.bridgetower import BridgeTower
 from bridgetower_train.model.flops import Work
@@ -67,6 +69,8 @@ class Exported(NamedTuple):
     """More files, name -> content."""
     notes: list[str]
     """Sentences of the model card on how to use it."""
+    settings: dict[str, Any]
+    """What `from_export` needs and no tensor tells; under `bridgetower_train` in config.json."""
 
 
 class Task(nn.Module, ABC):
@@ -127,7 +131,15 @@ class Task(nn.Module, ABC):
     @classmethod
     def exported(cls, config: TrainConfig) -> Exported:
         """What an exported folder has beside weights, tokenizer and image processor."""
-        return Exported({}, {}, [])
+        return Exported({}, {}, [], {})
+
+    @classmethod
+    def from_export(cls, config: TrainConfig, settings: dict[str, Any], weights: dict[str, Tensor]) -> TrainConfig:
+        """`config` (task and model) with the losses that exported weights were trained with, as far as needed to use them.
+
+        `settings` are those of `exported`; empty for weights of others. ValueError, TypeError or KeyError where they do not fit.
+        """
+        return config
 
     @classmethod
     @abstractmethod
@@ -188,3 +200,15 @@ class Task(nn.Module, ABC):
     def embed(self, batch: Batch) -> dict[str, Tensor] | None:
         """What a loss over all micro-batches of a step needs of this one beforehand; None: there is no such loss."""
         return None
+
+
+@contextmanager
+def evaluating(task: Task, device: Device) -> Iterator[None]:
+    """Evaluation mode without gradients, under autocast; the former mode comes back at the end."""
+    training = task.training
+    task.eval()
+    try:
+        with torch.no_grad(), device.autocast():
+            yield
+    finally:
+        task.train(training)

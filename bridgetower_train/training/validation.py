@@ -1,4 +1,4 @@
-"""Validation during training: the losses and retrieval on the held-out corpus, always on the same samples."""
+"""Validation during training: losses and quick evaluations on the held-out corpus, always on the same samples."""
 
 import torch
 import torch.distributed as dist
@@ -8,11 +8,11 @@ from bridgetower_train.data.dataset import open_data
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.devices import Device
 from bridgetower_train.distributed import Ranks
-from bridgetower_train.evaluation.heldout import load_held_out
-from bridgetower_train.evaluation.predictor import Predictor, evaluating
-from bridgetower_train.evaluation.retrieval import recall, similarities
+from bridgetower_train.evaluation import EVALUATIONS
+from bridgetower_train.evaluation.base import OpenModel
+from bridgetower_train.evaluation.eval_set import EvalSet
 from bridgetower_train.tasks import Task, task_class
-from bridgetower_train.tasks.pretraining import Pretraining
+from bridgetower_train.tasks.base import evaluating
 from bridgetower_train.training.metrics import to_host
 
 
@@ -31,10 +31,10 @@ class Validation:
             for part in range(0, per_rank, micro_batch)
         )
         self.batches = [dataset.__getitems__(range(start, start + micro_batch)) for start in starts]
-        self.held_out = load_held_out(dataset.corpora[0], config.validation.samples, config.model.image_size)
+        self.images = EvalSet(dataset.corpora[0], config.model.image_size, config.validation.samples).load()
 
     def run(self, task: Task) -> dict[str, float]:
-        """`val_` metrics: the losses and accuracies of training, and R@1 in both directions among 128 samples."""
+        """`val_` metrics: the losses and accuracies of training, and what evaluations add as their `validation`."""
         on_device = [batch.to(self.device.torch_device) for batch in self.batches]
         totals = torch.stack([task.counts(batch) for batch in on_device]).sum(0)
         if self.ranks.world_size > 1:
@@ -47,7 +47,9 @@ class Validation:
         sums = {name: torch.stack([part[name] for part in parts]).sum() for name in parts[0]}
         unjudged = {metric.name for metric in task.metrics(task.config) if not metric.better}
         figures = {f"val_{name}": value for name, value in to_host(sums, self.ranks).items() if name not in unjudged}
-        if isinstance(task, Pretraining) and task.objective.itc:
-            predictor = Predictor(task, self.tokenizer, self.device)
-            figures["val_i2t_r1"], figures["val_t2i_r1"] = recall(similarities(predictor, self.held_out))
+        model = OpenModel(task, self.tokenizer, self.device)
+        for evaluation in EVALUATIONS.values():
+            if evaluation.validation and not evaluation.lacks(task.config):
+                found = evaluation.validation(model, self.images)
+                figures |= {f"val_{name}": value for name, value in found.items()}
         return figures

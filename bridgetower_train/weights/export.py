@@ -13,7 +13,7 @@ from bridgetower_train.files import atomic_write, sync
 from bridgetower_train.tasks import Task, task_class
 from bridgetower_train.weights.hf_files import description_files, tokenizer_files
 from bridgetower_train.weights.names import TEXT_TOWER, Tensors
-from bridgetower_train.weights.trained import Trained
+from bridgetower_train.weights.saved import SavedModel
 
 
 def exported_weights(task: type[Task], weights: Tensors) -> Tensors:
@@ -28,16 +28,16 @@ def exported_weights(task: type[Task], weights: Tensors) -> Tensors:
     return task.released(exported)
 
 
-def write_export(trained: Trained, card: str, out: Path) -> bool:
-    """Write `out` whole or not at all; False where it was there already, the same in every byte.
+def write_export(saved: SavedModel, weights: Tensors, card: str, out: Path) -> bool:
+    """Write all of `out` or nothing; False where it was there already, byte-identical.
 
-    ConfigError where `out` holds something else.
+    ConfigError where `out` contains something else.
     """
-    config = trained.config
+    config = saved.config
     contents = {
         **description_files(config),
         **task_class(config).exported(config).files,
-        **tokenizer_files(trained.text, config.model.text_positions, f"tokenizer={config.tokenizer}"),
+        **tokenizer_files(saved.tokenizer, config.model.text_positions, f"tokenizer={config.tokenizer}"),
         "README.md": card,
     }
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -46,14 +46,14 @@ def write_export(trained: Trained, card: str, out: Path) -> bool:
         temporary.chmod(0o755)  # mkdtemp's own would lock others out
         for name, content in contents.items():
             atomic_write(temporary / name, content)
-        weights = temporary / "model.safetensors"
-        save_file(exported_weights(task_class(config), trained.weights), weights, metadata={"format": "pt"})
-        weights.chmod((temporary / "README.md").stat().st_mode)
-        sync(weights)
+        tensors = temporary / "model.safetensors"
+        save_file(exported_weights(task_class(config), weights), tensors, metadata={"format": "pt"})
+        tensors.chmod((temporary / "README.md").stat().st_mode)
+        sync(tensors)
         sync(temporary)
         if out.exists():
             if not same_files(temporary, out):
-                raise ConfigError(f"out={out}: holds something else; remove it, or choose another folder")
+                raise ConfigError(f"out={out}: contains something else; remove it, or choose another folder")
             return False
         temporary.rename(out)
         sync(out.parent)
@@ -65,8 +65,6 @@ def write_export(trained: Trained, card: str, out: Path) -> bool:
 
 
 def same_files(a: Path, b: Path) -> bool:
-    """Whether two folders hold the same files, byte for byte."""
-    names = sorted(path.name for path in a.iterdir())
-    if not b.is_dir() or sorted(path.name for path in b.iterdir()) != names:
-        return False
-    return filecmp.cmpfiles(a, b, names, shallow=False)[0] == names
+    """Whether two folders have the same files, byte for byte; evaluations of the exports do not count."""
+    names, others = (sorted(p.name for p in f.iterdir() if p.name != "eval.json") if f.is_dir() else [] for f in (a, b))
+    return names == others and filecmp.cmpfiles(a, b, names, shallow=False)[0] == names

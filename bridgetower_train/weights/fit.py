@@ -1,14 +1,18 @@
-"""Do these tensors fit that model? What does not is named."""
+"""Do these tensors, and the `config.json` beside them, fit that model? What does not is named."""
 
 import itertools
+import json
 import math
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bridgetower_train.config import HEAD_WIDTH, ModelConfig
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.model.heads import Head
 from bridgetower_train.weights.names import IMAGE_TOWER, POSITIONS, TEXT_TOWER, WORDS, Tensors
@@ -80,6 +84,46 @@ def sizes(tensors: Tensors, heads: Sequence[Head] = ()) -> dict[str, int]:
         if layers:
             found[key] = len(layers)
     return found
+
+
+def check_description(file: Path, key: str, model: ModelConfig, named: str) -> None:
+    """ConfigError where a `config.json` beside the weights describes what this model does not do."""
+    if not file.is_file():
+        return
+    whole = read_json(file, named)
+    described = {
+        "init.vision": [whole.get("vision_config", whole)],
+        "init.text": [whole],
+        "init.checkpoint": [whole, whole.get("text_config", {}), whole.get("vision_config", {})],
+    }[key]
+    expected = {
+        "hidden_act": "quick_gelu" if key == "init.vision" else "gelu",
+        "layer_norm_eps": model.layer_norm_eps,
+        "position_embedding_type": "absolute",
+        "link_tower_type": "add",
+        "share_cross_modal_transformer_layers": True,
+        "share_link_tower_layers": False,
+        "share_layernorm": True,
+        "remove_last_layer": False,
+    }
+    for part in described:
+        wrong = [f"{k} is {part[k]!r}, here {v!r}" for k, v in expected.items() if part.get(k, v) != v]
+        heads, width = part.get("num_attention_heads"), part.get("hidden_size")
+        if heads and width and heads * HEAD_WIDTH != width:
+            wrong.append(f"its {heads} attention heads are {width / heads:g} wide, here {HEAD_WIDTH}")
+        if wrong:
+            raise ConfigError(f"{named}: has a different architecture by its config.json: {'; '.join(wrong)}")
+
+
+def read_json(file: Path, named: str) -> dict[str, Any]:
+    """A JSON object; ConfigError beginning with `named`, the key and its value, where the file has none."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{named}: {file} is damaged ({error})") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{named}: {file} is damaged")
+    return content
 
 
 def listed(names: Iterable[str]) -> str:

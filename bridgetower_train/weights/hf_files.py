@@ -12,6 +12,9 @@ from bridgetower_train.tasks import task_class
 GAUDI = {"use_fused_adam": True, "use_fused_clip_norm": True, "use_torch_autocast": True}
 """`gaudi_config.json`, which optimum-habana reads."""
 
+ENTRY = "bridgetower_train"
+"""Entry of `config.json` with what neither its other entries nor the tensors tell a later reader."""
+
 BICUBIC = 3
 """Pillow's number of the filter."""
 
@@ -24,7 +27,7 @@ def loadable_classes(config: TrainConfig) -> list[str]:
 
 def model_description(config: TrainConfig) -> dict[str, Any]:
     """`config.json`."""
-    model = config.model
+    model, exported = config.model, task_class(config).exported(config)
     shared = {"hidden_size": model.width, "initializer_factor": 1, "layer_norm_eps": model.layer_norm_eps}
     activation = {"hidden_act": "gelu", "num_attention_heads": model.heads}
     return {
@@ -39,7 +42,8 @@ def model_description(config: TrainConfig) -> dict[str, Any]:
         "link_tower_type": "add",
         "init_layernorm_from_vision_encoder": False,
         "tie_word_embeddings": False,
-        **task_class(config).exported(config).description,
+        **exported.description,
+        ENTRY: {"task": config.task, "max_text_len": model.max_text_len, **exported.settings},
         "text_config": {
             "model_type": "bridgetower_text_model",
             **shared,
@@ -103,7 +107,9 @@ def tokenizer_files(text: CaptionTokenizer, positions: int, named: str) -> dict[
     described = json.loads(text.tokenizer.to_str())
     model, split = described["model"], described["pre_tokenizer"] or {}
     if model["type"] != "BPE" or split.get("type") != "ByteLevel" or described["normalizer"] is not None:
-        raise ConfigError(f"{named}: is no byte-level BPE, and transformers' RobertaTokenizer reads nothing else")
+        raise ConfigError(
+            f"{named}: is not a byte-level BPE, the only kind that transformers' RobertaTokenizer reads; export a run with one"
+        )
     if (text.start, text.end) != (0, 2):
         raise ConfigError(f"{named}: has {START} at {text.start} and {END} at {text.end}; RobertaTokenizer: 0 and 2")
     unknown = "<unk>" if "<unk>" in text.tokenizer.get_vocab() else END

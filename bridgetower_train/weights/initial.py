@@ -1,23 +1,21 @@
 """What a run starts from instead of random weights: published towers, or a whole checkpoint."""
 
-import json
-import re
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer
 
-from bridgetower_train.config import HEAD_WIDTH, InitConfig, ModelConfig
+from bridgetower_train.config import InitConfig
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.tasks import Task, known_heads
-from bridgetower_train.weights import hub, names
-from bridgetower_train.weights.checkpoint import newest, read_state, verify
-from bridgetower_train.weights.fit import fit
+from bridgetower_train.weights import names
+from bridgetower_train.weights.checkpoint import read_state
+from bridgetower_train.weights.fit import check_description, fit, read_json
 from bridgetower_train.weights.names import Tensors
 from bridgetower_train.weights.read import read_tensors
+from bridgetower_train.weights.saved import locate
 
 _READERS = {
     "init.vision": (names.image_tower, names.IMAGE_TOWER),
@@ -55,7 +53,7 @@ def _fill(task: Task, config: InitConfig, tokenizer: CaptionTokenizer) -> list[s
         named = f"{key}={given}"
         rename, prefix = _READERS[key]
         source = locate(given, named)
-        _check_description(source / "config.json", key, model.config, named)
+        check_description(source / "config.json", key, model.config, named)
         if key != "init.vision":
             _check_vocabulary(source, tokenizer, named)
         tensors = rename(read_tensors(source, named))
@@ -74,28 +72,6 @@ def _fill(task: Task, config: InitConfig, tokenizer: CaptionTokenizer) -> list[s
     return [*lines, f"random: {', '.join(sorted(set(map(_part, random)))) or 'nothing'}"]
 
 
-def locate(given: str, named: str) -> Path:
-    """The file or folder that `given` stands for: itself, the newest whole checkpoint of a run folder, or what the hub gives.
-
-    ConfigError beginning with `named`, the key and its value, where there is none.
-    """
-    path = Path(given)
-    if not path.exists():
-        if re.fullmatch(hub.NAME, given) and path.suffix not in (".safetensors", ".ckpt", ".pt", ".pth", ".bin"):
-            return hub.fetch(given, named)
-        raise ConfigError(f"{named}: no such file or folder")
-    if (path / "checkpoints").is_dir():
-        found = newest(path, print)
-        if found is None:
-            raise ConfigError(f"{named}: the run has no whole checkpoint")
-        return found
-    if (path / "state.json").is_file():
-        wrong = verify(path)
-        if wrong is not None:
-            raise ConfigError(f"{named}: {wrong}")
-    return path
-
-
 def _same_heads(tensors: Tensors, wanted: Tensors) -> tuple[Tensors, Tensors, set[str]]:
     """(`tensors`, `wanted`) without the heads that only one of them has, and the names of those only in `tensors`.
 
@@ -105,35 +81,6 @@ def _same_heads(tensors: Tensors, wanted: Tensors) -> tuple[Tensors, Tensors, se
     left_out, lacking = theirs - ours, ours - theirs
     kept = {name: t for name, t in tensors.items() if name.split(".")[0] not in left_out}
     return kept, {name: t for name, t in wanted.items() if name.split(".")[0] not in lacking}, left_out
-
-
-def _check_description(file: Path, key: str, model: ModelConfig, named: str) -> None:
-    """ConfigError where a `config.json` beside the weights tells of something that this model does not do."""
-    if not file.is_file():
-        return
-    whole = _read_json(file, named)
-    described = {
-        "init.vision": [whole.get("vision_config", whole)],
-        "init.text": [whole],
-        "init.checkpoint": [whole, whole.get("text_config", {}), whole.get("vision_config", {})],
-    }[key]
-    expected = {
-        "hidden_act": "quick_gelu" if key == "init.vision" else "gelu",
-        "layer_norm_eps": model.layer_norm_eps,
-        "position_embedding_type": "absolute",
-        "link_tower_type": "add",
-        "share_cross_modal_transformer_layers": True,
-        "share_link_tower_layers": False,
-        "share_layernorm": True,
-        "remove_last_layer": False,
-    }
-    for part in described:
-        wrong = [f"{k} is {part[k]!r}, here {v!r}" for k, v in expected.items() if part.get(k, v) != v]
-        heads, width = part.get("num_attention_heads"), part.get("hidden_size")
-        if heads and width and heads * HEAD_WIDTH != width:
-            wrong.append(f"its {heads} attention heads are {width / heads:g} wide, here {HEAD_WIDTH}")
-        if wrong:
-            raise ConfigError(f"{named}: is of another architecture by its config.json: {'; '.join(wrong)}")
 
 
 def _check_vocabulary(source: Path, tokenizer: CaptionTokenizer, named: str) -> None:
@@ -146,7 +93,7 @@ def _check_vocabulary(source: Path, tokenizer: CaptionTokenizer, named: str) -> 
     if (source / "tokenizer.json").is_file():
         theirs = Tokenizer.from_file(str(source / "tokenizer.json")).get_vocab()
     elif (source / "vocab.json").is_file():
-        theirs = _read_json(source / "vocab.json", named)
+        theirs = read_json(source / "vocab.json", named)
     else:
         return
     differ = sorted(token for token in theirs if ours.get(token) != theirs[token])
@@ -155,16 +102,6 @@ def _check_vocabulary(source: Path, tokenizer: CaptionTokenizer, named: str) -> 
             f"{named}: its tokenizer has another vocabulary: {len(differ)} of its {len(theirs)} tokens, such as {differ[0]!r}, "
             f"have another id here or none (the run's tokenizer has {len(ours)}); set tokenizer to the one beside the weights"
         )
-
-
-def _read_json(file: Path, named: str) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{named}: {file} is damaged ({error})") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{named}: {file} is damaged")
-    return content
 
 
 def _part(name: str) -> str:

@@ -16,10 +16,10 @@ from bridgetower_train.devices.cpu import CpuDevice
 from bridgetower_train.devices.hpu import HpuDevice
 from bridgetower_train.engines import ENGINES
 from bridgetower_train.engines.optim import set_lr
-from bridgetower_train.evaluation.predictor import evaluating
 from bridgetower_train.planning.collectives import collective_bytes, link_bytes
 from bridgetower_train.planning.memory import measure, state_bytes
 from bridgetower_train.planning.trace import Platform
+from bridgetower_train.tasks.base import evaluating
 from bridgetower_train.tasks.pretraining import Pretraining
 
 pytest.importorskip("deepspeed")

@@ -14,13 +14,19 @@ FIGURES = {
 }
 
 
+def evaluations(run_dir):
+    return json.loads((run_dir / "eval.json").read_text())["evaluations"]
+
+
 def test_a_run_is_evaluated_and_reported(shapes_root, tmp_path, capsys):
     run_dir = tmp_path / "run"
     train_here(shapes_root, run_dir, "steps=2")
     assert main(["eval", f"run_dir={run_dir}"]) == 0
     printed = capsys.readouterr().out
-    found = json.loads((run_dir / "eval.json").read_text())
-    assert set(found["figures"]) == FIGURES
+    found = evaluations(run_dir)["overview on shapes_heldout"]
+    assert found["step"] == 2
+    assert found["protocol"]["model"] == "trained on this data set: trained on shapes"
+    assert found["figures"].keys() == FIGURES
     assert all(0 <= value <= 1 and name in printed for name, value in found["figures"].items())
     assert len(found["examples"]) == 12
     assert all(sum(r["right"] for r in example["results"]) <= 1 for example in found["examples"])
@@ -37,14 +43,14 @@ def test_what_cannot_be_evaluated_says_so(shapes_root, tmp_path, capsys):
     assert "shapes_heldout" in capsys.readouterr().err
     (run_dir / "checkpoints" / "step-00000001" / "manifest.json").unlink()
     assert main(["eval", f"run_dir={run_dir}"]) == 1
-    assert "no whole checkpoint" in capsys.readouterr().err
+    assert "no complete checkpoint" in capsys.readouterr().err
 
 
 def test_masked_words_and_matching(run_dir, shapes_root, capsys):
     assert main(["eval", "masked_lm", f"run_dir={run_dir}", "samples=24"]) == 0
     assert main(["eval", "matching", f"run_dir={run_dir}", "samples=24"]) == 0
     printed = capsys.readouterr().out
-    found = json.loads((run_dir / "eval.json").read_text())["evaluations"]
+    found = evaluations(run_dir)
     assert set(found) == {"masked words on shapes_heldout", "matching on shapes_heldout"}
     for entry in found.values():
         assert entry["protocol"]["images"] == 24
@@ -57,6 +63,10 @@ def test_what_a_run_was_not_trained_for_is_not_asked(shapes_root, tmp_path, caps
     run_dir = tmp_path / "run"
     keys = ["objective.mlm=0", "objective.itm=0", "steps=1"]
     train_here(shapes_root, run_dir, *keys)
-    for command, key in (("masked_lm", "mlm"), ("matching", "itm")):
+    for command, head in (("masked_lm", "mlm_score"), ("matching", "itm_score")):
         assert main(["eval", command, f"run_dir={run_dir}"]) == 2
-        assert f"objective.{key}=0" in capsys.readouterr().err
+        assert f"was trained without {head}" in capsys.readouterr().err
+    assert main(["eval", f"run_dir={run_dir}"]) == 0
+    printed = capsys.readouterr().out
+    assert "R@1 among 32" in printed
+    assert "accuracy" not in printed

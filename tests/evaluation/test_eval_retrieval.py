@@ -11,13 +11,16 @@ import pytest
 import torch
 
 from bridgetower_train.cli import main
+from bridgetower_train.data.shards import open_corpus
 from bridgetower_train.distributed import Ranks
-from bridgetower_train.evaluation.captioned import CaptionedImages
-from bridgetower_train.evaluation.full_retrieval import evaluate
-from bridgetower_train.evaluation.predictor import evaluating
+from bridgetower_train.evaluation.base import open_model
+from bridgetower_train.evaluation.eval_set import EvalSet
 from bridgetower_train.evaluation.rerank import score_pairs
-from bridgetower_train.evaluation.trained import load_run
+from bridgetower_train.evaluation.retrieval import evaluate
 from bridgetower_train.model.bridgetower import Pairs
+from bridgetower_train.tasks.base import evaluating
+from bridgetower_train.tasks.pretraining.predictor import Predictor
+from bridgetower_train.weights.saved import read_config
 from tests.conftest import write_corpus
 from tests.tiny import TINY
 from tests.training.runs import ROOT
@@ -36,20 +39,20 @@ def uneven(tmp_path_factory):
 
 
 def test_blocks_score_as_one_pair_after_the_other_does(trained_run, uneven):
-    trained = load_run(str(trained_run), "cpu", ("itc", "itm"))
-    images = CaptionedImages(trained.open_corpus("uneven", str(uneven)), 32)
+    predictor = Predictor(*open_model(str(trained_run), device="cpu")[0])
+    images = EvalSet(open_corpus(str(uneven), "uneven"), 32)
     images.leave_out(dict.fromkeys(range(12, 30), "enough"))
     assert [len(c) for c in images.captions[:6]] == [1, 2, 3, 4, 5, 1]
     count, texts = len(images), images.texts
     pairs = np.random.default_rng(0).permutation(count * len(texts))[:200]
     pairs.sort()
-    found = score_pairs(trained.predictor, images, pairs, ALONE, batch=4)
+    found = score_pairs(predictor, images, pairs, ALONE, batch=4)
 
-    model, pixels = trained.predictor.model, images.read(range(count))[0]
+    model, pixels = predictor.model, images.read(slice(0, count))[0]
     one = Pairs(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64), 1)
-    with evaluating(trained.predictor.task, trained.device):
+    with evaluating(predictor.task, predictor.device):
         encoded = [model.encode_image(p[None]) for p in pixels]
-        states = [model.encode_text(*trained.predictor.encode([text])) for text in texts]
+        states = [model.encode_text(*predictor.encode([text])) for text in texts]
         each = [divmod(int(pair), len(texts)) for pair in pairs]
         plain = [float(model.head("itm_score")(model.fuse(encoded[i], states[t], one).pooled)[0, 1]) for i, t in each]
     assert found == pytest.approx(plain, abs=1e-5)
@@ -57,9 +60,9 @@ def test_blocks_score_as_one_pair_after_the_other_does(trained_run, uneven):
 
 
 def test_folds_are_tests_of_their_own(trained_run, uneven):
-    trained = load_run(str(trained_run), "cpu", ("itc", "itm"))
-    images = CaptionedImages(trained.open_corpus("uneven", str(uneven)), 32)
-    figures = evaluate(trained.predictor, images, 4, 12, ALONE, batch=8)
+    predictor = Predictor(*open_model(str(trained_run), device="cpu")[0])
+    images = EvalSet(open_corpus(str(uneven), "uneven"), 32)
+    figures = evaluate(predictor, images, 4, 12, ALONE, batch=8)
     assert list(figures) == [
         f"{method}{group}"
         for method in ("ITC", "ITC, best 4 re-ranked by ITM")
@@ -67,9 +70,9 @@ def test_folds_are_tests_of_their_own(trained_run, uneven):
     ]
     folds = []
     for first in (0, 12):
-        part = CaptionedImages(trained.open_corpus("uneven", str(uneven)), 32)
+        part = EvalSet(open_corpus(str(uneven), "uneven"), 32)
         part.leave_out({i: "of another fold" for i in range(30) if not first <= i < first + 12})
-        folds.append(evaluate(trained.predictor, part, 4, None, ALONE, batch=8))
+        folds.append(evaluate(predictor, part, 4, None, ALONE, batch=8))
     for method in ("ITC", "ITC, best 4 re-ranked by ITM"):
         mean = {name: (folds[0][method][name] + folds[1][method][name]) / 2 for name in figures["ITC"]}
         assert figures[f"{method}, mean of 2 folds of 12"] == pytest.approx(mean)
@@ -96,9 +99,11 @@ def test_protocol_and_figures_are_printed_and_kept(run_dir, uneven, capsys):
     assert found["protocol"]["model"] in printed
     assert main(["eval", f"run_dir={run_dir}", "samples=8"]) == 0
     assert main(["eval", "retrieval", f"run_dir={run_dir}", "corpus=shapes"]) == 0
-    assert set(evaluations(run_dir)) == {"retrieval on uneven", "retrieval on shapes"}
+    assert set(evaluations(run_dir)) == {"retrieval on uneven", "retrieval on shapes", "overview on shapes_heldout"}
+    assert found["protocol"]["re-ranking"] == "the best 5 of each query, by matching"
+    assert evaluations(run_dir)["retrieval on shapes"]["protocol"]["re-ranking"] == "none"
     assert evaluations(run_dir)["retrieval on shapes"]["protocol"]["model"].startswith("trained on this data set")
-    assert "examples" in json.loads((run_dir / "eval.json").read_text())
+    assert len(evaluations(run_dir)["overview on shapes_heldout"]["examples"]) == 12
 
 
 def test_any_number_of_ranks_gives_the_same(run_dir, uneven):
@@ -138,7 +143,7 @@ def test_what_cannot_be_evaluated_is_refused(run_dir, shapes_root, tmp_path, mak
     assert main(keys) == 0
     capsys.readouterr()
     assert main(["eval", "retrieval", f"run_dir={without}", "rerank=4"]) == 2
-    assert "objective.itm=0" in capsys.readouterr().err
+    assert "rerank=4: needs the head itm_score" in capsys.readouterr().err
     assert not (without / "eval.json").exists()
 
 
@@ -170,7 +175,7 @@ def test_fine_tuning_is_told_from_zero_shot(trained_run, uneven, shapes_root, tm
     smaller = [key for key in TINY if not key.startswith(("optim", "device"))]
     keys = [
         "train", "experiment=finetune_flickr30k", *smaller, f"data.root={root}", "data.corpora={flickr30k_train: 0, uneven: 1}",
-        f"tokenizer={load_run(str(trained_run), 'cpu').config.tokenizer}", "model.vocab_size=null", "micro_batch=null",
+        f"tokenizer={read_config(trained_run).tokenizer}", "model.vocab_size=null", "micro_batch=null",
         "data.workers=0", "device.name=cpu", "validation.every=0", "steps=1", f"run_dir={run_dir}",
         f"init.checkpoint={trained_run}", "objective.itc_dim=512",
     ]  # fmt: skip

@@ -1,14 +1,23 @@
 """The measures, on cases whose result is known."""
 
+import io
+import json
 import math
+import tarfile
+import tempfile
+from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pytest
+import simplejpeg
 import torch
 
+from bridgetower_train.data.shards import open_corpus
 from bridgetower_train.data.text import CaptionTokenizer
-from bridgetower_train.evaluation.heldout import HeldOut
-from bridgetower_train.evaluation.masked_lm import masked_lm, probe_accuracy, probe_words
+from bridgetower_train.errors import DataError
+from bridgetower_train.evaluation.eval_set import EvalSet
+from bridgetower_train.evaluation.masked_lm import masked_lm
 from bridgetower_train.evaluation.matching import (
     area_under_curve,
     calibration_error,
@@ -16,22 +25,67 @@ from bridgetower_train.evaluation.matching import (
     matching,
     matching_accuracy,
 )
-from bridgetower_train.evaluation.retrieval import recall, similarities
+from bridgetower_train.evaluation.ranking import recall
+from bridgetower_train.evaluation.retrieval import similarities
+from bridgetower_train.evaluation.words import probe_accuracy, probe_words
 from data_prep.shapes.tokenizer import train_tokenizer
+from data_prep.shards import index
 
 COLOURS = ["red", "green", "blue"]
 CAPTIONS = [["a red square", "red"], ["a green square left of a red square"], ["nothing"], ["the blue square"]]
 
 
-def held_out(captions=CAPTIONS) -> HeldOut:
-    """Image i is one colour: i + 1."""
-    pixels = torch.stack([torch.full((3, 4, 4), i + 1, dtype=torch.uint8) for i in range(len(captions))])
-    return HeldOut(pixels, captions, [str(i) for i in range(len(captions))])
+STEP = 3
+"""Between the grey values of images."""
+
+
+def held_out(captions=CAPTIONS, broken=()) -> EvalSet:
+    """Image i is one grey, of which `numbers` tells i; those in `broken` do not decode."""
+    with tempfile.TemporaryDirectory() as root:
+        folder = Path(root, "grey")
+        folder.mkdir()
+        with tarfile.open(folder / "000000.tar", "w") as tar:
+            for i, texts in enumerate(captions):
+                jpeg = simplejpeg.encode_jpeg(np.full((16, 16, 3), STEP * (i + 1), np.uint8), 95)
+                for name, data in ((f"{i:06d}.jpg", jpeg), (f"{i:06d}.json", json.dumps({"captions": texts}).encode())):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+        index.run(index.IndexConfig(root=str(folder)))
+        damage(folder, broken)
+        return EvalSet(open_corpus(root, "grey"), 16).load()
+
+
+def damage(folder: Path, broken) -> None:
+    """Replace these records' images by zeros, with their checksums."""
+    rows, tar = np.load(folder / "index.npy"), bytearray((folder / "000000.tar").read_bytes())
+    for row in rows[list(broken)]:
+        start, size = int(row["jpg_offset"]), int(row["jpg_size"])
+        tar[start : start + size] = bytes(size)
+        captions = tar[int(row["json_offset"]) :][: int(row["json_size"])]
+        rows["crc"][rows["jpg_offset"] == start] = crc32(captions, crc32(bytes(size)))
+    np.save(folder / "index.npy", rows)
+    (folder / "000000.tar").write_bytes(tar)
+
+
+def numbers(pixels):
+    """The number of each image; far beyond the last for grey ones that `blanked` made."""
+    return (pixels[:, 0, 0, 0].long() + STEP // 2) // STEP - 1
 
 
 @pytest.fixture(scope="module")
 def text() -> CaptionTokenizer:
     return CaptionTokenizer(train_tokenizer([c for captions in CAPTIONS for c in captions] * 9, 400))
+
+
+def test_what_does_not_decode_is_left_out():
+    images = held_out(broken=[1])
+    assert numbers(images.pixels).tolist() == [0, 2, 3]
+    assert images.first == ["a red square", "nothing", "the blue square"]
+    assert list(images.left_out) == ["000001"]
+    assert numbers(images.read(slice(1, 3))[0]).tolist() == [2, 3]
+    with pytest.raises(DataError, match="fewer than two usable images; left out: 000000"):
+        held_out(broken=[0, 1, 2])
 
 
 def test_recall_counts_rows_and_columns():
@@ -69,7 +123,7 @@ class Knowing:
         self.text = text
 
     def embed_images(self, pixels):
-        return torch.eye(8)[pixels[:, 0, 0, 0].long() - 1]
+        return torch.eye(8)[numbers(pixels)]
 
     def embed_texts(self, texts):
         own = [captions[0] for captions in CAPTIONS]
@@ -77,12 +131,12 @@ class Knowing:
 
     def match(self, pixels, texts):
         own = [captions[0] for captions in CAPTIONS]
-        return torch.tensor([float(int(p[0, 0, 0]) - 1 == own.index(t)) for p, t in zip(pixels, texts, strict=True)])
+        return torch.tensor([float(n == own.index(t)) for n, t in zip(numbers(pixels), texts, strict=True)])
 
     def fill(self, pixels, ids, mask, position):
         red = self.text.tokenizer.token_to_id("Ġred")
-        answers = {1: red, 2: self.text.tokenizer.token_to_id("Ġgreen"), 4: self.text.tokenizer.token_to_id("Ġblue")}
-        return torch.nn.functional.one_hot(torch.tensor([answers.get(int(p[0, 0, 0]), 0) for p in pixels]), 400).float()
+        answers = {0: red, 1: self.text.tokenizer.token_to_id("Ġgreen"), 3: self.text.tokenizer.token_to_id("Ġblue")}
+        return torch.nn.functional.one_hot(torch.tensor([answers.get(int(n), 0) for n in numbers(pixels)]), 400).float()
 
 
 def test_a_model_that_knows_scores_full(text):
@@ -107,12 +161,12 @@ class Reading:
     def __init__(self, text, data):
         self.text = text
         self.model = type("Model", (), {"config": type("Config", (), {"max_text_len": 16})})
-        self.ids = text.encode([captions[0] for captions in data.captions], 16)[0]
+        self.ids = text.encode(data.first, 16)[0]
 
     def fill_all(self, pixels, ids, mask, positions):
-        number = pixels[:, 0, 0, 0].long()
-        known = number <= len(self.ids)
-        right = self.ids[(number - 1).clamp(max=len(self.ids) - 1)].gather(1, positions)
+        number = numbers(pixels)
+        known = number < len(self.ids)
+        right = self.ids[number.clamp(max=len(self.ids) - 1)].gather(1, positions)
         guess = torch.where(known[:, None], right, self.text.mask)
         return 10 * torch.nn.functional.one_hot(guess, self.text.vocab_size).float()
 

@@ -7,7 +7,8 @@ from PIL import Image
 from bridgetower_train.cli import main
 from bridgetower_train.data.shards import open_corpus
 from bridgetower_train.evaluation.attention import attention_over_image, words
-from bridgetower_train.evaluation.trained import load_run
+from bridgetower_train.evaluation.base import open_model
+from bridgetower_train.tasks.pretraining.predictor import Predictor
 from tests.training.runs import train_here
 
 
@@ -19,7 +20,7 @@ def image(shapes_root, tmp_path):
 
 
 def test_attention_is_what_the_layer_computes(trained_run):
-    predictor = load_run(str(trained_run), "cpu").predictor
+    predictor = Predictor(*open_model(str(trained_run), device="cpu")[0])
     ids, mask = predictor.text.encode(["a red square left of a ring"], 24)
     pixels = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8)
     layer = predictor.model.bridgetower.cross_modal_text_layers[-1].crossattention
@@ -35,7 +36,7 @@ def test_attention_is_what_the_layer_computes(trained_run):
 
 
 def test_words_are_whole_and_without_punctuation(trained_run):
-    text = load_run(str(trained_run), "cpu").predictor.text
+    text = open_model(str(trained_run), device="cpu")[0].tokenizer
     ids, mask = text.encode(["Zebras: a red-striped <mask>, it is."], 24)
     found = words(text, ids[0], mask[0])
     assert [word for word, _ in found if word != "<mask>"] == ["Zebras", "a", "redstriped", "it", "is"]

@@ -232,6 +232,40 @@ def test_page_goes_where_it_is_told(run_folder, tmp_path):
     assert not (run_folder / "report.html").exists()
 
 
+def test_charts_are_those_of_the_task(run_folder):
+    """Without a configuration, those of the losses and accuracies that were logged."""
+    page = written(run_folder).read_text()
+    titles = re.findall(r"<figcaption><b>([^<]+)</b>", page)
+    assert titles[:8] == [
+        "Loss", "Masked language modelling, loss", "Image-text matching, loss", "Image-text contrast, loss",
+        "Accuracy in training", "Accuracy in validation", "Retrieval R@1 in validation", "Logit scale",
+    ]  # fmt: skip
+    for content in (None, "task: unheard_of", "steps: ${oc.env:HOME}\nmodel: 3"):
+        (run_folder / "config.yaml").unlink(missing_ok=True)
+        if content:
+            (run_folder / "config.yaml").write_text(content)
+        titles = re.findall(r"<figcaption><b>([^<]+)</b>", written(run_folder).read_text())
+        assert titles[:4] == ["Loss", "loss_mlm, loss", "loss_itm, loss", "loss_itc, loss"]
+        assert titles[4:6] == ["Accuracy in training", "Accuracy in validation"]
+
+
+def test_examples_of_any_evaluation_are_shown(run_folder):
+    uri = json.loads((run_folder / "eval.json").read_text())["examples"][0]["image"]
+    shown = {
+        "images": [{"image": uri, "caption": HOSTILE}, {"image": "gone.jpg"}],
+        "text": "two",
+        "facts": {"right": True},
+    }
+    entry = {"corpus": "x", "step": 5, "protocol": {}, "figures": {"AUC": 0.5}, "examples": [shown, {}, 3]}
+    (run_folder / "eval.json").write_text(json.dumps({"evaluations": {"toy on x": entry}}))
+    page = written(run_folder).read_text()
+    assert page.count("<img src") == 1
+    assert page.count("image missing") == 1
+    assert 'onerror="' not in page
+    for part in ("toy on x", "step 5", '<p class="caption">two</p>', "<dt>right</dt><dd>True</dd>"):
+        assert part in page, part
+
+
 def test_evaluations_are_shown_with_their_protocol(run_folder, open_page):
     path = run_folder / "eval.json"
     figures = {"ITC": {"image to text R@1": 12.5, "RSUM": 287.9}, "ITC, best 128 re-ranked by ITM": {"RSUM": 301.25}}

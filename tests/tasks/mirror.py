@@ -1,7 +1,7 @@
 """A complete task in one file: is the second image the first one, or its mirror image?
 
-Two images a sample, labels, a head, a loss and a metric of its own, and nothing about it anywhere else. As a program it is
-`bridgetower` with that task: `python mirror.py train task=mirror ...`.
+Two images a sample, labels, a head, a loss, a metric and an evaluation of its own, and nothing about it anywhere else. As a
+program it is `bridgetower` with that task: `python mirror.py train task=mirror ...`.
 
 Shapes: B samples, D width.
 """
@@ -10,6 +10,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -24,13 +25,17 @@ from bridgetower_train.cli import entry
 from bridgetower_train.config import ModelConfig, TrainConfig
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.data.reader import Samples, View
-from bridgetower_train.data.shards import Record
+from bridgetower_train.data.shards import Corpus, Record
 from bridgetower_train.data.text import CaptionTokenizer
+from bridgetower_train.distributed import Ranks
+from bridgetower_train.evaluation import EVALUATIONS, Evaluation
+from bridgetower_train.evaluation.base import OpenModel, Result, SampledOptions
+from bridgetower_train.evaluation.eval_set import EvalSet
 from bridgetower_train.model.bridgetower import Pairs
 from bridgetower_train.model.flops import Work
 from bridgetower_train.model.heads import Head, LinearHead
 from bridgetower_train.tasks import TASKS
-from bridgetower_train.tasks.base import Metric, Metrics, Shown, Task
+from bridgetower_train.tasks.base import Metric, Metrics, Shown, Task, evaluating
 from bridgetower_train.tasks.gather import world_size
 
 
@@ -111,9 +116,34 @@ class Mirror(Task):
         }
 
 
+@dataclass(frozen=True)
+class MirrorOptions(SampledOptions):
+    """`bridgetower eval mirror`."""
+
+
+def evaluate(model: OpenModel, corpus: Corpus, options: MirrorOptions, ranks: Ranks) -> Result:
+    """Every other image comes with its mirror image."""
+    images = EvalSet(corpus, model.config.model.image_size, options.samples).load()
+    B = len(images)
+    truth = torch.arange(B) % 2
+    pixels = images.pixels.repeat_interleave(2, 0)
+    pixels[3::4] = pixels[3::4].flip(-1)
+    ids, mask = model.tokenizer.encode(images.first, model.config.model.max_text_len)
+    batch = Batch(pixels, ids, mask, torch.arange(B), {"mirrored": truth}).to(model.device.torch_device)
+    with evaluating(model.task, model.device):
+        right = model.task(batch, model.task.counts(batch))[1]["acc_mirror"]
+    shown = [{"image": pixels[2], "caption": "an image"}, {"image": pixels[3], "caption": "and its mirror image"}]
+    example = {"images": shown, "text": images.first[1], "facts": {"of": B}}
+    return Result({"mirror accuracy": float(right)}, {"images": B}, [example])
+
+
+MIRROR_ACCURACY = Evaluation("mirror images", ("mirror_score",), MirrorOptions, evaluate)
+
+
 if __name__ == "__main__":
     # Loader workers find the reader by the name of this module, not of the program.
     import mirror
 
     TASKS["mirror"] = mirror.Mirror
+    EVALUATIONS["mirror"] = mirror.MIRROR_ACCURACY
     os._exit(entry())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,9 @@ import pytest
 from safetensors.torch import load_file
 
 from bridgetower_train.cli import main
+from bridgetower_train.evaluation import EVALUATIONS
 from bridgetower_train.tasks import TASKS
-from tests.tasks.mirror import Mirror
+from tests.tasks.mirror import MIRROR_ACCURACY, Mirror
 from tests.tiny import TINY
 from tests.training.runs import ROOT, final_weights, metric_lines
 
@@ -21,6 +23,7 @@ MIRROR = Path(__file__).parent / "mirror.py"
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TASKS, "mirror", Mirror)
+    monkeypatch.setitem(EVALUATIONS, "mirror", MIRROR_ACCURACY)
 
 
 def bridgetower(*arguments: str, ranks: int = 1, code: int = 0) -> str:
@@ -101,8 +104,40 @@ def test_it_is_reported_and_planned(run_dir: Path, options, tmp_path: Path, caps
     page = (tmp_path / "report.html").read_text()
     assert "Mirror images" in page
     assert "Image-text matching" not in page
-    assert main(["plan", *options, "hardware=gaudi2x8", "data.lanes=8", f"out={tmp_path / 'plan.html'}"]) == 0
+    assert (
+        main(
+            [
+                "plan",
+                *options,
+                f"model_from={run_dir}",
+                "hardware=gaudi2x8",
+                "data.lanes=8",
+                f"out={tmp_path / 'plan.html'}",
+            ]
+        )
+        == 0
+    )
     assert "GB" in capsys.readouterr().out
+
+
+def test_it_is_evaluated_and_its_examples_reported(run_dir: Path, shapes_root: Path, tmp_path: Path, capsys):
+    """By name and among all that the model has heads for, from the run and from its export."""
+    copy, out = shutil.copytree(run_dir, tmp_path / "run"), tmp_path / "exported"
+    assert main(["eval", f"run_dir={copy}"]) == 0
+    assert "mirror accuracy" in capsys.readouterr().out
+    assert main(["export", f"run_dir={run_dir}", f"out={out}"]) == 0
+    assert main(["eval", "mirror", f"run_dir={copy}"]) == 0
+    assert main(["eval", "mirror", f"run_dir={out}", f"root={shapes_root}", "corpus=shapes_heldout"]) == 0
+    assert main(["eval", "matching", f"run_dir={copy}"]) == 2
+    assert "was trained without itm_score" in capsys.readouterr().err
+    ours, exported = (json.loads((folder / "eval.json").read_text())["evaluations"] for folder in (copy, out))
+    assert set(ours) == {"overview on shapes_heldout", "mirror images on shapes_heldout"}
+    name = "mirror images on shapes_heldout"
+    assert ours[name]["figures"] == exported[name]["figures"] == ours["overview on shapes_heldout"]["figures"]
+    assert main(["report", f"run_dir={copy}"]) == 0
+    page = (copy / "report.html").read_text()
+    assert page.count("and its mirror image") == page.count("mirror accuracy") == 2
+    assert page.count("<img") == 4
 
 
 def test_it_is_exported(run_dir: Path, tmp_path: Path, capsys):

@@ -27,7 +27,7 @@ from bridgetower_train.tasks.pretraining.itc import embed_cross, embed_image, em
 from bridgetower_train.weights.checkpoint import verify
 from bridgetower_train.weights.export import exported_weights, same_files
 from bridgetower_train.weights.hf_files import model_description
-from bridgetower_train.weights.trained import Trained, read_trained
+from bridgetower_train.weights.saved import read_saved
 from tests.training.runs import train_here
 
 HEADS = ("mlm_score.", "itm_score.", "itc_text_head.", "itc_image_head.", "itc_cross_modal_head.", "logit_scale")
@@ -42,9 +42,10 @@ def load(name: str, folder: Path, **options):
     return model.eval(), report
 
 
-def ours(trained: Trained) -> BridgeTower:
-    model = BridgeTower(trained.config.model, Pretraining.heads(trained.config)).eval()
-    model.load_state_dict(trained.weights)
+def ours(run: Path) -> BridgeTower:
+    saved, weights = read_saved(str(run))
+    model = BridgeTower(saved.config.model, Pretraining.heads(saved.config)).eval()
+    model.load_state_dict(weights)
     return model
 
 
@@ -94,7 +95,7 @@ def test_every_class_loads_and_gives_our_outputs(run, folder, encoding, name, ca
     assert all(key.startswith(HEADS) for key in report["unexpected_keys"])
     assert "newly initialized" not in caplog.text
     assert "MISSING" not in caplog.text
-    expected = outputs(ours(read_trained(run, None, None, print)), encoding)
+    expected = outputs(ours(run), encoding)
     with torch.no_grad():
         found = model(**encoding)
     if name == "BridgeTowerModel":
@@ -128,7 +129,7 @@ def test_the_published_sizes_have_the_published_keys_and_shapes(size, keys):
 
 
 def test_the_processor_tokenizes_as_training_did(run, folder, encoding):
-    ids, mask = read_trained(run, None, None, print).text.encode(TEXTS, encoding["input_ids"].shape[1])
+    ids, mask = read_saved(str(run))[0].tokenizer.encode(TEXTS, encoding["input_ids"].shape[1])
     assert torch.equal(encoding["input_ids"], ids)
     assert torch.equal(encoding["attention_mask"].bool(), mask)
     assert encoding["pixel_values"].shape == (3, 3, 48, 48)
@@ -156,8 +157,8 @@ def test_the_card(run, folder, shapes_root):
     card = ModelCard.load(folder / "README.md")
     assert card.data.license == "unknown"
     assert card.data.library_name == "transformers"
-    figures = json.loads((run / "eval.json").read_text())["figures"]
-    assert {result.metric_name for result in card.data.eval_results} == set(figures)
+    (overview,) = json.loads((run / "eval.json").read_text())["evaluations"].values()
+    assert {result.metric_name for result in card.data.eval_results} == set(overview["figures"])
     manifest = json.loads((shapes_root / "shapes" / "manifest.json").read_text())
     assert (
         f"| shapes | {manifest['images']:,} | {manifest['captions']:,} | 1 | none needed: drawn by a program |"
@@ -180,7 +181,7 @@ def test_a_second_export_is_the_same_in_every_byte(run, folder, tmp_path, capsys
     options = ["licence=mit", "carbon_kg=1.5", "cost='3 EUR'"]
     for out in ("a", "b", "b"):
         assert main(["export", f"run_dir={run}", f"out={tmp_path / out}", *options]) == 0
-    assert "already there" in capsys.readouterr().out
+    assert "already there, byte-identical" in capsys.readouterr().out
     assert same_files(tmp_path / "a", tmp_path / "b")
     assert not same_files(tmp_path / "a", folder)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
@@ -268,7 +269,7 @@ def test_from_a_run_in_progress(tmp_path, start):
 @pytest.mark.parametrize(
     ("overrides", "parts"),
     [
-        (["run_dir=/nowhere"], ["run_dir=/nowhere", "no run"]),
+        (["run_dir=/nowhere"], ["run_dir=/nowhere", "not a run"]),
         (["step=7"], ["step=7", "2, 3"]),
         (["tokenizer=/nowhere"], ["tokenizer=/nowhere"]),
         (["tokenizer={other}"], ["is not the one that the run was trained with"]),
@@ -299,7 +300,7 @@ def test_another_export_is_not_overwritten(run, folder, tmp_path, capsys):
     shutil.copytree(folder, out)
     (out / "README.md").write_text("mine")
     assert main(["export", f"run_dir={run}", f"out={out}"]) == 2
-    assert "holds something else" in capsys.readouterr().err
+    assert "contains something else" in capsys.readouterr().err
     assert (out / "README.md").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 

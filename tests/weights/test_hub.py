@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -99,3 +100,17 @@ def test_an_export_is_uploaded(loopback, run, tmp_path):
     (there / ".gitattributes").unlink(missing_ok=True)
     assert same_files(there, tmp_path / "out")
     assert 'from_pretrained("me/model")' in (there / "README.md").read_text()
+
+
+def test_a_name_on_the_hub_is_evaluated(loopback, folder, shapes_root, tmp_path):
+    shutil.copytree(folder, loopback.folder / "someone" / "model")
+    keys = ["eval", "matching", "run_dir=someone/model", "corpus=shapes_heldout", f"root={shapes_root}", "device=cpu"]
+    refused = loopback.bridgetower(*keys)
+    assert refused.returncode == 2
+    assert "name a file for the figures, as out=eval.json" in refused.stderr
+    out = tmp_path / "results" / "eval.json"
+    done = loopback.bridgetower(*keys, f"out={out}")
+    assert done.returncode == 0, done.stderr
+    (entry,) = json.loads(out.read_text())["evaluations"].values()
+    assert entry["checkpoint"] == "someone/model"
+    assert 0 <= entry["figures"]["AUC"] <= 1

@@ -4,13 +4,14 @@ Shapes: B samples, M masked tokens per text, D width.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from bridgetower_train.config import ModelConfig, TrainConfig
+from bridgetower_train.config import ModelConfig, ObjectiveConfig, TrainConfig
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.model.attention import AttentionFunction, sdpa
@@ -141,13 +142,29 @@ class Pretraining(Task):
     def exported(cls, config: TrainConfig) -> Exported:
         """See Task."""
         objective = config.objective
-        if not objective.itc:
-            # Without `contrastive_hidden_size` the class that needs it refuses to load.
-            return Exported({}, {}, [])
-        if objective.itc_form == "ms":
-            return Exported({}, {}, [_MS_NOTE.format(objective.itc_dim)])
+        settings = {"itc_form": objective.itc_form, "mlm_probability": objective.mlm_probability}
+        # With `contrastive_hidden_size` the class for contrast would load heads that are not there, or read other states.
+        if not objective.itc or objective.itc_form == "ms":
+            return Exported({}, {}, [_MS_NOTE.format(objective.itc_dim)] if objective.itc else [], settings)
         description = {"contrastive_hidden_size": objective.itc_dim, "logit_scale_init_value": INITIAL_LOGIT_SCALE}
-        return Exported(description, {}, [])
+        return Exported(description, {}, [], settings)
+
+    @classmethod
+    def from_export(cls, config: TrainConfig, settings: dict[str, Any], weights: dict[str, Tensor]) -> TrainConfig:
+        """See Task: the heads that are there, each with the weight 1."""
+        there = {name.split(".")[0] for name in weights}
+        if not there & {"mlm_score", "itm_score", "itc_text_head"}:
+            raise ValueError("it has none of pretraining's heads")
+        form = "hf" if "itc_cross_modal_head" in there else "ms"
+        objective = ObjectiveConfig(
+            mlm=float("mlm_score" in there),
+            itm=float("itm_score" in there),
+            itc=float("itc_text_head" in there),
+            itc_form=str(settings.get("itc_form", form)),
+            itc_dim=len(weights["itc_text_head.fc.weight"]) if "itc_text_head" in there else ObjectiveConfig.itc_dim,
+            mlm_probability=float(settings.get("mlm_probability", ObjectiveConfig.mlm_probability)),
+        )
+        return replace(config, objective=objective)
 
     @classmethod
     def show(cls, config: TrainConfig, batch: Batch, row: int, tokenizer: CaptionTokenizer) -> Shown:

@@ -1,28 +1,33 @@
 """A trained model as a function of images and texts.
 
-Shapes: B pairs, S image edge, L text tokens, M places in a text, D width, E width of the
-embeddings, V vocabulary.
+Shapes: B pairs, S image edge, L text tokens, M places in a text, D width, E width of the embeddings, V vocabulary.
 """
-
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.devices import Device
+from bridgetower_train.errors import ConfigError
 from bridgetower_train.model.bridgetower import Fused, ImageStates, Pairs, TextStates
-from bridgetower_train.tasks import Task
-from bridgetower_train.tasks.pretraining import Pretraining
+from bridgetower_train.tasks.base import Task, evaluating
 from bridgetower_train.tasks.pretraining.itc import embed_image, embed_text
+from bridgetower_train.tasks.pretraining.task import Pretraining
 
 
 class Predictor:
     """Answers in evaluation mode, without gradients, at the device's precision; results are float32 on the host."""
 
-    def __init__(self, task: Pretraining, text: CaptionTokenizer, device: Device) -> None:
+    def __init__(self, task: Task, text: CaptionTokenizer, device: Device) -> None:
+        """ConfigError where `task` is not pretraining."""
+        if not isinstance(task, Pretraining):
+            raise ConfigError(
+                f"task={task.config.task}: only models of task=pretraining answer this; give one of those"
+            )
         self.task, self.model, self.text, self.device = task, task.model, text, device
+        objective = task.objective
+        self.embeds, self.matches, self.fills = objective.itc > 0, objective.itm > 0, objective.mlm > 0
+        """Whether the model has the heads for embeddings, for `match` and for `fill`."""
 
     def embed_images(self, pixels_B3SS: Tensor) -> Tensor:
         """Contrastive embeddings (B, E) of images, of length 1."""
@@ -94,15 +99,3 @@ class Predictor:
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device.torch_device)
-
-
-@contextmanager
-def evaluating(task: Task, device: Device) -> Iterator[None]:
-    """Evaluation mode without gradients, under autocast; the former mode comes back at the end."""
-    training = task.training
-    task.eval()
-    try:
-        with torch.no_grad(), device.autocast():
-            yield
-    finally:
-        task.train(training)

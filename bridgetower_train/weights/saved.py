@@ -1,0 +1,177 @@
+"""Trained weights with what is needed to use them, from a run folder, an exported folder or the Hugging Face hub."""
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from bridgetower_train import compose
+from bridgetower_train.config import ROBERTA_POSITION_OFFSET, ModelConfig, TrainConfig
+from bridgetower_train.data.text import CaptionTokenizer
+from bridgetower_train.errors import ConfigError, UserError
+from bridgetower_train.tasks import task_class
+from bridgetower_train.weights import hub
+from bridgetower_train.weights.checkpoint import newest, read_state, step_folders, verify
+from bridgetower_train.weights.fit import check_description, read_json, sizes
+from bridgetower_train.weights.hf_files import ENTRY
+from bridgetower_train.weights.names import POSITIONS, Tensors, whole_model
+from bridgetower_train.weights.read import read_tensors
+
+ATTEMPTS = 5
+"""Times to look for a complete checkpoint where the run has removed the one that was being read."""
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A checkpoint of a run, or exported weights, without the tensors."""
+
+    source: str
+    """As it was given: a folder, or a name on the hub."""
+    folder: Path
+    """Of the checkpoint, or of the exported weights."""
+    config: TrainConfig
+    """As the run resolved it last. Of an export, what its config.json and its tensors tell; all else has its default."""
+    tokenizer: CaptionTokenizer
+    run_dir: Path | None
+    """None for exported weights."""
+    state: dict[str, Any]
+    """The checkpoint's `state.json`; empty for exported weights."""
+
+    @property
+    def step(self) -> int | None:
+        """Optimizer steps that went into the weights; None where that is not known."""
+        return int(self.state["step"]) if self.state else None
+
+    @property
+    def name(self) -> str:
+        """Of the checkpoint; of exported weights, where they are from."""
+        return self.folder.name if self.run_dir else self.source
+
+    @property
+    def named(self) -> str:
+        """The key and its value, as error messages begin."""
+        return f"run_dir={self.source}"
+
+
+def is_run(folder: str | Path) -> bool:
+    """Whether a folder is that of a run."""
+    return Path(folder, "config.yaml").is_file()
+
+
+def read_config(run_dir: str | Path) -> TrainConfig:
+    """The configuration of a run; ConfigError where the folder is not that of a run."""
+    if not is_run(run_dir):
+        raise ConfigError(f"run_dir={run_dir}: is not a run (it has no config.yaml); give the folder of one")
+    return compose.from_yaml(TrainConfig, Path(run_dir, "config.yaml"))
+
+
+def config_of(source: str, key: str = "run_dir") -> TrainConfig:
+    """The configuration of a model at `source`, see `read_saved`; `key` is what error messages name."""
+    return read_config(source) if is_run(source) else _read_export(source, None, key)[0].config
+
+
+def read_saved(source: str, step: int | None = None, tokenizer: str | None = None) -> tuple[SavedModel, Tensors]:
+    """(what is at `source`, its weights): a run folder, a folder that `bridgetower export` wrote, or a name on the hub.
+
+    `step`: the checkpoint of a run; None: its newest complete one. The run may be in progress. `tokenizer`: where the
+    tokenizer is now; None: where the run had it, or in the exported folder. ConfigError where there is no such source, step
+    or tokenizer, or where the tokenizer is another one; UserError where no checkpoint is complete.
+    """
+    if is_run(source):
+        return _read_run(source, step, tokenizer)
+    if step is not None:
+        raise ConfigError(f"step={step}: {source} is not a run, and only a run has steps; leave it out")
+    return _read_export(source, tokenizer)
+
+
+def _read_run(source: str, step: int | None, tokenizer: str | None) -> tuple[SavedModel, Tensors]:
+    config, run_dir = read_config(source), Path(source)
+    for _ in range(ATTEMPTS):
+        folder = _checkpoint(run_dir, step)
+        try:
+            state, weights = read_state(folder), load_file(folder / "model.safetensors")
+        except FileNotFoundError:
+            continue  # the run has saved again, and removed the oldest
+        path = tokenizer or config.tokenizer
+        text = CaptionTokenizer.load(path)
+        if text.digest != state["identity"]["tokenizer"]:
+            raise ConfigError(f"tokenizer={path}: is not the one that the run was trained with; give that one")
+        return SavedModel(source, folder, config, text, run_dir, state), weights
+    raise UserError(f"{source}: its checkpoints go faster than they can be read; raise its checkpoint.every")
+
+
+def _checkpoint(run_dir: Path, step: int | None) -> Path:
+    if step is None:
+        folder = newest(run_dir, print)
+        if folder is None:
+            raise UserError(f"{run_dir}: has no complete checkpoint yet; wait for its first")
+        return folder
+    there = {int(folder.name[5:]): folder for folder in step_folders(run_dir)}
+    if step not in there:
+        raise ConfigError(f"step={step}: no such checkpoint; there are {', '.join(map(str, there)) or 'none'}")
+    wrong = verify(there[step])
+    if wrong is not None:
+        raise UserError(f"{there[step]}: {wrong}; choose another step")
+    return there[step]
+
+
+def _read_export(source: str, tokenizer: str | None, key: str = "run_dir") -> tuple[SavedModel, Tensors]:
+    named = f"{key}={source}"
+    folder = locate(source, named)
+    if not (folder / "config.json").is_file():
+        raise ConfigError(
+            f"{named}: has neither config.yaml nor config.json; give a run folder, an exported folder or a name on the hub"
+        )
+    described = read_json(folder / "config.json", named)
+    weights = whole_model(read_tensors(folder, named))
+    config = _config_of(described, weights, named)
+    check_description(folder / "config.json", "init.checkpoint", config.model, named)
+    text = CaptionTokenizer.load(tokenizer or str(folder))
+    config.model.with_vocabulary(text.vocab_size)
+    return SavedModel(source, folder, config, text, None, {}), weights
+
+
+def _config_of(described: dict[str, Any], weights: Tensors, named: str) -> TrainConfig:
+    """The run that could have written these weights, as far as they and their `config.json` tell."""
+    settings = described.get(ENTRY)
+    settings = settings if isinstance(settings, dict) else {}
+    known = {key.removeprefix("model."): size for key, size in sizes(weights).items()}
+    try:
+        grid = math.isqrt(len(weights[POSITIONS]) - 1)
+        longest = min(ModelConfig.max_text_len, known["text_positions"] - ROBERTA_POSITION_OFFSET)
+        model = ModelConfig(
+            image_size=grid * known["patch_size"],
+            max_text_len=int(settings.get("max_text_len", longest)),
+            layer_norm_eps=float(described.get("layer_norm_eps", ModelConfig.layer_norm_eps)),
+            **known,
+        )
+        config = TrainConfig(task=str(settings.get("task", TrainConfig.task)), model=model)
+        return task_class(config).from_export(config, settings, weights)
+    except (KeyError, TypeError, ValueError) as error:
+        missing = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise ConfigError(f"{named}: is not a BridgeTower of this project or the hub's: {missing}") from None
+
+
+def locate(given: str, named: str) -> Path:
+    """The file or folder that `given` stands for: itself, the newest complete checkpoint of a run, or what the hub has.
+
+    ConfigError beginning with `named`, the key and its value, where there is none.
+    """
+    path = Path(given)
+    if not path.exists():
+        if re.fullmatch(hub.NAME, given) and path.suffix not in (".safetensors", ".ckpt", ".pt", ".pth", ".bin"):
+            return hub.fetch(given, named)
+        raise ConfigError(f"{named}: no such file or folder")
+    if (path / "checkpoints").is_dir():
+        found = newest(path, print)
+        if found is None:
+            raise ConfigError(f"{named}: the run has no complete checkpoint")
+        return found
+    if (path / "state.json").is_file():
+        wrong = verify(path)
+        if wrong is not None:
+            raise ConfigError(f"{named}: {wrong}")
+    return path
