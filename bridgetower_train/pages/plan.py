@@ -14,9 +14,9 @@ from bridgetower_train.planning.estimate import Plan, sent
 from bridgetower_train.planning.hardware import GBIT
 from bridgetower_train.planning.memory import ENGINES, Breakdown, Memory
 
-COLOURS = {"native": "plain", "zero1": "mlm", "zero2": "itm", "zero3": "itc"}
+COLOURS = {"native": "plain", "zero1": "first", "zero2": "second", "zero3": "third"}
 HOLDERS = {
-    "weights": "plain", "copies": "soft", "gradients": "itm", "optimizer": "mlm", "activations": "itc",
+    "weights": "plain", "copies": "soft", "gradients": "second", "optimizer": "first", "activations": "third",
 }  # fmt: skip
 """Field of Breakdown -> its colour."""
 LINKS = (25, 50, 100, 200, 400, 800)
@@ -195,7 +195,7 @@ def _sent(plan: Plan) -> Markup:
     ]
     speeds = np.array(LINKS, dtype=np.float64)
     curves = []
-    for what, colour in (("gradients", "itm"), ("weights", "mlm"), ("embeddings", "itc")):
+    for what, colour in (("gradients", "second"), ("weights", "first"), ("embeddings", "third")):
         calls = [call for call in here.calls if call.what == what]
         if calls:
             times = [_links_ms(plan, calls, gbit) for gbit in LINKS]

@@ -9,7 +9,7 @@ from bridgetower_train.pages.html import Child, Markup, element, join, note, tab
 from bridgetower_train.pages.numbers import duration
 from bridgetower_train.planning.estimate import Estimate, Plan
 
-RESOURCES = {"products": "itc", "the card's memory": "mlm", "links": "itm", "loader": "plain"}
+RESOURCES = {"products": "third", "the card's memory": "first", "links": "second", "loader": "plain"}
 """Resource of a step -> its colour."""
 Scans = dict[str, tuple[str, list[Estimate]]]
 """Name -> colour and points."""
@@ -19,8 +19,8 @@ def scan(plan: Plan) -> Markup:
     """Charts and tables of both ways to use more cards: with the same pairs per card, and with the same global batch."""
     pairs_each, batch = plan.here.pairs, plan.config.global_batch
     scans = {
-        f"{pairs_each:,} pairs a card": ("itc", plan.same_pairs),
-        f"global batch {batch:,}": ("itm", plan.same_batch),
+        f"{pairs_each:,} pairs a card": ("third", plan.same_pairs),
+        f"global batch {batch:,}": ("second", plan.same_batch),
     }
     charts = [
         _training_chart(plan, scans),

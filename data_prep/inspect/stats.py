@@ -99,13 +99,13 @@ def view_corpus(corpus: Corpus, config: StatsConfig, text: CaptionTokenizer | No
         facts["yield"] = f"{manifest.images / notes.rows:.1%} of {notes.rows:,}"
     widths, heights = np.array(sampled.edges or [(1, 1)], dtype=np.float64).T
     drawn = [
-        Distribution("Captions per image", *captions, "mlm"),
-        Distribution("Characters per caption", *_distinct(sampled.characters), "mlm"),
-        Distribution("Tokens per caption", *_distinct(sampled.tokens), "mlm"),
-        Distribution("Stored image, kB", *kilobytes, "itc"),
-        Distribution.of("Width / height", widths / heights, "itc", whole=False),
-        Distribution.of("Stored image, shorter edge, px", np.minimum(widths, heights), "itc"),
-        Distribution.of("Original image, shorter edge, px", [min(edges) for edges in sampled.originals], "itc"),
+        Distribution("Captions per image", *captions, "first"),
+        Distribution("Characters per caption", *_distinct(sampled.characters), "first"),
+        Distribution("Tokens per caption", *_distinct(sampled.tokens), "first"),
+        Distribution("Stored image, kB", *kilobytes, "third"),
+        Distribution.of("Width / height", widths / heights, "third", whole=False),
+        Distribution.of("Stored image, shorter edge, px", np.minimum(widths, heights), "third"),
+        Distribution.of("Original image, shorter edge, px", [min(edges) for edges in sampled.originals], "third"),
     ]
     return CorpusView(
         corpus.name,
