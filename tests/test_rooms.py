@@ -3,13 +3,14 @@
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-EVERYWHERE = {"errors", "files", "lock", "random", "versions"}
+EVERYWHERE = {"errors", "files", "findings", "host", "lock", "random", "versions"}
 """Small modules that import nothing but each other, and that everybody may import."""
 
 
@@ -49,6 +50,7 @@ def imports(files: Iterator[Path]) -> set[str]:
     return found
 
 
+@cache
 def drawn() -> dict[str, set[str]]:
     """Room -> the rooms that it imports."""
     arrows = {name: imports(folder.rglob("*.py")) - {name} for name, folder in packages().items()}

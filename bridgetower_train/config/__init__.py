@@ -2,6 +2,8 @@
 
 Hydra composes these dataclasses from `configs/` and the command line; after that they are plain and frozen. A check that
 needs more than the configuration (the index, the tokenizer, the number of ranks) is made where that is known.
+
+May import nothing.
 """
 
 from bridgetower_train.config.checks import Duration, at_least, one_of

@@ -1,4 +1,7 @@
-"""The platforms. A new one is a file with a Device and a line in DEVICES."""
+"""The platforms. A new one is a file with a Device and a line in DEVICES.
+
+May import config, data and model.
+"""
 
 from bridgetower_train.config import DeviceConfig
 from bridgetower_train.devices.base import Device

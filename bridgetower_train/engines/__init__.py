@@ -1,4 +1,7 @@
-"""The engines. A new one is a file with an `Engine`, and a line in ENGINES."""
+"""The engines. A new one is a file with an `Engine`, and a line in ENGINES.
+
+May import config, data, devices, distributed, model and tasks.
+"""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,8 @@
 """Evaluations of a trained model: each has figures, and a protocol that says what they mean.
 
-A new one is a file with an `Evaluation` and a line in EVALUATIONS. May import config, data, devices, distributed, model, tasks
-and weights.
+A new one is a file with an `Evaluation` and a line in EVALUATIONS.
+
+May import config, data, devices, distributed, model, tasks and weights.
 """
 
 from bridgetower_train.evaluation.base import Evaluation

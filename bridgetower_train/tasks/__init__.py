@@ -1,6 +1,6 @@
 """Tasks: what a model is trained for. A new one is a file or a folder here with a `Task`, and a line in TASKS.
 
-May import data, model, devices and config.
+May import config, data, devices and model.
 """
 
 from bridgetower_train.config import TrainConfig

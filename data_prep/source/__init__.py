@@ -1,4 +1,4 @@
 """What a source gives: rows of annotations and tables, images, captions.
 
-The lowest room: imports none of the others.
+May import data and data_prep.parallel.
 """
