@@ -16,6 +16,7 @@ from bridgetower_train.pages.markdown import one_line, table
 from bridgetower_train.pages.numbers import size
 from data_prep.inspect.notes import Notes
 from data_prep.inspect.places import Place, find_corpora
+from data_prep.shards.summary import shard_bytes
 from data_prep.source.rows import OK
 
 MARK = "<!-- written by bridgetower prep card -->"
@@ -40,7 +41,6 @@ _LIMITS = """\
   preparation says so above; equal images under other links are found by `bridgetower prep lint`. Visual Genome contains
   about 51,000 images of COCO, among them some of its usual test split.
 """
-
 
 _CARD = """\
 ---
@@ -152,7 +152,7 @@ def card(corpora: list[Described]) -> str:
         name=name,
         images=images,
         captions=sum(c.manifest.captions for c in corpora),
-        size=size(sum(map(_bytes, corpora))),
+        size=size(sum(shard_bytes(c.manifest) for c in corpora)),
         overview=table(_COLUMNS, map(_overview, corpora), left=2),
         sections="\n".join(map(_section, corpora)),
         weights=", ".join(f"{c.place.name}: 1.0" for c in corpora),
@@ -161,14 +161,10 @@ def card(corpora: list[Described]) -> str:
     )
 
 
-def _bytes(corpus: Described) -> int:
-    return sum(shard.bytes for shard in corpus.manifest.shards)
-
-
 def _overview(corpus: Described) -> tuple[str, ...]:
     manifest, notes = corpus.manifest, corpus.notes
     share = f"{manifest.images / notes.rows:.1%} of {notes.rows:,}" if notes.rows else _UNKNOWN
-    counts = f"{manifest.images:,}", f"{manifest.captions:,}", size(_bytes(corpus))
+    counts = f"{manifest.images:,}", f"{manifest.captions:,}", size(shard_bytes(manifest))
     return corpus.place.name, notes.title or _UNKNOWN, *counts, share
 
 

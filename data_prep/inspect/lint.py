@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import TracebackType
+from typing import BinaryIO
 
 import numpy as np
 from tqdm import tqdm
@@ -55,12 +55,12 @@ class LintConfig(CorporaConfig):
 
 
 class Findings:
-    """All findings, on disk; in memory are only the counts and the first ones of each reason."""
+    """All findings, in the file `lines`; in memory are only the counts and the first ones of each reason."""
 
-    def __init__(self) -> None:
+    def __init__(self, lines: BinaryIO) -> None:
         self.counts: Counter[str] = Counter()
         self._first: dict[str, list[str]] = defaultdict(list)
-        self._lines = tempfile.TemporaryFile()  # noqa: SIM115
+        self._lines = lines
 
     def add(self, finding: Finding) -> None:
         """Record a finding."""
@@ -75,22 +75,14 @@ class Findings:
         for reason, count in self.counts.most_common():
             print(f"{reason}: {count:,} ({', '.join(self._first[reason])}{', ...' if count > _EXAMPLES else ''})")
         total = sum(self.counts.values())
-        if listing is None and total > SHOWN:
-            listing = "lint.jsonl"
         if listing is None:
-            return
+            if total <= SHOWN:
+                return
+            listing = "lint.jsonl"
         self._lines.seek(0)
         with replacing(Path(listing)) as file:
             shutil.copyfileobj(self._lines, file)
         print(f"all {total:,} findings: {listing}")
-
-    def __enter__(self) -> "Findings":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._lines.close()
 
 
 @dataclass
@@ -112,7 +104,8 @@ def run(config: LintConfig) -> int:
     places = find_corpora(config.root)
     if config.tokenizer is not None:
         CaptionTokenizer.load(config.tokenizer)
-    with Findings() as findings:
+    with tempfile.TemporaryFile() as lines:
+        findings = Findings(lines)
         tallies = list(_open(places, config, findings))
         hashes = _read_all(tallies, config, findings)
         wrong = sum(findings.counts.values())

@@ -15,7 +15,7 @@ from bridgetower_train.data.shards import BadRecordError, Corpus, Record, open_c
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.errors import DataError
 from bridgetower_train.files import sha256_file
-from data_prep.inspect.duplicates import Hashes, image_hash, original_hash
+from data_prep.inspect.duplicates import image_hash, original_hash
 from data_prep.inspect.places import CorporaConfig, Place
 from data_prep.shards.index import image_size
 
@@ -92,21 +92,15 @@ def check_shard(config: CorporaConfig, tokenizer: str | None, task: tuple[Place,
             captions += record.captions
             hashes[0, row - start] = np.frombuffer(image_hash(record.image), np.uint64)
             hashes[1, row - start] = np.frombuffer(original_hash(record.meta), np.uint64)
+        characters = np.array([len(caption) for caption in captions], np.int64)
+        tokens = _text(tokenizer).lengths(captions) if tokenizer and captions else np.empty(0, np.int64)
+        return ShardReport(faults, hashes, characters, tokens)
     except DataError as error:
-        return _lost(place.name, info.name, str(error), hashes)
+        reason = str(error)
     except OSError as error:
-        return _lost(
-            place.name,
-            info.name,
-            f"shard cannot be read: {error.strerror}, and with it its {stop - start:,} records",
-            hashes,
-        )
-    return ShardReport(faults, hashes, np.array([len(c) for c in captions], np.int64), _tokens(tokenizer, captions))
-
-
-def _lost(corpus: str, shard: str, reason: str, hashes: Hashes) -> ShardReport:
+        reason = f"shard cannot be read: {error.strerror}, and with it its {stop - start:,} records"
     nothing = np.empty(0, np.int64)
-    return ShardReport([Finding(corpus, shard, "", reason)], np.zeros_like(hashes), nothing, nothing)
+    return ShardReport([Finding(place.name, info.name, "", reason)], np.zeros_like(hashes), nothing, nothing)
 
 
 def _check_file(corpus: Corpus, shard: int) -> Iterator[str]:
@@ -142,12 +136,6 @@ def _read(corpus: Corpus, row: int) -> tuple[Record, str]:
     return record, ""
 
 
-def _tokens(tokenizer: str | None, captions: list[str]) -> Lengths:
-    if tokenizer is None or not captions:
-        return np.empty(0, np.int64)
-    return _text(tokenizer).lengths(captions)
-
-
 def forget_corpora() -> None:
     """Open all again: they may have changed since this process opened them."""
     _corpus.cache_clear()
@@ -158,6 +146,4 @@ def _corpus(config: CorporaConfig, place: Place) -> Corpus:
     return open_corpus(*place, config.cache)
 
 
-@lru_cache(maxsize=1)
-def _text(path: str) -> CaptionTokenizer:
-    return CaptionTokenizer.load(path)
+_text = lru_cache(maxsize=1)(CaptionTokenizer.load)

@@ -1,8 +1,6 @@
 """`bridgetower prep stats`: what corpora contain, printed and as a page."""
 
 import io
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,8 +20,8 @@ from bridgetower_train.pages.numbers import size
 from data_prep.inspect.notes import Notes
 from data_prep.inspect.places import CorporaConfig, find_corpora
 from data_prep.shards.index import image_size
+from data_prep.shards.summary import shard_bytes
 
-_ROWS_AT_ONCE = 1_000_000
 _THUMBNAIL = 240
 _CAPTION_SHOWN = 120
 
@@ -75,7 +73,7 @@ def run(config: StatsConfig) -> None:
         "images": f"{sum(c.manifest.images for c in corpora):,}",
         "captions": f"{sum(c.manifest.captions for c in corpora):,}",
         "shards": f"{sum(len(c.manifest.shards) for c in corpora):,}",
-        "size": size(sum(_bytes(c) for c in corpora)),
+        "size": size(sum(shard_bytes(c.manifest) for c in corpora)),
     }
     atomic_write(Path(config.out), corpora_page(config.root.rstrip("/").rpartition("/")[2], total, views))
     print(f"stats: {Path(config.out).resolve()}")
@@ -85,37 +83,29 @@ def view_corpus(corpus: Corpus, config: StatsConfig, text: CaptionTokenizer | No
     """The figures of a corpus: counts and sizes from the whole index, the others from a sample of its records."""
     manifest, notes = corpus.manifest, Notes.of(corpus.manifest)
     sampled = _sample(corpus, config, text)
-    captions, kilobytes = _count(corpus, "captions"), _count(corpus, "jpg_size", 1000)
     facts = {
         "images": f"{manifest.images:,}",
         "captions": f"{manifest.captions:,}",
         "captions per image": f"{manifest.captions / manifest.images:.1f}",
         "shorter edge": f"{manifest.image_size} px" if manifest.image_size else "differs",
-        "size": size(_bytes(corpus)),
-        "per image": size(_bytes(corpus) // manifest.images),
+        "size": size(shard_bytes(manifest)),
+        "per image": size(shard_bytes(manifest) // manifest.images),
         "shards": f"{len(manifest.shards):,}",
     }
     if notes.rows:
         facts["yield"] = f"{manifest.images / notes.rows:.1%} of {notes.rows:,}"
     widths, heights = np.array(sampled.edges or [(1, 1)], dtype=np.float64).T
     drawn = [
-        Distribution("Captions per image", *captions, "first"),
-        Distribution("Characters per caption", *_distinct(sampled.characters), "first"),
-        Distribution("Tokens per caption", *_distinct(sampled.tokens), "first"),
-        Distribution("Stored image, kB", *kilobytes, "third"),
+        Distribution.of("Captions per image", corpus.index["captions"], "first"),
+        Distribution.of("Characters per caption", sampled.characters, "first"),
+        Distribution.of("Tokens per caption", sampled.tokens, "first"),
+        Distribution.of("Stored image, kB", np.ceil(corpus.index["jpg_size"] / 1000), "third"),
         Distribution.of("Width / height", widths / heights, "third", whole=False),
         Distribution.of("Stored image, shorter edge, px", np.minimum(widths, heights), "third"),
         Distribution.of("Original image, shorter edge, px", [min(edges) for edges in sampled.originals], "third"),
     ]
-    return CorpusView(
-        corpus.name,
-        notes.title or corpus.name,
-        facts,
-        _remarks(corpus, sampled, notes),
-        notes.states,
-        drawn,
-        sampled.shown,
-    )
+    remarks = _remarks(corpus, sampled, notes)
+    return CorpusView(corpus.name, notes.title or corpus.name, facts, remarks, notes.states, drawn, sampled.shown)
 
 
 def _remarks(corpus: Corpus, sampled: _Sampled, notes: Notes) -> list[str]:
@@ -142,14 +132,13 @@ def _sample(corpus: Corpus, config: StatsConfig, text: CaptionTokenizer | None) 
     for number, row in enumerate(tqdm(rows, corpus.name, unit=" images", disable=None)):
         try:
             record = corpus.read(row)
-            width, height = image_size(bytes(record.image))
-            captions = record.captions
+            edges, captions = image_size(bytes(record.image)), record.captions
         except BadRecordError:
             sampled.bad += 1
             continue
-        sampled.edges.append((width, height))
+        sampled.edges.append(edges)
         sampled.originals += _original(record.meta)
-        sampled.characters += [len(caption) for caption in captions]
+        sampled.characters += map(len, captions)
         if text is not None:
             sampled.tokens += text.lengths(captions).tolist()
         if number in shown:
@@ -176,24 +165,6 @@ def _show(record: Record) -> list[Sample]:
     caption = (record.captions or [""])[0]
     more = f"{caption[:_CAPTION_SHOWN]} …" if len(caption) > _CAPTION_SHOWN else caption
     return [Sample(thumbnail, record.key, more)]
-
-
-def _count(corpus: Corpus, column: str, unit: int = 1) -> tuple[Any, Any]:
-    """(distinct values, number of each) of a column of the index in units of `unit`, rounded up."""
-    found: Counter[int] = Counter()
-    for start in range(0, len(corpus.index), _ROWS_AT_ONCE):
-        part = corpus.index[column][start : start + _ROWS_AT_ONCE].astype(np.int64)
-        values, counts = np.unique(-(-part // unit), return_counts=True)
-        found.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
-    return tuple(np.array(sorted(found.items())).T)
-
-
-def _distinct(values: Iterable[int]) -> tuple[Any, Any]:
-    return np.unique(np.array(list(values), np.float64), return_counts=True)
-
-
-def _bytes(corpus: Corpus) -> int:
-    return sum(shard.bytes for shard in corpus.manifest.shards)
 
 
 def _line(view: CorpusView) -> str:

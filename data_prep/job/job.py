@@ -108,12 +108,7 @@ def run_job(
 
 
 def _run(
-    config: JobConfig,
-    table: Table,
-    images: Images,
-    work: Work,
-    preparation: Preparation,
-    extra: dict[str, Any],
+    config: JobConfig, table: Table, images: Images, work: Work, preparation: Preparation, extra: dict[str, Any]
 ) -> Manifest:
     if manifest := preparation.whole(work.output):
         print(f"{config.name}: {work.output} already contains these {manifest.images:,} images")

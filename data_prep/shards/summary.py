@@ -32,14 +32,18 @@ def list_left_out(folder: Path, left_out: Sequence[LeftOut]) -> None:
         print(f"full list: {listing}")
 
 
+def shard_bytes(manifest: Manifest) -> int:
+    """Bytes of all shards of a corpus."""
+    return sum(shard.bytes for shard in manifest.shards)
+
+
 def summarize(manifest: Manifest, folder: str) -> str:
     """Counts of a corpus, and of its source's rows where a preparation has recorded them."""
     edge = "" if manifest.image_size is None else f" with a shorter edge of {manifest.image_size} px"
-    megabytes = sum(shard.bytes for shard in manifest.shards) / 1e6
     shards = "shard" if len(manifest.shards) == 1 else "shards"
     lines = [
         f"{manifest.corpus}: {manifest.images:,} images{edge} and {manifest.captions:,} captions in "
-        f"{len(manifest.shards):,} {shards}, {megabytes:,.1f} MB: {folder}"
+        f"{len(manifest.shards):,} {shards}, {shard_bytes(manifest) / 1e6:,.1f} MB: {folder}"
     ]
     if states := manifest.extra.get("states"):
         rows = manifest.extra["rows"]
