@@ -8,7 +8,6 @@ import random
 import ssl
 import sys
 import time
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -16,27 +15,12 @@ from yarl import URL
 
 from bridgetower_train.errors import UserError
 from bridgetower_train.versions import versions
+from data_prep.fetch import states
 from data_prep.fetch.addresses import PublicResolver, check_literal, parse
 from data_prep.fetch.budget import Held
 from data_prep.fetch.config import FetchConfig
 from data_prep.fetch.robots import AGENT, opted_out
-from data_prep.fetch.states import (
-    BAD_RESPONSE,
-    BAD_URL,
-    CONNECTION,
-    DNS,
-    FAILED,
-    OPTED_OUT,
-    REFUSED_ADDRESS,
-    RETRIED,
-    TIMEOUT,
-    TLS,
-    TOO_LARGE,
-    TOO_MANY_REDIRECTS,
-    TRUNCATED,
-    NotAnImageError,
-    RefusedAddressError,
-)
+from data_prep.fetch.states import NotAnImageError, RefusedAddressError
 
 if sys.version_info >= (3, 11):
     from asyncio import timeout
@@ -68,9 +52,7 @@ class Client:
         self._resolver = PublicResolver(config.nameservers, config.dns_ttl, config.allow_loopback)
         self._session = self._open(keepalive_timeout=_KEEP_ALIVE)
         self._fresh = self._open(force_close=True)
-        self._fresh._retry_connection = (
-            False  # every connection is new, so aiohttp need not retry because of a stale one
-        )
+        self._fresh._retry_connection = False  # every connection is new: none is stale
         return self
 
     def _open(self, **options: Any) -> aiohttp.ClientSession:
@@ -91,9 +73,7 @@ class Client:
             read_bufsize=_BUFFER,
         )
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._session.close()
         await self._fresh.close()
         await self._resolver.close()
@@ -101,7 +81,7 @@ class Client:
     async def fetch(self, location: str, held: Held) -> Body:
         """The body at `location`, its bytes counted in `held`; NotAnImageError where it does not arrive in time."""
         deadline = self._config.deadline
-        failures = [NotAnImageError(TIMEOUT, f"not whole after {deadline:g} s")]
+        failures = [NotAnImageError(states.TIMEOUT, f"not whole after {deadline:g} s")]
         try:
             # Not wait_for: before Python 3.12 its task and an error in it form a reference cycle.
             async with timeout(deadline):
@@ -141,21 +121,21 @@ class Client:
                 # Without the traceback: its raiser may keep the error, which would form a reference cycle.
                 raise explain(error) from error.with_traceback(None)
             url = parse(target, url)
-        raise NotAnImageError(TOO_MANY_REDIRECTS, str(url)[:200])
+        raise NotAnImageError(states.TOO_MANY_REDIRECTS, str(url)[:200])
 
     async def _body(self, response: aiohttp.ClientResponse, held: Held) -> Body:
         if response.status != 200:
-            wait = _retry_after(response.headers.get("Retry-After", "")) if response.status in RETRIED else None
+            wait = _retry_after(response.headers.get("Retry-After", "")) if response.status in states.RETRIED else None
             raise NotAnImageError(str(response.status), response.reason or "", wait)
         refusal = opted_out(response.headers.getall("X-Robots-Tag", ()))
         if refusal:
-            raise NotAnImageError(OPTED_OUT, refusal)
+            raise NotAnImageError(states.OPTED_OUT, refusal)
         limit = self._config.max_bytes
         if (response.content_length or 0) > limit:
-            raise NotAnImageError(TOO_LARGE, f"{response.content_length:,} bytes announced")
+            raise NotAnImageError(states.TOO_LARGE, f"{response.content_length:,} bytes announced")
         async for chunk in response.content.iter_any():
             if len(held.content) + len(chunk) > limit:
-                raise NotAnImageError(TOO_LARGE, f"over {limit:,} bytes")
+                raise NotAnImageError(states.TOO_LARGE, f"over {limit:,} bytes")
             await held.add(chunk)
         encoding = response.headers.get("Content-Encoding", "").strip().lower()
         return Body(bytes(held.content), "" if encoding == "identity" else encoding)
@@ -184,21 +164,21 @@ def explain(error: Exception) -> NotAnImageError:
     if isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE):
         raise UserError(f"{cause.strerror}: lower fetch.in_flight, or raise `ulimit -n`") from None
     if isinstance(cause, RefusedAddressError):
-        return NotAnImageError(REFUSED_ADDRESS, detail)
+        return NotAnImageError(states.REFUSED_ADDRESS, detail)
     if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return NotAnImageError(DNS, detail)
+        return NotAnImageError(states.DNS, detail)
     if isinstance(error, ssl.SSLError | aiohttp.ClientSSLError):
-        return NotAnImageError(TLS, detail)
+        return NotAnImageError(states.TLS, detail)
     if isinstance(error, asyncio.TimeoutError):
-        return NotAnImageError(TIMEOUT, detail)
+        return NotAnImageError(states.TIMEOUT, detail)
     if isinstance(error, aiohttp.ClientPayloadError):
-        return NotAnImageError(TRUNCATED, detail, wait=0)
+        return NotAnImageError(states.TRUNCATED, detail, wait=0)
     if isinstance(error, aiohttp.ClientResponseError):
-        return NotAnImageError(BAD_RESPONSE, detail, wait=0)
+        return NotAnImageError(states.BAD_RESPONSE, detail, wait=0)
     if isinstance(error, aiohttp.InvalidURL | ValueError):
-        return NotAnImageError(BAD_URL, detail)
+        return NotAnImageError(states.BAD_URL, detail)
     if isinstance(error, aiohttp.ServerDisconnectedError) or isinstance(cause, ConnectionResetError | BrokenPipeError):
-        return NotAnImageError(CONNECTION, detail, wait=0)
+        return NotAnImageError(states.CONNECTION, detail, wait=0)
     if isinstance(error, aiohttp.ClientError | OSError):
-        return NotAnImageError(CONNECTION, detail)
-    return NotAnImageError(FAILED, repr(error))
+        return NotAnImageError(states.CONNECTION, detail)
+    return NotAnImageError(states.FAILED, repr(error))

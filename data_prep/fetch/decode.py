@@ -2,37 +2,27 @@
 
 import hashlib
 import zlib
-from typing import Any, NamedTuple
+from typing import Any
 
 from bridgetower_train.data.shards import BadRecordError
+from data_prep.fetch.config import FetchConfig
 from data_prep.fetch.states import BAD_ENCODING, HASH_MISMATCH, TOO_LARGE, TOO_SMALL, NotAnImageError
 from data_prep.source import image
 from data_prep.source.rows import OK, Outcome
 
 
-class ImageLimits(NamedTuple):
-    """What an image must be like, and its size in the shard."""
-
-    size: int
-    """Shorter edge in the shard, pixels."""
-    min_edge: int
-    """Smallest shorter edge of an original, pixels."""
-    max_bytes: int
-    """Bytes of the unpacked original."""
-
-
-def prepare(content: bytes, encoding: str, digest: str, limits: ImageLimits) -> Outcome:
+def prepare(content: bytes, encoding: str, digest: str, size: int, config: FetchConfig) -> Outcome:
     """The image for the shard, and sha256, width and height of the original; or a state that says what is wrong.
 
-    `encoding`: the body's Content-Encoding. `digest`: as in `Row`.
+    `encoding`: the body's Content-Encoding. `digest`: as in `Row`. `size`: shorter edge in the shard, pixels.
     """
     meta: dict[str, Any] = {}
     try:
-        original = unpack(content, encoding, limits.max_bytes)
-        jpeg, width, height = image.prepare(original, limits.size)
+        original = unpack(content, encoding, config.max_bytes)
+        jpeg, width, height = image.prepare(original, size)
         meta = {"sha256": hashlib.sha256(original).hexdigest(), "width": width, "height": height}
         _compare(original, digest)
-        if min(width, height) < limits.min_edge:
+        if min(width, height) < config.min_edge:
             raise NotAnImageError(TOO_SMALL, f"{width} x {height} pixels")
         return Outcome(OK, "", jpeg, meta)
     except NotAnImageError as error:

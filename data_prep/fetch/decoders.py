@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
-from types import TracebackType
 
 from bridgetower_train.errors import UserError
 from data_prep.fetch.states import DECODER_DIED
@@ -51,9 +50,7 @@ class Decoders:
         """They end only with an error, such as processes that cannot start."""
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)

@@ -8,14 +8,13 @@ import threading
 from collections.abc import Iterator
 from functools import partial
 from queue import SimpleQueue
-from types import TracebackType
 
 from bridgetower_train.errors import ConfigError
 from data_prep.fetch.budget import Budget
 from data_prep.fetch.client import Client
 from data_prep.fetch.config import FetchConfig
 from data_prep.fetch.crawl import Crawl, Ended
-from data_prep.fetch.decode import ImageLimits, prepare
+from data_prep.fetch.decode import prepare
 from data_prep.fetch.decoders import Decoders
 from data_prep.source.rows import Outcome, Row
 
@@ -58,26 +57,22 @@ class _Loop:
         self._images = images
         self._ended: SimpleQueue[Ended | BaseException | Crawl] = SimpleQueue()
         self._loop = asyncio.new_event_loop()
+        self._main = self._loop.create_task(self._crawl_until_cancelled())
         self._thread = threading.Thread(target=self._run, name="fetch", daemon=True)
 
     def __enter__(self) -> "_Loop":
         self._thread.start()
         try:
             crawl = self._get()
+            assert isinstance(crawl, Crawl)
+            self._crawl = crawl
+            return self
         except BaseException:
-            self._join()
+            self.__exit__()
             raise
-        assert isinstance(crawl, Crawl)
-        self._crawl = crawl
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._main.cancel)
-        self._join()
-
-    def _join(self) -> None:
         self._thread.join()
         self._loop.close()
 
@@ -101,7 +96,6 @@ class _Loop:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._main = self._loop.create_task(self._crawl_until_cancelled())
         try:
             self._loop.run_until_complete(self._main)
         except asyncio.CancelledError:
@@ -113,12 +107,9 @@ class _Loop:
 
     async def _crawl_until_cancelled(self) -> None:
         config = self._images.config
-        limits = ImageLimits(self._images.size, config.min_edge, config.max_bytes)
-        budget = Budget(config.memory_mb * 1_000_000)
-        async with (
-            Client(config) as client,
-            Decoders(partial(prepare, limits=limits), self._images.workers) as decoders,
-        ):
+        function = partial(prepare, size=self._images.size, config=config)
+        async with Client(config) as client, Decoders(function, self._images.workers) as decoders:
+            budget = Budget(config.memory_mb * 1_000_000)
             crawl = Crawl(config, client, decoders, budget, self._ended.put)
             self._ended.put(crawl)
             try:

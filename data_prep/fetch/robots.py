@@ -6,16 +6,12 @@ AGENT = "bridgetower-train"
 """The name of this program in `X-Robots-Tag`, and the start of its user agent."""
 
 _REFUSALS = {"noai", "noimageai", "noindex", "noimageindex", "none"}
-_WITH_VALUE = {
-    "unavailable_after",
-    "max-snippet",
-    "max-image-preview",
-    "max-video-preview",
-}  # not agents, though a colon follows
+# These are not agents, though a colon follows.
+_WITH_VALUE = {"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"}
 
 
-def opted_out(headers: Iterable[str], agent: str = AGENT) -> str:
-    """The directive among the `X-Robots-Tag` headers that refuses the image to `agent`, or an empty string.
+def opted_out(headers: Iterable[str]) -> str:
+    """The directive among the `X-Robots-Tag` headers that refuses the image to this program, or an empty string.
 
     Directives apply to everyone, or, after `name:`, to the agent of that name (`otherbot: noindex, noai`).
     """
@@ -26,7 +22,7 @@ def opted_out(headers: Iterable[str], agent: str = AGENT) -> str:
             if not colon or name in _WITH_VALUE:
                 directive = name
             else:
-                addressed = name in (agent, "*")
+                addressed = name in (AGENT, "*")
             if addressed and directive in _REFUSALS:
                 return directive
     return ""
