@@ -3,8 +3,9 @@
 import csv
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TextIO
@@ -74,52 +75,36 @@ def _grouped(pairs: Iterable[tuple[str, list[Any]]]) -> list[Row]:
     captions: dict[str, list[Any]] = {}
     for location, texts in pairs:
         captions.setdefault(location, []).extend(texts)
-    return [
-        Row(
-            f"{number:09d}",
-            location,
-            texts,
-            {"url" if location.startswith(_WEB) else "file": location},
-            state="" if location else NO_IMAGE,
-        )
-        for number, (location, texts) in enumerate(captions.items())
-    ]
+    rows = []
+    for number, (location, texts) in enumerate(captions.items()):
+        meta = {"url" if location.startswith(_WEB) else "file": location}
+        rows.append(Row(f"{number:09d}", location, texts, meta, state="" if location else NO_IMAGE))
+    return rows
 
 
 def _table(config: CaptionsConfig) -> Iterator[tuple[str, list[Any]]]:
     """(location, captions) of each row of the table."""
     path = Path(config.source)
-    read = {".csv": _csv, ".tsv": _tsv, ".jsonl": _jsonl, ".parquet": _parquet}.get(path.suffix.lower())
+    read = _READERS.get(path.suffix.lower())
     if read is None or not path.exists():
         kinds = "a folder, or a .csv, .tsv, .jsonl or .parquet"
         raise ConfigError(f"source={path}: {f'must be {kinds}' if path.exists() else 'does not exist'}")
-    with expecting(
-        "source", config.source, f"is not a {path.suffix} of rows with columns {config.image}, {config.caption}"
-    ):
+    layout = f"is not a {path.suffix} of rows with columns {config.image}, {config.caption}"
+    with expecting("source", config.source, layout):
         for row in read(path):
-            for column in (config.image, config.caption):
+            for key, column in (("image", config.image), ("caption", config.caption)):
                 if column not in row:
-                    key = "image" if column == config.image else "caption"
+                    names = [str(name) for name in row]
                     raise ConfigError(
-                        f"{key}={column}: source={path} has no such column, but {', '.join(map(str, row))}"
-                        f"{nearest(column, map(str, row))}"
+                        f"{key}={column}: source={path} has no such column, but {', '.join(names)}{nearest(column, names)}"
                     )
             caption = row[config.caption]
             yield str(row[config.image] or ""), list(caption) if isinstance(caption, list) else [caption]
 
 
-def _csv(path: Path) -> Iterator[dict[str, Any]]:
-    """Commas, and quotes as in RFC 4180."""
+def _csv(path: Path, **layout: Any) -> Iterator[dict[str, Any]]:
     with _open_text(path) as file:
-        yield from csv.DictReader((line.replace("\0", " ") for line in file), strict=True)
-
-
-def _tsv(path: Path) -> Iterator[dict[str, Any]]:
-    """Tabs; quotes are ordinary characters."""
-    with _open_text(path) as file:
-        yield from csv.DictReader(
-            (line.replace("\0", " ") for line in file), delimiter="\t", quoting=csv.QUOTE_NONE, escapechar=None
-        )
+        yield from csv.DictReader((line.replace("\0", " ") for line in file), **layout)
 
 
 def _jsonl(path: Path) -> Iterator[dict[str, Any]]:
@@ -137,6 +122,14 @@ def _parquet(path: Path) -> Iterator[dict[str, Any]]:
 
     for batch in pq.ParquetFile(path).iter_batches():
         yield from batch.to_pylist()
+
+
+_READERS: dict[str, Callable[[Path], Iterator[dict[str, Any]]]] = {
+    ".csv": partial(_csv, strict=True),
+    ".tsv": partial(_csv, delimiter="\t", quoting=csv.QUOTE_NONE),
+    ".jsonl": _jsonl,
+    ".parquet": _parquet,
+}
 
 
 def _open_text(path: Path) -> TextIO:

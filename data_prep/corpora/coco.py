@@ -73,7 +73,7 @@ def run(config: CocoConfig) -> None:
             f"images={config.images}: has none of the {len(rows):,} images of annotations={config.annotations}; "
             "give the folder of the images of the same split"
         )
-    about = _ABOUT_FLICKR30K if is_flickr30k(content) else _ABOUT
+    about = _ABOUT_FLICKR30K if karpathy and _is_flickr30k(content) else _ABOUT
     run_job(config, RowList(rows, identity), images, about)
 
 
@@ -82,9 +82,9 @@ def is_karpathy(content: Any) -> bool:
     return isinstance(content, dict) and "annotations" not in content and isinstance(content.get("images"), list)
 
 
-def is_flickr30k(content: Any) -> bool:
-    """Whether the content is Karpathy's file of Flickr30k, whose images are in one folder and have no COCO id."""
-    return is_karpathy(content) and content.get("dataset") == "flickr30k"
+def _is_flickr30k(karpathy: dict[str, Any]) -> bool:
+    """Its images are in one folder and have no COCO id."""
+    return karpathy.get("dataset") == "flickr30k"
 
 
 def karpathy_rows(config: CocoConfig, content: Any) -> list[Row]:
@@ -94,7 +94,7 @@ def karpathy_rows(config: CocoConfig, content: Any) -> list[Row]:
         for image in content["images"]:
             if image["split"] in config.splits:
                 captions = [sentence["raw"] for sentence in image["sentences"]]
-                if is_flickr30k(content):
+                if _is_flickr30k(content):
                     image_id, location = image["imgid"], image["filename"]
                 else:
                     image_id, location = image["cocoid"], f"{image['filepath']}/{image['filename']}"
@@ -111,12 +111,11 @@ def official_rows(config: CocoConfig, content: Any) -> list[Row]:
         for annotation in content["annotations"]:
             captions[annotation["image_id"]].append(annotation["caption"])
         licenses = {license["id"]: license for license in content.get("licenses", [])}
-        return _first_of_each(
-            [
-                _row(image["id"], image["file_name"], captions[image["id"]], _meta(image, licenses))
-                for image in content["images"]
-            ]
-        )
+        rows = [
+            _row(image["id"], image["file_name"], captions[image["id"]], _meta(image, licenses))
+            for image in content["images"]
+        ]
+    return _first_of_each(rows)
 
 
 def _row(image_id: Any, location: Any, captions: list[str], meta: dict[str, Any]) -> Row:
@@ -127,9 +126,7 @@ def _row(image_id: Any, location: Any, captions: list[str], meta: dict[str, Any]
 
 def _first_of_each(rows: list[Row]) -> list[Row]:
     """The rows, later ones of the same key marked as duplicates."""
-    first: dict[str, int] = {}
-    for place, row in enumerate(rows):
-        first.setdefault(row.key, place)
+    first = {row.key: place for place, row in reversed(list(enumerate(rows)))}
     return [row if first[row.key] == place else row._replace(state=DUPLICATE_KEY) for place, row in enumerate(rows)]
 
 

@@ -1,7 +1,6 @@
 """Conceptual Captions, 3M and 12M: each row is a URL and the caption from its page; most of the images still exist."""
 
 from dataclasses import dataclass, field
-from functools import partial
 
 from bridgetower_train.errors import DataError
 from data_prep.corpora.web import WebConfig, prepare_from_web
@@ -67,15 +66,16 @@ def run(config: Cc3mConfig | Cc12mConfig) -> None:
         prepare_from_web(config, table, _CC3M, _CC3M_HISTORY)
     else:
         _check_columns(config.annotations, 0, "cc3m")
-        caption = partial(name_person, person=config.person)
-        rules = {"person": config.person}
-        table = TsvTable(config.annotations, 0, caption, config.hashes, config.exclude, rules)
+        person = config.person
+        table = TsvTable(
+            config.annotations,
+            0,
+            lambda c: c.replace(PERSON, person),
+            config.hashes,
+            config.exclude,
+            {"person": person},
+        )
         prepare_from_web(config, table, _CC12M, _CC12M_HISTORY)
-
-
-def name_person(caption: str, person: str) -> str:
-    """`caption` with `person` for each `<PERSON>`."""
-    return caption.replace(PERSON, person)
 
 
 def _check_columns(annotations: str, column: int, other: str) -> None:

@@ -4,12 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bridgetower_train.errors import ConfigError, DataError
-from bridgetower_train.files import sha256_file
+from bridgetower_train.errors import DataError
 from data_prep.corpora.web import WebConfig, prepare_from_web
-from data_prep.source.annotations import expecting, read_json
+from data_prep.source.annotations import digest_file, expecting, read_json
 from data_prep.source.repeats import Repeats, hash_urls
-from data_prep.source.rows import Row
+from data_prep.source.rows import Row, Table
 from data_prep.source.tsv import DUPLICATE, NOT_UTF8
 
 URLS, CAPTIONS = "SBU_captioned_photo_dataset_urls.txt", "SBU_captioned_photo_dataset_captions.txt"
@@ -36,15 +35,15 @@ class SbuConfig(WebConfig):
     """Name of the corpus folder."""
 
 
-class SbuTable:
+class SbuTable(Table):
     """The rows of either layout: the first row of each URL has all its captions, the others are duplicates."""
 
     def __init__(self, annotations: str) -> None:
         """ConfigError where a file cannot be read, DataError where it has another layout."""
         if Path(annotations).is_dir():
+            self._identity = {name: digest_file("annotations", f"{annotations}/{name}") for name in (URLS, CAPTIONS)}
             self._urls, self._captions = (_read_lines(Path(annotations, name)) for name in (URLS, CAPTIONS))
             self._users: list[Any] = []
-            self._identity = {name: sha256_file(Path(annotations, name)) for name in (URLS, CAPTIONS)}
             if len(self._urls) != len(self._captions):
                 raise DataError(
                     f"annotations={annotations}: {URLS} has {len(self._urls):,} lines, but {CAPTIONS} has "
@@ -60,18 +59,16 @@ class SbuTable:
                 for texts in (self._urls, self._captions):
                     if not all(isinstance(text, str) for text in texts):
                         raise TypeError("an element that is not a string")
-            self._identity = {"annotations": sha256_file(annotations)}
+            self._identity = {"annotations": digest_file("annotations", annotations)}
         self._repeats = Repeats(hash_urls(url.strip().encode("utf-8", "replace") for url in self._urls))
 
     def __len__(self) -> int:
         return len(self._urls)
 
     def identity(self) -> dict[str, str]:
-        """SHA-256 of the files."""
         return self._identity
 
     def rows(self, start: int, stop: int) -> list[Row]:
-        """Rows `start` to `stop`."""
         return [self._row(number) for number in range(start, min(stop, len(self)))]
 
     def _row(self, number: int) -> Row:
@@ -92,8 +89,4 @@ def run(config: SbuConfig) -> None:
 
 
 def _read_lines(path: Path) -> list[str]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"annotations={path.parent}: {path.name} cannot be read ({error.strerror})") from None
-    return content.decode("utf-8", "replace").removesuffix("\n").split("\n")
+    return path.read_bytes().decode("utf-8", "replace").removesuffix("\n").split("\n")

@@ -10,7 +10,7 @@ from data_prep.shards.writer import DUPLICATE_KEY
 from data_prep.source.annotations import digest_file, expecting, read_array, read_json
 from data_prep.source.captions import tidy
 from data_prep.source.local import LocalImages
-from data_prep.source.rows import Row
+from data_prep.source.rows import Row, Table
 
 FOLDERS = ("", "VG_100K", "VG_100K_2")
 """Subfolders of the images, if any."""
@@ -48,19 +48,26 @@ class VisualGenomeConfig(JobConfig):
     """Name of the corpus folder."""
 
 
-class VisualGenome:
+class VisualGenome(Table):
     """All images of image_data.json in its order; phrases are stored as joined bytes, a third of the memory of strings."""
 
     def __init__(self, config: VisualGenomeConfig) -> None:
+        """ConfigError where a file cannot be read or `karpathy` is missing, DataError where one has another layout."""
+        if config.karpathy is None:
+            raise ConfigError(
+                "karpathy: half of these images are COCO's, some of its val and test: training on them leaks into the "
+                "evaluation; give Karpathy's dataset_coco.json and they are left out, or karpathy=none to train on all"
+            )
         self._ids: list[int] = []
         self._states: dict[int, str] = {}  # row -> why it has no image
         self._phrases: dict[int, bytes] = {}
         self._coco_ids: dict[int, int] = {}
         files = {"image_data": config.image_data, "regions": config.regions}
-        if config.karpathy is not None and config.karpathy != _NONE:
+        held_out: frozenset[int] = frozenset()
+        if config.karpathy != _NONE:
             files["karpathy"] = config.karpathy
+            held_out = _held_out(config.karpathy)
         self._identity = {"karpathy": _NONE, **{key: digest_file(key, path) for key, path in files.items()}}
-        held_out = _held_out(config.karpathy)
         with expecting("image_data", config.image_data, _IMAGES):
             for image in read_array("image_data", config.image_data):
                 self._add(image["image_id"], image.get("coco_id"), held_out)
@@ -72,11 +79,9 @@ class VisualGenome:
         return len(self._ids)
 
     def rows(self, start: int, stop: int) -> list[Row]:
-        """Rows `start` to `stop`."""
         return [self._row(place) for place in range(start, min(stop, len(self)))]
 
     def identity(self) -> dict[str, str]:
-        """The SHA-256 of each file."""
         return self._identity
 
     def _row(self, place: int) -> Row:
@@ -112,16 +117,7 @@ class VisualGenome:
 
 
 def run(config: VisualGenomeConfig) -> None:
-    """Write the corpus, or resume.
-
-    ConfigError where a file cannot be read or `karpathy` is missing, DataError where a file has another layout or the
-    folder has none of the images.
-    """
-    if config.karpathy is None:
-        raise ConfigError(
-            "karpathy: half of these images are COCO's, some of its val and test: training on them leaks into the "
-            "evaluation; give Karpathy's dataset_coco.json and they are left out, or karpathy=none to train on all"
-        )
+    """Write the corpus, or resume. Errors as of `VisualGenome`, and DataError where the folder has none of the images."""
     table = VisualGenome(config)
     images = LocalImages([f"{config.images}/{folder}" for folder in FOLDERS], config.size, config.workers)
     if not images.has_any(iter(table.rows(0, len(table)))):
@@ -132,10 +128,8 @@ def run(config: VisualGenomeConfig) -> None:
     run_job(config, table, images, _ABOUT)
 
 
-def _held_out(path: str | None) -> frozenset[int]:
+def _held_out(path: str) -> frozenset[int]:
     """COCO's ids of Karpathy's val and test."""
-    if path is None or path == _NONE:
-        return frozenset()
     content = read_json("karpathy", path)
     with expecting("karpathy", path, _KARPATHY):
         if not is_karpathy(content):

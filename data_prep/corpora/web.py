@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 
-from bridgetower_train.data.manifest import Manifest
 from data_prep.fetch.config import FetchConfig
 from data_prep.fetch.images import WebImages
 from data_prep.job.job import JobConfig, run_job
@@ -17,15 +16,9 @@ class WebConfig(JobConfig):
     """Fetching and its limits."""
 
 
-def prepare_from_web(config: WebConfig, table: Table, about: dict[str, str], history: str) -> Manifest:
+def prepare_from_web(config: WebConfig, table: Table, about: dict[str, str], history: str) -> None:
     """Run the job, and print its yield beside `history`: the yields of others with the same list, and when."""
-    images = WebImages(config.size, config.workers, config.fetch)
-    manifest = run_job(config, table, images, {**about, "note": f"{about['note']}; others got {history}"})
-    print(compare(manifest, history))
-    return manifest
-
-
-def compare(manifest: Manifest, history: str) -> str:
-    """The yield as text."""
+    source = WebImages(config.size, config.workers, config.fetch)
+    manifest = run_job(config, table, source, {**about, "note": f"{about['note']}; others got {history}"})
     rows, images = manifest.extra["rows"], manifest.images
-    return f"yield {images / max(1, rows):.1%}: {images:,} images of {rows:,} rows; others got {history}"
+    print(f"yield {images / rows:.1%}: {images:,} images of {rows:,} rows; others got {history}")

@@ -17,7 +17,7 @@ from data_prep.shapes.scene import COLOURS, Dice, Scene, make_scene
 from data_prep.shapes.text import captions
 from data_prep.shapes.tokenizer import train_tokenizer
 from data_prep.source.image import prepare_jpeg
-from data_prep.source.rows import OK, Outcome, Row
+from data_prep.source.rows import OK, Images, Outcome, Row, Table
 
 HELD_OUT = {"shapes": False, "shapes_heldout": True}
 """Corpus -> whether it shows the held-out combinations."""
@@ -55,7 +55,7 @@ class ShapesConfig:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Drawn(Table, Images):
     """`shapes` or `shapes_heldout`: the table of its records and the source of their images."""
 
     corpus: str
@@ -68,11 +68,9 @@ class Drawn:
         return self.records
 
     def rows(self, start: int, stop: int) -> list[Row]:
-        """Describe records `start` to `stop`."""
-        return [self.row(number) for number in range(start, stop)]
+        return [self._row(number) for number in range(start, stop)]
 
-    def row(self, number: int) -> Row:
-        """Describe a record."""
+    def _row(self, number: int) -> Row:
         dice, scene = self._scene(number)
         texts = captions(scene, dice)
         shown = ("colour", "shape", "texture", "size")
@@ -88,12 +86,10 @@ class Drawn:
         return prepare_jpeg(draw(scene, dice, self.size), self.size)
 
     def identity(self) -> dict[str, str]:
-        """What the records depend on."""
         return {"version": str(_VERSION), "seed": str(self.seed), "records": str(self.records)}
 
     def outcomes(self, rows: Iterator[tuple[int, Row]]) -> Iterator[tuple[int, Outcome]]:
-        """Draw each numbered row."""
-        yield from ordered_map(self._outcome, rows, self.workers)
+        return ordered_map(self._outcome, rows, self.workers)
 
     def _outcome(self, numbered: tuple[int, Row]) -> tuple[int, Outcome]:
         return numbered[0], Outcome(OK, jpeg=self.image(numbered[0]))

@@ -8,12 +8,12 @@ from pathlib import Path
 from bridgetower_train.data.shards import IMAGE_TOO_LARGE, MAX_IMAGE_BYTES, BadRecordError
 from data_prep.parallel import ordered_map
 from data_prep.source.image import prepare
-from data_prep.source.rows import OK, Outcome, Row
+from data_prep.source.rows import OK, Images, Outcome, Row, Table
 
 MISSING = "missing file"
 
 
-class RowList:
+class RowList(Table):
     """A table in memory."""
 
     def __init__(self, rows: Sequence[Row], identity: dict[str, str]) -> None:
@@ -24,15 +24,13 @@ class RowList:
         return len(self._rows)
 
     def rows(self, start: int, stop: int) -> list[Row]:
-        """Rows `start` to `stop`."""
         return list(self._rows[start:stop])
 
     def identity(self) -> dict[str, str]:
-        """What the rows depend on."""
         return self._identity
 
 
-class LocalImages:
+class LocalImages(Images):
     """Images whose location is a path, absolute or relative to one of several folders; the first that has it counts."""
 
     def __init__(self, folders: Sequence[str | Path], size: int, workers: int) -> None:
@@ -45,8 +43,7 @@ class LocalImages:
         return any(self._find(row) is not None for row in rows)
 
     def outcomes(self, rows: Iterator[tuple[int, Row]]) -> Iterator[tuple[int, Outcome]]:
-        """The outcome of each numbered row, in order."""
-        yield from ordered_map(self._numbered, rows, self._workers)
+        return ordered_map(self._numbered, rows, self._workers)
 
     def prepare(self, row: Row) -> Outcome:
         """Read the image of a row and encode it for the shard."""

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from bridgetower_train.errors import ConfigError, DataError
 from data_prep.source.repeats import Hashes, Repeats, hash_urls
-from data_prep.source.rows import Row
+from data_prep.source.rows import Row, Table
 
 DUPLICATE = "duplicate"
 NOT_TWO_COLUMNS = "not two columns"
@@ -97,7 +97,7 @@ class Digests:
             ]
 
 
-class TsvTable:
+class TsvTable(Table):
     """Images of a file of captions and URLs: the first row of each URL has all its captions, the others are duplicates."""
 
     def __init__(
@@ -133,7 +133,6 @@ class TsvTable:
         return len(self._starts) - 1
 
     def identity(self) -> dict[str, str]:
-        """SHA-256 of the files, and the rules."""
         return self._identity
 
     def rows(self, start: int, stop: int) -> list[Row]:
