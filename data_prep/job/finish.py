@@ -2,7 +2,7 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -26,20 +26,16 @@ def finished(output: Output) -> dict[int, dict[str, int]]:
     tars = output.sizes()
     stems = [name.removesuffix(".parquet") for name in output.sizes("log") if name.endswith(".parquet")]
     numbers = sorted(int(stem) for stem in stems if stem.isdecimal())
-
     with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
         summaries = pool.map(lambda number: _read_summary(output, number), numbers)
-        found = {number: summary for number, summary in zip(numbers, summaries, strict=True) if summary is not None}
-    return {number: summary.states for number, summary in found.items() if _agrees(summary, tars)}
+        found = zip(numbers, summaries, strict=True)
+        return {number: summary.states for number, summary in found if summary and _is_intact(summary, tars.get)}
 
 
 def summary_of(output: Output, number: int) -> RangeSummary | None:
     """The result of a range; None where it is not finished."""
     summary = _read_summary(output, number)
-    if summary is None or summary.shard is None:
-        return summary
-    size = output.size(summary.shard.name)
-    return summary if _agrees(summary, {summary.shard.name: size}) else None
+    return summary if summary and _is_intact(summary, output.size) else None
 
 
 def _read_summary(output: Output, number: int) -> RangeSummary | None:
@@ -50,8 +46,8 @@ def _read_summary(output: Output, number: int) -> RangeSummary | None:
         return None
 
 
-def _agrees(summary: RangeSummary, tars: Mapping[str, int | None]) -> bool:
-    return summary.shard is None or tars.get(summary.shard.name) == summary.shard.bytes
+def _is_intact(summary: RangeSummary, size: Callable[[str], int | None]) -> bool:
+    return summary.shard is None or size(summary.shard.name) == summary.shard.bytes
 
 
 def finish(work: Work, ranges: int, extra: dict[str, Any]) -> Manifest:

@@ -29,7 +29,6 @@ from data_prep.parallel import cores
 from data_prep.shards.summary import summarize
 from data_prep.source.rows import Images, Outcome, Row, Table
 
-ENGINES = ("local", "ray")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
 
 
@@ -58,18 +57,14 @@ class JobConfig:
         at_least("size", self.size, 1)
         at_least("workers", self.workers, 0)
         at_least("records_per_shard", self.records_per_shard, 1)
-        one_of("engine", self.engine, ENGINES)
+        one_of("engine", self.engine, ("local", "ray"))
         if is_remote(self.out) and self.scratch is None:
             raise ConfigError(f"out={self.out}: is remote; set scratch to a local folder for unfinished shards")
         object.__setattr__(self, "workers", self.workers or (cores() if self.engine == "local" else 1))
 
 
 class _StoppedError(KeyboardInterrupt):
-    """The job received a signal to end."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__()
-        self.signum = signum
+    """The job received a signal to end: its number."""
 
 
 def run_job(
@@ -82,7 +77,7 @@ def run_job(
     those of the earlier run, where no row gives an image, and where the disk is full or read-only.
     """
     output = Output(config.out, config.name)
-    preparation = Preparation.of(config.size, config.records_per_shard, table)
+    preparation = Preparation(config.size, config.records_per_shard, table)
     scratch = output.local
     if config.scratch is not None:  # several jobs may share it, and it may outlast their output
         scratch = Path(config.scratch, f"{config.name}-{preparation.digest(output)}")
@@ -101,10 +96,9 @@ def run_job(
     except _StoppedError as stop:
         for child in active_children():  # exit would wait for one that the signal has separated from its pool
             child.kill()
-        print(
-            f"{config.name}: stopped by {signal.Signals(stop.signum).name}; run the same command to resume", flush=True
-        )
-        raise SystemExit(128 + stop.signum) from None
+        (signum,) = stop.args
+        print(f"{config.name}: stopped by {signal.Signals(signum).name}; run the same command to resume", flush=True)
+        raise SystemExit(128 + signum) from None
 
 
 def _run(

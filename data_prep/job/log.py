@@ -16,34 +16,27 @@ from data_prep.shards.writer import Rows
 from data_prep.source.rows import FORMER_STATES, OK
 
 _INDEX_COLUMNS = [name for name in INDEX_DTYPE.names or () if name != "shard"]
-SCHEMA = pa.schema(
-    [
-        ("row", pa.int64()),
-        ("key", pa.string()),
-        ("location", pa.string()),
-        ("state", pa.string()),
-        ("detail", pa.string()),
-        ("sha256", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        *((name, pa.from_numpy_dtype(INDEX_DTYPE[name])) for name in _INDEX_COLUMNS),
-    ]
-)
-"""The row's number in the source, key and location of the image, its state and details; sha256, width and height of the
-original; and the record's row of the index. Unknown values are null."""
 
 
 class Line(NamedTuple):
     """One row of the log, which is one of the source."""
 
     row: int
+    """Its number in the source."""
     key: str
     location: str
     state: str
     detail: str
     sha256: str | None
+    """Of the original image, as width and height; None where it is unknown."""
     width: int | None
     height: int | None
+
+
+_TYPES = {"row": pa.int64(), "width": pa.int32(), "height": pa.int32()}
+_COLUMNS = [(name, _TYPES.get(name, pa.string())) for name in Line._fields]
+SCHEMA = pa.schema(_COLUMNS + [(name, pa.from_numpy_dtype(INDEX_DTYPE[name])) for name in _INDEX_COLUMNS])
+"""The fields of `Line`, and the record's row of the index, null where the row has no image."""
 
 
 class RangeSummary(NamedTuple):
@@ -66,12 +59,10 @@ def write_log(path: Path, lines: Sequence[Line], index: Rows, summary: RangeSumm
     full = np.zeros(len(lines), INDEX_DTYPE)
     full[ok] = index
     known = map(_valid, zip(*lines, strict=True))
-    columns = [pa.array(values, SCHEMA.field(name).type) for name, values in zip(Line._fields, known, strict=True)]
+    columns = [pa.array(values, kind) for values, (_, kind) in zip(known, _COLUMNS, strict=True)]
     columns += [pa.array(full[name], mask=~ok) for name in _INDEX_COLUMNS]
-    metadata = {
-        "shard": json.dumps(None if summary.shard is None else asdict(summary.shard)),
-        "states": json.dumps(summary.states),
-    }
+    shard = None if summary.shard is None else asdict(summary.shard)
+    metadata = {"shard": json.dumps(shard), "states": json.dumps(summary.states)}
     pq.write_table(pa.table(columns, SCHEMA.with_metadata(metadata)), path, compression="zstd")
 
 

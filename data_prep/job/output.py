@@ -75,9 +75,7 @@ class Output:
         if self.local is not None:
             atomic_write(self.local / name, text)
             return
-        fs, path = self._remote(name)
-        with self._writing(name):
-            fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+        with self._writing(name) as (fs, path):
             fs.pipe_file(path, text.encode("utf-8", "replace"))
 
     def take(self, source: Path, name: str) -> None:
@@ -85,16 +83,16 @@ class Output:
         if self.local is not None:
             _move(source, self.local / name)
             return
-        fs, path = self._remote(name)
-        with self._writing(name):
-            fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+        with self._writing(name) as (fs, path):
             fs.put_file(str(source), path)  # object stores show an upload when it is complete
         source.unlink()
 
     @contextmanager
-    def _writing(self, name: str) -> Iterator[None]:
+    def _writing(self, name: str) -> Iterator[tuple[Any, str]]:
+        fs, path = self._remote(name)
         try:
-            yield
+            fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+            yield fs, path
         except Exception as error:  # every protocol of fsspec has errors of its own
             raise DataError(
                 f"out={self}: {name} cannot be written: {error!r}; what was written is intact: run the same command to resume"
@@ -102,8 +100,8 @@ class Output:
 
     def _remote(self, name: str) -> tuple[Any, str]:
         """fsspec's file system, opened for each use since it must not cross a fork, and the path in it."""
-        fs, path = url_to_fs(f"{self.url}/{name}".rstrip("/"), use_listings_cache=False)
-        return fs, path
+        found: tuple[Any, str] = url_to_fs(f"{self.url}/{name}".rstrip("/"), use_listings_cache=False)
+        return found
 
 
 def _move(source: Path, target: Path) -> None:

@@ -6,7 +6,6 @@ import shlex
 import socket
 import sys
 import time
-from dataclasses import dataclass
 from typing import Any
 
 from bridgetower_train.data.manifest import Manifest
@@ -19,18 +18,12 @@ NAME = "preparation.json"
 _FORMAT = 1  # increment it when the same source and settings give other shards
 
 
-@dataclass(frozen=True)
 class Preparation:
     """The settings and the source that a corpus depends on."""
 
-    settings: dict[str, Any]
-    source: dict[str, str]
-
-    @staticmethod
-    def of(size: int, records_per_shard: int, table: Table) -> "Preparation":
-        """Those of a job."""
-        settings = {"format": _FORMAT, "size": size, "records_per_shard": records_per_shard}
-        return Preparation(settings, table.identity())
+    def __init__(self, size: int, records_per_shard: int, table: Table) -> None:
+        self.settings = {"format": _FORMAT, "size": size, "records_per_shard": records_per_shard}
+        self.source = table.identity()
 
     def digest(self, output: Output) -> str:
         """A short name of this job."""
@@ -65,9 +58,8 @@ class Preparation:
             return
         try:
             before = json.loads(text)
-            changes = _changes("", before["settings"], self.settings) + _changes(
-                "source ", before["source"], self.source
-            )
+            changes = _changes("", before["settings"], self.settings)
+            changes += _changes("source ", before["source"], self.source)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{output}/{NAME}: is broken ({error!r}); remove the folder and start over") from None
         if changes:

@@ -21,20 +21,19 @@ class Progress:
         self._states: Counter[str] = Counter()
         self._before = 0  # rows of earlier runs
         self._start = self._shown = time.monotonic()
-        self._bar = tqdm(total=rows, desc=name, unit=" rows", smoothing=0.05) if sys.stderr.isatty() else None
+        self._bar = tqdm(total=rows, desc=name, unit=" rows", smoothing=0.05, disable=not sys.stderr.isatty())
 
     def resume(self, states: Mapping[str, int]) -> None:
         """Count rows of earlier runs."""
         self._states.update(states)
         self._before += sum(states.values())
-        if self._bar is not None:
-            self._bar.initial = self._before
-            self._bar.update(sum(states.values()))
+        self._bar.initial = self._before
+        self._bar.update(sum(states.values()))
 
     def update(self, states: Mapping[str, int]) -> None:
         """Count rows of this run."""
         self._states.update(states)
-        if self._bar is not None:
+        if not self._bar.disable:
             self._bar.set_postfix_str(f"yield {self.share:.1%}", refresh=False)
             self._bar.update(sum(states.values()))
         elif time.monotonic() - self._shown > _EVERY_SECONDS:
@@ -58,5 +57,4 @@ class Progress:
 
     def close(self) -> None:
         """Leave the bar as it is."""
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()

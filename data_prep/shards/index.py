@@ -66,7 +66,7 @@ class _Scan:
 def run(config: IndexConfig) -> None:
     """Index `config.root` and print what is in it.
 
-    DataError where it has no usable record, UserError where a preparation is still writing it.
+    ConfigError where it has no tar, DataError where no usable record, UserError where a preparation is still writing it.
     """
     folder = Path(config.root)
     if not folder.is_dir():
@@ -77,14 +77,10 @@ def run(config: IndexConfig) -> None:
 
 
 def build_index(folder: Path) -> Manifest:
-    """Write `index.npy`, `manifest.json` and, where something is left out, `dropped.jsonl` which lists it.
-
-    DataError where no usable record is found.
-    """
+    """Write `index.npy`, `manifest.json` and, where something is left out, `dropped.jsonl`. Errors as of `run`."""
     paths = sorted(path for path in folder.glob("*.tar") if not path.name.startswith("."))
     if not paths:
-        problem = "has no .tar" if folder.is_dir() else "no such folder"
-        raise ConfigError(f"root={folder}: {problem}; give the folder of the tars")
+        raise ConfigError(f"root={folder}: has no .tar; give the folder of the tars")
     kind = _caption_member(paths)
     scans: list[_Scan] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -96,14 +92,13 @@ def build_index(folder: Path) -> Manifest:
                 bar.update(len(scan.rows))
     dropped = [line for scan in scans for line in scan.dropped]
     list_left_out(folder, dropped)
-    usable = [scan for scan in scans if scan.info is not None]
+    usable = [scan for scan in scans if len(scan.rows)]
     if not usable:
         raise DataError(f"{folder}: no usable record in its {len(paths)} tars; see {folder / 'dropped.jsonl'}")
     for number, scan in enumerate(usable):
         scan.rows["shard"] = number
     edges = set().union(*(scan.edges for scan in usable))
     shards = [scan.info for scan in usable if scan.info is not None]
-    counts = Counter(line.reason for line in dropped)
     unread = dict(sorted(sum((scan.unread for scan in scans), Counter[str]()).items()))
     before, extra = _valid_notes(folder, shards)
     return write_index(
@@ -113,7 +108,7 @@ def build_index(folder: Path) -> Manifest:
         image_size=edges.pop() if len(edges) == 1 else None,
         caption_member=kind,
         shards=shards,
-        dropped={**before, **counts},
+        dropped={**before, **Counter(line.reason for line in dropped)},
         extra={**extra, **({"unread_members": unread} if unread else {})},
     )
 
@@ -141,7 +136,7 @@ def _caption_member(paths: list[Path]) -> str:
     votes: Counter[str] = Counter()
     for path in paths:
         with contextlib.suppress(OSError), open(path, "rb") as file:
-            for parts in list(_Members(file, path.name).records.values())[:_VOTERS]:
+            for parts in list(_members(file, path.name, _Scan()).values())[:_VOTERS]:
                 votes.update(kind for kind in CAPTIONS if kind in parts and _gives_captions(file, parts[kind], kind))
         if votes:
             break
@@ -155,38 +150,34 @@ def _gives_captions(file: BinaryIO, member: Member, kind: str) -> bool:
         return False
 
 
-class _Members:
-    """The members of a tar by record: {key: {suffix: member}}."""
-
-    def __init__(self, file: BinaryIO, shard: str) -> None:
-        self.records: dict[str, dict[str, Member]] = {}
-        self.unread: Counter[str] = Counter()
-        self.dropped: list[LeftOut] = []
-        for found in walk_tar(file):
-            if isinstance(found, Gap):
-                self.dropped.append(LeftOut(f"{shard} bytes {found.offset}-{found.offset + found.size}", found.reason))
-                continue
-            key, suffix = member_key(found.name)
-            if suffix not in IMAGES and suffix not in CAPTIONS:
-                self.unread[suffix] += 1
-                continue
-            parts = self.records.setdefault(key, {})
-            if suffix in parts:
-                self.dropped.append(LeftOut(f"{shard} {found.name}", "duplicate member"))
-                if len(parts) == 1:  # the other member of the first one is lost: do not take that of the second
-                    parts.clear()
-            parts.setdefault(suffix, found)
+def _members(file: BinaryIO, shard: str, scan: _Scan) -> dict[str, dict[str, Member]]:
+    """The members of a tar by record, {key: {suffix: member}}; `scan` takes the others."""
+    records: dict[str, dict[str, Member]] = {}
+    for found in walk_tar(file):
+        if isinstance(found, Gap):
+            scan.dropped.append(LeftOut(f"{shard} bytes {found.offset}-{found.offset + found.size}", found.reason))
+            continue
+        key, suffix = member_key(found.name)
+        if suffix not in IMAGES and suffix not in CAPTIONS:
+            scan.unread[suffix] += 1
+            continue
+        parts = records.setdefault(key, {})
+        if suffix in parts:
+            scan.dropped.append(LeftOut(f"{shard} {found.name}", "duplicate member"))
+            if len(parts) == 1:  # the other member of the first one is lost: do not take that of the second
+                parts.clear()
+        parts.setdefault(suffix, found)
+    return records
 
 
 def _scan(path: Path, kind: str) -> _Scan:
     """Read a shard; whatever is wrong with it is listed in `dropped`."""
-    rows = []
+    scan, rows = _Scan(), []
     try:
         with open(path, "rb", buffering=0) as file:
             size, sha256 = os.fstat(file.fileno()).st_size, sha256_file(path)
-            members = _Members(file, path.name)
-            scan = _Scan(dropped=members.dropped, unread=members.unread)
-            for key, parts in members.records.items():
+            records = _members(file, path.name, scan)
+            for key, parts in records.items():
                 try:
                     row, edge = _row(file, parts, kind)
                 except BadRecordError as error:
@@ -196,7 +187,7 @@ def _scan(path: Path, kind: str) -> _Scan:
                     scan.edges.add(edge)
     except OSError as error:
         return _Scan(dropped=[LeftOut(path.name, f"cannot be read: {error.strerror}")])
-    if not members.records and not scan.dropped:
+    if not records and not scan.dropped:
         scan.dropped.append(LeftOut(path.name, "no record in it"))
     if rows:
         scan.rows = np.array(rows, INDEX_DTYPE)

@@ -1,7 +1,6 @@
 """Any image to the JPEG that goes into a shard."""
 
 import io
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +15,7 @@ TOO_MANY_PIXELS = f"more than {MAX_PIXELS / 1e6:g} megapixels"
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # Pillow's other plugins are not needed, and some start programs
 _MAX_JPEG_EDGE = 65_500  # libjpeg's limit, pixels
-_MARGIN = (
-    3  # libjpeg may shrink while decoding to no less than this times the final size: the difference is not visible
-)
+_MARGIN = 3  # libjpeg may shrink to no less than this times the final size: the difference is not visible
 _ORIENTATION = 0x0112  # EXIF
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -34,26 +31,17 @@ Pixels = npt.NDArray[np.uint8]
 """(height, width, 3)"""
 
 
-class Prepared(NamedTuple):
-    """An image ready for a shard."""
-
-    jpeg: bytes
-    width: int
-    """Of the original, as stored, pixels."""
-    height: int
-
-
 def prepare_jpeg(source: bytes | Image.Image, image_size: int) -> bytes:
     """An image for a shard: RGB JPEG, quality 95, shorter edge exactly `image_size` pixels (bicubic, antialiased).
 
     EXIF orientation is applied, transparency becomes white, an animation gives its first frame; metadata is removed.
     BadRecordError where the source is not an image, is cut short, has more than MAX_PIXELS or is too long for a JPEG.
     """
-    return prepare(source, image_size).jpeg
+    return prepare(source, image_size)[0]
 
 
-def prepare(source: bytes | Image.Image, image_size: int) -> Prepared:
-    """`prepare_jpeg`, with the size of the original."""
+def prepare(source: bytes | Image.Image, image_size: int) -> tuple[bytes, int, int]:
+    """`prepare_jpeg`, with width and height of the original as stored, pixels."""
     image = open_image(source) if isinstance(source, bytes) else source
     width, height = image.size
     shorter = min(width, height)
@@ -69,7 +57,7 @@ def prepare(source: bytes | Image.Image, image_size: int) -> Prepared:
     out = io.BytesIO()
     # Pillow's encoder: below quality 96 simplejpeg has only the fast DCT, 0.3 dB worse and 1% larger, to save 4% of time
     (result if turn is None else result.transpose(turn)).save(out, "JPEG", quality=JPEG_QUALITY)
-    return Prepared(out.getvalue(), width, height)
+    return out.getvalue(), width, height
 
 
 def open_image(data: bytes, formats: tuple[str, ...] = _FORMATS) -> Image.Image:

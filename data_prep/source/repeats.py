@@ -20,19 +20,12 @@ class Repeats:
 
     def __init__(self, urls: Hashes, excluded: Hashes | None = None) -> None:
         """`urls`: the hash of each row's URL. `excluded`: hashes of URLs that belong to another source."""
-        order = np.argsort(urls, kind="stable")
-        in_order = urls[order]
-        fresh = np.empty(len(urls), bool)
-        fresh[:1] = True
-        np.not_equal(in_order[1:], in_order[:-1], out=fresh[1:])
-        group = np.flatnonzero(fresh)[np.cumsum(fresh) - 1] if len(urls) else np.zeros(0, np.int64)
-        later = ~fresh
-        self._first = order[group[later]].astype(np.uint32)
-        self._later = order[later].astype(np.uint32)
-        by_first = np.lexsort((self._later, self._first))
-        self._first, self._later = self._first[by_first], self._later[by_first]
-        left_out = np.zeros(len(urls), bool)
-        left_out[self._later] = True
+        _, first, group = np.unique(urls, return_index=True, return_inverse=True)
+        first = first[group]
+        left_out = first != np.arange(len(urls))
+        later = np.flatnonzero(left_out)
+        later = later[np.argsort(first[later], kind="stable")]
+        self._first, self._later = first[later].astype(np.uint32), later.astype(np.uint32)
         if excluded is not None and len(excluded):
             known = np.unique(excluded)
             left_out |= known[np.minimum(np.searchsorted(known, urls), len(known) - 1)] == urls

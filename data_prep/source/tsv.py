@@ -5,8 +5,7 @@ import os
 import re
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +23,7 @@ _HASH_ROW = 1 << 14  # bytes, more than any row of the published hashes has
 _JUDGED = 1 << 16  # bytes that decide which column holds the URLs
 
 
-@dataclass(frozen=True)
-class Scan:
+class Scan(NamedTuple):
     """What one pass over a file finds."""
 
     starts: npt.NDArray[np.int64]
@@ -142,10 +140,7 @@ class TsvTable(Table):
         with open(self._path, "rb") as file:
             file.seek(self._starts[start])
             lines = [file.read(self._starts[n + 1] - self._starts[n]) for n in range(start, stop)]
-            return [
-                self._row(file, number, line, digest)
-                for number, line, digest in zip(range(start, stop), lines, digests, strict=True)
-            ]
+            return [self._row(file, *row) for row in zip(range(start, stop), lines, digests, strict=True)]
 
     def _row(self, file: BinaryIO, number: int, line: bytes, digest: str) -> Row:
         key = f"{number:09d}"

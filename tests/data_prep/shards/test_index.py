@@ -248,7 +248,7 @@ def test_a_folder_without_tars_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match=r"has no \.tar; give"):
         build_index(tmp_path)
     with pytest.raises(ConfigError, match=r"nowhere: no such folder"):
-        build_index(tmp_path / "nowhere")
+        run(IndexConfig(root=str(tmp_path / "nowhere")))
 
 
 def test_the_command_sums_up(tmp_path, make_corpus, capsys):
