@@ -8,7 +8,7 @@ import random
 import ssl
 import sys
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import aiohttp
 from yarl import URL
@@ -31,14 +31,6 @@ _REDIRECTS = {301, 302, 303, 307, 308}
 _BACK_OFF = 0.5  # seconds before the first retry; doubles
 _KEEP_ALIVE = 2.0  # seconds: an idle connection costs a file descriptor
 _BUFFER = 1 << 14  # bytes per connection beyond those that are counted
-
-
-class Body(NamedTuple):
-    """What a server sent."""
-
-    content: bytes
-    encoding: str
-    """Its `Content-Encoding`, in lower case; empty for none."""
 
 
 class Client:
@@ -78,8 +70,11 @@ class Client:
         await self._fresh.close()
         await self._resolver.close()
 
-    async def fetch(self, location: str, held: Held) -> Body:
-        """The body at `location`, its bytes counted in `held`; NotAnImageError where it does not arrive in time."""
+    async def fetch(self, location: str, held: Held) -> tuple[bytes, str]:
+        """The body at `location`, its bytes counted in `held`, and its `Content-Encoding` in lower case, "" for none.
+
+        NotAnImageError where it does not arrive in time.
+        """
         deadline = self._config.deadline
         failures = [NotAnImageError(states.TIMEOUT, f"not whole after {deadline:g} s")]
         try:
@@ -89,7 +84,7 @@ class Client:
         except asyncio.TimeoutError:
             raise failures.pop() from None
 
-    async def _retried(self, url: URL, held: Held, failures: list[NotAnImageError]) -> Body:
+    async def _retried(self, url: URL, held: Held, failures: list[NotAnImageError]) -> tuple[bytes, str]:
         end = time.monotonic() + self._config.deadline
         for attempt in itertools.count():
             try:
@@ -107,7 +102,7 @@ class Client:
                 await asyncio.sleep(pause)
         raise AssertionError
 
-    async def _redirected(self, session: aiohttp.ClientSession, url: URL, held: Held) -> Body:
+    async def _redirected(self, session: aiohttp.ClientSession, url: URL, held: Held) -> tuple[bytes, str]:
         for _ in range(self._config.redirects + 1):
             check_literal(url, self._config.allow_loopback)
             try:
@@ -123,7 +118,7 @@ class Client:
             url = parse(target, url)
         raise NotAnImageError(states.TOO_MANY_REDIRECTS, str(url)[:200])
 
-    async def _body(self, response: aiohttp.ClientResponse, held: Held) -> Body:
+    async def _body(self, response: aiohttp.ClientResponse, held: Held) -> tuple[bytes, str]:
         if response.status != 200:
             wait = _retry_after(response.headers.get("Retry-After", "")) if response.status in states.RETRIED else None
             raise NotAnImageError(str(response.status), response.reason or "", wait)
@@ -138,7 +133,7 @@ class Client:
                 raise NotAnImageError(states.TOO_LARGE, f"over {limit:,} bytes")
             await held.add(chunk)
         encoding = response.headers.get("Content-Encoding", "").strip().lower()
-        return Body(bytes(held.content), "" if encoding == "identity" else encoding)
+        return bytes(held.content), "" if encoding == "identity" else encoding
 
 
 def user_agent(contact: str) -> str:

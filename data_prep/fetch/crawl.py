@@ -91,11 +91,11 @@ class Crawl:
         held = self._budget.begin()
         try:
             try:
-                body = await self._client.fetch(row.location, held)
+                content, encoding = await self._client.fetch(row.location, held)
             finally:
                 self._leave(host)
-            held.end(keep=len(body.content))
-            outcome = await self._decoders.decode(body.content, body.encoding, row.digest)
+            held.end(keep=len(content))
+            outcome = await self._decoders.decode(content, encoding, row.digest)
         except NotAnImageError as error:
             outcome = Outcome(error.state, error.detail)
         except UserError as error:

@@ -28,7 +28,8 @@ def prepare(content: bytes, encoding: str, digest: str, size: int, config: Fetch
     except NotAnImageError as error:
         return Outcome(error.state, error.detail, meta=meta)
     except BadRecordError as error:
-        return Outcome(error.reason, _begin(content), meta=meta)
+        start = content[:60].decode("ascii", "backslashreplace")  # an error page often starts with the error
+        return Outcome(error.reason, start or "empty", meta=meta)
 
 
 def unpack(content: bytes, encoding: str, limit: int) -> bytes:
@@ -51,8 +52,3 @@ def _compare(original: bytes, digest: str) -> None:
     name, _, published = digest.partition(":")
     if published and hashlib.new(name, original).hexdigest() != published:
         raise NotAnImageError(HASH_MISMATCH, f"published {digest}")
-
-
-def _begin(content: bytes) -> str:
-    """The first bytes, for the log: an error page often starts with the error."""
-    return content[:60].decode("ascii", "backslashreplace") if content else "empty"

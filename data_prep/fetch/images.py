@@ -6,6 +6,7 @@ import gc
 import resource
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
 
@@ -16,18 +17,18 @@ from data_prep.fetch.config import FetchConfig
 from data_prep.fetch.crawl import Crawl, Ended
 from data_prep.fetch.decode import prepare
 from data_prep.fetch.decoders import Decoders
-from data_prep.source.rows import Outcome, Row
+from data_prep.source.rows import Images, Outcome, Row
 
 _NEW_OBJECTS = 200_000  # between two searches for garbage: about 30 MB
 
 
-class WebImages:
+@dataclass(frozen=True)
+class WebImages(Images):
     """Fetches `Row.location` as a URL, and prepares the images of shorter edge `size` in `workers` processes."""
 
-    def __init__(self, size: int, workers: int, config: FetchConfig | None = None) -> None:
-        self.size = size
-        self.workers = workers
-        self.config = config or FetchConfig()
+    size: int
+    workers: int
+    config: FetchConfig
 
     def outcomes(self, rows: Iterator[tuple[int, Row]]) -> Iterator[tuple[int, Outcome]]:
         """The outcome of each row, in the order in which they end.
@@ -40,11 +41,11 @@ class WebImages:
             waiting, more = 0, True
             while more or waiting:
                 while more and waiting < self.config.ahead:
-                    item = next(rows, None)
-                    more = item is not None
-                    if item is not None:
+                    if item := next(rows, None):
                         loop.add(*item)
                         waiting += 1
+                    else:
+                        more = False
                 if waiting:
                     yield loop.next()
                     waiting -= 1

@@ -126,8 +126,7 @@ def describe(place: Place) -> Described:
 def _read(path: str) -> bytes | None:
     try:
         with fsspec.open(path, "rb") as file:
-            content: bytes = file.read()
-            return content
+            return bytes(file.read())
     except OSError:
         return None
 

@@ -48,9 +48,10 @@ def prepare(source: bytes | Image.Image, image_size: int) -> tuple[bytes, int, i
     size = (image_size * width // shorter, image_size * height // shorter)
     if max(size) > _MAX_JPEG_EDGE:
         raise BadRecordError("longer than a JPEG can be")
+    shrink = next((factor for factor in (8, 4, 2) if shorter >= factor * _MARGIN * image_size), 1)
     try:
         turn = _TURNS.get(_orientation(image))
-        pixels = _resize(_decode(image, source, _shrink(shorter, image_size)), size)
+        pixels = _resize(_decode(image, source, shrink), size)
     except Exception as error:  # decoders raise all kinds of errors on broken files
         raise BadRecordError("image cannot be decoded") from error
     result = Image.fromarray(pixels)
@@ -71,11 +72,6 @@ def open_image(data: bytes, formats: tuple[str, ...] = _FORMATS) -> Image.Image:
     if image.width * image.height > MAX_PIXELS:
         raise BadRecordError(TOO_MANY_PIXELS)
     return image
-
-
-def _shrink(shorter: int, image_size: int) -> int:
-    """The power of two by which libjpeg may shrink while it decodes."""
-    return next((factor for factor in (8, 4, 2) if shorter >= factor * _MARGIN * image_size), 1)
 
 
 def _decode(image: Image.Image, source: bytes | Image.Image, shrink: int) -> Pixels:
