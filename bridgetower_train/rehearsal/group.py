@@ -73,14 +73,10 @@ class RehearsedGroup(dist.ProcessGroup):
         self._rank, self._size, self._log, self._host = rank, size, log, host
 
     def getBackendName(self) -> str:  # noqa: N802  torch's name, as all below
-        """The name for torch."""
         return BACKEND
 
-    def allreduce(self, tensors: Tensors, opts: Any = None) -> dist.Work:  # type: ignore[override]
+    def allreduce(self, tensors: Tensors, opts: Any = None, kind: str = "all_reduce") -> dist.Work:  # type: ignore[override]
         """A sum is `size` times the tensor; mean, maximum and minimum are the tensor itself."""
-        return self._reduced("all_reduce", tensors, opts)
-
-    def _reduced(self, kind: str, tensors: Tensors, opts: Any) -> dist.Work:
         self._log.add(kind, tensors, self._host)
         if opts is None or opts.reduceOp == dist.ReduceOp.SUM:
             with torch.no_grad():
@@ -92,7 +88,7 @@ class RehearsedGroup(dist.ProcessGroup):
 
     def reduce(self, tensors: Tensors, opts: Any = None) -> dist.Work:  # type: ignore[override]
         """Like an all-reduce: ranks other than the destination do not read it."""
-        return self._reduced("reduce", tensors, opts)
+        return self.allreduce(tensors, opts, "reduce")
 
     def broadcast(self, tensors: Tensors, opts: Any = None) -> dist.Work:  # type: ignore[override]
         """The tensors stay unchanged."""
@@ -158,11 +154,7 @@ def agree_for_deepspeed(device: Device) -> None:
     """Turn off ZeRO-3's comparison of the order of its modules with that of rank 0, which does not exist here."""
     import_deepspeed(device, "zero3")
     coordinator: Any = importlib.import_module("deepspeed.runtime.zero.partitioned_param_coordinator")
-    coordinator.assert_ints_same_as_other_ranks = _agree
-
-
-def _agree(numbers: list[int]) -> None:
-    """Replaces the comparison."""
+    coordinator.assert_ints_same_as_other_ranks = lambda numbers: None
 
 
 def _done(result: Any) -> dist.Work:

@@ -12,7 +12,8 @@ from bridgetower_train.errors import ConfigError
 from bridgetower_train.host import free_memory
 from bridgetower_train.planning.memory import MOMENTS, WEIGHT, Memory, measure
 from bridgetower_train.planning.trace import Platform
-from bridgetower_train.rehearsal.synthetic import index_bytes, size_of, write_corpora, write_tokenizer
+from bridgetower_train.rehearsal.synthetic import index_bytes, size_of, write_corpora
+from data_prep.shapes.synthetic import synthetic_tokenizer
 
 ROBERTA_TOKENS = 50265
 """Rows of the word table if neither the model nor an available tokenizer says how many there are."""
@@ -51,9 +52,9 @@ def set_up(config: TrainConfig, rank: int, world_size: int, folder: Path) -> Set
         config = replace(config, data=replace(config.data, root=str(folder), cache_dir=None))
     if not os.path.exists(config.tokenizer):
         notes["tokenizer"] = f"synthetic, since {config.tokenizer} does not exist"
-        write_tokenizer(folder / "tokenizer.json")
         config = replace(config, tokenizer=str(folder / "tokenizer.json"))
         config = replace(config, model=replace(config.model, vocab_size=config.model.vocab_size or ROBERTA_TOKENS))
+        synthetic_tokenizer().save(config.tokenizer)
     if config.device.name != "cpu":
         notes["device"] = f"cpu in place of {config.device.name}, {config.device.precision}"
         config = replace(config, device=replace(config.device, name="cpu", execution="auto", graphs=False))

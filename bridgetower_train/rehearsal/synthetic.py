@@ -1,18 +1,18 @@
-"""Corpora and a tokenizer for a rehearsal without the real ones."""
+"""Corpora for a rehearsal without the real ones."""
 
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from bridgetower_train.data.shards import INDEX_DTYPE, open_corpus
-from bridgetower_train.planning.corpora import PUBLISHED, Published
-from data_prep.shapes.synthetic import synthetic_corpus, synthetic_tokenizer
+from bridgetower_train.planning.corpora import PUBLISHED
+from data_prep.shapes.synthetic import synthetic_corpus
 from data_prep.shards.repeated import repeat_shard
 
 _IMAGES = 16  # distinct ones
 
-OTHER = Published(100_000, 500_000)
-"""Size of a corpus that nobody published."""
+OTHER = (100_000, 500_000)
+"""Images and captions of a corpus without published counts."""
 
 
 class Size(NamedTuple):
@@ -44,8 +44,3 @@ def write_corpora(root: Path, corpora: Iterable[str], image_size: int) -> None:
             sources[size.captions] = synthetic_corpus(folder, image_size, _IMAGES, _IMAGES, size.captions)
         source = sources[size.captions]
         repeat_shard(open_corpus(str(source.parent), source.name), root / corpus, size.images)
-
-
-def write_tokenizer(path: Path) -> None:
-    """Train a tokenizer on synthetic captions."""
-    synthetic_tokenizer().save(str(path))
