@@ -50,7 +50,7 @@ def test_variables_that_cost_speed():
 
 @pytest.mark.parametrize(("name", "part"), [("2", "2 ranks"), ("1000", "share a core")])
 def test_threads(name, part):
-    [finding] = cpu_checks.check_cpu(TrainConfig("run", "100", "none"), {"LOCAL_WORLD_SIZE": name}, checks.run)
+    [finding] = cpu_checks.check_cpu(TrainConfig(run_dir="run", steps="100", tokenizer="none"), {"LOCAL_WORLD_SIZE": name}, checks.run)
     assert part in finding.found + finding.todo
 
 
