@@ -50,7 +50,8 @@ def test_variables_that_cost_speed():
 
 @pytest.mark.parametrize(("name", "part"), [("2", "2 ranks"), ("1000", "share a core")])
 def test_threads(name, part):
-    [finding] = cpu_checks.check_cpu(TrainConfig(run_dir="run", steps="100", tokenizer="none"), {"LOCAL_WORLD_SIZE": name}, checks.run)
+    config = TrainConfig(run_dir="run", steps="100", tokenizer="none")
+    [finding] = cpu_checks.check_cpu(config, {"LOCAL_WORLD_SIZE": name}, checks.run)
     assert part in finding.found + finding.todo
 
 
