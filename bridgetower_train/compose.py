@@ -57,10 +57,8 @@ def compose_node(schema: type[Any], base: str | None, overrides: list[str]) -> D
     """The composed configuration in OmegaConf's form, before the checks."""
     ConfigStore.instance().store("schema", _unlocked(OmegaConf.structured(schema)))
     # Without a base there are no groups: `device=cpu` is then a key's value, not a choice of `configs/device`.
-    available_groups = (
-        initialize_config_dir(str(config_dir()), version_base="1.3") if base else initialize(None, version_base="1.3")
-    )
-    with available_groups:
+    folder = str(config_dir())
+    with initialize_config_dir(folder, version_base="1.3") if base else initialize(None, version_base="1.3"):
         try:
             return hydra_compose(base or "schema", overrides=overrides)
         except (HydraException, OmegaConfBaseException) as error:
@@ -118,9 +116,8 @@ def field_docs(schema: type[Any], prefix: str = "") -> list[tuple[str, str, str]
         if dataclasses.is_dataclass(value):
             rows += field_docs(type(value), f"{prefix}{field.name}.")
         else:
-            rows.append(
-                (prefix + field.name, "required" if value == "???" else str(value), documents.get(field.name, ""))
-            )
+            shown = "required" if value == "???" else str(value)
+            rows.append((prefix + field.name, shown, documents.get(field.name, "")))
     return rows
 
 

@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed as dist
@@ -47,11 +48,7 @@ class Ranks:
 
     def total(self, value: int) -> int:
         """The sum of `value` over all ranks."""
-        if self.control is None:
-            return value
-        tensor = torch.tensor([value], dtype=torch.int64)
-        dist.all_reduce(tensor, group=self.control)
-        return int(tensor)
+        return int(self.add_up(np.array(value)))
 
     def add_up(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The sum of `array` over all ranks, element by element, on all of them."""

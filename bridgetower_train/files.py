@@ -10,14 +10,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-_HASH_BYTES = 1 << 20
-
 
 def sha256_file(path: str | Path) -> str:
     """SHA-256 of a file's bytes, in hex. OSError where it cannot be read."""
     digest = hashlib.sha256()
     with open(path, "rb", buffering=0) as file:
-        while chunk := file.read(_HASH_BYTES):
+        while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
 

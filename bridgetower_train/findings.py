@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
 
 OK, WARNING, FAIL = "ok", "warning", "fail"
 LEVELS = (OK, WARNING, FAIL)
@@ -61,7 +60,6 @@ def as_text(themes: Themes) -> str:
 
 def as_json(themes: Themes) -> str:
     """The report as JSON: `findings` in the order of the report, and `counts`."""
-    findings: list[dict[str, Any]] = []
-    for theme, found in themes.items():
-        findings += [{"number": len(findings) + i + 1, "theme": theme, **asdict(f)} for i, f in enumerate(found)]
+    rows = ((theme, finding) for theme, found in themes.items() for finding in found)
+    findings = [{"number": n, "theme": theme, **asdict(finding)} for n, (theme, finding) in enumerate(rows, 1)]
     return json.dumps({"counts": counts(themes), "findings": findings}, indent=1)

@@ -26,7 +26,7 @@ def test_a_foreign_package_is_named(tmp_path: Path, name: str) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {foreign}: is another package named data_prep")
     foreign.write_text("")
-    done = bridgetower(tmp_path, "bench", "fetch", "--help")  # its module, not itself of data_prep, imports it
+    done = bridgetower(tmp_path, "bench", "data", "--help")  # its module, not itself of data_prep, imports it
     assert (done.returncode, done.stderr.count(f"{foreign}: is another package")) == (1, 1)
     assert bridgetower(tmp_path, "train", "--help").returncode == 0
 

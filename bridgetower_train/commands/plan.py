@@ -7,12 +7,11 @@ from pathlib import Path
 from bridgetower_train.files import atomic_write
 from bridgetower_train.pages.markdown import table
 from bridgetower_train.pages.numbers import duration
-from bridgetower_train.pages.plan import plan_page, time_to_train
-from bridgetower_train.pages.plan_scan import efficiency
+from bridgetower_train.pages.plan import memory_by_engine, plan_page, time_to_train
+from bridgetower_train.pages.plan_scan import COLUMNS, scan_rows
 from bridgetower_train.planning.collectives import link_bytes
 from bridgetower_train.planning.config import PlanConfig
 from bridgetower_train.planning.estimate import Plan, make_plan
-from bridgetower_train.planning.memory import ENGINES
 from bridgetower_train.weights.saved import config_of
 
 __all__ = ["PlanConfig", "run"]
@@ -24,7 +23,9 @@ def run(config: PlanConfig) -> None:
         like = config_of(config.model_from, "model_from")
         config = replace(config, task=like.task, model=like.model, objective=like.objective)
     plan = make_plan(config)
-    print("\n".join([*summary(plan), *plan.remarks, "", memory_table(plan), scan_table(plan)]), end="")
+    print("\n".join([*summary(plan), *plan.remarks, ""]))
+    print("GB per card, by pairs a micro-batch\n\n" + table(*memory_by_engine(plan), left=2))
+    print(table(COLUMNS, [*scan_rows(plan, plan.same_pairs), *scan_rows(plan, plan.same_batch)]), end="")
     if config.out:
         atomic_write(Path(config.out), plan_page(plan))
         print(f"\nplan: {Path(config.out).resolve()}")
@@ -69,38 +70,3 @@ def summary(plan: Plan) -> Iterator[str]:
     yield f"checkpoint  {stored}, every {duration(interval)}"
     flops = f", {plan.flops * plan.samples:.3g} FLOP, {plan.steps:,.0f} steps" if plan.samples and plan.steps else ""
     yield f"run         {time_to_train(plan)}{flops}"
-
-
-def memory_table(plan: Plan) -> str:
-    """GB per card by engine and micro-batch, with activations kept and recomputed."""
-    pairs, cards = plan.config.pairs, plan.cluster.cards
-    rows = []
-    for recomputes, memory in plan.memories.items():
-        for engine in ENGINES:
-            sizes = [f"{memory.use(engine, p, cards).total / 1e9:.1f}" for p in pairs]
-            name = engine + (", blocks recomputed" if recomputes else "")
-            rows.append([name, *sizes, f"{memory.most_pairs(plan.room, engine, cards):,}"])
-    return table(["GB per card: pairs a micro-batch", *(f"{p:,}" for p in pairs), "most that fit"], rows)
-
-
-def scan_table(plan: Plan) -> str:
-    """Other numbers of cards, first with the same pairs per card, then with the same global batch."""
-    rows = []
-    for points in (plan.same_pairs, plan.same_batch):
-        for p, share in zip(points, efficiency(points) if points else [], strict=True):
-            time = plan.run_time(p, p.expected)
-            cells = [f"{p.cluster.cards:,}", f"{p.global_batch:,}", f"{p.pairs:,}", f"{1e3 * p.expected:,.0f}"]
-            cells += [f"{p.samples_per_s:,.0f}", f"{share:.0f}%", f"{p.links_share:.0%}"]
-            rows.append([*cells, duration(time) if time is not None else "unknown", p.bottleneck])
-    header = (
-        "cards",
-        "batch",
-        "pairs a card",
-        "step, ms",
-        "samples/s",
-        "efficiency",
-        "links",
-        "time to train",
-        "bound by",
-    )
-    return table(header, rows)

@@ -45,9 +45,8 @@ class RehearseConfig(TrainConfig):
         at_least("world_size", self.world_size, 2)
         at_least("rehearsed_steps", self.rehearsed_steps, 2)
         if not 0 <= self.rank < self.world_size:
-            raise ConfigError(
-                f"rank={self.rank}: must be from 0 to {self.world_size - 1}, with world_size={self.world_size}"
-            )
+            allowed = f"from 0 to {self.world_size - 1}, with world_size={self.world_size}"
+            raise ConfigError(f"rank={self.rank}: must be {allowed}")
 
 
 def run(config: RehearseConfig) -> None:
@@ -60,17 +59,15 @@ def run(config: RehearseConfig) -> None:
         try:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=config.scratch, prefix="rehearsal-")))
         except OSError as error:
-            raise ConfigError(
-                f"scratch={config.scratch}: cannot be written to ({error.strerror}); name another folder"
-            ) from None
+            reason = f"cannot be written to ({error.strerror}); name another folder"
+            raise ConfigError(f"scratch={config.scratch}: {reason}") from None
         setup = set_up(config, config.rank, config.world_size, folder)
         print(f"{'rank':10}{config.rank} of {config.world_size}")
         for part, note in setup.notes.items():
             print(f"{part:10}{note}", flush=True)
         device, _ = make_device(setup.config.device)
-        device.mp_start_method = (
-            "forkserver"  # a forked loader worker would keep a copy of every weight that an update changes
-        )
+        # A forked loader worker would keep a copy of every weight that an update changes.
+        device.mp_start_method = "forkserver"
         ranks, log = join(config.rank, config.world_size)
         stack.callback(shut_down)
         if config.engine.name == "zero3":
@@ -86,10 +83,10 @@ def run(config: RehearseConfig) -> None:
 def _cover(job: Run) -> None:
     began = time.perf_counter()
     micro_batch, accumulation = job.config.rank_batch(job.ranks.world_size)
-    covered = check_coverage(job.dataset.order, job.ranks.world_size, micro_batch, accumulation)
+    samples, left_out = check_coverage(job.dataset.order, job.ranks.world_size, micro_batch, accumulation)
     print(
-        f"{'epoch':10}{job.ranks.world_size} ranks together read {covered.samples:,} samples, each as often as it should be; "
-        f"{covered.left_out:,} sit out, fewer than the {job.config.data.lanes} lanes; {time.perf_counter() - began:.0f} s",
+        f"{'epoch':10}{job.ranks.world_size} ranks together read {samples:,} samples, each as often as it should be; "
+        f"{left_out:,} sit out, fewer than the {job.config.data.lanes} lanes; {time.perf_counter() - began:.0f} s",
         flush=True,
     )
 
@@ -101,12 +98,11 @@ class _Last:
         self.record: LogRecord = {}
 
     def write(self, record: LogRecord) -> None:
-        """See Sink."""
         if "loss" in record:
             self.record = record
 
     def close(self) -> None:
-        """See Sink."""
+        pass
 
 
 def _play(job: Run, steps: int, log: Log) -> None:
@@ -115,8 +111,7 @@ def _play(job: Run, steps: int, log: Log) -> None:
     batches = _labelled(job.batches, job.accumulation, log)
     watchdog = Watchdog(job.ranks, job.config.distributed.timeout)  # not entered: there are no other ranks
     fit(replace(job, total_steps=steps, batches=batches, sinks=[*job.sinks, last]), watchdog)
-    figures = {name: value for name, value in last.record.items() if name.startswith("loss")}
-    losses = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+    losses = ", ".join(f"{name} {value:.3f}" for name, value in last.record.items() if name.startswith("loss"))
     written = sum(file.stat().st_size for file in job.checkpoints.folder.rglob("*") if file.is_file())
     print(f"{'ran':10}{steps} steps and a checkpoint in {time.perf_counter() - began:.0f} s; {losses}")
     print(f"{'saved':10}{written / 1e9:.3f} GB by this rank" + ("" if job.ranks.is_main else "; rank 0 writes for all"))
@@ -152,25 +147,18 @@ def _held(setup: Setup, job: Run) -> Iterator[str]:
 def _sent(log: Log, world_size: int) -> str:
     """The collectives of one step, and those before and after it."""
     step = {key: traffic for key, traffic in log.traffic.items() if key.phase == _STEP}
-    rest: dict[tuple[str, bool], Traffic] = {}
+    rest: dict[tuple[str, str], Traffic] = {}
+    later = "the steps after it, a line of metrics, a checkpoint"
     for key, traffic in log.traffic.items():
         if key.phase != _STEP:
-            label = (
-                "before the first step"
-                if key.phase == "start"
-                else "the steps after it, a line of metrics, a checkpoint"
-            )
-            sum_ = rest.setdefault((label, key.host), Traffic())
+            label = "before the first step" if key.phase == "start" else later
+            sum_ = rest.setdefault((label, key.between), Traffic())
             sum_.count, sum_.bytes = sum_.count + traffic.count, sum_.bytes + traffic.bytes
     header = ("collectives of step 1", "between", "calls", "bytes", "sent by a card on a ring", "called by")
     rows = [
-        (key.kind, _ends(key.host), traffic.count, f"{traffic.bytes:,}",
+        (key.kind, key.between, traffic.count, f"{traffic.bytes:,}",
          f"{link_bytes(key.kind, traffic.bytes, world_size):,.0f}", key.caller)
         for key, traffic in step.items()
     ]  # fmt: skip
-    rows += [(label, _ends(host), sum_.count, f"{sum_.bytes:,}", "", "") for (label, host), sum_ in rest.items()]
+    rows += [(label, ends, sum_.count, f"{sum_.bytes:,}", "", "") for (label, ends), sum_ in rest.items()]
     return table(header, rows, left=2)
-
-
-def _ends(host: bool) -> str:
-    return "hosts" if host else "cards"

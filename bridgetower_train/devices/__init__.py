@@ -3,12 +3,12 @@
 May import config, data and model.
 """
 
-from bridgetower_train.config import DeviceConfig
+from bridgetower_train.config import DeviceConfig, one_of
 from bridgetower_train.devices.base import Device
 from bridgetower_train.devices.cpu import CpuDevice
 from bridgetower_train.devices.cuda import CudaDevice
 from bridgetower_train.devices.hpu import HpuDevice
-from bridgetower_train.errors import ConfigError, nearest
+from bridgetower_train.errors import ConfigError
 
 DEVICES: dict[str, type[Device]] = {"hpu": HpuDevice, "cuda": CudaDevice, "cpu": CpuDevice}
 """In the order in which `device.name=auto` tries them."""
@@ -23,10 +23,7 @@ def make_device(config: DeviceConfig, local_rank: int = 0) -> tuple[Device, str]
             if probe.usable:
                 return device(config, local_rank), "; ".join([probe.why, *passed_over])
             passed_over.append(f"no {name}: {probe.why}")
-    if config.name not in DEVICES:
-        raise ConfigError(
-            f"device.name={config.name}: must be one of auto, {', '.join(DEVICES)}{nearest(config.name, DEVICES)}"
-        )
+    one_of("device.name", config.name, ("auto", *DEVICES))
     probe = DEVICES[config.name].probe(config)
     if not probe.usable:
         raise ConfigError(f"device.name={config.name}: not available here ({probe.why}); use device=auto")

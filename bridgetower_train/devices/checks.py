@@ -16,11 +16,8 @@ from bridgetower_train.findings import Finding, ok
 Run = Callable[[Sequence[str]], str | None]
 """Runs a command; its standard output, or None if it is missing, fails or hangs."""
 
-PLATFORMS: dict[str, Callable[[TrainConfig, Mapping[str, str], Run], list[Finding]]] = {
-    "hpu": check_hpu,
-    "cuda": check_cuda,
-    "cpu": check_cpu,
-}
+Check = Callable[[TrainConfig, Mapping[str, str], Run], list[Finding]]
+PLATFORMS: dict[str, Check] = {"hpu": check_hpu, "cuda": check_cuda, "cpu": check_cpu}
 
 
 def check_device(config: TrainConfig) -> list[Finding]:

@@ -2,6 +2,7 @@
 
 import ctypes
 import platform
+import re
 import resource
 from collections.abc import Callable
 from functools import partial
@@ -83,17 +84,14 @@ class CpuDevice(Device):
 
     @classmethod
     def probe(cls, config: DeviceConfig) -> Probe:
-        """Always usable."""
         return Probe(True, "always available")
 
     @property
     def description(self) -> str:
         """Model name of the processor and the threads that torch uses."""
         info = Path("/proc/cpuinfo")
-        lines = info.read_text().splitlines() if info.exists() else []
-        model = next(
-            (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine()
-        )
+        match = re.search(r"^model name\s*: (.*)$", info.read_text() if info.exists() else "", re.MULTILINE)
+        model = match[1].strip() if match else platform.machine()
         return f"{model}, {torch.get_num_threads()} threads"
 
     def memory_gb(self) -> float:
@@ -111,7 +109,7 @@ class CpuDevice(Device):
         return max(alive, default=0)
 
     def compile(self, module: nn.Module) -> nn.Module:
-        """See Device; dropout uses `_drop`."""
+        """Dropout uses `_drop`."""
         for part in module.modules():
             if isinstance(part, nn.Dropout):
                 part.forward = partial(_dropout, part)  # type: ignore[method-assign]

@@ -10,11 +10,6 @@ from bridgetower_train.findings import Finding, ok, warning
 
 
 def check_cpu(config: TrainConfig, env: Mapping[str, str], run: Callable[..., str | None]) -> list[Finding]:
-    """What the speed of a run on the CPU depends on."""
-    return [check_threads(env)]
-
-
-def check_threads(env: Mapping[str, str]) -> Finding:
     """Threads of all local ranks against the cores that this process may use."""
     cores = len(os.sched_getaffinity(0))
     ranks = int(env.get("LOCAL_WORLD_SIZE", "1"))
@@ -22,7 +17,7 @@ def check_threads(env: Mapping[str, str]) -> Finding:
     found = f"{ranks} ranks x {threads} threads on {cores} cores (of {os.cpu_count()})"
     setting = f"OMP_NUM_THREADS={max(1, cores // ranks)}"
     if ranks * threads > cores:
-        return warning("threads", found, f"export {setting}: threads that share a core slow each other down")
+        return [warning("threads", found, f"export {setting}: threads that share a core slow each other down")]
     if ranks * threads < cores // 2:
-        return warning("threads", found, f"export {setting} to use all cores")
-    return ok("threads", found)
+        return [warning("threads", found, f"export {setting} to use all cores")]
+    return [ok("threads", found)]

@@ -27,19 +27,17 @@ class CudaDevice(Device):
 
     @classmethod
     def probe(cls, config: DeviceConfig) -> Probe:
-        """Usable if torch finds a GPU."""
         if torch.cuda.is_available():
             return Probe(True, f"{torch.cuda.device_count()} GPUs found")
         return Probe(False, "torch finds no GPU")
 
     @property
     def description(self) -> str:
-        """The GPU's name."""
         return torch.cuda.get_device_name(self.torch_device)
 
     @property
     def peak_flops(self) -> float | None:
-        """See Device; None in fp32 and for GPUs not in the table."""
+        """None in fp32 and for GPUs not in the table."""
         if self.config.precision != "bf16":
             return None
         return next((peak for name, peak in PEAK_BF16.items() if name in self.description), None)
@@ -49,5 +47,4 @@ class CudaDevice(Device):
         return torch.cuda.max_memory_allocated(self.torch_device) / 1e9
 
     def synchronize(self) -> None:
-        """Wait for all kernels."""
         torch.cuda.synchronize(self.torch_device)

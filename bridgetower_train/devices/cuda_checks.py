@@ -44,9 +44,8 @@ def parse_cuda_version(table: str) -> str | None:
 def check_driver(cards: str | None, driver_cuda: str | None, torch_cuda: str | None) -> Finding:
     """The driver must support the CUDA that torch was built for; within a major version, a newer torch works too."""
     if not cards:
-        return fail(
-            "driver", "nvidia-smi is missing, fails, or lists no GPU", "install the driver; in Docker: --gpus all"
-        )
+        found = "nvidia-smi is missing, fails, or lists no GPU"
+        return fail("driver", found, "install the driver; in Docker: --gpus all")
     driver = cards.splitlines()[0].split(",")[2].strip()
     found = f"{driver} supports CUDA {driver_cuda}, torch {torch.__version__} is built for {torch_cuda or 'none'}"
     if torch_cuda is None:
@@ -59,13 +58,11 @@ def check_driver(cards: str | None, driver_cuda: str | None, torch_cuda: str | N
 def check_devices(listed: int, usable: int, env: Mapping[str, str]) -> Finding:
     """GPUs that the driver lists against those that torch can use."""
     visible = env.get("CUDA_VISIBLE_DEVICES")
-    found = f"{listed} listed, {usable} usable by torch" + (
-        f", CUDA_VISIBLE_DEVICES={visible}" if visible is not None else ""
-    )
+    restricted = f", CUDA_VISIBLE_DEVICES={visible}" if visible is not None else ""
+    found = f"{listed} listed, {usable} usable by torch{restricted}"
     if usable == 0:
-        return fail(
-            "devices", found, "check the driver, CUDA_VISIBLE_DEVICES, and whether another process uses the GPU"
-        )
+        todo = "check the driver, CUDA_VISIBLE_DEVICES, and whether another process uses the GPU"
+        return fail("devices", found, todo)
     if usable < listed and visible is None:
         return warning("devices", found, "look in nvidia-smi and dmesg for a GPU that has fallen off the bus")
     return ok("devices", found)

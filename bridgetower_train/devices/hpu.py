@@ -50,7 +50,7 @@ class HpuDevice(Device):
         else:
             self.attention = fused_attention(habana.module("hpex.kernels").FusedSDPA)
         self._clipper: Any = None
-        self._set_iteration_count: Callable[[int], None] = _ignore
+        self._set_iteration_count: Callable[[int], None] = lambda number: None
 
     @classmethod
     def probe(cls, config: DeviceConfig) -> Probe:
@@ -75,7 +75,7 @@ class HpuDevice(Device):
 
     @property
     def peak_flops(self) -> float | None:
-        """See Device; None in fp32 and for the first generation."""
+        """None in fp32 and for the first generation."""
         return PEAK_BF16.get(self.generation) if self.config.precision == "bf16" else None
 
     def memory_gb(self) -> float:
@@ -83,16 +83,13 @@ class HpuDevice(Device):
         return float(self.hpu.max_memory_allocated()) / 1e9
 
     def seed(self, seed: int) -> None:
-        """See Device: the card's generator has a seed of 31 bits."""
-        torch.manual_seed(seed & 0x7FFFFFFF)
+        torch.manual_seed(seed & 0x7FFFFFFF)  # the card's generator has a seed of 31 bits
 
     def mark_step(self) -> None:
-        """See Device: runs what lazy mode recorded."""
         if self.execution == "lazy":
             habana.module("core").mark_step()
 
     def synchronize(self) -> None:
-        """Wait for the card."""
         self.hpu.synchronize()
 
     def compilations(self) -> int:
@@ -112,7 +109,7 @@ class HpuDevice(Device):
         return optimizer
 
     def skip_update(self, optimizer: torch.optim.Optimizer, gradients: list[Tensor], skip: Tensor) -> None:
-        """See Device. FusedAdamW cannot skip: if `skip` is 1, gradients and their running means are set to zero.
+        """FusedAdamW cannot skip: if `skip` is 1, gradients and their running means are set to zero.
 
         So the weights change by decay only; the mean starts again from zero, and the step is counted.
         """
@@ -121,19 +118,17 @@ class HpuDevice(Device):
             tensor.masked_fill_(skipped, 0.0)
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer, group: dict[str, Any], p: Tensor) -> dict[str, Tensor]:
-        """See Device: FusedAdamW counts steps in the group."""
+        """FusedAdamW counts steps in the group."""
         return {**optimizer.state[p], "step": torch.tensor(float(group["step"]))}
 
     def load_optimizer_state(
         self, optimizer: torch.optim.Optimizer, group: dict[str, Any], p: Tensor, slots: dict[str, Tensor]
     ) -> None:
-        """See Device."""
         moments = {name: slots[name].to(self.torch_device, copy=True) for name in ("exp_avg", "exp_avg_sq")}
         optimizer.state[p] = {"step": 0, **moments}
         group["step"] = int(slots["step"])
 
     def clip(self, parameters: list[nn.Parameter], max_norm: float) -> Tensor:
-        """See Device: by FusedClipNorm, unless `max_norm` is 0."""
         if not max_norm:
             return super().clip(parameters, max_norm)
         if self._clipper is None:
@@ -142,7 +137,7 @@ class HpuDevice(Device):
         return norm.reshape(())
 
     def zero_settings(self, stage: int) -> dict[str, Any]:
-        """See Device: as in the vendor's examples."""
+        """As in the vendor's examples."""
         return {
             1: {"contiguous_gradients": False},
             2: {"overlap_comm": False, "reduce_scatter": False, "contiguous_gradients": False},
@@ -150,7 +145,7 @@ class HpuDevice(Device):
         }.get(stage, {})
 
     def capture_graphs(self, task: nn.Module, graphs: int, accumulates: bool) -> nn.Module:
-        """See Device: HPU graphs of the forward and the backward pass, by ModuleCacher."""
+        """HPU graphs, by ModuleCacher."""
         if not self.config.graphs:
             return task
         flat = _OnDict(task)
@@ -162,7 +157,7 @@ class HpuDevice(Device):
         return _Replayed(flat)
 
     def begin_micro_batch(self, number: int) -> None:
-        """See Device: the first micro-batch of a step has its own graph, whose gradients the others add to."""
+        """The first micro-batch of a step has its own graph, whose gradients the others add to."""
         self._set_iteration_count(number)
 
 
@@ -204,7 +199,3 @@ class _Replayed(nn.Module):
         loss, metrics = self.graphs(batch.tensors(), totals)
         # The next replay overwrites these results.
         return loss, {name: value.detach().clone() for name, value in metrics.items()}
-
-
-def _ignore(number: int) -> None:
-    """Without graphs, nothing depends on the number of a micro-batch."""

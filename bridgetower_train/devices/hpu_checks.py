@@ -123,11 +123,8 @@ def check_bridge(run: Callable[..., str | None]) -> Finding:
         return fail("habana_frameworks.torch", "cannot be imported", todo)
     count = int(next((line.split()[1] for line in answer.splitlines() if line.startswith("cards ")), "0"))
     if count == 0:
-        return fail(
-            "habana_frameworks.torch",
-            "can be imported, but no card responds",
-            "see the lines of the cards and of HABANA_VISIBLE_MODULES",
-        )
+        todo = "see the lines of the cards and of HABANA_VISIBLE_MODULES"
+        return fail("habana_frameworks.torch", "can be imported, but no card responds", todo)
     return ok("habana_frameworks.torch", f"can be imported, {count} cards")
 
 

@@ -20,9 +20,8 @@ def check_modules(cards: list[Card], env: Mapping[str, str]) -> Iterator[Finding
     visible = env.get("HABANA_VISIBLE_MODULES")
     if visible is not None:
         if not re.fullmatch(r"[0-9]+(,[0-9]+)*", visible):
-            yield fail(
-                "HABANA_VISIBLE_MODULES", f"{visible}: must be numbers", "such as 0,1,2,3; unset it for all modules"
-            )
+            todo = "such as 0,1,2,3; unset it for all modules"
+            yield fail("HABANA_VISIBLE_MODULES", f"{visible}: must be numbers", todo)
         elif modules and (missing := set(map(int, visible.split(","))) - modules):
             there = ", ".join(map(str, sorted(modules)))
             yield fail("HABANA_VISIBLE_MODULES", f"{visible}: no module {min(missing)}", f"this host has {there}")
@@ -38,9 +37,8 @@ def check_environment(config: TrainConfig, env: Mapping[str, str]) -> Iterator[F
     """Execution mode, integers, recipe cache, logs."""
     yield check_execution(config.device.execution, env)
     if env.get("PT_ENABLE_INT64_SUPPORT", "0") not in OFF and env.get("PT_HPU_LAZY_MODE") == "1":
-        yield warning(
-            "PT_ENABLE_INT64_SUPPORT", "has no effect in lazy mode", "unset it: ids and seeds stay below 2^31"
-        )
+        todo = "unset it: ids and seeds stay below 2^31"
+        yield warning("PT_ENABLE_INT64_SUPPORT", "has no effect in lazy mode", todo)
     for name in ("PT_HPU_AUTOCAST_LOWER_PRECISION_OPS_LIST", "PT_HPU_AUTOCAST_FP32_OPS_LIST"):
         if name in env and Path(env[name]).parent != Path(__file__).parent:
             yield fail(name, f"{env[name]} is not the list of this package", f"unset {name}: training sets it")
@@ -55,20 +53,16 @@ def check_environment(config: TrainConfig, env: Mapping[str, str]) -> Iterator[F
         if name in env and not Path(env[name]).exists():
             yield fail(name, f"{env[name]} does not exist", "reinstall the Gaudi software, or correct the variable")
     if env.get("HCCL_OVER_OFI", "0") not in OFF:
-        yield warning(
-            "HCCL_OVER_OFI",
-            "collectives use the host's network",
-            "unset it except on AWS DL1: cards have their own NICs",
-        )
+        todo = "unset it except on AWS DL1: cards have their own NICs"
+        yield warning("HCCL_OVER_OFI", "collectives use the host's network", todo)
 
 
 def check_execution(execution: str, env: Mapping[str, str]) -> Finding:
     """The configured mode against PT_HPU_LAZY_MODE, which training sets if it is not set."""
     wanted = "1" if execution in ("auto", "lazy") else "0"
     given = env.get("PT_HPU_LAZY_MODE")
-    found = (
-        f"device.execution={execution}, PT_HPU_LAZY_MODE={given if given is not None else f'not set: will be {wanted}'}"
-    )
+    shown = f"not set: will be {wanted}" if given is None else given
+    found = f"device.execution={execution}, PT_HPU_LAZY_MODE={shown}"
     if given is not None and given != wanted:
         return fail("execution", found, "unset PT_HPU_LAZY_MODE, or change device.execution")
     return ok("execution", found)
@@ -89,12 +83,9 @@ def check_recipe_cache(setting: str) -> Finding:
 
 def file_system(path: str, mounts: str) -> str:
     """Type of the file system of `path`, from /proc/mounts."""
-    best = ("", "unknown")
-    for line in mounts.splitlines():
-        _, mount, kind, *_ = line.split()
-        if (path == mount or path.startswith(mount.rstrip("/") + "/")) and len(mount) >= len(best[0]):
-            best = (mount, kind)
-    return best[1]
+    points = [line.split()[1:3] for line in mounts.splitlines()]
+    above = [(mount, kind) for mount, kind in points if f"{path}/".startswith(mount.rstrip("/") + "/")]
+    return max(reversed(above), key=lambda point: len(point[0]), default=("", "unknown"))[1]
 
 
 def check_huge_pages(cards: int, meminfo: str) -> Finding:

@@ -5,7 +5,7 @@ import os
 from bridgetower_train import compose
 from bridgetower_train.config import TrainConfig
 from bridgetower_train.data.cache import ShardCache
-from bridgetower_train.data.roots import is_remote, shard_cache
+from bridgetower_train.data.roots import shard_cache
 from bridgetower_train.data.shards import BadRecordError, open_corpus
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.errors import UserError
@@ -15,15 +15,10 @@ from bridgetower_train.findings import Finding, fail, ok, warning
 def check_data(config: TrainConfig) -> list[Finding]:
     """Tokenizer and corpora of the run. Only a warning if `data.root` was not given and its default does not exist."""
     root = config.data.root
-    if not is_remote(root) and not os.path.isdir(root) and root == shipped_root():
+    if not os.path.isdir(root) and root == compose.compose_node(TrainConfig, "train", []).data.root:
         todo = "set data.root=... (and tokenizer=...), or create a corpus: bridgetower prep shapes out=data"
         return [warning("data.root", f"{root}: no such folder, and no other was given", todo)]
     return [check_tokenizer(config), *check_corpora(config)]
-
-
-def shipped_root() -> str:
-    """`data.root` without an override."""
-    return str(compose.compose_node(TrainConfig, "train", []).data.root)
 
 
 def check_tokenizer(config: TrainConfig) -> Finding:

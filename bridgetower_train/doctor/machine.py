@@ -21,11 +21,6 @@ def check_machine(config: TrainConfig) -> list[Finding]:
     return [check_shared_memory(config), check_open_files(config), check_memory()]
 
 
-def local_ranks() -> int:
-    """Ranks of this host, by torchrun's variable; otherwise 1."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
 def shared_bytes(config: TrainConfig, ranks: int) -> int:
     """Bytes of /dev/shm for the micro-batches that the loader workers of `ranks` local ranks have in flight.
 
@@ -40,17 +35,15 @@ def check_shared_memory(config: TrainConfig, folder: Path = SHARED_MEMORY) -> Fi
     """Whether the batches of the loader workers fit in /dev/shm."""
     if not folder.is_dir():
         return fail("shared memory", f"no {folder}", "mount a tmpfs there, or set data.workers=0")
-    ranks = local_ranks()
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     size, need = shutil.disk_usage(folder).total, shared_bytes(config, ranks)
     found = f"{folder} has {size / 1e9:.2f} GB, {ranks} ranks x {config.data.workers} workers need {need / 1e9:.2f} GB"
     if size < need:
-        return fail(
-            "shared memory", found, "start Docker with --ipc=host or --shm-size, or lower data.workers, data.prefetch"
-        )
+        todo = "start Docker with --ipc=host or --shm-size, or lower data.workers, data.prefetch"
+        return fail("shared memory", found, todo)
     if size < 2**28:
-        return warning(
-            "shared memory", found, "Docker's default of 64 MB is too small: use --ipc=host or --shm-size=8g"
-        )
+        todo = "Docker's default of 64 MB is too small: use --ipc=host or --shm-size=8g"
+        return warning("shared memory", found, todo)
     return ok("shared memory", found)
 
 
@@ -69,7 +62,6 @@ def check_memory() -> Finding:
     free = free_memory()
     found = f"{free / 1e9:.1f} GB free"
     if free < 4e9:
-        return warning(
-            "memory", found, "end other processes: while loading, each rank has weights and optimizer on the host"
-        )
+        todo = "end other processes: while loading, each rank has weights and optimizer on the host"
+        return warning("memory", found, todo)
     return ok("memory", found)

@@ -17,16 +17,14 @@ PACKAGE = "bridgetower-train"
 
 def check_software(config: TrainConfig) -> list[Finding]:
     """Python, this package and its dependencies."""
+    found = f"{platform.python_version()} at {sys.executable}"
+    python = ok("python", found)
     try:
         declared = metadata(PACKAGE)
     except PackageNotFoundError:
-        return [
-            ok("python", f"{platform.python_version()} at {sys.executable}"),
-            warning(PACKAGE, "runs from a folder, is not installed", "pip install -e . to have versions compared"),
-        ]
+        todo = "pip install -e . to have versions compared"
+        return [python, warning(PACKAGE, "runs from a folder, is not installed", todo)]
     wanted = SpecifierSet(declared["Requires-Python"] or "")
-    found = f"{platform.python_version()} at {sys.executable}"
-    python = ok("python", found)
     if platform.python_version() not in wanted:
         python = fail("python", found, f"use a Python {wanted}")
     return [python, ok(PACKAGE, declared["Version"]), *check_packages(declared.get_all("Requires-Dist") or [])]
@@ -44,7 +42,6 @@ def check_packages(requirements: Iterable[str]) -> list[Finding]:
         elif requirement.specifier.contains(installed, prereleases=True):
             fitting.append(f"{requirement.name} {installed}")
         else:
-            findings.append(
-                fail(requirement.name, installed, f"needs {requirement.specifier}: pip install '{requirement}'")
-            )
+            todo = f"needs {requirement.specifier}: pip install '{requirement}'"
+            findings.append(fail(requirement.name, installed, todo))
     return [ok("packages", ", ".join(fitting)), *findings] if fitting else findings

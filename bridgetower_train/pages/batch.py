@@ -89,11 +89,7 @@ def _image(pixels_3SS: Tensor | None, caption: str) -> Markup:
         return element("figure", element("div", caption, class_="none"))
     small = pixels_3SS.shape[-1] < SMALL
     image = element("img", src=png(pixels_3SS.numpy()), alt=caption, class_="enlarged" if small else None)
-    return element("figure", image, _caption(caption))
-
-
-def _caption(text: str) -> Markup:
-    return element("figcaption", text)
+    return element("figure", image, element("figcaption", caption))
 
 
 def _text(tokens: Sequence[Token]) -> Markup:

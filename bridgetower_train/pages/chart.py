@@ -8,7 +8,7 @@ import itertools
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -65,9 +65,8 @@ class Axis:
 def value_axis(low: float, high: float, log: bool = False) -> Axis:
     """An axis around [low, high] that ends on ticks; it starts at zero if that wastes less than half of it."""
     if log:
-        powers = range(
-            math.floor(math.log10(low)), max(math.ceil(math.log10(high)), math.floor(math.log10(low)) + 1) + 1
-        )
+        first = math.floor(math.log10(low))
+        powers = range(first, max(math.ceil(math.log10(high)), first + 1) + 1)
         every = math.ceil(len(powers) / 5)
         return Axis(10.0 ** powers[0], 10.0 ** powers[-1], [10.0**p for p in powers[::every]], log=True)
     if 0 < low < 0.5 * high:
@@ -158,8 +157,8 @@ def _lines(
     drawn, read = zip(*(_draw(c, across, values) for c in curves), strict=True)
     if names:  # the pointer reads in proportion to the width
         read = tuple({**r, "steps": across.position(r["steps"]).tolist(), "names": names} for r in read)
-        return framed(title, what, _legend(curves, read), drawn, across, values, read, percent, (0.0, 1.0))
-    return framed(title, what, _legend(curves, read), drawn, across, values, read, percent)
+    span = (0.0, 1.0) if names else (across.low, across.high)
+    return framed(title, what, _legend(curves, read), drawn, across, values, read, span, percent)
 
 
 def framed(
@@ -170,32 +169,24 @@ def framed(
     across: Axis,
     up: Axis,
     read: Sequence[dict[str, Any]],
-    percent: bool = False,
-    span: tuple[float, float] | None = None,
+    span: tuple[float, float],
+    percent: bool,
 ) -> Markup:
     """A figure of what is `drawn` in the square, with title, legend, grid and ticks; `read` is what the pointer shows.
 
     `what` completes the title for screen readers; `percent` adds the sign to the ticks of the value axis. `span` is the range of
-    the width for the pointer, if that differs from the axis.
+    the width for the pointer.
     """
     grid = "".join(f"M0 {_down(up, t):.1f}H1000" for t in up.ticks)
-    lines = element(
-        "svg",
-        element("path", class_="grid", d=grid),
-        *drawn,
-        viewBox="0 0 1000 1000",
-        preserveAspectRatio="none",
-        role="img",
-        aria_label=f"{title}, {what}",
-    )
+    box = {"viewBox": "0 0 1000 1000", "preserveAspectRatio": "none", "role": "img"}
+    lines = element("svg", element("path", class_="grid", d=grid), *drawn, **box, aria_label=f"{title}, {what}")
     sign = " %" if percent else ""
     labels = [element("span", tick(t) + sign, class_="y", style=f"top:{_down(up, t) / 10:.2f}%") for t in up.ticks]
     labels += [
         element("span", tick(t), class_="x", style=f"left:{100 * across.position(t):.2f}%") for t in across.ticks
     ]
     caption = element("figcaption", element("b", title), legend)
-    reach = json.dumps(span or (across.low, across.high))
-    plot = element("div", lines, *labels, class_="plot", data_curves=json.dumps(read), data_range=reach)
+    plot = element("div", lines, *labels, class_="plot", data_curves=json.dumps(read), data_range=json.dumps(span))
     return element("figure", caption, plot, class_="chart")
 
 
@@ -211,7 +202,7 @@ def _legend(curves: Sequence[Curve], read: Sequence[dict[str, Any]]) -> Markup:
 
 def _finite(curve: Curve, log: bool) -> Curve:
     keep = np.isfinite(curve.values) & ((curve.values > 0) | (not log))
-    return Curve(curve.label, curve.colour, curve.steps[keep], curve.values[keep], curve.smooth, curve.dashed)
+    return replace(curve, steps=curve.steps[keep], values=curve.values[keep])
 
 
 def _kind(curve: Curve) -> str:
@@ -235,22 +226,15 @@ def _draw(curve: Curve, steps: Axis, values: Axis) -> tuple[Markup, dict[str, An
         raw = _path(*thin(curve.steps, curve.values, RAW_POINTS), steps, values)
         paths.insert(0, element("path", class_="raw", d=raw))
     if len(at) <= FEW_POINTS:
-        paths.append(element("path", class_="dots", d=_dots(at, height, steps, values)))
-    read = {
-        "label": curve.label,
-        "colour": curve.colour,
-        "steps": at.tolist(),
-        "values": [float(f"{v:.4g}") for v in height],
-    }
+        dots = "".join(f"M{x:.1f} {y:.1f}h.1" for x, y in _points(at, height, steps, values))
+        paths.append(element("path", class_="dots", d=dots))
+    heights = [float(f"{v:.4g}") for v in height]
+    read = {"label": curve.label, "colour": curve.colour, "steps": at.tolist(), "values": heights}
     return element("g", *paths, style=f"--c:var(--{curve.colour})"), read
 
 
 def _path(at: Floats, height: Floats, steps: Axis, values: Axis) -> str:
     return "M" + " ".join(f"{x:.1f},{y:.1f}" for x, y in _points(at, height, steps, values))
-
-
-def _dots(at: Floats, height: Floats, steps: Axis, values: Axis) -> str:
-    return "".join(f"M{x:.1f} {y:.1f}h.1" for x, y in _points(at, height, steps, values))
 
 
 def _points(at: Floats, height: Floats, steps: Axis, values: Axis) -> list[tuple[float, float]]:

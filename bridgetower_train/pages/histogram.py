@@ -1,5 +1,6 @@
 """Histograms: frequency of each value, in per cent."""
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -53,10 +54,10 @@ def histogram(shown: Distribution) -> Markup:
         unit = max(unit, 1.0)
     ticks = [k * unit for k in range(math.ceil(edges[0] / unit), math.floor(edges[-1] / unit) + 1)]
     across, up = Axis(edges[0], edges[-1], ticks), value_axis(0.0, float(shares.max()))
-    bars = element(
-        "g", element("path", class_="bars", d=_bars(edges, shares, across, up)), style=f"--c:var(--{shown.colour})"
-    )
-    return framed(shown.title, "in per cent", _legend(shown), [bars], across, up, [_read(shown, edges, shares)], True)
+    path = element("path", class_="bars", d=_bars(edges, shares, across, up))
+    bars = element("g", path, style=f"--c:var(--{shown.colour})")
+    read, span = [_read(shown, edges, shares)], (across.low, across.high)
+    return framed(shown.title, "in per cent", _legend(shown), [bars], across, up, read, span, percent=True)
 
 
 def _edges(shown: Distribution) -> Floats:
@@ -92,9 +93,7 @@ def _read(shown: Distribution, edges: Floats, shares: Floats) -> dict[str, Any]:
         first, last = np.ceil(edges[:-1]), np.ceil(edges[1:]) - 1
         names = [tick(a) if a == b else f"{a:,.0f} to {b:,.0f}" for a, b in zip(first, last, strict=True)]
     else:
-        names = [
-            f"{figure(a, 3)} to {figure(b, 3)}" for a, b in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
-        ]
+        names = [f"{figure(a, 3)} to {figure(b, 3)}" for a, b in itertools.pairwise(edges.tolist())]
     return {
         "label": "%",
         "colour": shown.colour,

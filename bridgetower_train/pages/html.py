@@ -29,11 +29,8 @@ def element(name: str, /, *children: Child, **attributes: object) -> Markup:
 
 def join(*children: Child) -> Markup:
     """The children, escaped unless they are Markup, concatenated."""
-    return Markup("".join(_text(child) if isinstance(child, str) else join(*child) for child in children))
-
-
-def _text(child: str) -> str:
-    return child if isinstance(child, Markup) else html.escape(child)
+    parts = (child if isinstance(child, str) else join(*child) for child in children)
+    return Markup("".join(part if isinstance(part, Markup) else html.escape(part) for part in parts))
 
 
 def sections(parts: dict[str, Child]) -> Markup:
@@ -50,9 +47,8 @@ def note(text: str) -> Markup:
 
 def figures(values: dict[str, str]) -> Markup:
     """Name and value pairs as a row of large figures."""
-    return element(
-        "dl", *(element("div", element("dt", k), element("dd", v)) for k, v in values.items()), class_="figures"
-    )
+    items = (element("div", element("dt", k), element("dd", v)) for k, v in values.items())
+    return element("dl", *items, class_="figures")
 
 
 def pairs(values: dict[str, str]) -> Markup:

@@ -19,9 +19,8 @@ def png(image_CHW: npt.NDArray[np.uint8]) -> str:
 def spotlight(image_CHW: npt.NDArray[np.uint8], weights_GG: npt.NDArray[np.float32], edge: int = 224) -> str:
     """A square image as a JPEG of `edge` pixels, dark except where `weights_GG` are high; full brightness at their maximum."""
     image = Image.fromarray(np.ascontiguousarray(image_CHW.transpose(1, 2, 0))).resize((edge, edge))
-    share = Image.fromarray(weights_GG / max(float(weights_GG.max()), 1e-9)).resize(
-        (edge, edge), Image.Resampling.BICUBIC
-    )
+    share = Image.fromarray(weights_GG / max(float(weights_GG.max()), 1e-9))
+    share = share.resize((edge, edge), Image.Resampling.BICUBIC)
     light = _DARKEST + (1 - _DARKEST) * np.clip(np.asarray(share), 0, 1)
     return _uri(Image.fromarray((np.asarray(image) * light[..., None]).astype(np.uint8)), "JPEG")
 

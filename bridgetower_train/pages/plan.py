@@ -9,7 +9,7 @@ from bridgetower_train.pages.html import Child, Markup, element, figures, join, 
 from bridgetower_train.pages.numbers import duration, figure, size
 from bridgetower_train.pages.plan_scan import scan
 from bridgetower_train.planning.arithmetic import all_reduce_time, links_times
-from bridgetower_train.planning.collectives import Collective, link_bytes
+from bridgetower_train.planning.collectives import link_bytes
 from bridgetower_train.planning.estimate import Plan, sent
 from bridgetower_train.planning.hardware import GBIT
 from bridgetower_train.planning.memory import ENGINES, Breakdown, Memory
@@ -65,12 +65,11 @@ def _header(plan: Plan) -> Markup:
 
 def time_to_train(plan: Plan) -> str:
     """The expected time with its range."""
-    expected, fast, slow = (
-        plan.run_time(plan.here, step) for step in (plan.here.expected, plan.here.fastest, plan.here.slowest)
-    )
-    if expected is None or fast is None or slow is None:
+    steps = plan.steps
+    if steps is None:
         return "unknown"
-    return f"{duration(expected)} ({duration(fast)} to {duration(slow)})"
+    expected, fast, slow = (duration(steps * s) for s in (plan.here.expected, plan.here.fastest, plan.here.slowest))
+    return f"{expected} ({fast} to {slow})"
 
 
 def _most(plan: Plan, engine: str, memory: Memory) -> int:
@@ -86,24 +85,24 @@ def _memory(plan: Plan) -> Markup:
         uses = {engine: memory.use(engine, micro, cards, accumulates) for engine in ENGINES}
         parts += [element("h3", f"{how}, {micro} pairs a micro-batch"), _stacks(uses, plan.cluster.card.memory)]
     charts = [_memory_chart(plan, recomputes, memory) for recomputes, memory in plan.memories.items()]
-    columns = ["engine", "activations", *(f"at {p:,}" for p in plan.config.pairs), "largest micro-batch"]
-    rows = [
-        [
-            engine,
-            "recomputed" if recomputes else "kept",
-            *(f"{memory.use(engine, p, cards).total / 1e9:.1f}" for p in plan.config.pairs),
-            f"{_most(plan, engine, memory):,}",
-        ]
-        for recomputes, memory in plan.memories.items()
-        for engine in ENGINES
-    ]
     return join(
         note(f"At the peak of a step. {plan.config.reserve:.0%} of the card is left free for workspace."),
         *parts,
         element("div", *charts, class_="charts"),
         element("h3", "GB per card, by pairs a micro-batch"),
-        table(columns, rows),
+        table(*memory_by_engine(plan)),
     )
+
+
+def memory_by_engine(plan: Plan) -> tuple[list[str], list[list[str]]]:
+    """(columns, rows): GB per card by engine and micro-batch, with activations kept and recomputed."""
+    rows = []
+    for recomputes, memory in plan.memories.items():
+        for engine in ENGINES:
+            sizes = [f"{_gb(plan, memory, engine, p):.1f}" for p in plan.config.pairs]
+            kept = "recomputed" if recomputes else "kept"
+            rows.append([engine, kept, *sizes, f"{_most(plan, engine, memory):,}"])
+    return ["engine", "activations", *(f"at {p:,}" for p in plan.config.pairs), "largest micro-batch"], rows
 
 
 def _stacks(uses: dict[str, Breakdown], room: float) -> Markup:
@@ -118,8 +117,10 @@ def _stacks(uses: dict[str, Breakdown], room: float) -> Markup:
         end = element("b", style=f"left:{100 * room / whole:.2f}%")
         bar = element("span", *pieces, end, class_="stack", role="img", aria_label=f"{engine}, memory by use")
         lines.append(element("li", element("span", engine), bar, element("em", f"{use.total / 1e9:.1f} GB")))
-    names = {**{name: name for name in HOLDERS}, "copies": "weights in bf16"}
-    key = (element("span", element("i", class_=n, style=f"--c:var(--{c})"), names[n]) for n, c in HOLDERS.items())
+    names = {"copies": "weights in bf16"}
+    key = (
+        element("span", element("i", class_=n, style=f"--c:var(--{c})"), names.get(n, n)) for n, c in HOLDERS.items()
+    )
     return join(element("p", *key, class_="holders"), element("ul", *lines, class_="stacks"))
 
 
@@ -143,12 +144,11 @@ def _activations(plan: Plan) -> Markup:
     """What the blocks keep for the backward pass."""
     rows = []
     for kept, again in zip(plan.memories[False].kept, plan.memories[True].kept, strict=True):
-        each = f"{kept.per_pair / kept.blocks / 1e6:.2f}" if kept.blocks else ""
-        less = f"{again.per_pair / kept.blocks / 1e6:.2f}" if kept.blocks else ""
-        blocks = f"{kept.blocks}" if kept.blocks else ""
+        each, less = (f"{k.per_pair / k.blocks / 1e6:.2f}" if k.blocks else "" for k in (kept, again))
+        blocks = str(kept.blocks or "")
         rows.append([kept.part, blocks, each, f"{kept.per_pair / 1e6:.1f}", less, f"{again.per_pair / 1e6:.1f}"])
-    whole = [f"{plan.memories[recomputes].per_pair_kept / 1e6:.1f}" for recomputes in (False, True)]
-    rows.append(["all", "", "", whole[0], "", whole[1]])
+    whole, least = (f"{plan.memories[recomputes].per_pair_kept / 1e6:.1f}" for recomputes in (False, True))
+    rows.append(["all", "", "", whole, "", least])
     text = (
         "MB per pair of the micro-batch that are kept for the backward pass, traced by operation. A pair has one image, "
         "two views of its text and up to three fusions. The rest: embeddings, bridges, heads, losses; with blocks recomputed "
@@ -193,13 +193,13 @@ def _sent(plan: Plan) -> Markup:
         ]
         for call in here.calls
     ]
-    speeds = np.array(LINKS, dtype=np.float64)
+    speeds = [replace(cluster, card=replace(cluster.card, scale_out=gbit * GBIT)) for gbit in LINKS]
     curves = []
     for what, colour in (("gradients", "second"), ("weights", "first"), ("embeddings", "third")):
         calls = [call for call in here.calls if call.what == what]
         if calls:
-            times = [_links_ms(plan, calls, gbit) for gbit in LINKS]
-            curves.append(Curve(what, colour, speeds, np.array(times)))
+            times = [1e3 * sum(links_times(speed, calls).values()) for speed in speeds]
+            curves.append(Curve(what, colour, np.array(LINKS, dtype=np.float64), np.array(times)))
     columns = ["what", "how", "tensor", "each card sends", "least ms"]
     charts = [doubling_chart("ms of a step on the links, by their speed", "Gbit/s between hosts", curves, (0, None))]
     text = (
@@ -228,11 +228,6 @@ def _by_engine(plan: Plan) -> list[list[Child]]:
         least = 1e3 * sum(links_times(cluster, calls).values())
         rows.append([engine, *(size(round(v)) for v in volumes), f"{least:,.1f}"])
     return rows
-
-
-def _links_ms(plan: Plan, calls: list[Collective], gbit: float) -> float:
-    card = replace(plan.cluster.card, scale_out=gbit * GBIT)
-    return 1e3 * sum(links_times(replace(plan.cluster, card=card), calls).values())
 
 
 def _loader(plan: Plan) -> Markup:
@@ -280,11 +275,9 @@ def _basis(plan: Plan) -> Markup:
     card, config = plan.cluster.card, plan.config
     speeds = ", ".join(f"{speed / 1e12:,.0f}" for speed in config.achieved(card.peak))
     peak = f"{card.peak / 1e12:,.0f} TFLOP/s bf16" if card.peak else "no published peak"
-    how = (
-        f"{', '.join(f'{u:g}' for u in config.utilisation)} of the peak" if card.peak and not config.tflops else "given"
-    )
-    if not card.peak and not config.tflops:
-        how = "assumed: set tflops=[...]"
+    how = f"{', '.join(f'{u:g}' for u in config.utilisation)} of the peak" if card.peak else "assumed: set tflops=[...]"
+    if config.tflops:
+        how = "given"
     return join(pairs({
         "card": f"{card.memory / 1e9:.0f} GB at {card.bandwidth / 1e12:.2f} TB/s, {peak}",
         "links": f"{card.scale_up / 1e9:.1f} GB/s within the host, {card.scale_out / 1e9:.1f} GB/s to other hosts, each way",

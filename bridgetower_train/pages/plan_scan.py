@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from bridgetower_train.pages.chart import Curve, Floats, doubling_chart
-from bridgetower_train.pages.html import Child, Markup, element, join, note, table
+from bridgetower_train.pages.html import Markup, element, join, note, table
 from bridgetower_train.pages.numbers import duration
 from bridgetower_train.planning.estimate import Estimate, Plan
 
@@ -13,6 +13,8 @@ RESOURCES = {"products": "third", "the card's memory": "first", "links": "second
 """Resource of a step -> its colour."""
 Scans = dict[str, tuple[str, list[Estimate]]]
 """Name -> colour and points."""
+COLUMNS = ("cards", "batch", "pairs a card", "micro-batch", "GB a card", "step, ms", "samples/s", "efficiency", "links",
+           "time to train", "bottleneck")  # fmt: skip
 
 
 def scan(plan: Plan) -> Markup:
@@ -20,7 +22,7 @@ def scan(plan: Plan) -> Markup:
     pairs_each, batch = plan.here.pairs, plan.config.global_batch
     scans = {
         f"{pairs_each:,} pairs a card": ("third", plan.same_pairs),
-        f"global batch {batch:,}": ("second", plan.same_batch),
+        **({f"global batch {batch:,}": ("second", plan.same_batch)} if plan.same_batch else {}),
     }
     charts = [
         _training_chart(plan, scans),
@@ -29,21 +31,19 @@ def scan(plan: Plan) -> Markup:
         _scan_chart("Samples/s that a host's loaders must provide", scans, lambda p: [x.host_samples_per_s for x in p]),
         *(_resources_chart(name, points) for name, (_, points) in scans.items()),
     ]
-    columns = ["cards", "batch", "pairs a card", "micro-batch", "GB a card", "step, ms", "samples/s", "efficiency",
-               "links", "time to train", "bottleneck"]  # fmt: skip
     tables = [
-        join(element("h3", name[0].upper() + name[1:]), table(columns, _rows(plan, points)))
+        join(element("h3", name[0].upper() + name[1:]), table(COLUMNS, scan_rows(plan, points)))
         for name, (_, points) in scans.items()
     ]
     text = (
         f"With {pairs_each:,} pairs a card the global batch grows with the cards, which changes what is learned; with the same "
         "batch each card has fewer pairs. data.lanes must fit. Time to train is for equally many samples; dashed: its range."
     )
-    return join(note(text), element("div", *filter(None, charts), class_="charts"), *tables)
+    return join(note(text), element("div", *charts, class_="charts"), *tables)
 
 
 def efficiency(points: list[Estimate]) -> list[float]:
-    """Samples/s per card, in per cent of the value at the smallest number of cards."""
+    """Samples/s per card, in per cent of those with the fewest cards."""
     each = [point.samples_per_s / point.cluster.cards for point in points]
     return [100 * rate / each[0] for rate in each]
 
@@ -55,8 +55,8 @@ def _cards(points: list[Estimate]) -> Floats:
 def _scan_chart(
     title: str, scans: Scans, values: Callable[[list[Estimate]], list[float]], percent: bool = False
 ) -> Markup:
-    curves = [Curve(n, c, _cards(p), np.array(values(p), dtype=np.float64)) for n, (c, p) in scans.items() if p]
-    return doubling_chart(title, "cards", curves, (0, None), percent=percent) if curves else Markup("")
+    curves = [Curve(n, c, _cards(p), np.array(values(p), dtype=np.float64)) for n, (c, p) in scans.items()]
+    return doubling_chart(title, "cards", curves, (0, None), percent=percent)
 
 
 def _training_chart(plan: Plan, scans: Scans) -> Markup:
@@ -64,15 +64,12 @@ def _training_chart(plan: Plan, scans: Scans) -> Markup:
     for name, (colour, points) in scans.items():
         for way in ("expected", "fastest", "slowest"):
             hours = [(plan.run_time(p, getattr(p, way)) or np.nan) / 3600 for p in points]
-            label = name if way == "expected" else f"{way}"
-            if points:
-                curves.append(Curve(label, colour, _cards(points), np.array(hours), dashed=way != "expected"))
-    return doubling_chart("Hours to train", "cards", curves, log=True) if curves else Markup("")
+            label = name if way == "expected" else way
+            curves.append(Curve(label, colour, _cards(points), np.array(hours), dashed=way != "expected"))
+    return doubling_chart("Hours to train", "cards", curves, log=True)
 
 
 def _resources_chart(name: str, points: list[Estimate]) -> Markup:
-    if not points:
-        return Markup("")
     curves = [
         Curve(resource, colour, _cards(points), np.array([1e3 * p.times[resource] for p in points]))
         for resource, colour in RESOURCES.items()
@@ -80,7 +77,8 @@ def _resources_chart(name: str, points: list[Estimate]) -> Markup:
     return doubling_chart(f"ms of a step by resource, {name}", "cards", curves, log=True)
 
 
-def _rows(plan: Plan, points: list[Estimate]) -> list[list[Child]]:
+def scan_rows(plan: Plan, points: list[Estimate]) -> list[list[str]]:
+    """A row for each number of cards, in the order of COLUMNS."""
     return [
         [
             f"{p.cluster.cards:,}", f"{p.global_batch:,}", f"{p.pairs:,}", f"{p.micro_batch:,}", f"{p.use.total / 1e9:.1f}",
@@ -88,4 +86,4 @@ def _rows(plan: Plan, points: list[Estimate]) -> list[list[Child]]:
             duration(time) if (time := plan.run_time(p, p.expected)) is not None else "unknown", p.bottleneck,
         ]
         for p, share in zip(points, efficiency(points), strict=True)
-    ] if points else []  # fmt: skip
+    ]  # fmt: skip

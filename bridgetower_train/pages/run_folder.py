@@ -58,9 +58,8 @@ def read_run(path: Path) -> RunFolder:
     if not path.is_dir():
         raise ConfigError(f"run_dir={path}: no such folder; give the folder of a run")
     if not any((path / name).exists() for name in ("config.yaml", "metrics.jsonl", "checkpoints")):
-        raise ConfigError(
-            f"run_dir={path}: is not a run folder (no config.yaml, metrics.jsonl or checkpoints); name one that is"
-        )
+        missing = "no config.yaml, metrics.jsonl or checkpoints"
+        raise ConfigError(f"run_dir={path}: is not a run folder ({missing}); name one that is")
     path, remarks = path.resolve(), list[str]()
     return RunFolder(
         path=path,
@@ -117,9 +116,8 @@ def _lines(path: Path, remarks: list[str], expected: bool = True) -> Iterator[Js
             else:
                 unreadable += 1
     if unreadable:
-        remarks.append(
-            f"{path.name}: {unreadable} {'line' if unreadable == 1 else 'lines'} could not be read and left out."
-        )
+        lines = "line" if unreadable == 1 else "lines"
+        remarks.append(f"{path.name}: {unreadable} {lines} could not be read and left out.")
 
 
 def _columns(lines: Iterator[Json]) -> dict[str, tuple[Floats, Floats]]:
@@ -130,13 +128,8 @@ def _columns(lines: Iterator[Json]) -> dict[str, tuple[Floats, Floats]]:
             for name, value in line.items():
                 if isinstance(value, (int, float)):
                     columns.setdefault(name, {})[step] = value
-    return {name: _ascending(values) for name, values in columns.items()}
-
-
-def _ascending(values: dict[int, float]) -> tuple[Floats, Floats]:
-    steps = np.fromiter(values.keys(), dtype=np.float64)
-    order = np.argsort(steps)
-    return steps[order], np.fromiter(values.values(), dtype=np.float64)[order]
+    pairs = {name: np.array(sorted(values.items()), dtype=np.float64) for name, values in columns.items()}
+    return {name: (array[:, 0], array[:, 1]) for name, array in pairs.items()}
 
 
 def _checkpoints(path: Path, remarks: list[str]) -> list[Checkpoint]:

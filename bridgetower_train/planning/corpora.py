@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from bridgetower_train.config import DataConfig
 from bridgetower_train.data.cache import read_url
@@ -15,21 +14,14 @@ RECORD_BYTES = 57e3
 RECORD_EDGE = 294
 
 
-class Published(NamedTuple):
-    """Size of a corpus."""
-
-    images: int
-    captions: int
-
-
 PUBLISHED = {
-    "coco": Published(113_287, 567_000),
-    "vg": Published(104_000, 5_400_000),
-    "sbu": Published(860_000, 860_000),
-    "cc3m": Published(2_900_000, 2_900_000),
-    "cc12m": Published(10_970_000, 10_970_000),
+    "coco": (113_287, 567_000),
+    "vg": (104_000, 5_400_000),
+    "sbu": (860_000, 860_000),
+    "cc3m": (2_900_000, 2_900_000),
+    "cc12m": (10_970_000, 10_970_000),
 }
-"""Corpus -> what docs/data.md expects of it. Those that are fetched are as of 2021; fewer images are left today."""
+"""Corpus -> images and captions, as docs/data.md expects. Those that are fetched are as of 2021; fewer are left today."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ At each moment of a step the memory is linear in the number of pairs. Two traces
 for any micro-batch is the largest value of these lines.
 """
 
+from bisect import bisect_right
 from dataclasses import astuple, dataclass
 
 import numpy as np
@@ -43,11 +44,6 @@ def states(engine: str, parameters: int, cards: int) -> tuple[float, float, floa
         "zero2": (WEIGHT * P, GRADIENT * part, copied),
         "zero3": (WEIGHT * part, GRADIENT * (part + bucket), copied),
     }.get(engine, (WEIGHT * P, GRADIENT * P * (2 if cards > 1 else 1), MOMENTS * P))
-
-
-def state_bytes(engine: str, parameters: int, cards: int) -> float:
-    """All three of `states`."""
-    return sum(states(engine, parameters, cards))
 
 
 @dataclass(frozen=True)
@@ -140,20 +136,10 @@ class Memory:
         return moments.get(engine, native)
 
     def most_pairs(self, room: float, engine: str, cards: int, accumulates: bool = False) -> int:
-        """The largest micro-batch that stays within `room` bytes; 0 if none does."""
-
-        def fits(pairs: int) -> bool:
-            return self.use(engine, pairs, cards, accumulates).total <= room
-
-        if not fits(1):
-            return 0
-        low, high = 1, 2
-        while fits(high):
-            low, high = high, 2 * high
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if fits(middle) else (low, middle)
-        return low
+        """The largest micro-batch, below 2^20, that stays within `room` bytes; 0 if none does."""
+        return bisect_right(
+            range(1, 1 << 20), room, key=lambda pairs: self.use(engine, pairs, cards, accumulates).total
+        )
 
     def gathered(self, micro_batches: int) -> int:
         """Elements that ZeRO-3 gathers in a step: sharded weights in each forward and backward pass, small ones after the update.

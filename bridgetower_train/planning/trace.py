@@ -61,9 +61,8 @@ class Platform:
 
 @dataclass(frozen=True)
 class Timeline:
-    """Bytes alive after each operation of one forward and backward pass of `pairs` pairs."""
+    """Bytes alive after each operation of one forward and backward pass."""
 
-    pairs: int
     sizes: list[int]
     """Elements of each weight."""
     largest: int
@@ -106,7 +105,6 @@ def trace(config: TrainConfig, pairs: int, checkpointing: bool, platform: Platfo
     done, copies = lines[:, 1], lines[:, 2]
     sizes = [p.numel() for p in task.parameters()]
     return Timeline(
-        pairs,
         sizes,
         max(sizes + [sum(p.numel() for p in block.parameters()) for block in parts]),
         done,

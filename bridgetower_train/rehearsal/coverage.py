@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,19 +13,10 @@ from bridgetower_train.errors import UserError
 Counts = npt.NDArray[np.uint8]
 
 
-@dataclass(frozen=True)
-class Coverage:
-    """The result of the check."""
-
-    samples: int
-    """Samples that the ranks read in the epoch."""
-    left_out: int
-    """Samples that sit out, fewer than there are lanes."""
-
-
-def check_coverage(order: Order, world_size: int, micro_batch: int, accumulation: int) -> Coverage:
+def check_coverage(order: Order, world_size: int, micro_batch: int, accumulation: int) -> tuple[int, int]:
     """Walk the first epoch of each of `world_size` ranks, by the positions that its loader would request.
 
+    Returns the samples that the ranks read, and those that sit out, fewer than there are lanes.
     UserError if a sample is read more often than its corpus's weight says, or if more are missing than the remainder that no lane
     takes. Needs 8 bytes of memory per record and one per pair.
     """
@@ -49,7 +39,7 @@ def check_coverage(order: Order, world_size: int, micro_batch: int, accumulation
             f"coverage: {world_size} ranks read {read:,} samples of an epoch of {order.epoch_samples:,}, and {left_out:,} "
             f"are read too rarely; at most {order.lanes - 1} may sit out. This is a bug: report it with the configuration"
         )
-    return Coverage(read, left_out)
+    return read, left_out
 
 
 def _first_pairs(order: Order, corpus: int) -> npt.NDArray[np.int64]:

@@ -9,6 +9,7 @@ import importlib
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -34,8 +35,8 @@ class CallSite(NamedTuple):
 
     phase: str
     """Part of the run."""
-    host: bool
-    """Whether it runs between hosts, instead of between cards."""
+    between: str
+    """`cards` or `hosts`."""
     kind: str
     """`all_reduce`, `reduce`, `all_gather`, `reduce_scatter`, `broadcast` or `barrier`."""
     caller: str
@@ -58,9 +59,9 @@ class Log:
     """The part of the run that collectives are counted under from now on."""
     traffic: dict[CallSite, Traffic] = field(default_factory=dict)
 
-    def add(self, kind: str, tensors: Iterable[Tensor], host: bool) -> None:
+    def add(self, kind: str, tensors: Iterable[Tensor], between: str) -> None:
         """Count one collective."""
-        entry = self.traffic.setdefault(CallSite(self.phase, host, kind, _caller()), Traffic())
+        entry = self.traffic.setdefault(CallSite(self.phase, between, kind, _caller()), Traffic())
         entry.count += 1
         entry.bytes += sum(t.numel() * t.element_size() for t in tensors)
 
@@ -68,20 +69,16 @@ class Log:
 class RehearsedGroup(dist.ProcessGroup):
     """See the top of this file."""
 
-    def __init__(self, rank: int, size: int, log: Log, host: bool) -> None:
+    def __init__(self, rank: int, size: int, log: Log, between: str) -> None:
         super().__init__(rank, size)  # type: ignore[call-arg]
-        self._rank, self._size, self._log, self._host = rank, size, log, host
+        self._rank, self._size, self._log, self._between = rank, size, log, between
 
     def getBackendName(self) -> str:  # noqa: N802  torch's name, as all below
-        """The name for torch."""
         return BACKEND
 
-    def allreduce(self, tensors: Tensors, opts: Any = None) -> dist.Work:  # type: ignore[override]
+    def allreduce(self, tensors: Tensors, opts: Any = None, kind: str = "all_reduce") -> dist.Work:  # type: ignore[override]
         """A sum is `size` times the tensor; mean, maximum and minimum are the tensor itself."""
-        return self._reduced("all_reduce", tensors, opts)
-
-    def _reduced(self, kind: str, tensors: Tensors, opts: Any) -> dist.Work:
-        self._log.add(kind, tensors, self._host)
+        self._log.add(kind, tensors, self._between)
         if opts is None or opts.reduceOp == dist.ReduceOp.SUM:
             with torch.no_grad():
                 for tensor in tensors:
@@ -92,16 +89,16 @@ class RehearsedGroup(dist.ProcessGroup):
 
     def reduce(self, tensors: Tensors, opts: Any = None) -> dist.Work:  # type: ignore[override]
         """Like an all-reduce: ranks other than the destination do not read it."""
-        return self._reduced("reduce", tensors, opts)
+        return self.allreduce(tensors, opts, "reduce")
 
     def broadcast(self, tensors: Tensors, opts: Any = None) -> dist.Work:  # type: ignore[override]
         """The tensors stay unchanged."""
-        self._log.add("broadcast", tensors, self._host)
+        self._log.add("broadcast", tensors, self._between)
         return _done(tensors)
 
     def allgather(self, outputs: list[Tensors], inputs: Tensors, opts: Any = None) -> dist.Work:  # type: ignore[override]
         """As many copies as there are ranks."""
-        self._log.add("all_gather", [t for part in outputs for t in part], self._host)
+        self._log.add("all_gather", [t for part in outputs for t in part], self._between)
         with torch.no_grad():
             for part, own in zip(outputs, inputs, strict=True):
                 for output in part:
@@ -110,7 +107,7 @@ class RehearsedGroup(dist.ProcessGroup):
 
     def allgather_into_tensor_coalesced(self, outputs: Tensors, inputs: Tensors, opts: Any = None) -> dist.Work:  # type: ignore[override]
         """The same, into contiguous tensors."""
-        self._log.add("all_gather", outputs, self._host)
+        self._log.add("all_gather", outputs, self._between)
         with torch.no_grad():
             for output, own in zip(outputs, inputs, strict=True):
                 output.view(self._size, -1).copy_(own.reshape(1, -1).expand(self._size, -1))
@@ -123,7 +120,7 @@ class RehearsedGroup(dist.ProcessGroup):
 
     def reduce_scatter_tensor_coalesced(self, outputs: Tensors, inputs: Tensors, opts: Any = None) -> dist.Work:  # type: ignore[override]
         """This rank's part; for a sum, times the number of ranks."""
-        self._log.add("reduce_scatter", inputs, self._host)
+        self._log.add("reduce_scatter", inputs, self._between)
         factor = self._size if opts is None or opts.reduceOp == dist.ReduceOp.SUM else 1
         with torch.no_grad():
             for output, whole in zip(outputs, inputs, strict=True):
@@ -137,7 +134,7 @@ class RehearsedGroup(dist.ProcessGroup):
 
     def barrier(self, opts: Any = None) -> dist.Work:  # type: ignore[override]
         """Returns at once."""
-        self._log.add("barrier", [], self._host)
+        self._log.add("barrier", [], self._between)
         return _done(None)
 
 
@@ -145,11 +142,11 @@ def join(rank: int, world_size: int) -> tuple[Ranks, Log]:
     """Become `rank` of `world_size` ranks without the others; leave by `distributed.shut_down`."""
     log = Log()
 
-    def group(host: bool) -> Any:
-        return lambda store, rank, size, timeout: RehearsedGroup(rank, size, log, host)
+    def create(between: str, store: Any, rank: int, size: int, timeout: Any) -> RehearsedGroup:
+        return RehearsedGroup(rank, size, log, between)
 
-    for name, host in ((BACKEND, False), (f"{BACKEND}_host", True)):
-        dist.Backend.register_backend(name, group(host), devices=["cpu"])
+    for name, between in ((BACKEND, "cards"), (f"{BACKEND}_host", "hosts")):
+        dist.Backend.register_backend(name, partial(create, between), devices=["cpu"])
     dist.init_process_group(BACKEND, store=HashStore(), rank=rank, world_size=world_size)
     return Ranks(rank, world_size, dist.new_group(backend=f"{BACKEND}_host")), log
 
@@ -158,11 +155,7 @@ def agree_for_deepspeed(device: Device) -> None:
     """Turn off ZeRO-3's comparison of the order of its modules with that of rank 0, which does not exist here."""
     import_deepspeed(device, "zero3")
     coordinator: Any = importlib.import_module("deepspeed.runtime.zero.partitioned_param_coordinator")
-    coordinator.assert_ints_same_as_other_ranks = _agree
-
-
-def _agree(numbers: list[int]) -> None:
-    """Replaces the comparison."""
+    coordinator.assert_ints_same_as_other_ranks = lambda numbers: None
 
 
 def _done(result: Any) -> dist.Work:

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +11,8 @@ from bridgetower_train.errors import ConfigError
 from bridgetower_train.host import free_memory
 from bridgetower_train.planning.memory import MOMENTS, WEIGHT, Memory, measure
 from bridgetower_train.planning.trace import Platform
-from bridgetower_train.rehearsal.synthetic import index_bytes, size_of, write_corpora, write_tokenizer
+from bridgetower_train.rehearsal.synthetic import index_bytes, size_of, write_corpora
+from data_prep.shapes.synthetic import synthetic_tokenizer
 
 ROBERTA_TOKENS = 50265
 """Rows of the word table if neither the model nor an available tokenizer says how many there are."""
@@ -36,7 +36,7 @@ class Setup:
 def set_up(config: TrainConfig, rank: int, world_size: int, folder: Path) -> Setup:
     """Replace what is missing, below `folder`. ConfigError if that has too little space."""
     notes = {}
-    missing = list(_missing_corpora(config))
+    missing = _missing_manifest(config)
     if missing:
         names = _corpora(config)
         free, needed = shutil.disk_usage(folder).free, index_bytes(names)
@@ -46,14 +46,14 @@ def set_up(config: TrainConfig, rank: int, world_size: int, folder: Path) -> Set
                 "name a folder with more space"
             )
         write_corpora(folder, names, config.model.image_size)
-        sizes = ", ".join(f"{name} {size_of(name).images:,} x {size_of(name).captions}" for name in names)
-        notes["data"] = f"synthetic, since {missing[0]} does not exist; images x captions: {sizes}"
+        sizes = ", ".join("{} {:,} x {}".format(name, *size_of(name)) for name in names)
+        notes["data"] = f"synthetic, since {missing} does not exist; images x captions: {sizes}"
         config = replace(config, data=replace(config.data, root=str(folder), cache_dir=None))
     if not os.path.exists(config.tokenizer):
         notes["tokenizer"] = f"synthetic, since {config.tokenizer} does not exist"
-        write_tokenizer(folder / "tokenizer.json")
         config = replace(config, tokenizer=str(folder / "tokenizer.json"))
         config = replace(config, model=replace(config.model, vocab_size=config.model.vocab_size or ROBERTA_TOKENS))
+        synthetic_tokenizer().save(config.tokenizer)
     if config.device.name != "cpu":
         notes["device"] = f"cpu in place of {config.device.name}, {config.device.precision}"
         config = replace(config, device=replace(config.device, name="cpu", execution="auto", graphs=False))
@@ -87,11 +87,8 @@ def _corpora(config: TrainConfig) -> list[str]:
     return [*read, config.data.validation] if config.data.validation else read
 
 
-def _missing_corpora(config: TrainConfig) -> Iterator[str]:
-    """Manifests that do not exist; those of a remote root are left to the run itself."""
-    if is_remote(config.data.root):
-        return
-    for name in _corpora(config):
-        path = Path(plain_root(config.data.root), name, "manifest.json")
-        if not path.exists():
-            yield str(path)
+def _missing_manifest(config: TrainConfig) -> Path | None:
+    """The first manifest that does not exist; those of a remote root are left to the run itself."""
+    names = [] if is_remote(config.data.root) else _corpora(config)
+    paths = (Path(plain_root(config.data.root), name, "manifest.json") for name in names)
+    return next((path for path in paths if not path.exists()), None)

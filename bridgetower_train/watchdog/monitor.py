@@ -62,7 +62,6 @@ class Monitor(threading.Thread):
         os.register_at_fork(after_in_child=self._close_in_child)
 
     def run(self) -> None:
-        """See Thread."""
         asyncio.run(self._watch())
 
     async def _watch(self) -> None:
@@ -91,9 +90,7 @@ class Monitor(threading.Thread):
             return writer.close()
         member = self._members[int(rank)]
         member.connection = writer
-        with suppress(
-            OSError, asyncio.CancelledError
-        ):  # the latter at the end, where some versions of asyncio complain
+        with suppress(OSError, asyncio.CancelledError):  # some versions of asyncio raise the latter at the end
             while line := await reader.readline():
                 self._update(member, RankStatus(**json.loads(line)))
         if not member.status.left:

@@ -70,9 +70,8 @@ class Watchdog:
         gathered = self.ranks.gather_objects((self._me, server and server.getsockname()[1], secret))
         self._first, port, secret = gathered[0]
         if server:
-            self._monitor = Monitor(
-                [info for info, _, _ in gathered], server, secret, self.limits, lambda: self._status
-            )
+            infos = [info for info, _, _ in gathered]
+            self._monitor = Monitor(infos, server, secret, self.limits, lambda: self._status)
             self._monitor.start()
         self._socket = socket.create_connection((os.environ["MASTER_ADDR"], port), self.limits.timeout)
         self._socket.settimeout(self.limits.pulse)

@@ -118,9 +118,9 @@ class Skipping(Order):
 def test_an_epoch_is_covered(root: Path, weight: float, captions: str):
     order = Order([open_corpus(str(root), "large")], [weight], 7, 24, 2, captions, 100)
     for world_size, micro_batch, accumulation in ((1, 48, 1), (8, 6, 1), (12, 2, 2)):
-        covered = check_coverage(order, world_size, micro_batch, accumulation)
-        assert covered.samples == order.epoch_samples
-        assert covered.samples + covered.left_out == round(weight * 2345 * (5 if captions == "all" else 1))
+        samples, left_out = check_coverage(order, world_size, micro_batch, accumulation)
+        assert samples == order.epoch_samples
+        assert samples + left_out == round(weight * 2345 * (5 if captions == "all" else 1))
 
 
 @pytest.mark.parametrize(("faulty", "named"), [(Repeating, "more than 1 times"), (Skipping, "too rarely")])
@@ -151,9 +151,9 @@ def test_the_other_ranks_hold_what_this_one_holds():
         assert ranks.total(2) == 10
     finally:
         shut_down()
-    kinds = {(key.kind, key.host): (traffic.count, traffic.bytes) for key, traffic in log.traffic.items()}
-    assert kinds["all_reduce", False] == (3, 48)
-    assert kinds["all_gather", False] == (1, 80)
-    assert kinds["reduce_scatter", False] == (1, 40)
-    assert kinds["all_reduce", True] == (1, 8)
-    assert CallSite("start", True, "all_reduce", "?") in log.traffic
+    kinds = {(key.kind, key.between): (traffic.count, traffic.bytes) for key, traffic in log.traffic.items()}
+    assert kinds["all_reduce", "cards"] == (3, 48)
+    assert kinds["all_gather", "cards"] == (1, 80)
+    assert kinds["reduce_scatter", "cards"] == (1, 40)
+    assert kinds["all_reduce", "hosts"] == (1, 8)
+    assert CallSite("start", "hosts", "all_reduce", "?") in log.traffic

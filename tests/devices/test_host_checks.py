@@ -2,6 +2,7 @@
 
 import pytest
 
+from bridgetower_train.config import TrainConfig
 from bridgetower_train.devices import checks, cpu_checks, cuda_checks, network_checks
 from bridgetower_train.findings import FAIL, OK, WARNING
 
@@ -49,7 +50,8 @@ def test_variables_that_cost_speed():
 
 @pytest.mark.parametrize(("name", "part"), [("2", "2 ranks"), ("1000", "share a core")])
 def test_threads(name, part):
-    finding = cpu_checks.check_threads({"LOCAL_WORLD_SIZE": name})
+    config = TrainConfig(run_dir="run", steps="100", tokenizer="none")
+    [finding] = cpu_checks.check_cpu(config, {"LOCAL_WORLD_SIZE": name}, checks.run)
     assert part in finding.found + finding.todo
 
 

@@ -17,7 +17,7 @@ from bridgetower_train.devices.hpu import HpuDevice
 from bridgetower_train.engines import ENGINES
 from bridgetower_train.engines.optim import set_lr
 from bridgetower_train.planning.collectives import collective_bytes, link_bytes
-from bridgetower_train.planning.memory import measure, state_bytes
+from bridgetower_train.planning.memory import measure, states
 from bridgetower_train.planning.trace import Platform
 from bridgetower_train.tasks.base import evaluating
 from bridgetower_train.tasks.pretraining import Pretraining
@@ -199,7 +199,7 @@ def test_what_a_step_sends_by_hand():
 @pytest.mark.parametrize("name", list(ENGINES))
 def test_a_rank_holds_what_it_should(told, name):
     for tale in told[1]:
-        expected = state_bytes(name, parameters(told), RANKS)
+        expected = sum(states(name, parameters(told), RANKS))
         print(name, tale[name]["held"] / parameters(told), expected / parameters(told))
         assert tale[name]["held"] == pytest.approx(expected, rel=0.1)
 

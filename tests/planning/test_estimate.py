@@ -152,7 +152,7 @@ def test_the_command_prints_and_writes_a_page(tmp_path, capsys):
     assert "at 10, 20, 40 TFLOP/s" in printed
     rows = [line.split("|")[1:-1] for line in printed.splitlines() if re.match(r"\| [\dnz]", line)]
     assert [row[0].strip() for row in rows[:2]] == ["native", "zero1"]
-    assert {len(row) for row in rows} == {4, 9}
+    assert {len(row) for row in rows} == {5, 11}
     assert json.dumps(str(page))[1:-1] in printed
     assert page.read_text().startswith("<!doctype html>")
     assert main(["plan", "model=tiny"]) == 2
