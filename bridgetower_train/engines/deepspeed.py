@@ -114,7 +114,6 @@ class ZeroEngine(Engine):
                         )
 
     def forward_backward(self, batch: Batch, totals: Tensor, last: bool) -> Metrics:
-        """See Engine."""
         self.engine.set_gradient_accumulation_boundary(last)
         loss: Tensor
         metrics: Metrics
@@ -125,7 +124,6 @@ class ZeroEngine(Engine):
         return metrics
 
     def step(self) -> Metrics:
-        """See Engine."""
         gradients = self._gradients()
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.stage:
@@ -149,7 +147,6 @@ class ZeroEngine(Engine):
         return [gradient for group in self.engine.optimizer.averaged_gradients.values() for gradient in group]
 
     def preallocate(self) -> None:
-        """See Engine."""
         if self.ranks.is_main:
             trained = (name for group in self.optimizer.param_groups for name in group["names"])
             self._host.preallocate(snapshot_shapes(self._shapes, trained))
@@ -189,7 +186,6 @@ class ZeroEngine(Engine):
                 yield from ((f"{name}.{key}", value) for name, value in partition.gather(slots[key]))
 
     def load(self, folder: Path) -> None:
-        """See Engine."""
         with shared_tensors(folder / WEIGHTS, self.ranks) as read:
             self._load_weights(read)
         with shared_tensors(folder / OPTIMIZER, self.ranks) as read:
@@ -250,7 +246,6 @@ class Autocast(nn.Module):
         self.task, self.autocast = task, autocast
 
     def forward(self, batch: Batch, totals: Tensor) -> tuple[Tensor, Metrics]:
-        """See Task."""
         with self.autocast():
             loss, metrics = self.task(batch, totals)
         return loss, metrics

@@ -46,7 +46,6 @@ class NativeEngine(Engine):
         self._host = HostCopies(device)
 
     def forward_backward(self, batch: Batch, totals: Tensor, last: bool) -> Metrics:
-        """See Engine."""
         self.device.begin_micro_batch(self._micro_batch)
         self._micro_batch = 0 if last else self._micro_batch + 1
         with self._reduce_gradients(last):
@@ -66,7 +65,6 @@ class NativeEngine(Engine):
         return self.module.no_sync()
 
     def step(self) -> Metrics:
-        """See Engine."""
         norm = self.device.clip(self.parameters, self.config.clip_norm)
         skipped = 1.0 - torch.isfinite(norm).float()
         gradients = [p.grad for p in self.parameters if p.grad is not None]
@@ -76,13 +74,11 @@ class NativeEngine(Engine):
         return {"grad_norm": norm, "skipped": skipped}
 
     def preallocate(self) -> None:
-        """See Engine."""
         if self.ranks.is_main:
             weights = {name: parameter.shape for name, parameter in self.task.model.named_parameters()}
             self._host.preallocate(snapshot_shapes(weights, (name for _, name, _ in self._named())))
 
     def snapshot(self) -> Files:
-        """See Engine."""
         if not self.ranks.is_main:
             return {}
         slots = (
@@ -94,7 +90,6 @@ class NativeEngine(Engine):
         return {WEIGHTS: self._host.copy(weights), OPTIMIZER: self._host.copy(slots)}
 
     def load(self, folder: Path) -> None:
-        """See Engine."""
         with shared_tensors(folder / WEIGHTS, self.ranks) as read, torch.no_grad():
             for name, parameter in self.task.model.named_parameters():
                 parameter.copy_(read(name, parameter.shape))

@@ -50,7 +50,6 @@ class Pretraining(Task):
 
     @classmethod
     def heads(cls, config: TrainConfig) -> tuple[Head, ...]:
-        """See Task."""
         objective = config.objective
         kinds = PairKinds.of(objective)
         heads = []
@@ -87,19 +86,16 @@ class Pretraining(Task):
 
     @classmethod
     def work(cls, config: TrainConfig) -> Work:
-        """See Task."""
         kinds = PairKinds.of(config.objective)
         masked = max_masked_tokens(config.objective.mlm_probability, config.model.max_text_len) if kinds.masked else 0
         return Work(1, kinds.clean + kinds.masked, kinds.pooled, int(kinds.masked), masked, cls.heads(config))
 
     @classmethod
     def reader(cls, config: TrainConfig, tokenizer: CaptionTokenizer) -> PretrainingReader:
-        """See Task."""
         return PretrainingReader(config, tokenizer)
 
     @classmethod
     def blank_labels(cls, config: TrainConfig, size: int, length: int) -> dict[str, Tensor]:
-        """See Task."""
         masked = max_masked_tokens(config.objective.mlm_probability, config.model.max_text_len)
         return {
             "masked_ids": torch.zeros(size, length, dtype=torch.int64),
@@ -116,7 +112,6 @@ class Pretraining(Task):
 
     @classmethod
     def contrast(cls, config: TrainConfig, samples: int) -> Callable[[], Tensor]:
-        """See Task."""
         objective = config.objective
         given = {
             name: torch.ones(samples, objective.itc_dim, requires_grad=True) for name in ("text", "image", "cross")
@@ -126,7 +121,6 @@ class Pretraining(Task):
 
     @classmethod
     def recipe(cls, config: TrainConfig) -> list[tuple[str, str]]:
-        """See Task."""
         objective = config.objective
         weights = {"MLM": objective.mlm, "ITM": objective.itm, "ITC": objective.itc}
         rows = [("losses and weights", ", ".join(f"{name} {weight:g}" for name, weight in weights.items() if weight))]
@@ -140,7 +134,6 @@ class Pretraining(Task):
 
     @classmethod
     def exported(cls, config: TrainConfig) -> Exported:
-        """See Task."""
         objective = config.objective
         settings = {"itc_form": objective.itc_form, "mlm_probability": objective.mlm_probability}
         # With `contrastive_hidden_size` the class for contrast would load heads that are not there, or read other states.
@@ -168,7 +161,6 @@ class Pretraining(Task):
 
     @classmethod
     def show(cls, config: TrainConfig, batch: Batch, row: int, tokenizer: CaptionTokenizer) -> Shown:
-        """See Task."""
         return show(batch, row, tokenizer, config.objective.itm_negatives == "hard")
 
     @classmethod
@@ -201,7 +193,6 @@ class Pretraining(Task):
         return torch.stack([samples, (batch.labels["mlm_labels"] != IGNORE).sum(), samples + mismatched.sum()]).float()
 
     def forward(self, batch: Batch, totals: Tensor) -> tuple[Tensor, Metrics]:
-        """See Task."""
         objective, kinds, model, B = self.objective, self.pairs, self.model, len(batch.image_id)
 
         # Towers: the clean and the masked views of the texts are one batch.
