@@ -137,12 +137,7 @@ def losses(task: Task, heads: HuggingFaceHeads | None, batch: Batch, device: Dev
 
 def _rates(seconds: float, flops: float, batch: int, device: Device) -> dict[str, float]:
     rate = flops * batch / seconds
-    rates = {
-        "s": seconds,
-        "pairs_per_s": batch / seconds,
-        "gflop_per_pair": flops / 1e9,
-        "tflop_per_s": rate / 1e12,
-    }
+    rates = {"s": seconds, "pairs_per_s": batch / seconds, "gflop_per_pair": flops / 1e9, "tflop_per_s": rate / 1e12}
     return rates | ({"of_peak": rate / device.peak_flops} if device.peak_flops else {})
 
 

@@ -24,13 +24,7 @@ class NativeEngine(Engine):
     """See Engine. Every rank has all weights; rank 0 writes them."""
 
     def __init__(
-        self,
-        task: Task,
-        device: Device,
-        ranks: Ranks,
-        config: OptimConfig,
-        graphs: int = 1,
-        accumulates: bool = False,
+        self, task: Task, device: Device, ranks: Ranks, config: OptimConfig, graphs: int = 1, accumulates: bool = False
     ) -> None:
         """Batches will have `graphs` different shapes; if it `accumulates`, a step has several micro-batches."""
         self.task, self.device, self.ranks, self.config = task, device, ranks, config
