@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bridgetower_train.config import TrainConfig
 from bridgetower_train.data.augment import rand_augment
-from bridgetower_train.data.batch import BadRecord, Batch
+from bridgetower_train.data.batch import BadRecord, Batch, empty_pixels
 from bridgetower_train.data.cache import ShardCache
 from bridgetower_train.data.image import Pixels, decode, decode_crop, resize_shorter
 from bridgetower_train.data.order import LRUCache, Order, Sample, Window
@@ -21,7 +21,7 @@ from bridgetower_train.data.reader import Reader, Samples, View
 from bridgetower_train.data.roots import is_remote
 from bridgetower_train.data.shards import BadRecordError, Corpus, Record, open_corpus
 from bridgetower_train.data.text import CaptionTokenizer
-from bridgetower_train.data.worker import empty_pixels, start_worker
+from bridgetower_train.data.worker import start_worker
 from bridgetower_train.errors import ConfigError, DataError, UserError
 
 log = logging.getLogger(__name__)

@@ -12,12 +12,13 @@ import json
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from bridgetower_train import random
+from bridgetower_train.data.shards import Corpus
 from bridgetower_train.errors import ConfigError, DataError
 
 IntArray = npt.NDArray[np.int64]
@@ -25,35 +26,6 @@ Window = tuple[int, int, int]
 """(epoch, lane, number within that lane) of a group of samples that are permuted together."""
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
-
-
-class ShardCounts(Protocol):
-    """What the order reads of a shard in the manifest."""
-
-    @property
-    def captions(self) -> int: ...
-
-
-class ManifestCounts(Protocol):
-    """What the order reads of a manifest."""
-
-    @property
-    def shards(self) -> Sequence[ShardCounts]: ...
-
-
-class IndexedCorpus(Protocol):
-    """What the order reads of a corpus (`data.shards.Corpus`)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def digest(self) -> str: ...
-    @property
-    def manifest(self) -> ManifestCounts: ...
-    @property
-    def shard_rows(self) -> IntArray: ...
-    @property
-    def index(self) -> npt.NDArray[Any]: ...
 
 
 class Sample(NamedTuple):
@@ -115,7 +87,7 @@ class Order:
 
     def __init__(
         self,
-        corpora: Sequence[IndexedCorpus],
+        corpora: Sequence[Corpus],
         weights: Sequence[float],
         seed: int,
         lanes: int,
@@ -220,7 +192,7 @@ class Order:
         lane, within = np.divmod(rest, self.samples_per_lane)
         return lane, step * self.samples_per_lane + within
 
-    def _shard_samples(self, corpus: IndexedCorpus) -> IntArray:
+    def _shard_samples(self, corpus: Corpus) -> IntArray:
         if self.captions == "one":
             return np.diff(corpus.shard_rows).astype(np.int64)
         return np.fromiter((shard.captions for shard in corpus.manifest.shards), dtype=np.int64)
