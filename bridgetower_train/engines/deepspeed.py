@@ -21,16 +21,7 @@ from bridgetower_train.config import OptimConfig
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.devices import Device
 from bridgetower_train.distributed import Ranks
-from bridgetower_train.engines.base import (
-    MOMENTS,
-    OPTIMIZER,
-    WEIGHTS,
-    Engine,
-    Files,
-    Metrics,
-    read_slots,
-    snapshot_shapes,
-)
+from bridgetower_train.engines.base import MOMENTS, OPTIMIZER, WEIGHTS, Engine, Files, read_slots, snapshot_shapes
 from bridgetower_train.engines.deepspeed_import import import_deepspeed
 from bridgetower_train.engines.host import HostCopies
 from bridgetower_train.engines.optim import parameter_groups
@@ -38,7 +29,7 @@ from bridgetower_train.engines.partition import FlatPartition
 from bridgetower_train.engines.tensor_file import Read, shared_tensors
 from bridgetower_train.engines.zero_weights import Zero3Settings, leaves
 from bridgetower_train.errors import ConfigError, UserError
-from bridgetower_train.tasks import Task
+from bridgetower_train.tasks.base import Metrics, Task
 
 ZERO_BUCKET = 100_000_000
 """Most gradients that are reduced in one collective."""
@@ -254,9 +245,7 @@ class Autocast(nn.Module):
 def check_device(device: Device, stage: int) -> None:
     """ConfigError if `device` is configured in a way that DeepSpeed's hooks do not support."""
     if device.config.graphs:
-        raise ConfigError(
-            f"device.graphs=true: engine=zero{stage} does not support graphs; remove it, or use engine=native"
-        )
+        raise ConfigError(f"device.graphs=true: not supported by engine=zero{stage}; remove it, or use engine=native")
     if stage == 3 and device.execution == "compile":
         raise ConfigError(
             "device.execution=compile: engine=zero3 does not support it; use engine=zero2, or device.execution=eager"
@@ -270,12 +259,16 @@ def bucket_size(parameters: int) -> int:
 
 def settings(stage: int, parameters: int, device: Device) -> dict[str, Any]:
     """DeepSpeed's configuration: sizes in proportion to the model, and what the device's vendor requires."""
+    zero3 = Zero3Settings.of(parameters)
     zero: dict[str, Any] = {
         "stage": stage,
         "reduce_bucket_size": bucket_size(parameters),
         # Reduce each gradient to the rank that owns it, at half the cost of an all-reduce.
         "use_multi_rank_bucket_allreduce": False,
-        **Zero3Settings.of(parameters).settings(),
+        "stage3_param_persistence_threshold": zero3.persistent,
+        "stage3_max_reuse_distance": zero3.reuse,
+        "stage3_prefetch_bucket_size": zero3.prefetch,
+        "stage3_max_live_parameters": zero3.live,
         "sub_group_size": 2**62,
         **device.zero_settings(stage),
     }

@@ -13,11 +13,11 @@ from bridgetower_train.config import OptimConfig
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.devices import Device
 from bridgetower_train.distributed import Ranks
-from bridgetower_train.engines.base import OPTIMIZER, WEIGHTS, Engine, Files, Metrics, read_slots, snapshot_shapes
+from bridgetower_train.engines.base import OPTIMIZER, WEIGHTS, Engine, Files, read_slots, snapshot_shapes
 from bridgetower_train.engines.host import HostCopies
 from bridgetower_train.engines.optim import parameter_groups
 from bridgetower_train.engines.tensor_file import shared_tensors
-from bridgetower_train.tasks import Task
+from bridgetower_train.tasks.base import Metrics, Task
 
 
 class NativeEngine(Engine):
