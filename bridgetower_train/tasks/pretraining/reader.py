@@ -12,7 +12,7 @@ from bridgetower_train.tasks.pretraining.negatives import itm_negatives
 
 
 class PretrainingReader:
-    """See Reader. A sample is an image with one of its captions.
+    """A sample is an image with one of its captions.
 
     Labels: `masked_ids` int64 (B, L), `mlm_positions` and `mlm_labels` int64 (B, M) (see `mask_tokens`), and `itm_negative`
     int64 (B,) (see `itm_negatives`).
