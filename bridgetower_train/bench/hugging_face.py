@@ -53,10 +53,8 @@ class HuggingFaceHeads(nn.Module):
         return self._run(self.itc, batch.input_ids, batch, batch.pixel_values, return_loss=True).loss  # type: ignore[no-any-return]
 
     def _run(self, head: nn.Module, ids: Tensor, batch: Batch, pixels: Tensor, **kwargs: Any) -> Any:
-        dtype = next(head.parameters()).dtype
-        return head(
-            input_ids=ids, attention_mask=batch.text_mask.long(), pixel_values=normalize(pixels, dtype), **kwargs
-        )
+        pixels = normalize(pixels, next(head.parameters()).dtype)
+        return head(input_ids=ids, attention_mask=batch.text_mask.long(), pixel_values=pixels, **kwargs)
 
 
 def hugging_face_config(run: TrainConfig) -> Any:

@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from types import SimpleNamespace
+from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bridgetower_train.config import DeviceConfig, ModelConfig, TrainConfig
+from bridgetower_train.config import DeviceConfig, ModelConfig, ObjectiveConfig, OptimConfig, TrainConfig
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.data.reader import Samples
 from bridgetower_train.devices import Device, make_device
@@ -43,6 +43,16 @@ class BenchConfig:
 
     out: str | None = field(default=None, kw_only=True)
     """File to which the figures are also written, as JSON; null: none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchModelConfig(BenchConfig):
+    """What those that train a model take besides."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    device: DeviceConfig = field(default_factory=DeviceConfig)
 
 
 Config = TypeVar("Config", bound=BenchConfig)
@@ -111,21 +121,10 @@ def _machine(config: DeviceConfig) -> dict[str, Any]:
     }
 
 
-class _Vocabulary(NamedTuple):
-    """What readers use of a tokenizer, for texts of random ids."""
-
-    special: npt.NDArray[np.bool_]
-    ordinary: npt.NDArray[np.int64]
-    mask: int = _SPECIAL - 1
-
-
-def as_run(config: Any, model: ModelConfig | None = None) -> TrainConfig:
-    """The run that a benchmark times: its model (or `model`), losses, optimizer, engine and device, and a vocabulary."""
-    model = model or config.model
-    parts = {
-        name: getattr(config, name) for name in ("objective", "optim", "engine", "device") if hasattr(config, name)
-    }
-    return TrainConfig(model=model.with_vocabulary(model.vocab_size or VOCABULARY), **parts)
+def as_run(config: BenchModelConfig) -> TrainConfig:
+    """The run that a benchmark times: its model, losses, optimizer and device, and a vocabulary."""
+    model = config.model.with_vocabulary(config.model.vocab_size or VOCABULARY)
+    return TrainConfig(model=model, objective=config.objective, optim=config.optim, device=config.device)
 
 
 def make_task(run: TrainConfig, device: Device) -> Task:
@@ -146,7 +145,8 @@ def random_batch(run: TrainConfig, size: int) -> Batch:
     ids[:, 0] = 0
     numbers = np.arange(size)
     special = np.arange(V) < _SPECIAL
-    reader = task.reader(run, cast(Any, _Vocabulary(special, np.flatnonzero(~special))))
+    tokenizer: Any = SimpleNamespace(special=special, ordinary=np.flatnonzero(~special), mask=_SPECIAL - 1)
+    reader = task.reader(run, tokenizer)
     return Batch(
         pixel_values=torch.randint(0, 256, (size * reader.images, 3, S, S), generator=random).byte(),
         input_ids=ids,

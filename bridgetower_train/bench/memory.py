@@ -1,11 +1,11 @@
 """`bridgetower bench memory model=base batch=2`: the memory of a training step as planned and as measured on this device."""
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
-from bridgetower_train.bench.kit import BenchConfig, Figures, as_run, bench, make_task, random_batch
-from bridgetower_train.config import DeviceConfig, ModelConfig, ObjectiveConfig, OptimConfig, at_least, one_of
+from bridgetower_train.bench.kit import BenchModelConfig, Figures, as_run, bench, make_task, random_batch
+from bridgetower_train.config import ModelConfig, at_least, one_of
 from bridgetower_train.devices import Device, make_device
 from bridgetower_train.distributed import Ranks, shut_down
 from bridgetower_train.engines import ENGINES as BUILD
@@ -34,7 +34,7 @@ FIGURES = {
 
 
 @dataclass(frozen=True)
-class BenchMemoryConfig(BenchConfig):
+class BenchMemoryConfig(BenchModelConfig):
     """What is measured: steps of one process, which may be one rank of several, the others not there."""
 
     batch: int = 2
@@ -47,10 +47,6 @@ class BenchMemoryConfig(BenchConfig):
     """One of the plan's engines: native, zero1, zero2 or zero3."""
     world_size: int = 1
     """Ranks; those that are not there are taken to have what this one has, on the CPU."""
-    model: ModelConfig = field(default_factory=ModelConfig)
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    device: DeviceConfig = field(default_factory=DeviceConfig)
 
     def __post_init__(self) -> None:
         at_least("batch", self.batch, 2)

@@ -14,18 +14,16 @@ from itertools import repeat
 from pathlib import Path
 from statistics import mean, median
 
-from bridgetower_train.bench.kit import BenchConfig, Figures, as_run, bench, forward_backward, make_task, random_batch
-from bridgetower_train.config import (
-    CheckpointConfig,
-    DataConfig,
-    DeviceConfig,
-    EngineConfig,
-    ModelConfig,
-    ObjectiveConfig,
-    OptimConfig,
-    TrainConfig,
-    at_least,
+from bridgetower_train.bench.kit import (
+    BenchModelConfig,
+    Figures,
+    as_run,
+    bench,
+    forward_backward,
+    make_task,
+    random_batch,
 )
+from bridgetower_train.config import CheckpointConfig, DataConfig, EngineConfig, TrainConfig, at_least
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.devices import Device, make_device
@@ -58,7 +56,7 @@ Times = dict[str, tuple[float, float]]
 
 
 @dataclass(frozen=True)
-class BenchRanksConfig(BenchConfig):
+class BenchRanksConfig(BenchModelConfig):
     """What is timed."""
 
     ranks: list[int] = field(default_factory=lambda: [1, 2, 4])
@@ -69,11 +67,7 @@ class BenchRanksConfig(BenchConfig):
     """Steps of each kind, after ten that do not count; rounded up to a multiple of ten, since the loop logs every tenth."""
     repeats: int = 3
     """Times that everything is started again; medians are reported."""
-    model: ModelConfig = field(default_factory=ModelConfig)
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
-    device: DeviceConfig = field(default_factory=DeviceConfig)
 
     def __post_init__(self) -> None:
         if not self.ranks:
@@ -143,8 +137,10 @@ def _rank(config: BenchRanksConfig, root: Path, run_dir: str, port: int, rank: i
 
 def _train_config(config: BenchRanksConfig, world_size: int, root: Path, run_dir: str) -> TrainConfig:
     tokenizer = f"{root}/tokenizer.json"
+    model = config.model.with_vocabulary(CaptionTokenizer.load(tokenizer).vocab_size)
     return replace(
-        as_run(config, config.model.with_vocabulary(CaptionTokenizer.load(tokenizer).vocab_size)),
+        as_run(replace(config, model=model)),
+        engine=config.engine,
         run_dir=run_dir,
         steps=str(10 + -(-config.steps // 10) * 10),
         global_batch=config.batch * world_size,

@@ -6,13 +6,13 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
 
 from bridgetower_train.bench.kit import (
-    BenchConfig,
+    BenchModelConfig,
     Figures,
     as_run,
     bench,
@@ -21,7 +21,7 @@ from bridgetower_train.bench.kit import (
     random_batch,
     timed,
 )
-from bridgetower_train.config import CheckpointConfig, DeviceConfig, ModelConfig, ObjectiveConfig, OptimConfig, at_least
+from bridgetower_train.config import CheckpointConfig, at_least
 from bridgetower_train.devices import Device, make_device
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.engines import NativeEngine
@@ -59,7 +59,7 @@ _BLOCK = 1 << 24
 
 
 @dataclass(frozen=True)
-class BenchSaveConfig(BenchConfig):
+class BenchSaveConfig(BenchModelConfig):
     """What is timed."""
 
     folder: str = "."
@@ -70,10 +70,6 @@ class BenchSaveConfig(BenchConfig):
     """Pairs of the training steps beside the write."""
     repeats: int = 3
     """Rounds; medians are reported."""
-    model: ModelConfig = field(default_factory=ModelConfig)
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    device: DeviceConfig = field(default_factory=DeviceConfig)
 
     def __post_init__(self) -> None:
         for name, least in (("times", 1), ("batch", 2), ("repeats", 1)):

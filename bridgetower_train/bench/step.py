@@ -2,14 +2,14 @@
 
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor
 
 from bridgetower_train.bench.hugging_face import HuggingFaceHeads, separate_flops
 from bridgetower_train.bench.kit import (
-    BenchConfig,
+    BenchModelConfig,
     Figures,
     as_run,
     bench,
@@ -19,7 +19,7 @@ from bridgetower_train.bench.kit import (
     make_task,
     random_batch,
 )
-from bridgetower_train.config import DeviceConfig, ModelConfig, ObjectiveConfig, OptimConfig, at_least
+from bridgetower_train.config import at_least
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.devices import Device, make_device
 from bridgetower_train.engines.activation import checkpoint_blocks
@@ -52,7 +52,7 @@ FIGURES = {
 
 
 @dataclass(frozen=True)
-class BenchStepConfig(BenchConfig):
+class BenchStepConfig(BenchModelConfig):
     """What is timed."""
 
     batch: int = 2
@@ -63,10 +63,6 @@ class BenchStepConfig(BenchConfig):
     """Time Hugging Face's classes too."""
     activation_checkpointing: bool = False
     """Recompute the blocks of the joint step in its backward pass (Hugging Face's classes cannot)."""
-    model: ModelConfig = field(default_factory=ModelConfig)
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    device: DeviceConfig = field(default_factory=DeviceConfig)
 
     def __post_init__(self) -> None:
         at_least("batch", self.batch, 2)
@@ -74,7 +70,7 @@ class BenchStepConfig(BenchConfig):
         weights, form = (self.objective.mlm, self.objective.itm, self.objective.itc), self.objective.itc_form
         if self.compare and (weights != (1, 1, 1) or form != "hf"):
             raise ConfigError(
-                "objective: Hugging Face's classes compute all three losses, in the form hf; set compare=false"
+                "objective: Hugging Face's classes compute all three losses in form hf; set compare=false"
             )
 
 
@@ -137,12 +133,7 @@ def losses(task: Task, heads: HuggingFaceHeads | None, batch: Batch, device: Dev
 
 def _rates(seconds: float, flops: float, batch: int, device: Device) -> dict[str, float]:
     rate = flops * batch / seconds
-    rates = {
-        "s": seconds,
-        "pairs_per_s": batch / seconds,
-        "gflop_per_pair": flops / 1e9,
-        "tflop_per_s": rate / 1e12,
-    }
+    rates = {"s": seconds, "pairs_per_s": batch / seconds, "gflop_per_pair": flops / 1e9, "tflop_per_s": rate / 1e12}
     return rates | ({"of_peak": rate / device.peak_flops} if device.peak_flops else {})
 
 

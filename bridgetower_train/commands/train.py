@@ -5,9 +5,9 @@ from contextlib import ExitStack
 import torch
 
 from bridgetower_train.config import TrainConfig
-from bridgetower_train.data.worker import killed_worker
 from bridgetower_train.devices import make_device
 from bridgetower_train.distributed import exit_with_parent, init_ranks, local_rank, shut_down
+from bridgetower_train.errors import UserError
 from bridgetower_train.training.metrics import clock
 from bridgetower_train.training.run import Run, build, fit, planned_graphs
 from bridgetower_train.watchdog import Watchdog
@@ -26,10 +26,14 @@ def run(config: TrainConfig) -> int:
             try:
                 return fit(job, watchdog)
             except RuntimeError as error:
-                killed = killed_worker(error, config.data)
-                if killed is None:
+                # Torch raises it in a signal handler, so it may surface anywhere.
+                if not str(error).startswith("DataLoader worker"):
                     raise
-                raise killed from None
+                raise UserError(
+                    f"{str(error).rstrip('. ')}. Most often the host ran out of memory, or /dev/shm out of space: lower "
+                    f"data.workers={config.data.workers} or data.prefetch={config.data.prefetch}, or give the job more (Docker: "
+                    "--memory, and --ipc=host or --shm-size); the kernel log (dmesg) lists processes killed for lack of memory"
+                ) from None
             finally:
                 for sink in job.sinks:
                     sink.close()

@@ -140,9 +140,7 @@ class InitConfig:
 
     def __post_init__(self) -> None:
         if self.checkpoint and (self.vision or self.text):
-            raise ConfigError(
-                f"init.checkpoint={self.checkpoint}: contains both towers; remove init.vision and init.text"
-            )
+            raise ConfigError(f"init.checkpoint={self.checkpoint}: has both towers; remove init.vision and init.text")
 
     @property
     def named(self) -> dict[str, str]:

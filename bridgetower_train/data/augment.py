@@ -62,9 +62,8 @@ def rand_augment(pixels: Pixels, size: int, seed: int, image_index: int) -> Pixe
         image = ImageOps.mirror(image)
     every = list((_PLAIN | _SIGNED).items())
     for turn in range(OPERATIONS):
-        name, (operation, low, high) = every[
-            int(random.below(seed, "augment.operation", len(every), image_index, turn))
-        ]
+        drawn = int(random.below(seed, "augment.operation", len(every), image_index, turn))
+        name, (operation, low, high) = every[drawn]
         strength = low + STRENGTH * (high - low)
         negative = name in _SIGNED and random.uniform(seed, "augment.sign", image_index, turn) < 0.5
         image = operation(image, -strength if negative else strength)

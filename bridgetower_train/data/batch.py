@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 
 @dataclass(frozen=True)
@@ -72,3 +73,13 @@ _OWN = ("pixel_values", "input_ids", "text_mask", "image_id")
 
 def _unpickle(pixel_values: Tensor, small: dict[str, npt.NDArray[np.generic]], bad: list[BadRecord]) -> Batch:
     return Batch.of({"pixel_values": pixel_values} | {name: torch.from_numpy(a) for name, a in small.items()}, bad)
+
+
+def empty_pixels(count: int, size: int) -> Tensor:
+    """uint8 (count, size, size, 3); in a loader worker it is shared memory, which the queue passes on without a copy."""
+    shape = (count, size, size, 3)
+    if get_worker_info() is None:
+        return torch.from_numpy(np.empty(shape, dtype=np.uint8))  # numpy uses huge pages, torch does not
+    storage = torch.UntypedStorage._new_shared(count * size * size * 3)
+    shared: Tensor = torch.empty(0, dtype=torch.uint8).set_(storage)
+    return shared.view(shape)

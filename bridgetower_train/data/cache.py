@@ -64,9 +64,7 @@ class ShardCache:
         DataError if it cannot be fetched, is larger than the cache, or has a different SHA-256.
         """
         if size > self.max_bytes:
-            raise DataError(
-                f"{url}: {size / 1e9:.1f} GB do not fit into data.cache_gb={self.max_bytes / 1e9:g}; raise it"
-            )
+            raise DataError(f"{url}: {size / 1e9:.1f} GB exceed data.cache_gb={self.max_bytes / 1e9:g}; raise it")
         path = self.folder / f"{hashlib.sha256(f'{url} {sha256}'.encode()).hexdigest()[:16]}-{url.rpartition('/')[2]}"
         if not _touch(path):
             with self._lock(str(int(path.name[:8], 16) % _LOCKS)):

@@ -1,6 +1,7 @@
 """Samples to batches: the map-style dataset over the sample indices of a run, and the stock DataLoader around it."""
 
 import dataclasses
+import functools
 import itertools
 import logging
 import time
@@ -13,15 +14,14 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bridgetower_train.config import TrainConfig
 from bridgetower_train.data.augment import rand_augment
-from bridgetower_train.data.batch import BadRecord, Batch
-from bridgetower_train.data.cache import ShardCache
+from bridgetower_train.data.batch import BadRecord, Batch, empty_pixels
 from bridgetower_train.data.image import Pixels, decode, decode_crop, resize_shorter
-from bridgetower_train.data.order import LRUCache, Order, Sample, Window
+from bridgetower_train.data.order import Order, Sample, Window
 from bridgetower_train.data.reader import Reader, Samples, View
-from bridgetower_train.data.roots import is_remote
+from bridgetower_train.data.roots import is_remote, shard_cache
 from bridgetower_train.data.shards import BadRecordError, Corpus, Record, open_corpus
 from bridgetower_train.data.text import CaptionTokenizer
-from bridgetower_train.data.worker import empty_pixels, start_worker
+from bridgetower_train.data.worker import start_worker
 from bridgetower_train.errors import ConfigError, DataError, UserError
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,10 @@ class PairDataset(Dataset[Batch]):
                 f"data.corpora: they have {self._first_id[-1]} records, and a run takes fewer than 2^31; leave some out"
             )
         self._remote = any(is_remote(corpus.folder) for corpus in corpora)
-        self._prefetched: LRUCache[Window, None] = LRUCache(4 * order.lanes)
+        self._fetch_ahead = functools.lru_cache(4 * order.lanes)(self._prefetch_window)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.order, self.corpora, self.tokenizer, self.reader, self.config)
 
     def __len__(self) -> int:
         """Samples per epoch; sample indices continue beyond it."""
@@ -86,14 +89,7 @@ class PairDataset(Dataset[Batch]):
         ids, mask = self.tokenizer.encode(texts, self.config.model.max_text_len, self.config.data.text_buckets)
         index = np.asarray(sample_indices, dtype=np.int64)
         labels = self.reader.labels(Samples(records, [one.sample.caption for one in read], index, image_id, ids, mask))
-        return Batch(
-            pixel_values=pixels[:count].permute(0, 3, 1, 2),
-            input_ids=ids,
-            text_mask=mask,
-            image_id=torch.from_numpy(image_id),
-            labels=labels,
-            bad=bad,
-        )
+        return Batch(pixels[:count].permute(0, 3, 1, 2), ids, mask, torch.from_numpy(image_id), labels, bad)
 
     def describe(self, sample_index: int) -> dict[str, Any]:
         """A sample in plain values: its index (`position`), epoch, corpus, shard, row, key, caption and the source's `meta`."""
@@ -125,10 +121,8 @@ class PairDataset(Dataset[Batch]):
         read: list[_Read] = []
         bad: list[BadRecord] = []
         images = self.reader.images
-        for begin, (sample, one) in zip(
-            range(0, len(samples) * images, images), zip(samples, found, strict=True), strict=True
-        ):
-            out = pixels_XSSC[begin : begin + images + SPARE]
+        for number, (sample, one) in enumerate(zip(samples, found, strict=True)):
+            out = pixels_XSSC[number * images : (number + 1) * images + SPARE]
             try:
                 if one is not None:
                     self._decode(one, out)
@@ -158,7 +152,7 @@ class PairDataset(Dataset[Batch]):
                 sample = self.order.at(next(following))
         names = "; ".join(f"{name}: {reason}" for name, reason in shards.items())
         raise DataError(
-            f"{MAX_BAD_RUN} records in a row cannot be used ({names}); find out why with `bridgetower prep lint`"
+            f"{MAX_BAD_RUN} records in a row cannot be used ({names}); see why with `bridgetower prep lint`"
         )
 
     def _read(self, sample: Sample) -> _Read:
@@ -183,9 +177,9 @@ class PairDataset(Dataset[Batch]):
     def _prefetch(self, sample_indices: Sequence[int]) -> None:
         """Start to fetch the shards that the lanes of these samples need next, once per window of a lane."""
         for sample_index in sample_indices[:: self.order.samples_per_lane]:
-            self._prefetched.get(self.order.window_of(sample_index), self._fetch_ahead)
+            self._fetch_ahead(self.order.window_of(sample_index))
 
-    def _fetch_ahead(self, window: Window) -> None:
+    def _prefetch_window(self, window: Window) -> None:
         ahead = self.order.shards_ahead(window)
         for corpus, shards in itertools.groupby(ahead, key=lambda pair: pair[0]):
             self.corpora[corpus].prefetch(shard for _, shard in shards)
@@ -285,7 +279,7 @@ def open_data(
         config = dataclasses.replace(config, data=dataclasses.replace(data, augment="none"))
     if not corpora:
         raise ConfigError("data.corpora: is empty; name at least one corpus, as in data.corpora={coco: 1.0}")
-    cache = ShardCache(data.cache_dir, int(data.cache_gb * 1e9)) if data.cache_dir else None
+    cache = shard_cache(data.root, data.cache_dir, data.cache_gb)
     opened = [open_corpus(data.root, name, cache) for name in corpora]
     _refuse_test_splits(opened, "data.validation" if validation else "data.corpora")
     for corpus in opened:

@@ -9,51 +9,21 @@ import bisect
 import hashlib
 import itertools
 import json
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from bridgetower_train import random
+from bridgetower_train.data.shards import Corpus
 from bridgetower_train.errors import ConfigError, DataError
 
 IntArray = npt.NDArray[np.int64]
 Window = tuple[int, int, int]
 """(epoch, lane, number within that lane) of a group of samples that are permuted together."""
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V")
-
-
-class ShardCounts(Protocol):
-    """What the order reads of a shard in the manifest."""
-
-    @property
-    def captions(self) -> int: ...
-
-
-class ManifestCounts(Protocol):
-    """What the order reads of a manifest."""
-
-    @property
-    def shards(self) -> Sequence[ShardCounts]: ...
-
-
-class IndexedCorpus(Protocol):
-    """What the order reads of a corpus (`data.shards.Corpus`)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def digest(self) -> str: ...
-    @property
-    def manifest(self) -> ManifestCounts: ...
-    @property
-    def shard_rows(self) -> IntArray: ...
-    @property
-    def index(self) -> npt.NDArray[Any]: ...
 
 
 class Sample(NamedTuple):
@@ -64,27 +34,6 @@ class Sample(NamedTuple):
     corpus: int
     row: int
     caption: int
-
-
-@dataclass
-class LRUCache(Generic[K, V]):
-    """Keeps the `capacity` most recently used values. Pickled empty."""
-
-    capacity: int
-    values: OrderedDict[K, V] = field(default_factory=OrderedDict)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return LRUCache, (self.capacity,)
-
-    def get(self, key: K, make: Callable[[K], V]) -> V:
-        """The value of `key`, made if it is not in the cache."""
-        if key in self.values:
-            self.values.move_to_end(key)
-        else:
-            self.values[key] = make(key)
-            if len(self.values) > self.capacity:
-                self.values.popitem(last=False)
-        return self.values[key]
 
 
 @dataclass(frozen=True)
@@ -115,7 +64,7 @@ class Order:
 
     def __init__(
         self,
-        corpora: Sequence[IndexedCorpus],
+        corpora: Sequence[Corpus],
         weights: Sequence[float],
         seed: int,
         lanes: int,
@@ -143,16 +92,18 @@ class Order:
         """Samples of one lane per epoch."""
         self.epoch_samples = self.lane_samples * lanes
         """Samples per epoch. The remainder, fewer than `lanes`, is skipped: different samples each epoch."""
-        self._epochs: LRUCache[int, _Epoch] = LRUCache(2)
-        self._windows: LRUCache[Window, npt.NDArray[Any]] = LRUCache(lanes + 8)
-        self._begins: LRUCache[tuple[int, int], memoryview] = LRUCache(1024)
+        self._segments = lru_cache(2)(self._segments_of)
+        self._permuted = lru_cache(lanes + 8)(self._permutation)
+        self._caption_begin = lru_cache(1024)(self._caption_begin_of)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        settings = (self.seed, self.lanes, self.samples_per_lane, self.captions, self.window)
+        return Order, (self.corpora, self.weights, *settings)
 
     @property
     def digest(self) -> str:
         """Hash of everything that the order depends on; it must not change on resume."""
-        corpora = [
-            [corpus.name, corpus.digest, weight] for corpus, weight in zip(self.corpora, self.weights, strict=True)
-        ]
+        corpora = [[c.name, c.digest, weight] for c, weight in zip(self.corpora, self.weights, strict=True)]
         facts = [corpora, self.seed, self.lanes, self.samples_per_lane, self.captions, self.window]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
@@ -172,17 +123,15 @@ class Order:
         epoch, offset = np.divmod(number, self.lane_samples)
         window, inside = np.divmod(offset, self.window)
         keys = zip(epoch.tolist(), lane.tolist(), window.tolist(), inside.tolist(), strict=True)
-        permuted = [int(self._windows.get((e, n, w), self._permuted)[i]) for e, n, w, i in keys]
+        permuted = [int(self._permuted(e, n, w)[i]) for e, n, w, i in keys]
         in_epoch = lane * self.lane_samples + window * self.window + permuted
         corpus, row, caption = (np.empty_like(index) for _ in range(3))
         for e in np.unique(epoch).tolist():
-            table, of_epoch = self._epochs.get(e, self._segments), epoch == e
-            segment = table.segment_of(in_epoch[of_epoch])
-            within = in_epoch[of_epoch] - table.begin[segment] + table.start[segment]
-            corpus[of_epoch] = table.corpus[segment]
-            row[of_epoch], caption[of_epoch] = self._rows(
-                index[of_epoch], table.corpus[segment], table.shard[segment], within
-            )
+            table, here = self._segments(e), epoch == e
+            segment = table.segment_of(in_epoch[here])
+            within = in_epoch[here] - table.begin[segment] + table.start[segment]
+            corpus[here] = table.corpus[segment]
+            row[here], caption[here] = self._rows(index[here], table.corpus[segment], table.shard[segment], within)
         return epoch, corpus, row, caption
 
     def following(self, sample_index: int) -> Iterator[int]:
@@ -206,7 +155,7 @@ class Order:
         following = (epoch + 1, lane, 0) if last else (epoch, lane, window + 1)
         shards: dict[tuple[int, int], None] = {}
         for e, _, w in (of, following):
-            table = self._epochs.get(e, self._segments)
+            table = self._segments(e)
             begin = lane * self.lane_samples + w * self.window
             end = min(begin + self.window, (lane + 1) * self.lane_samples)
             low, high = table.segment_of(np.array([begin, end - 1]))
@@ -220,18 +169,17 @@ class Order:
         lane, within = np.divmod(rest, self.samples_per_lane)
         return lane, step * self.samples_per_lane + within
 
-    def _shard_samples(self, corpus: IndexedCorpus) -> IntArray:
+    def _shard_samples(self, corpus: Corpus) -> IntArray:
         if self.captions == "one":
             return np.diff(corpus.shard_rows).astype(np.int64)
         return np.fromiter((shard.captions for shard in corpus.manifest.shards), dtype=np.int64)
 
-    def _permuted(self, key: Window) -> npt.NDArray[Any]:
-        epoch, lane, window = key
+    def _permutation(self, epoch: int, lane: int, window: int) -> npt.NDArray[Any]:
         size = min(self.window, self.lane_samples - window * self.window)
         order = random.permutation(self.seed, "order.window", size, epoch, lane, window)
         return order.astype(np.min_scalar_type(size))
 
-    def _segments(self, epoch: int) -> _Epoch:
+    def _segments_of(self, epoch: int) -> _Epoch:
         parts = []
         for corpus, (counts, weight, run) in enumerate(zip(self._counts, self.weights, self._runs, strict=True)):
             shards = np.arange(len(counts))
@@ -265,7 +213,7 @@ class Order:
         record, caption = within, np.empty_like(within)
         if self.captions == "all":
             keys = zip(corpus.tolist(), shard.tolist(), within.tolist(), strict=True)
-            begins = [(self._begins.get((c, s), self._caption_begin), w) for c, s, w in keys]
+            begins = [(self._caption_begin(c, s), w) for c, s, w in keys]
             record = np.array([bisect.bisect_right(begin, w) - 1 for begin, w in begins])
             caption = within - [begin[r] for (begin, _), r in zip(begins, record.tolist(), strict=True)]
         row = np.empty_like(within)
@@ -277,9 +225,8 @@ class Order:
                 caption[here] = random.below(self.seed, "order.caption", counts, sample_index[here])
         return row, caption
 
-    def _caption_begin(self, key: tuple[int, int]) -> memoryview:
+    def _caption_begin_of(self, corpus: int, shard: int) -> memoryview:
         """Number of each record's first caption within its shard, and the total."""
-        corpus, shard = key
         source = self.corpora[corpus]
         low, high = source.shard_rows[shard : shard + 2]
         begin = np.concatenate([[0], np.cumsum(source.index["captions"][low:high])]).astype(np.int32)

@@ -19,7 +19,7 @@ from isal.isal_zlib import crc32  # zlib's, eight times faster
 
 from bridgetower_train.data.cache import ShardCache, read_url
 from bridgetower_train.data.manifest import Manifest, ShardInfo, reindex_hint
-from bridgetower_train.data.roots import is_remote
+from bridgetower_train.data.roots import is_remote, plain_root
 from bridgetower_train.data.tar import BLOCK, member_key, parse_header
 from bridgetower_train.errors import ConfigError, DataError, UserError, nearest
 from bridgetower_train.files import sha256_file
@@ -232,11 +232,12 @@ class Corpus:
         with ThreadPoolExecutor(_STATS_AT_ONCE) as pool:
             wrong = [line for line in pool.map(self._check_size, self.manifest.shards) if line]
         if wrong:
-            message = f"{self.folder}: changed since it was indexed: {'; '.join(wrong)}"
-            raise DataError(f"{message}; {reindex_hint(self.folder)}")
+            raise DataError(
+                f"{self.folder}: changed since it was indexed: {'; '.join(wrong)}; {reindex_hint(self.folder)}"
+            )
         if sha256_file(self._index_path) != self.manifest.index_sha256:
-            message = f"{self._index_path}: is not the index that its manifest describes"
-            raise DataError(f"{message}; {reindex_hint(self.folder)}")
+            hint = reindex_hint(self.folder)
+            raise DataError(f"{self._index_path}: is not the index that its manifest describes; {hint}")
 
     def _check_size(self, info: ShardInfo) -> str | None:
         try:
@@ -267,7 +268,7 @@ def open_corpus(root: str, name: str, cache: ShardCache | None = None) -> Corpus
     Takes time in proportion to the shards, not to the records. ConfigError if there is no such folder, or no cache for
     a remote one; DataError if manifest or index is missing or they do not match.
     """
-    root = root.removeprefix("file://").rstrip("/")
+    root = plain_root(root)
     folder, path = f"{root}/{name}", f"{root}/{name}/manifest.json"
     if is_remote(root):
         if cache is None:

@@ -116,9 +116,7 @@ class CaptionTokenizer:
         longest = (max_len - 2) * self._longest_token  # so that a caption of a megabyte is not tokenized whole
         start, end = (np.int64(i).tobytes() for i in (self.start, self.end))
         room = (max_len - 2) * len(start)
-        rows = [
-            start + b"".join(map(self._ids.__getitem__, self._split(text[:longest])))[:room] + end for text in texts
-        ]
+        rows = [start + b"".join(map(self._ids.__getitem__, self._split(t[:longest])))[:room] + end for t in texts]
         lengths = np.array([len(row) // len(start) for row in rows])
         length = next((bucket for bucket in buckets if bucket >= lengths.max()), max_len)
         mask = np.arange(length) < lengths[:, None]

@@ -10,10 +10,7 @@ from torch import Tensor
 
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.engines.tensor_file import Read
-from bridgetower_train.tasks import Task
-
-Metrics = dict[str, Tensor]
-"""Device scalars by name."""
+from bridgetower_train.tasks.base import Metrics, Task
 
 Files = dict[str, dict[str, Tensor]]
 """Path of a safetensors file -> its host tensors by name."""

@@ -21,16 +21,7 @@ from bridgetower_train.config import OptimConfig
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.devices import Device
 from bridgetower_train.distributed import Ranks
-from bridgetower_train.engines.base import (
-    MOMENTS,
-    OPTIMIZER,
-    WEIGHTS,
-    Engine,
-    Files,
-    Metrics,
-    read_slots,
-    snapshot_shapes,
-)
+from bridgetower_train.engines.base import MOMENTS, OPTIMIZER, WEIGHTS, Engine, Files, read_slots, snapshot_shapes
 from bridgetower_train.engines.deepspeed_import import import_deepspeed
 from bridgetower_train.engines.host import HostCopies
 from bridgetower_train.engines.optim import parameter_groups
@@ -38,7 +29,7 @@ from bridgetower_train.engines.partition import FlatPartition
 from bridgetower_train.engines.tensor_file import Read, shared_tensors
 from bridgetower_train.engines.zero_weights import Zero3Settings, leaves
 from bridgetower_train.errors import ConfigError, UserError
-from bridgetower_train.tasks import Task
+from bridgetower_train.tasks.base import Metrics, Task
 
 ZERO_BUCKET = 100_000_000
 """Most gradients that are reduced in one collective."""
@@ -114,7 +105,6 @@ class ZeroEngine(Engine):
                         )
 
     def forward_backward(self, batch: Batch, totals: Tensor, last: bool) -> Metrics:
-        """See Engine."""
         self.engine.set_gradient_accumulation_boundary(last)
         loss: Tensor
         metrics: Metrics
@@ -125,7 +115,6 @@ class ZeroEngine(Engine):
         return metrics
 
     def step(self) -> Metrics:
-        """See Engine."""
         gradients = self._gradients()
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.stage:
@@ -149,7 +138,6 @@ class ZeroEngine(Engine):
         return [gradient for group in self.engine.optimizer.averaged_gradients.values() for gradient in group]
 
     def preallocate(self) -> None:
-        """See Engine."""
         if self.ranks.is_main:
             trained = (name for group in self.optimizer.param_groups for name in group["names"])
             self._host.preallocate(snapshot_shapes(self._shapes, trained))
@@ -189,7 +177,6 @@ class ZeroEngine(Engine):
                 yield from ((f"{name}.{key}", value) for name, value in partition.gather(slots[key]))
 
     def load(self, folder: Path) -> None:
-        """See Engine."""
         with shared_tensors(folder / WEIGHTS, self.ranks) as read:
             self._load_weights(read)
         with shared_tensors(folder / OPTIMIZER, self.ranks) as read:
@@ -250,7 +237,6 @@ class Autocast(nn.Module):
         self.task, self.autocast = task, autocast
 
     def forward(self, batch: Batch, totals: Tensor) -> tuple[Tensor, Metrics]:
-        """See Task."""
         with self.autocast():
             loss, metrics = self.task(batch, totals)
         return loss, metrics
@@ -259,9 +245,7 @@ class Autocast(nn.Module):
 def check_device(device: Device, stage: int) -> None:
     """ConfigError if `device` is configured in a way that DeepSpeed's hooks do not support."""
     if device.config.graphs:
-        raise ConfigError(
-            f"device.graphs=true: engine=zero{stage} does not support graphs; remove it, or use engine=native"
-        )
+        raise ConfigError(f"device.graphs=true: not supported by engine=zero{stage}; remove it, or use engine=native")
     if stage == 3 and device.execution == "compile":
         raise ConfigError(
             "device.execution=compile: engine=zero3 does not support it; use engine=zero2, or device.execution=eager"
@@ -275,12 +259,16 @@ def bucket_size(parameters: int) -> int:
 
 def settings(stage: int, parameters: int, device: Device) -> dict[str, Any]:
     """DeepSpeed's configuration: sizes in proportion to the model, and what the device's vendor requires."""
+    zero3 = Zero3Settings.of(parameters)
     zero: dict[str, Any] = {
         "stage": stage,
         "reduce_bucket_size": bucket_size(parameters),
         # Reduce each gradient to the rank that owns it, at half the cost of an all-reduce.
         "use_multi_rank_bucket_allreduce": False,
-        **Zero3Settings.of(parameters).settings(),
+        "stage3_param_persistence_threshold": zero3.persistent,
+        "stage3_max_reuse_distance": zero3.reuse,
+        "stage3_prefetch_bucket_size": zero3.prefetch,
+        "stage3_max_live_parameters": zero3.live,
         "sub_group_size": 2**62,
         **device.zero_settings(stage),
     }

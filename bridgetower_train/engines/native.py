@@ -13,24 +13,18 @@ from bridgetower_train.config import OptimConfig
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.devices import Device
 from bridgetower_train.distributed import Ranks
-from bridgetower_train.engines.base import OPTIMIZER, WEIGHTS, Engine, Files, Metrics, read_slots, snapshot_shapes
+from bridgetower_train.engines.base import OPTIMIZER, WEIGHTS, Engine, Files, read_slots, snapshot_shapes
 from bridgetower_train.engines.host import HostCopies
 from bridgetower_train.engines.optim import parameter_groups
 from bridgetower_train.engines.tensor_file import shared_tensors
-from bridgetower_train.tasks import Task
+from bridgetower_train.tasks.base import Metrics, Task
 
 
 class NativeEngine(Engine):
     """See Engine. Every rank has all weights; rank 0 writes them."""
 
     def __init__(
-        self,
-        task: Task,
-        device: Device,
-        ranks: Ranks,
-        config: OptimConfig,
-        graphs: int = 1,
-        accumulates: bool = False,
+        self, task: Task, device: Device, ranks: Ranks, config: OptimConfig, graphs: int = 1, accumulates: bool = False
     ) -> None:
         """Batches will have `graphs` different shapes; if it `accumulates`, a step has several micro-batches."""
         self.task, self.device, self.ranks, self.config = task, device, ranks, config
@@ -46,7 +40,6 @@ class NativeEngine(Engine):
         self._host = HostCopies(device)
 
     def forward_backward(self, batch: Batch, totals: Tensor, last: bool) -> Metrics:
-        """See Engine."""
         self.device.begin_micro_batch(self._micro_batch)
         self._micro_batch = 0 if last else self._micro_batch + 1
         with self._reduce_gradients(last):
@@ -66,7 +59,6 @@ class NativeEngine(Engine):
         return self.module.no_sync()
 
     def step(self) -> Metrics:
-        """See Engine."""
         norm = self.device.clip(self.parameters, self.config.clip_norm)
         skipped = 1.0 - torch.isfinite(norm).float()
         gradients = [p.grad for p in self.parameters if p.grad is not None]
@@ -76,13 +68,11 @@ class NativeEngine(Engine):
         return {"grad_norm": norm, "skipped": skipped}
 
     def preallocate(self) -> None:
-        """See Engine."""
         if self.ranks.is_main:
             weights = {name: parameter.shape for name, parameter in self.task.model.named_parameters()}
             self._host.preallocate(snapshot_shapes(weights, (name for _, name, _ in self._named())))
 
     def snapshot(self) -> Files:
-        """See Engine."""
         if not self.ranks.is_main:
             return {}
         slots = (
@@ -94,7 +84,6 @@ class NativeEngine(Engine):
         return {WEIGHTS: self._host.copy(weights), OPTIMIZER: self._host.copy(slots)}
 
     def load(self, folder: Path) -> None:
-        """See Engine."""
         with shared_tensors(folder / WEIGHTS, self.ranks) as read, torch.no_grad():
             for name, parameter in self.task.model.named_parameters():
                 parameter.copy_(read(name, parameter.shape))

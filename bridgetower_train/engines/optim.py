@@ -12,9 +12,7 @@ TRUNK, FUSION = "bridgetower.", "bridgetower.cross_modal_"
 """Prefixes of the trunk's parameters, and of the fusion encoder's among them."""
 
 
-def parameter_groups(
-    named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimConfig
-) -> list[dict[str, object]]:
+def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], config: OptimConfig) -> list[dict[str, object]]:
     """Groups for AdamW by learning rate (tower, fusion, head) and weight decay, with the parameters' `names`.
 
     The fusion encoder trains at `optim.lr_fusion`, modules beside the trunk at `optim.lr_heads`, and the rest, including type
@@ -25,7 +23,7 @@ def parameter_groups(
     """
     rates = {"tower": config.lr, "fusion": config.lr_fusion, "head": config.lr_heads}
     groups: dict[tuple[str, bool], dict[str, list[object]]] = {}
-    for name, parameter in named_parameters:
+    for name, parameter in named:
         if not parameter.requires_grad:
             continue
         part = "fusion" if name.startswith(FUSION) else "tower"
@@ -36,13 +34,7 @@ def parameter_groups(
         group["params"].append(parameter)
         group["names"].append(name)
     return [
-        {
-            **group,
-            "part": part,
-            "initial_lr": rates[part],
-            "lr": rates[part],
-            "weight_decay": config.weight_decay * decayed,
-        }
+        {**group, "initial_lr": rates[part], "lr": rates[part], "weight_decay": config.weight_decay * decayed}
         for (part, decayed), group in groups.items()
     ]
 

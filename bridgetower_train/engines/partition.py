@@ -48,9 +48,7 @@ class FlatPartition:
                 cut = [self._overlap(rank, begin, size) for rank in range(self.ranks)]
             yield name, shape, [piece for piece in cut if piece.count > 0]
             begin += part if self.per_parameter else size
-        assert begin <= self.length * (1 if self.per_parameter else self.ranks), (
-            "the flat tensors are smaller than the group"
-        )
+        assert begin <= self.length * (1 if self.per_parameter else self.ranks), "the group is larger than its tensors"
 
     def _overlap(self, rank: int, begin: int, size: int) -> Slice:
         """The slice on `rank` of a parameter that begins at `begin` of the concatenation."""

@@ -81,9 +81,7 @@ class _File:
             raise ValueError(f"it does not contain {name}")
         entry = self.entries.pop(name)
         if (entry["dtype"], entry["shape"]) != ("F32", list(tensor.shape)):
-            raise ValueError(
-                f"{name} is {entry['dtype']} {entry['shape']}, and the model's is F32 {list(tensor.shape)}"
-            )
+            raise ValueError(f"{name} is {entry['dtype']} {entry['shape']}, the model's is F32 {list(tensor.shape)}")
         self.file.seek(self.begin + entry["data_offsets"][0])
         if self.file.readinto(_bytes(tensor)) != tensor.nbytes:
             raise ValueError(f"it ends within {name}")

@@ -26,15 +26,6 @@ class Zero3Settings:
         """In proportion to the model: biases and norms are not sharded; of the rest, about one block is gathered at a time."""
         return Zero3Settings(parameters // 10_000, parameters // 64, parameters // 64, parameters // 16)
 
-    def settings(self) -> dict[str, int]:
-        """The settings under DeepSpeed's names."""
-        return {
-            "stage3_param_persistence_threshold": self.persistent,
-            "stage3_max_reuse_distance": self.reuse,
-            "stage3_prefetch_bucket_size": self.prefetch,
-            "stage3_max_live_parameters": self.live,
-        }
-
 
 def leaves(task: Task) -> list[nn.Module]:
     """The modules whose weights are gathered and released as a whole: all transformer blocks except the fusion's last.

@@ -75,7 +75,7 @@ class Fused:
 
 
 class Trunk(nn.Module):
-    """Towers and fusion encoder: everything except the heads."""
+    """Towers and fusion encoder: everything except the heads. BridgeTower documents the methods."""
 
     def __init__(self, config: ModelConfig, attention: AttentionFunction) -> None:
         super().__init__()
@@ -96,20 +96,17 @@ class Trunk(nn.Module):
         self.cross_modal_image_pooler = Pooler(width)
 
     def encode_image(self, pixels_B3SS: Tensor) -> ImageStates:
-        """See BridgeTower.encode_image."""
         visual = self.vision_model.visual
         normed = [visual.ln_post(x_BND) for x_BND in visual(pixels_B3SS, self.layers)]
         bridged = [self.cross_modal_image_transform(x_BND) + self._token_type(1, x_BND) for x_BND in normed]
         return ImageStates(bridged, normed[-1][:, 0])
 
     def encode_text(self, ids_BL: Tensor, mask_BL: Tensor) -> TextStates:
-        """See BridgeTower.encode_text."""
         top = self.text_model(ids_BL, mask_BL, self.layers)
         bridged = [self.cross_modal_text_transform(x_BLD) + self._token_type(0, x_BLD) for x_BLD in top]
         return TextStates(bridged, top[-1][:, 0], attention_mask(mask_BL))
 
     def fuse(self, image: ImageStates, text: TextStates, pairs: Pairs) -> Fused:
-        """See BridgeTower.fuse."""
         # x is the text stream, y the image stream. Up to the cross-attention of the first layer they have one row per text
         # and per image, from which each pair takes its own there; from then on they have one row per pair.
         x, y = self.cross_modal_text_layernorm(text.bridged[0]), self.cross_modal_image_layernorm(image.bridged[0])

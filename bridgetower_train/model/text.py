@@ -7,14 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bridgetower_train.config import PAD_ID, ModelConfig
-from bridgetower_train.model.attention import (
-    AddNorm,
-    Attention,
-    AttentionFunction,
-    Embedding,
-    Intermediate,
-    top_states,
-)
+from bridgetower_train.model.attention import AddNorm, Attention, AttentionFunction, Embedding, Intermediate, top_states
 
 
 class TextEmbeddings(nn.Module):

@@ -8,14 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bridgetower_train.config import ModelConfig
-from bridgetower_train.model.attention import (
-    AttentionFunction,
-    Embedding,
-    Linear,
-    merge_heads,
-    split_heads,
-    top_states,
-)
+from bridgetower_train.model.attention import AttentionFunction, Embedding, Linear, merge_heads, split_heads, top_states
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 """CLIP's mean of red, green and blue, in [0, 1]."""

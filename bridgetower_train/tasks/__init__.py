@@ -3,8 +3,7 @@
 May import config, data, devices and model.
 """
 
-from bridgetower_train.config import TrainConfig
-from bridgetower_train.errors import ConfigError, nearest
+from bridgetower_train.config import TrainConfig, one_of
 from bridgetower_train.model.flops import TRAINING, forward_flops
 from bridgetower_train.tasks.base import Task
 from bridgetower_train.tasks.pretraining import Pretraining
@@ -16,8 +15,7 @@ __all__ = ["TASKS", "Task", "known_heads", "step_flops", "task_class"]
 
 def task_class(config: TrainConfig) -> type[Task]:
     """The class of `config.task`; ConfigError for an unknown name."""
-    if config.task not in TASKS:
-        raise ConfigError(f"task={config.task}: must be one of {', '.join(TASKS)}{nearest(config.task, TASKS)}")
+    one_of("task", config.task, tuple(TASKS))
     return TASKS[config.task]
 
 

@@ -27,9 +27,7 @@ class Checkpoints:
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
 
-    def load(
-        self, engine: Engine, expected: dict[str, Any], defaults: dict[str, Any] | None = None
-    ) -> dict[str, Any] | None:
+    def load(self, engine: Engine, expected: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any] | None:
         """Load the newest intact checkpoint into `engine` and return its state; None if the run has not been saved yet.
 
         Only rank 0 finds, verifies and reads it. The outcome is the same on all ranks.
@@ -37,16 +35,16 @@ class Checkpoints:
         Raises CheckpointError if the state differs from `expected`, the values that must not change on resume. A key that an
         older state does not have counts as its value in `defaults`.
         """
-        found: tuple[Path, dict[str, Any]] | None
-        found, saved = self.ranks.gather_objects(self._find() if self.ranks.is_main else (None, False))[0]
+        folder = newest(self.run_dir, self.log) if self.ranks.is_main else None
+        found = (folder, read_state(folder)) if folder else None
+        found, saved = self.ranks.gather_objects((found, bool(step_folders(self.run_dir))))[0]
         if found is None:
             if saved:
-                raise CheckpointError(
-                    f"no checkpoint in {self.folder} is intact; move the folder away to start from scratch"
-                )
+                raise CheckpointError(f"no checkpoint in {self.folder} is intact; move it away to start from scratch")
             return None
+        state: dict[str, Any]
         folder, state = found
-        kept = {**(defaults or {}), **state["identity"]}
+        kept = defaults | state["identity"]
         changed = [f"{k} was {kept.get(k)!r}, is {v!r}" for k, v in expected.items() if kept.get(k) != v]
         if changed:
             raise CheckpointError(
@@ -54,11 +52,6 @@ class Checkpoints:
             )
         engine.load(folder)
         return state
-
-    def _find(self) -> tuple[tuple[Path, dict[str, Any]] | None, bool]:
-        """(the newest intact checkpoint and its state, whether there are any checkpoints)."""
-        folder = newest(self.run_dir, self.log)
-        return (folder, read_state(folder)) if folder else None, bool(step_folders(self.run_dir))
 
     def save(self, engine: Engine, state: dict[str, Any]) -> None:
         """Copy the checkpoint of `state["step"]` to host memory, and write it from there in the background.

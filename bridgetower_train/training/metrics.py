@@ -70,12 +70,10 @@ class JsonLines:
         self._file = path.open("a")
 
     def write(self, record: LogRecord) -> None:
-        """See Sink."""
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
 
     def close(self) -> None:
-        """See Sink."""
         self._file.close()
 
 
@@ -100,13 +98,11 @@ class TensorBoard:
         self._writer = SummaryWriter(str(folder), purge_step=resume_step + 1)  # type: ignore[no-untyped-call]
 
     def write(self, record: LogRecord) -> None:
-        """See Sink."""
         for key, value in record.items():
             if isinstance(value, (int, float)) and key not in ("step", "time"):
                 self._writer.add_scalar(key, value, record["step"])  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
-        """See Sink."""
         self._writer.close()  # type: ignore[no-untyped-call]
 
 
@@ -127,11 +123,9 @@ class Wandb:
         )
 
     def write(self, record: LogRecord) -> None:
-        """See Sink."""
         self._run.log({k: v for k, v in record.items() if k != "step"}, step=record["step"])
 
     def close(self) -> None:
-        """See Sink."""
         self._run.finish()
 
 
@@ -156,7 +150,6 @@ class Console:
             print(text, flush=True)
 
     def write(self, record: LogRecord) -> None:
-        """See Sink."""
         if "loss" not in record:
             figures = "  ".join(f"{k} {v:.3f}" for k, v in record.items() if k not in ("step", "time"))
             self.log(f"step {record['step']}  {figures}")
@@ -174,7 +167,6 @@ class Console:
             )
 
     def close(self) -> None:
-        """See Sink."""
         if self._bar is not None:
             self._bar.close()
 

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from bridgetower_train import compose, random
-from bridgetower_train.config import Duration, ProfileConfig, TrainConfig
+from bridgetower_train.config import Duration, ProfileConfig, TrainConfig, one_of
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.data.dataset import PairDataset, make_loader, open_data
 from bridgetower_train.data.text import CaptionTokenizer
@@ -25,7 +25,7 @@ from bridgetower_train.distributed import Flag, Ranks, run_dir_lock
 from bridgetower_train.engines import ENGINES, Engine
 from bridgetower_train.engines.activation import checkpoint_blocks
 from bridgetower_train.engines.optim import Schedule, set_lr
-from bridgetower_train.errors import ConfigError, UserError, nearest
+from bridgetower_train.errors import UserError
 from bridgetower_train.files import atomic_write
 from bridgetower_train.tasks import step_flops, task_class
 from bridgetower_train.training.checkpoints import Checkpoints, fingerprint
@@ -41,17 +41,9 @@ from bridgetower_train.weights.checkpoint import step_folders
 from bridgetower_train.weights.initial import start_weights
 
 FROZEN_KEYS = (
-    "seed",
-    "global_batch",
-    "task",
-    "model.",
-    "objective.",
-    "data.corpora",
-    "data.captions",
-    "data.augment",
-    "data.lanes",
-    "data.shuffle_window",
-)
+    "seed", "global_batch", "task", "model.", "objective.",
+    "data.corpora", "data.captions", "data.augment", "data.lanes", "data.shuffle_window",
+)  # fmt: skip
 """Keys that must not change on resume: they determine the weights and the order of data."""
 
 
@@ -86,9 +78,6 @@ class Run:
             sink.write({**record, "time": time.time()})
 
 
-# Assembly.
-
-
 def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -> Run:
     """Everything that `fit` needs, loaded from the newest checkpoint if there is one.
 
@@ -98,11 +87,11 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
     config, tokenizer, dataset = read_data(config, ranks)
     run_dir = Path(config.run_dir)
     resumes: bool = ranks.gather_objects(bool(step_folders(run_dir)))[0]
-    engine = build_engine(config, device, ranks, None if resumes else tokenizer)
+    engine = build_engine(config, device, ranks, accumulation, None if resumes else tokenizer)
     validation = Validation(config, tokenizer, device, ranks) if config.validation.every else None
     stack.enter_context(run_dir_lock(run_dir, ranks))
     fixed = fingerprint(config, FROZEN_KEYS) | {"tokenizer": tokenizer.digest, "order": dataset.order.digest}
-    checkpoints = Checkpoints(run_dir, config.checkpoint, ranks, print if ranks.is_main else _silent)
+    checkpoints = Checkpoints(run_dir, config.checkpoint, ranks, print if ranks.is_main else lambda text: None)
     stack.callback(checkpoints.close)
     state = checkpoints.load(engine, fixed, fingerprint(TrainConfig(), FROZEN_KEYS))
     state = state or {"step": 0, "skipped": 0, "bad_samples": 0}
@@ -110,7 +99,9 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
     if ranks.is_main:
         atomic_write(run_dir / "config.yaml", compose.to_yaml(config))
 
-    total_steps, schedule = plan_steps(config, dataset.order.epoch_samples)
+    sizes = config.global_batch, dataset.order.epoch_samples
+    total_steps = Duration.parse("steps", config.steps).steps(*sizes)
+    warmup = Duration.parse("optim.warmup", config.optim.warmup).steps(*sizes, total_steps)
     loader = make_loader(
         dataset, ranks.rank, ranks.world_size, micro_batch, accumulation, start, config.data.workers, config.data.prefetch,
         device.mp_start_method, device.pin_memory,
@@ -124,7 +115,7 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
         dataset=dataset,
         batches=iter(loader),
         accumulation=accumulation,
-        schedule=schedule,
+        schedule=Schedule(config.optim.schedule, warmup, total_steps),
         checkpoints=checkpoints,
         validation=validation,
         guard=NonFiniteGuard(config.guards.max_skipped, device.torch_device, start, state["skipped"]),
@@ -151,15 +142,14 @@ def read_data(config: TrainConfig, ranks: Ranks) -> tuple[TrainConfig, CaptionTo
     return config, tokenizer, dataset
 
 
-def build_engine(config: TrainConfig, device: Device, ranks: Ranks, tokenizer: CaptionTokenizer | None) -> Engine:
+def build_engine(
+    config: TrainConfig, device: Device, ranks: Ranks, accumulation: int, tokenizer: CaptionTokenizer | None
+) -> Engine:
     """The task and its optimizer in the configured engine.
 
     Weights are random, by the seed; if the run's `tokenizer` is given, those that `config.init` names are loaded.
     """
-    if config.engine.name not in ENGINES:
-        raise ConfigError(
-            f"engine.name={config.engine.name}: must be one of {', '.join(ENGINES)}{nearest(config.engine.name, ENGINES)}"
-        )
+    one_of("engine.name", config.engine.name, tuple(ENGINES))
     torch.manual_seed(config.seed)
     task = task_class(config)(config, device.attention)
     if tokenizer is not None:
@@ -168,7 +158,6 @@ def build_engine(config: TrainConfig, device: Device, ranks: Ranks, tokenizer: C
     task.to(device.torch_device)
     if config.engine.activation_checkpointing:
         checkpoint_blocks(task.model)
-    _, accumulation = config.rank_batch(ranks.world_size)
     graphs = planned_graphs(config, accumulation)
     return ENGINES[config.engine.name](task, device, ranks, config.optim, graphs, accumulates=accumulation > 1)
 
@@ -176,20 +165,6 @@ def build_engine(config: TrainConfig, device: Device, ranks: Ranks, tokenizer: C
 def planned_graphs(config: TrainConfig, accumulation: int) -> int:
     """Graphs of the forward and backward pass: one per text length, and one more each if gradients accumulate."""
     return len(config.text_lengths) * min(accumulation, 2)
-
-
-def plan_steps(config: TrainConfig, epoch_samples: int) -> tuple[int, Schedule]:
-    """(optimizer steps of the run, learning-rate schedule)."""
-    total = Duration.parse("steps", config.steps).steps(config.global_batch, epoch_samples)
-    warmup = Duration.parse("optim.warmup", config.optim.warmup).steps(config.global_batch, epoch_samples, total)
-    return total, Schedule(config.optim.schedule, warmup, total)
-
-
-def _silent(text: str) -> None:
-    """Logs nothing: for all ranks but the first."""
-
-
-# The loop.
 
 
 def fit(run: Run, watchdog: Watchdog) -> int:
@@ -257,23 +232,20 @@ def train_step(run: Run, step: int, batches: list[Batch]) -> dict[str, Tensor]:
     return metrics
 
 
-# Logging and saving.
-
-
 def log(run: Run, step: int, metrics: dict[str, Tensor], timer: StepTimer) -> None:
     """Copy the metrics of this step to the host and write them; stops the run if a guard requires it."""
     figures = to_host(metrics, run.ranks)
     run.recompiles.logged()
     step_s, data_wait = timer.span()
     timer.restart()
-    samples_per_s = run.config.global_batch / step_s
+    position, samples_per_s = step * run.config.global_batch, run.config.global_batch / step_s
     peak = run.device.peak_flops
     report_bad_samples(run, step)
     run.write(
         {
             "step": step,
-            "position": step * run.config.global_batch,
-            "epoch": step * run.config.global_batch / run.dataset.order.epoch_samples,
+            "position": position,
+            "epoch": position / run.dataset.order.epoch_samples,
             **figures,
             "lr": run.engine.optimizer.param_groups[0]["lr"],
             "skipped": run.guard.total,
@@ -286,10 +258,8 @@ def log(run: Run, step: int, metrics: dict[str, Tensor], timer: StepTimer) -> No
             **({"recompiles": run.recompiles.count} if run.device.compiles else {}),
         }
     )
-    seen, shards = step * run.config.global_batch, run.bad_samples.shards
-    check_bad_records(run.bad_samples.count, seen, run.config.data.max_bad_fraction, shards)
-    first = run.guard.streak()
-    if first is not None:
+    check_bad_records(run.bad_samples.count, position, run.config.data.max_bad_fraction, run.bad_samples.shards)
+    if (first := run.guard.streak()) is not None:
         begin = (first - 1) * run.config.global_batch
         samples = [run.dataset.describe(begin + i) for i in range(min(8, run.config.global_batch))]
         named = ", ".join(f"{s['corpus']}/{s['shard']}:{s['key']}" for s in samples)

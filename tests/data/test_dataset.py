@@ -5,11 +5,9 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from types import SimpleNamespace
 
 import fsspec
@@ -313,30 +311,6 @@ def test_workers_leave_signals_to_the_main_process_and_end_with_it(dataset):
     for worker in workers:
         worker.join(120)
         assert not worker.is_alive()
-
-
-KILL = """
-import multiprocessing, os, signal, sys
-sys.path[:0] = sys.argv[1].split()
-from test_dataset import TEXT, configure, loader, open_pairs
-batches = iter(loader(open_pairs(configure(sys.argv[2]), TEXT), workers=1))
-next(batches)
-try:
-    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
-    for _ in range(50):
-        next(batches)
-except Exception as error:  # torch's signal handler, or the queue or the tensor that the worker held open, whichever is first
-    sys.exit(f"told by {type(error).__name__}")
-"""
-
-
-def test_a_killed_worker_is_an_error_and_no_hang(small_corpus):
-    """In a process of its own: torch raises from a signal handler, anywhere."""
-    folders = f"{Path(__file__).parent} {Path(__file__).parents[1]}"
-    command = [sys.executable, "-c", KILL, folders, str(small_corpus)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 1, done.stderr
-    assert "told by" in done.stderr
 
 
 def test_workers_use_one_thread_and_write_into_shared_memory(dataset):

@@ -210,7 +210,7 @@ def test_the_least_recently_used_goes_first(server, tmp_path):
 
 def test_a_cache_smaller_than_a_shard_is_named(server, tmp_path):
     corpus = open_corpus(server.url, "small", ShardCache(str(tmp_path), 10_000))
-    with pytest.raises(DataError, match=r"000000.tar: .* GB do not fit into data.cache_gb"):
+    with pytest.raises(DataError, match=r"000000.tar: .* GB exceed data.cache_gb"):
         corpus.read(0)
 
 

@@ -79,7 +79,7 @@ def read_all(path: Path) -> None:
     [
         ({"matrix": [70, 110], "scalar": []}, "does not contain vector"),
         ({**SHAPES, "extra": [1]}, "contains extra"),
-        ({**SHAPES, "vector": [41]}, r"vector is F32 \[41\], and the model's is F32 \[4000\]"),
+        ({**SHAPES, "vector": [41]}, r"vector is F32 \[41\], the model's is F32 \[4000\]"),
         (None, "No such file"),
     ],
 )

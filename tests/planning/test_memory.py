@@ -60,7 +60,7 @@ def test_the_trace_keeps_what_autograd_does():
 )  # fmt: skip
 def test_the_plan_is_within_a_tenth_of_a_real_step(batch, micro_batches, checkpointing, precision, dropout):
     config = BenchMemoryConfig(
-        batch, micro_batches, checkpointing, "native", 1, replace(SMALL, dropout=dropout), OBJECTIVE,
+        batch, micro_batches, checkpointing, model=replace(SMALL, dropout=dropout), objective=OBJECTIVE,
         device=DeviceConfig(name="cpu", precision=precision),
     )  # fmt: skip
     peak = compare(config, CpuDevice(config.device, 0), Ranks(0, 1, None))
@@ -77,7 +77,7 @@ def peaks_of_eight(_: int) -> list[tuple[float, int]]:
     dist.destroy_process_group()
     device = DeviceConfig(name="cpu")
     configs = [
-        BenchMemoryConfig(4, micro_batches, False, engine, 8, SMALL, OBJECTIVE, device=device)
+        BenchMemoryConfig(4, micro_batches, False, engine, 8, model=SMALL, objective=OBJECTIVE, device=device)
         for engine, micro_batches in STAGES
     ]
     ranks, _ = join(7, 8)

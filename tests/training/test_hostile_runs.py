@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from bridgetower_train.tasks.pretraining.reader import PretrainingReader
 from data_prep.shards import index
 from tests.training.runs import metric_lines, train_here
 
@@ -82,7 +83,16 @@ def test_a_killed_loader_worker_ends_the_run_and_says_what_to_change(tmp_path, s
     worker = next(p for p in rank.children() if p in trainers)
     worker.kill()
     output = job.finish(1)
-    assert "error: loader worker " in output
-    assert "Lower data.workers=2 or data.prefetch=4" in output
+    assert "error: DataLoader worker " in output
+    assert "lower data.workers=2 or data.prefetch=4" in output
     assert "RuntimeError" not in output
     assert output.count("Traceback") == ranks - 1, "torchrun's own"
+
+
+def test_an_error_inside_a_worker_is_not_taken_for_its_death(tmp_path, shapes_root, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(PretrainingReader, "labels", broken)
+    with pytest.raises(RuntimeError, match="Caught RuntimeError in DataLoader worker process 0"):
+        train_here(shapes_root, tmp_path / "run", "steps=2", "data.workers=1")

@@ -6,11 +6,11 @@ Shapes: B texts, L text length, M masked tokens per text.
 import math
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from bridgetower_train import random
+from bridgetower_train.data.order import IntArray
 from bridgetower_train.data.text import CaptionTokenizer
 
 IGNORE = -100
@@ -28,7 +28,7 @@ def max_masked_tokens(probability: float, max_len: int) -> int:
 def mask_tokens(
     tokenizer: CaptionTokenizer,
     ids: Tensor,
-    sample_index: npt.NDArray[np.int64],
+    sample_index: IntArray,
     seed: int,
     probability: float,
     masked_tokens: int,

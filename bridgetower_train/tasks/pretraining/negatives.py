@@ -1,11 +1,9 @@
 """Which image of the batch forms a mismatched pair with each text."""
 
 import numpy as np
-import numpy.typing as npt
 
 from bridgetower_train import random
-
-IntArray = npt.NDArray[np.int64]
+from bridgetower_train.data.order import IntArray
 
 
 def itm_negatives(image_id: IntArray, sample_index: IntArray, samples_per_lane: int, seed: int) -> IntArray:

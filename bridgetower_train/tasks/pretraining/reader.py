@@ -12,7 +12,7 @@ from bridgetower_train.tasks.pretraining.negatives import itm_negatives
 
 
 class PretrainingReader:
-    """See Reader. A sample is an image with one of its captions.
+    """A sample is an image with one of its captions.
 
     Labels: `masked_ids` int64 (B, L), `mlm_positions` and `mlm_labels` int64 (B, M) (see `mask_tokens`), and `itm_negative`
     int64 (B,) (see `itm_negatives`).
@@ -26,15 +26,12 @@ class PretrainingReader:
         self.masked_tokens = max_masked_tokens(self.probability, config.model.max_text_len)
 
     def count(self, record: Record) -> int:
-        """See Reader."""
         return len(record.captions)
 
     def view(self, record: Record, number: int) -> View:
-        """See Reader."""
         return View((record.image,), record.captions[number])
 
     def labels(self, samples: Samples) -> dict[str, Tensor]:
-        """See Reader."""
         masked, positions, labels = mask_tokens(
             self.tokenizer, samples.ids, samples.sample_index, self.seed, self.probability, self.masked_tokens
         )

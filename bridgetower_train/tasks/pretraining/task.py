@@ -39,7 +39,7 @@ from bridgetower_train.tasks.pretraining.show import show
 
 
 class Pretraining(Task):
-    """See Task: weighted losses of masked language modelling, image-text matching and image-text contrast."""
+    """Weighted losses of masked language modelling, image-text matching and image-text contrast."""
 
     title: ClassVar[str] = "pretraining"
 
@@ -50,7 +50,6 @@ class Pretraining(Task):
 
     @classmethod
     def heads(cls, config: TrainConfig) -> tuple[Head, ...]:
-        """See Task."""
         objective = config.objective
         kinds = PairKinds.of(objective)
         heads = []
@@ -70,7 +69,7 @@ class Pretraining(Task):
 
     @classmethod
     def metrics(cls, config: TrainConfig) -> tuple[Metric, ...]:
-        """See Task. `recall_itc`: texts whose nearest image of all ranks is right; `logit_scale`: the factor of the logits."""
+        """`recall_itc`: texts whose nearest image of all ranks is right; `logit_scale`: the factor of the logits."""
         objective = config.objective
         of_loss = {
             "mlm": [Metric("loss_mlm", "Masked language modelling", "min"), Metric("acc_mlm", "masked token", "max")],
@@ -87,19 +86,16 @@ class Pretraining(Task):
 
     @classmethod
     def work(cls, config: TrainConfig) -> Work:
-        """See Task."""
         kinds = PairKinds.of(config.objective)
         masked = max_masked_tokens(config.objective.mlm_probability, config.model.max_text_len) if kinds.masked else 0
         return Work(1, kinds.clean + kinds.masked, kinds.pooled, int(kinds.masked), masked, cls.heads(config))
 
     @classmethod
     def reader(cls, config: TrainConfig, tokenizer: CaptionTokenizer) -> PretrainingReader:
-        """See Task."""
         return PretrainingReader(config, tokenizer)
 
     @classmethod
     def blank_labels(cls, config: TrainConfig, size: int, length: int) -> dict[str, Tensor]:
-        """See Task."""
         masked = max_masked_tokens(config.objective.mlm_probability, config.model.max_text_len)
         return {
             "masked_ids": torch.zeros(size, length, dtype=torch.int64),
@@ -110,23 +106,20 @@ class Pretraining(Task):
 
     @classmethod
     def gathered(cls, config: TrainConfig) -> int:
-        """See Task: the keys of the contrast."""
+        """The keys of the contrast."""
         objective = config.objective
         return len({key for _, key in TERMS[objective.itc_form]}) * objective.itc_dim if objective.itc else 0
 
     @classmethod
     def contrast(cls, config: TrainConfig, samples: int) -> Callable[[], Tensor]:
-        """See Task."""
         objective = config.objective
-        given = {
-            name: torch.ones(samples, objective.itc_dim, requires_grad=True) for name in ("text", "image", "cross")
-        }
+        names = ("text", "image", "cross")
+        embeddings = {name: torch.ones(samples, objective.itc_dim, requires_grad=True) for name in names}
         scale, ids = torch.ones((), requires_grad=True), torch.arange(samples)
-        return lambda: itc_loss(given, scale, ids, objective.itc_form)[0]
+        return lambda: itc_loss(embeddings, scale, ids, objective.itc_form)[0]
 
     @classmethod
     def recipe(cls, config: TrainConfig) -> list[tuple[str, str]]:
-        """See Task."""
         objective = config.objective
         weights = {"MLM": objective.mlm, "ITM": objective.itm, "ITC": objective.itc}
         rows = [("losses and weights", ", ".join(f"{name} {weight:g}" for name, weight in weights.items() if weight))]
@@ -140,7 +133,6 @@ class Pretraining(Task):
 
     @classmethod
     def exported(cls, config: TrainConfig) -> Exported:
-        """See Task."""
         objective = config.objective
         settings = {"itc_form": objective.itc_form, "mlm_probability": objective.mlm_probability}
         # With `contrastive_hidden_size` the class for contrast would load heads that are not there, or read other states.
@@ -151,7 +143,7 @@ class Pretraining(Task):
 
     @classmethod
     def from_export(cls, config: TrainConfig, settings: dict[str, Any], weights: dict[str, Tensor]) -> TrainConfig:
-        """See Task: the heads that are there, each with the weight 1."""
+        """The losses of the heads that are there, each with weight 1."""
         there = {name.split(".")[0] for name in weights}
         if not there & {"mlm_score", "itm_score", "itc_text_head"}:
             raise ValueError("it has none of pretraining's heads")
@@ -168,30 +160,23 @@ class Pretraining(Task):
 
     @classmethod
     def show(cls, config: TrainConfig, batch: Batch, row: int, tokenizer: CaptionTokenizer) -> Shown:
-        """See Task."""
         return show(batch, row, tokenizer, config.objective.itm_negatives == "hard")
 
     @classmethod
     def released(cls, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """See Task: `logit_scale` becomes the clamped value that the loss used."""
+        """`logit_scale` becomes the clamped value that the loss used."""
         if "logit_scale" in weights:
             return {**weights, "logit_scale": torch.clamp(weights["logit_scale"], *LOGIT_SCALE_RANGE)}
         return weights
 
     def unread(self) -> Iterator[nn.Parameter]:
-        """See Task: if no pair is pooled, the modules that only pooled pairs use."""
-        if self.pairs.pooled:
-            return
+        """If no pair is pooled, those of the modules that only pooled pairs use."""
         trunk = self.model.bridgetower
-        for module in (
-            trunk.cross_modal_image_layers[-1],
-            trunk.cross_modal_text_pooler,
-            trunk.cross_modal_image_pooler,
-        ):
-            yield from module.parameters()
+        unused = (trunk.cross_modal_image_layers[-1], trunk.cross_modal_text_pooler, trunk.cross_modal_image_pooler)
+        return iter(()) if self.pairs.pooled else nn.ModuleList(unused).parameters()
 
     def counts(self, batch: Batch) -> Tensor:
-        """See Task. float32 (3,): samples, masked tokens and ITM pairs."""
+        """float32 (3,): samples, masked tokens and ITM pairs."""
         ids = batch.image_id
         if self.objective.itm_negatives == "hard":
             mismatched = (ids[:, None] != ids).any(dim=1)
@@ -201,13 +186,10 @@ class Pretraining(Task):
         return torch.stack([samples, (batch.labels["mlm_labels"] != IGNORE).sum(), samples + mismatched.sum()]).float()
 
     def forward(self, batch: Batch, totals: Tensor) -> tuple[Tensor, Metrics]:
-        """See Task."""
         objective, kinds, model, B = self.objective, self.pairs, self.model, len(batch.image_id)
 
         # Towers: the clean and the masked views of the texts are one batch.
-        views = [
-            ids for ids, read in ((batch.input_ids, kinds.clean), (batch.labels["masked_ids"], kinds.masked)) if read
-        ]
+        views = [batch.input_ids] * kinds.clean + [batch.labels["masked_ids"]] * kinds.masked
         image = model.encode_image(batch.pixel_values)
         text = model.encode_text(torch.cat(views), batch.text_mask.repeat(len(views), 1))
         embeddings = {}
