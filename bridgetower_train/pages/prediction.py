@@ -16,14 +16,6 @@ _HOW_TO_READ = (
 
 
 @dataclass(frozen=True)
-class Guess:
-    """A word under `<mask>`."""
-
-    word: str
-    probability: float
-
-
-@dataclass(frozen=True)
 class TextPrediction:
     """The scores of the image and one text."""
 
@@ -32,8 +24,8 @@ class TextPrediction:
     """Cosine of the contrastive embeddings; None if the model has none."""
     match: float | None
     """Probability that the text describes the image; None if the model has no such head."""
-    masks: Sequence[Sequence[Guess]]
-    """For each `<mask>` the most probable words, the best first."""
+    masks: Sequence[Sequence[tuple[str, float]]]
+    """For each `<mask>` the most probable words and their probabilities, the best first."""
     attention: Sequence[tuple[str, npt.NDArray[np.float32]]]
     """Word -> (G, G), its attention to each patch."""
 
@@ -67,7 +59,7 @@ def _text(prediction: Prediction, text: TextPrediction) -> Markup:
     parts.append(figures({name: f"{value:.3f}" for name, value in known.items() if value is not None}))
     for number, guesses in enumerate(text.masks):
         which = f" number {number + 1}" if len(text.masks) > 1 else ""
-        listed = ((element("dt", guess.word), element("dd", f"{guess.probability:.3f}")) for guess in guesses)
+        listed = ((element("dt", word), element("dd", f"{p:.3f}")) for word, p in guesses)
         parts += [element("p", f"Under <mask>{which}", class_="kicker"), element("dl", *listed, class_="pairs")]
     if text.attention:
         parts += [element("p", "Where each word looks", class_="kicker"), note(_HOW_TO_READ)]

@@ -73,8 +73,7 @@ def _key_figures(run: RunFolder, step: int, planned: int | None) -> Iterator[tup
     if (epoch := run.last("epoch")) is not None:
         yield "epoch", tick(epoch)
     if "step_s" in run.metrics:
-        steps, seconds = run.metrics["step_s"]
-        yield "time in training", duration(float(np.nansum(np.diff(steps, prepend=0.0) * seconds)))
+        yield "time in training", duration(run.seconds())
     if "loss" in run.metrics:
         yield "loss at the end", figure(float(running_mean(run.metrics["loss"][1])[-1]))
     for metric, name, factor, unit in (("samples_per_s", "samples/s", 1, ""), ("data_wait", "data wait", 100, " %")):
