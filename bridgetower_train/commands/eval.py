@@ -51,11 +51,8 @@ def run(config: EvalOptions) -> int:
     try:
         result = evaluation.run(model, corpus, config, ranks) if evaluation else overview(model, corpus, config, ranks)
         if ranks.is_main:
-            result = Result(
-                result.figures,
-                describe(saved, model.device, corpus) | result.protocol,
-                _with_thumbnails(result.examples),
-            )
+            protocol = describe(saved, model.device, corpus) | result.protocol
+            result = Result(result.figures, protocol, _with_thumbnails(result.examples))
             _show(evaluation, result, saved)
             keep(path, evaluation.title if evaluation else OVERVIEW, saved, corpus.name, result)
             if evaluation:

@@ -17,9 +17,6 @@ from bridgetower_train.pages.numbers import duration, figure, size, tick
 from bridgetower_train.pages.panels import RUNNING, Panel, learning
 from bridgetower_train.pages.run_folder import Json, RunFolder
 
-BAD_SAMPLES_SHOWN = 25
-EXAMPLES_SHOWN = 24
-
 
 def report(run: RunFolder) -> str:
     """The page."""
@@ -134,7 +131,7 @@ def _figures(values: Json) -> Markup:
 
 def _examples(run: RunFolder) -> Markup:
     found = [e for entry in evaluations_in(run.evaluation).values() for e in _objects(entry.get("examples"))]
-    cards = [_ranking(run, e) if "results" in e else _example(run, e) for e in found[:EXAMPLES_SHOWN]]
+    cards = [_ranking(run, e) if "results" in e else _example(run, e) for e in found[:24]]
     if not cards:
         return Markup("")
     text = "The highest ranked results for held-out images and captions, with their scores; a tick marks correct ones."
@@ -197,7 +194,7 @@ def _bad_samples(run: RunFolder) -> Markup:
     if not total:
         return element("p", "None: all records were read.", class_="empty")
     columns = ("corpus", "shard", "key", "reason", "position")
-    rows = [[_text(sample.get(c)) for c in columns] for sample in run.bad_samples[:BAD_SAMPLES_SHOWN]]
+    rows = [[_text(sample.get(c)) for c in columns] for sample in run.bad_samples[:25]]
     reasons = Counter(_text(sample.get("reason")) for sample in run.bad_samples).most_common(10)
     shown = f" The first {len(rows)} are listed below; bad_samples.jsonl has all." if len(rows) < total else ""
     text = f"{total:,} could not be used and {'was' if total == 1 else 'were'} replaced by the next record of the lane.{shown}"

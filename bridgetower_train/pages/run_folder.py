@@ -136,13 +136,8 @@ def _columns(lines: Iterator[Json]) -> dict[str, tuple[Floats, Floats]]:
             for name, value in line.items():
                 if isinstance(value, (int, float)):
                     columns.setdefault(name, {})[step] = value
-    return {name: _ascending(values) for name, values in columns.items()}
-
-
-def _ascending(values: dict[int, float]) -> tuple[Floats, Floats]:
-    steps = np.fromiter(values.keys(), dtype=np.float64)
-    order = np.argsort(steps)
-    return steps[order], np.fromiter(values.values(), dtype=np.float64)[order]
+    tables = {name: np.array(sorted(values.items()), dtype=np.float64) for name, values in columns.items()}
+    return {name: (table[:, 0], table[:, 1]) for name, table in tables.items()}
 
 
 def _checkpoints(path: Path, remarks: list[str]) -> list[Checkpoint]:
