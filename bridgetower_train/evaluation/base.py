@@ -119,7 +119,7 @@ class Evaluation:
         return [head for head in self.heads if head not in there]
 
 
-def open_eval_corpus(options: EvalOptions, config: TrainConfig) -> Corpus:
+def corpus_of(options: EvalOptions, config: TrainConfig) -> Corpus:
     """The corpus that `options` name, by default the held-out one of the run; ConfigError where neither names one."""
     data = config.data
     name, root = options.corpus or data.validation, options.root or data.root

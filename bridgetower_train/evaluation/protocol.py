@@ -86,12 +86,6 @@ def of_sample(model: OpenModel, images: EvalSet, captions: str) -> dict[str, Any
     }
 
 
-def announce(protocol: dict[str, Any]) -> None:
-    """Print a protocol, one line per part."""
-    for name, value in protocol.items():
-        print(f"{name:16}{f'{value:,}' if isinstance(value, int) else value}")
-
-
 def file_of(saved: SavedModel, out: str | None) -> Path:
     """Where evaluations of a model are kept: `out`, or `eval.json` in its folder; ConfigError where it has none of its own."""
     if out:

@@ -9,11 +9,6 @@ import numpy.typing as npt
 from bridgetower_train.pages.html import Child, Markup, element, figures, note, page, pairs
 from bridgetower_train.pages.images import png, spotlight
 
-_HOW_TO_READ = (
-    "Brightest where the attention of the last fusion layer is highest, separately for each image. The percentage is the share "
-    "of attention on the image; the rest is on the class token."
-)
-
 
 @dataclass(frozen=True)
 class TextPrediction:
@@ -62,7 +57,11 @@ def _text(prediction: Prediction, text: TextPrediction) -> Markup:
         listed = ((element("dt", word), element("dd", f"{p:.3f}")) for word, p in guesses)
         parts += [element("p", f"Under <mask>{which}", class_="kicker"), element("dl", *listed, class_="pairs")]
     if text.attention:
-        parts += [element("p", "Where each word looks", class_="kicker"), note(_HOW_TO_READ)]
+        how_to_read = (
+            "Brightest where the attention of the last fusion layer is highest, separately for each image. The percentage is "
+            "the share of attention on the image; the rest is on the class token."
+        )
+        parts += [element("p", "Where each word looks", class_="kicker"), note(how_to_read)]
         parts.append(element("div", *(_word(prediction, *pair) for pair in text.attention), class_="words"))
     return element("section", *parts)
 

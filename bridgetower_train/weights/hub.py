@@ -13,9 +13,6 @@ from bridgetower_train.weights.read import WEIGHT_FILES, parts_of
 NAME = r"[\w.-]+(/[\w.-]+)?"
 """What a name on the hub looks like: `owner/name`, or `name` alone for the oldest models."""
 
-DESCRIPTIONS = ("config.json", "tokenizer.json", "vocab.json")
-"""Files that say what the weights are, where a repository has them."""
-
 
 def fetch(name: str, named: str) -> Path:
     """The folder, in the hub's own cache, with the weights of `name` and what describes them.
@@ -36,7 +33,7 @@ def fetch(name: str, named: str) -> Path:
             raise ConfigError(f"{named}: the hub gives none of {', '.join(WEIGHT_FILES)} ({_first_line(reason)})")
         for file in parts_of(found, named) if found.suffix == ".json" else []:
             hub.hf_hub_download(name, file)
-        for file in DESCRIPTIONS:
+        for file in ("config.json", "tokenizer.json", "vocab.json"):
             with suppress(*missing):
                 hub.hf_hub_download(name, file)
     except (errors.HfHubHTTPError, errors.HFValidationError, *missing, OSError) as error:

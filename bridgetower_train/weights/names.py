@@ -12,16 +12,10 @@ from torch import Tensor
 Tensors = dict[str, Tensor]
 
 IMAGE_TOWER = "bridgetower.vision_model.visual."
-"""Prefix of the image tower."""
-
 TEXT_TOWER = "bridgetower.text_model."
-"""Prefix of the text tower."""
-
 POSITIONS = f"{IMAGE_TOWER}embeddings.position_embedding.weight"
-"""The image tower's position table."""
-
 WORDS = f"{TEXT_TOWER}embeddings.word_embeddings.weight"
-"""The text tower's word embeddings."""
+"""Prefixes of the towers, and the names of the image tower's position table and the text tower's word embeddings."""
 
 _OPENAI = (
     (r"^(vit_model\.)?visual\.", IMAGE_TOWER),
