@@ -151,10 +151,8 @@ def retrieval_examples(similarity_II: Tensor, images: EvalSet, count: int = 6, s
     }
     examples: list[dict[str, Any]] = []
     for query in range(min(count, len(similarity_II))):
-        for kind, other, scores in (
-            ("image", "text", similarity_II[query]),
-            ("text", "image", similarity_II[:, query]),
-        ):
+        ways = ("image", "text", similarity_II[query]), ("text", "image", similarity_II[:, query])
+        for kind, other, scores in ways:
             best = scores.topk(min(shown, len(scores))).indices.tolist()
             results = [{**sides[other][i], "score": float(scores[i]), "right": i == query} for i in best]
             examples.append({"query_kind": kind, **sides[kind][query], "results": results})

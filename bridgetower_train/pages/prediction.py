@@ -50,8 +50,8 @@ def prediction_page(prediction: Prediction) -> str:
 
 def _text(prediction: Prediction, text: TextPrediction) -> Markup:
     known = {"similarity": text.similarity, "probability of a match": text.match}
-    parts: list[Child] = [element("h2", text.text)]
-    parts.append(figures({name: f"{value:.3f}" for name, value in known.items() if value is not None}))
+    scores = figures({name: f"{value:.3f}" for name, value in known.items() if value is not None})
+    parts: list[Child] = [element("h2", text.text), scores]
     for number, guesses in enumerate(text.masks):
         which = f" number {number + 1}" if len(text.masks) > 1 else ""
         listed = ((element("dt", word), element("dd", f"{p:.3f}")) for word, p in guesses)

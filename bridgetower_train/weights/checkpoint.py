@@ -14,10 +14,8 @@ Log = Callable[[str], None]
 def verify(folder: Path) -> str | None:
     """None if every file of a checkpoint matches its manifest, otherwise what is wrong."""
     try:
-        files = {
-            name: (int(entry["bytes"]), str(entry["sha256"]))
-            for name, entry in json.loads((folder / "manifest.json").read_text())["files"].items()
-        }
+        listed = json.loads((folder / "manifest.json").read_text())["files"].items()
+        files = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in listed}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return "manifest.json is missing or damaged"
     for name, (size, _) in files.items():

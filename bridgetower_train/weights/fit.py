@@ -52,13 +52,9 @@ def fit(given: Tensors, wanted: Tensors, named: str, heads: Sequence[Head] = ())
         for name in fitted.keys() & wanted.keys()
         if fitted[name].shape != wanted[name].shape
     }
-    for kind, names in (
-        ("missing", wanted.keys() - fitted.keys()),
-        ("unknown", fitted.keys() - wanted.keys()),
-        ("of another shape", shapes),
-    ):
-        if names:
-            wrong.append(f"{kind}: {listed(names)}")
+    missing, unknown = wanted.keys() - fitted.keys(), fitted.keys() - wanted.keys()
+    faults = {"missing": missing, "unknown": unknown, "of another shape": shapes}
+    wrong += [f"{kind}: {listed(names)}" for kind, names in faults.items() if names]
     if wrong:
         raise ConfigError(f"{named}: does not fit the model: {'; '.join(wrong)}")
     return fitted, note
