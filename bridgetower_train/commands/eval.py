@@ -8,18 +8,10 @@ from torch import Tensor
 from bridgetower_train.data.shards import Corpus
 from bridgetower_train.distributed import Ranks, init_ranks, shut_down
 from bridgetower_train.errors import ConfigError, nearest
-from bridgetower_train.evaluation import EVALUATIONS
-from bridgetower_train.evaluation.base import (
-    EvalOptions,
-    Evaluation,
-    OpenModel,
-    Result,
-    SampledOptions,
-    open_eval_corpus,
-    open_model,
-)
+from bridgetower_train.evaluation import EVALUATIONS, Evaluation
+from bridgetower_train.evaluation.base import EvalOptions, OpenModel, Result, SampledOptions, corpus_of, open_model
 from bridgetower_train.evaluation.eval_set import EvalSet
-from bridgetower_train.evaluation.protocol import OVERVIEW, announce, describe, file_of, keep, of_sample
+from bridgetower_train.evaluation.protocol import OVERVIEW, describe, file_of, keep, of_sample
 from bridgetower_train.pages.images import small
 from bridgetower_train.weights.saved import SavedModel
 
@@ -46,16 +38,13 @@ def run(config: EvalOptions) -> int:
             f"{saved.named}: cannot be evaluated for {evaluation.title}: it was trained without {', '.join(lacking)}; "
             "give a model that has it"
         )
-    corpus = open_eval_corpus(config, saved.config)
+    corpus = corpus_of(config, saved.config)
     ranks = init_ranks(model.device.backend, saved.config.distributed)
     try:
         result = evaluation.run(model, corpus, config, ranks) if evaluation else overview(model, corpus, config, ranks)
         if ranks.is_main:
-            result = Result(
-                result.figures,
-                describe(saved, model.device, corpus) | result.protocol,
-                _with_thumbnails(result.examples),
-            )
+            protocol = describe(saved, model.device, corpus) | result.protocol
+            result = Result(result.figures, protocol, _with_thumbnails(result.examples))
             _show(evaluation, result, saved)
             keep(path, evaluation.title if evaluation else OVERVIEW, saved, corpus.name, result)
             if evaluation:
@@ -83,7 +72,8 @@ def overview(model: OpenModel, corpus: Corpus, config: EvalOptions, ranks: Ranks
 
 def _show(evaluation: Evaluation | None, result: Result, saved: SavedModel) -> None:
     if evaluation:
-        announce(result.protocol)
+        for part, value in result.protocol.items():
+            print(f"{part:16}{f'{value:,}' if isinstance(value, int) else value}")
         print()
         evaluation.show(result.figures)
         return

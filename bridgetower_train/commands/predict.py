@@ -14,7 +14,7 @@ from bridgetower_train.errors import ConfigError
 from bridgetower_train.evaluation.attention import attention_over_image, words
 from bridgetower_train.evaluation.base import open_model
 from bridgetower_train.files import atomic_write
-from bridgetower_train.pages.prediction import Guess, Prediction, TextPrediction, prediction_page
+from bridgetower_train.pages.prediction import Prediction, TextPrediction, prediction_page
 from bridgetower_train.tasks.pretraining.predictor import Predictor
 from data_prep.source.image import prepare_jpeg
 
@@ -60,7 +60,7 @@ def run(config: PredictConfig) -> int:
         known = {"similarity": text.similarity, "match": text.match}
         print("  " + "   ".join(f"{name} {value:.3f}" for name, value in known.items() if value is not None))
         for guesses in text.masks:
-            print("  <mask>: " + ", ".join(f"{guess.word} {guess.probability:.3f}" for guess in guesses))
+            print("  <mask>: " + ", ".join(f"{word} {p:.3f}" for word, p in guesses))
     page = prediction_page(Prediction(Path(config.image).name, pixels.numpy(), facts, texts))
     atomic_write(Path(config.out), page)
     print(f"prediction: {Path(config.out).resolve()}")
@@ -94,11 +94,13 @@ def predict(predictor: Predictor, pixels_3SS: Tensor, text: str, top: int, chose
     )
 
 
-def _guesses(predictor: Predictor, image_13SS: Tensor, ids_L: Tensor, mask_L: Tensor, top: int) -> list[list[Guess]]:
+def _guesses(
+    predictor: Predictor, image_13SS: Tensor, ids_L: Tensor, mask_L: Tensor, top: int
+) -> list[list[tuple[str, float]]]:
     """The best words for each `<mask>`."""
     places = torch.nonzero(ids_L == predictor.text.mask)[:, 0]
     if not len(places):
         return []
     probabilities = predictor.fill_all(image_13SS, ids_L[None], mask_L[None], places[None])[0].softmax(-1)
     best = (row.topk(min(top, len(row))) for row in probabilities)
-    return [[Guess(predictor.text.decode([i]), float(p)) for p, i in zip(*row, strict=True)] for row in best]
+    return [[(predictor.text.decode([i]), float(p)) for p, i in zip(*row, strict=True)] for row in best]

@@ -33,19 +33,17 @@ class OpenModel(NamedTuple):
         return self.task.config
 
 
-def open_model(
-    source: str, step: str = "newest", device: str = "auto", precision: str | None = None
-) -> tuple[OpenModel, SavedModel]:
+def open_model(source: str, step: str = "newest", device: str = "auto") -> tuple[OpenModel, SavedModel]:
     """(the model, ready to use; where it is from): `source` is a run folder, an exported folder or a name on the hub.
 
-    `step`: the number of a run's checkpoint, or `newest`, its newest complete one. `device`: as `device.name`. `precision`:
-    as `device.precision`; None: the run's. Errors as those of `read_saved` and `make_device`.
+    `step`: the number of a run's checkpoint, or `newest`, its newest complete one. `device`: as `device.name`. Errors as those
+    of `read_saved` and `make_device`.
     """
     if step != "newest" and not step.isdecimal():
         raise ConfigError(f"step={step}: must be a number, or newest")
     saved, weights = read_saved(source, None if step == "newest" else int(step))
     config = saved.config
-    chosen, _ = make_device(DeviceConfig(device, precision or config.device.precision), local_rank())
+    chosen, _ = make_device(DeviceConfig(device, config.device.precision), local_rank())
     task = task_class(config)(config, chosen.attention)
     fitted, _ = fit(weights, task.model.state_dict(), saved.named, task.heads(config))
     task.model.load_state_dict(fitted)
@@ -121,7 +119,7 @@ class Evaluation:
         return [head for head in self.heads if head not in there]
 
 
-def open_eval_corpus(options: EvalOptions, config: TrainConfig) -> Corpus:
+def corpus_of(options: EvalOptions, config: TrainConfig) -> Corpus:
     """The corpus that `options` name, by default the held-out one of the run; ConfigError where neither names one."""
     data = config.data
     name, root = options.corpus or data.validation, options.root or data.root

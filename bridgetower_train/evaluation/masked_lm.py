@@ -1,6 +1,7 @@
 """Masked words: what does the model read from the image, and what could it have guessed without?"""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,13 +32,12 @@ class MaskedLMOptions(SampledOptions):
         at_least("seed", self.seed, 0)
 
 
-def swapped(pixels_B3SS: Tensor) -> Tensor:
-    """The next caption's image for each."""
-    return pixels_B3SS.roll(-1, 0)
-
-
-SHOWN = {"": lambda pixels: pixels, ", image blanked": blanked, ", image swapped": swapped}
-"""What is shown beside a caption, as the end of a figure's name: its own image, grey, or another caption's image."""
+SHOWN: dict[str, Callable[[Tensor], Tensor]] = {
+    "": lambda pixels: pixels,
+    ", image blanked": blanked,
+    ", image swapped": lambda pixels: pixels.roll(-1, 0),
+}
+"""What is shown beside a caption, as the end of a figure's name: its own image, grey, or the next caption's image."""
 
 
 def masked_lm(
@@ -82,11 +82,8 @@ def _brief(model: OpenModel, images: EvalSet) -> Result:
         return Result({})
     predictor = Predictor(*model)
     probes = probe_words(model.tokenizer, images, words, model.config.model.max_text_len)
-    accuracy = {
-        f"masked word accuracy{name}": probe_accuracy(predictor, images, probes, blank)
-        for name, blank in (("", False), (", image blanked", True))
-    }
-    return Result(accuracy)
+    found = [probe_accuracy(predictor, images, probes, blank) for blank in (False, True)]
+    return Result({"masked word accuracy": found[0], "masked word accuracy, image blanked": found[1]})
 
 
 MASKED_LM = Evaluation("masked words", ("mlm_score",), MaskedLMOptions, _run, _brief)

@@ -1,7 +1,7 @@
 """What must be stated with a figure: what the model was trained on, and on what it was measured."""
 
 import json
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,39 +18,14 @@ OVERVIEW = "overview"
 """Name in eval.json of what `bridgetower eval` finds: a part of each evaluation."""
 
 
-@dataclass(frozen=True)
-class TrainingStage:
-    """One training run on the way to the weights."""
-
-    corpora: list[str]
-    titles: set[str]
-    """Of their data sets, as far as their manifests can be read."""
-
-    def saw(self, title: str) -> bool:
-        """Whether it trained on that data set."""
-        return title in self.titles
-
-
-def stages(config: TrainConfig) -> tuple[list[TrainingStage], str | None]:
-    """(the run and the runs that it started from, the newest first; the weights that the first started from, if any)."""
-    found = [_stage(config)]
+def _runs(config: TrainConfig) -> tuple[list[TrainConfig], str | None]:
+    """(a run and the runs that it started from, the newest first; the weights that the first started from, if any)."""
     start = config.init.checkpoint
     folder = _run_folder(start)
     if folder is None:
-        return found, start
-    before, first = stages(read_config(folder))
-    return found + before, first
-
-
-def _stage(config: TrainConfig) -> TrainingStage:
-    corpora = [name for name, weight in config.data.corpora.items() if weight]
-    titles = set(corpora)
-    for name in corpora:
-        try:
-            titles.add(open_corpus(config.data.root, name).manifest.title)
-        except UserError:  # moved since, or remote: its name must do
-            continue
-    return TrainingStage(corpora, titles)
+        return [config], start
+    before, first = _runs(read_config(folder))
+    return [config, *before], first
 
 
 def _run_folder(checkpoint: str | None) -> Path | None:
@@ -59,15 +34,28 @@ def _run_folder(checkpoint: str | None) -> Path | None:
     return next((folder for folder in folders if is_run(folder)), None)
 
 
+def _corpora(config: TrainConfig) -> list[str]:
+    return [name for name, weight in config.data.corpora.items() if weight]
+
+
+def _saw(config: TrainConfig, title: str) -> bool:
+    """Whether a run trained on the data set `title`, by the titles of its corpora or their names."""
+    titles = set(_corpora(config))
+    for name in _corpora(config):
+        with suppress(UserError):  # moved since, or remote: its name must do
+            titles.add(open_corpus(config.data.root, name).manifest.title)
+    return title in titles
+
+
 def what_it_saw(config: TrainConfig, title: str) -> str:
     """`zero-shot`, `fine-tuned` or what else a figure on the data set `title` is, and all that the model was trained on."""
-    runs, start = stages(config)
-    seen = [stage.saw(title) for stage in runs]
+    runs, start = _runs(config)
+    seen = [_saw(run, title) for run in runs]
     if seen[0]:
         kind = "fine-tuned" if len(runs) > 1 or start else "trained on this data set"
     else:
         kind = "seen in pretraining" if any(seen) else "zero-shot"
-    history = "; before that on ".join(" + ".join(stage.corpora) for stage in runs)
+    history = "; before that on ".join(" + ".join(_corpora(run)) for run in runs)
     origin = f"; started from {start}, whose own data is not known here" if start else ""
     return f"{kind}: trained on {history}{origin}"
 
@@ -98,12 +86,6 @@ def of_sample(model: OpenModel, images: EvalSet, captions: str) -> dict[str, Any
     }
 
 
-def announce(protocol: dict[str, Any]) -> None:
-    """Print a protocol, one line per part."""
-    for name, value in protocol.items():
-        print(f"{name:16}{f'{value:,}' if isinstance(value, int) else value}")
-
-
 def file_of(saved: SavedModel, out: str | None) -> Path:
     """Where evaluations of a model are kept: `out`, or `eval.json` in its folder; ConfigError where it has none of its own."""
     if out:
@@ -115,20 +97,12 @@ def file_of(saved: SavedModel, out: str | None) -> Path:
 
 def keep(path: Path, name: str, saved: SavedModel, corpus: str, result: Result) -> None:
     """Keep a result in `path`, as the last, instead of the one with that name and corpus."""
-    entry = {
-        "evaluation": name,
-        "corpus": corpus,
-        "checkpoint": saved.name,
-        "step": saved.step,
-        "protocol": result.protocol,
-        "figures": result.figures,
-        "examples": result.examples,
-    }
-    found = read_evaluations(path)
-    found.pop(f"{name} on {corpus}", None)
-    found[f"{name} on {corpus}"] = entry
+    about = {"evaluation": name, "corpus": corpus, "checkpoint": saved.name, "step": saved.step}
+    found = {"protocol": result.protocol, "figures": result.figures, "examples": result.examples}
+    key = f"{name} on {corpus}"
+    kept = {k: v for k, v in read_evaluations(path).items() if k != key} | {key: about | found}
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, json.dumps({"evaluations": found}, indent=1))
+    atomic_write(path, json.dumps({"evaluations": kept}, indent=1))
 
 
 def read_evaluations(path: Path) -> dict[str, dict[str, Any]]:

@@ -5,7 +5,7 @@ As published: all images and captions of a split, or folds of it, by the contras
 Shapes: I images, T texts, E width of the embeddings, C pairs.
 """
 
-from collections import Counter
+from collections import ChainMap, Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -121,13 +121,11 @@ def _embed_images(predictor: Predictor, images: EvalSet, ranks: Ranks, batch: in
         pixels, unreadable = images.read(part)
         parts[part.start] = predictor.embed_images(pixels)
         bad |= unreadable
-    gathered: dict[int, str] = {}
-    for share in ranks.gather_objects(bad):
-        gathered |= share
-    embeddings = _join(parts, len(images), ranks)
-    kept = [image for image in range(len(images)) if image not in gathered]
-    images.leave_out(gathered)
-    return embeddings[kept]
+    bad = dict(ChainMap(*ranks.gather_objects(bad)))
+    kept = [image for image in range(len(images)) if image not in bad]
+    embeddings = _join(parts, len(images), ranks)[kept]
+    images.leave_out(bad)
+    return embeddings
 
 
 def _embed_texts(predictor: Predictor, texts: list[str], ranks: Ranks, batch: int, title: str | None = None) -> Tensor:
@@ -153,10 +151,8 @@ def retrieval_examples(similarity_II: Tensor, images: EvalSet, count: int = 6, s
     }
     examples: list[dict[str, Any]] = []
     for query in range(min(count, len(similarity_II))):
-        for kind, other, scores in (
-            ("image", "text", similarity_II[query]),
-            ("text", "image", similarity_II[:, query]),
-        ):
+        ways = ("image", "text", similarity_II[query]), ("text", "image", similarity_II[:, query])
+        for kind, other, scores in ways:
             best = scores.topk(min(shown, len(scores))).indices.tolist()
             results = [{**sides[other][i], "score": float(scores[i]), "right": i == query} for i in best]
             examples.append({"query_kind": kind, **sides[kind][query], "results": results})

@@ -50,11 +50,10 @@ def learning(run: RunFolder) -> tuple[Panel, ...]:
     """A chart of each loss; of the shares that have a chart in common, in training and in validation; of all other metrics."""
     metrics = _metrics(run)
     losses = {"loss": "Loss", **{m.name: f"{m.title}, loss" for m in metrics if m.better == "min"}}
+    colours = itertools.chain(["plain"], itertools.cycle(COLOURS))
     panels = [
         Panel(title, (Line(name, "training", colour), Line(f"val_{name}", "validation", colour)))
-        for (name, title), colour in zip(
-            losses.items(), itertools.chain(["plain"], itertools.cycle(COLOURS)), strict=False
-        )
+        for (name, title), colour in zip(losses.items(), colours, strict=False)
     ]
     for title in dict.fromkeys(m.chart for m in metrics if m.better == "max"):
         shares = [m for m in metrics if m.better == "max" and m.chart == title]

@@ -9,19 +9,6 @@ import numpy.typing as npt
 from bridgetower_train.pages.html import Child, Markup, element, figures, note, page, pairs
 from bridgetower_train.pages.images import png, spotlight
 
-_HOW_TO_READ = (
-    "Brightest where the attention of the last fusion layer is highest, separately for each image. The percentage is the share "
-    "of attention on the image; the rest is on the class token."
-)
-
-
-@dataclass(frozen=True)
-class Guess:
-    """A word under `<mask>`."""
-
-    word: str
-    probability: float
-
 
 @dataclass(frozen=True)
 class TextPrediction:
@@ -32,8 +19,8 @@ class TextPrediction:
     """Cosine of the contrastive embeddings; None if the model has none."""
     match: float | None
     """Probability that the text describes the image; None if the model has no such head."""
-    masks: Sequence[Sequence[Guess]]
-    """For each `<mask>` the most probable words, the best first."""
+    masks: Sequence[Sequence[tuple[str, float]]]
+    """For each `<mask>` the most probable words and their probabilities, the best first."""
     attention: Sequence[tuple[str, npt.NDArray[np.float32]]]
     """Word -> (G, G), its attention to each patch."""
 
@@ -63,14 +50,18 @@ def prediction_page(prediction: Prediction) -> str:
 
 def _text(prediction: Prediction, text: TextPrediction) -> Markup:
     known = {"similarity": text.similarity, "probability of a match": text.match}
-    parts: list[Child] = [element("h2", text.text)]
-    parts.append(figures({name: f"{value:.3f}" for name, value in known.items() if value is not None}))
+    scores = figures({name: f"{value:.3f}" for name, value in known.items() if value is not None})
+    parts: list[Child] = [element("h2", text.text), scores]
     for number, guesses in enumerate(text.masks):
         which = f" number {number + 1}" if len(text.masks) > 1 else ""
-        listed = ((element("dt", guess.word), element("dd", f"{guess.probability:.3f}")) for guess in guesses)
+        listed = ((element("dt", word), element("dd", f"{p:.3f}")) for word, p in guesses)
         parts += [element("p", f"Under <mask>{which}", class_="kicker"), element("dl", *listed, class_="pairs")]
     if text.attention:
-        parts += [element("p", "Where each word looks", class_="kicker"), note(_HOW_TO_READ)]
+        how_to_read = (
+            "Brightest where the attention of the last fusion layer is highest, separately for each image. The percentage is "
+            "the share of attention on the image; the rest is on the class token."
+        )
+        parts += [element("p", "Where each word looks", class_="kicker"), note(how_to_read)]
         parts.append(element("div", *(_word(prediction, *pair) for pair in text.attention), class_="words"))
     return element("section", *parts)
 

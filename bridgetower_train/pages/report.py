@@ -17,9 +17,6 @@ from bridgetower_train.pages.numbers import duration, figure, size, tick
 from bridgetower_train.pages.panels import RUNNING, Panel, learning
 from bridgetower_train.pages.run_folder import Json, RunFolder
 
-BAD_SAMPLES_SHOWN = 25
-EXAMPLES_SHOWN = 24
-
 
 def report(run: RunFolder) -> str:
     """The page."""
@@ -73,8 +70,7 @@ def _key_figures(run: RunFolder, step: int, planned: int | None) -> Iterator[tup
     if (epoch := run.last("epoch")) is not None:
         yield "epoch", tick(epoch)
     if "step_s" in run.metrics:
-        steps, seconds = run.metrics["step_s"]
-        yield "time in training", duration(float(np.nansum(np.diff(steps, prepend=0.0) * seconds)))
+        yield "time in training", duration(run.seconds())
     if "loss" in run.metrics:
         yield "loss at the end", figure(float(running_mean(run.metrics["loss"][1])[-1]))
     for metric, name, factor, unit in (("samples_per_s", "samples/s", 1, ""), ("data_wait", "data wait", 100, " %")):
@@ -135,7 +131,7 @@ def _figures(values: Json) -> Markup:
 
 def _examples(run: RunFolder) -> Markup:
     found = [e for entry in evaluations_in(run.evaluation).values() for e in _objects(entry.get("examples"))]
-    cards = [_ranking(run, e) if "results" in e else _example(run, e) for e in found[:EXAMPLES_SHOWN]]
+    cards = [_ranking(run, e) if "results" in e else _example(run, e) for e in found[:24]]
     if not cards:
         return Markup("")
     text = "The highest ranked results for held-out images and captions, with their scores; a tick marks correct ones."
@@ -198,7 +194,7 @@ def _bad_samples(run: RunFolder) -> Markup:
     if not total:
         return element("p", "None: all records were read.", class_="empty")
     columns = ("corpus", "shard", "key", "reason", "position")
-    rows = [[_text(sample.get(c)) for c in columns] for sample in run.bad_samples[:BAD_SAMPLES_SHOWN]]
+    rows = [[_text(sample.get(c)) for c in columns] for sample in run.bad_samples[:25]]
     reasons = Counter(_text(sample.get("reason")) for sample in run.bad_samples).most_common(10)
     shown = f" The first {len(rows)} are listed below; bad_samples.jsonl has all." if len(rows) < total else ""
     text = f"{total:,} could not be used and {'was' if total == 1 else 'were'} replaced by the next record of the lane.{shown}"

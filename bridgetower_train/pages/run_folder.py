@@ -47,6 +47,12 @@ class RunFolder:
         """The newest value of a metric."""
         return float(self.metrics[name][1][-1]) if name in self.metrics else None
 
+    def seconds(self, last: float | None = None) -> float:
+        """Seconds that the steps up to `last` took; those between two logged ones count as long as the later one."""
+        steps, seconds = self.metrics.get("step_s", (np.empty(0), np.empty(0)))
+        kept = steps <= (np.inf if last is None else last)
+        return float(np.nansum((np.diff(steps, prepend=0.0) * seconds)[kept]))
+
     @property
     def state(self) -> Json:
         """`state.json` of the newest checkpoint that has one."""

@@ -14,10 +14,8 @@ Log = Callable[[str], None]
 def verify(folder: Path) -> str | None:
     """None if every file of a checkpoint matches its manifest, otherwise what is wrong."""
     try:
-        files = {
-            name: (int(entry["bytes"]), str(entry["sha256"]))
-            for name, entry in json.loads((folder / "manifest.json").read_text())["files"].items()
-        }
+        listed = json.loads((folder / "manifest.json").read_text())["files"].items()
+        files = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in listed}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return "manifest.json is missing or damaged"
     for name, (size, _) in files.items():
@@ -26,15 +24,13 @@ def verify(folder: Path) -> str | None:
             return f"{name} is missing"
         if path.stat().st_size != size:
             return f"{name} has {path.stat().st_size} bytes instead of {size}"
-    with ThreadPoolExecutor() as threads:
-        digests = threads.map(sha256_file, (folder / name for name in files))
-        try:
-            for (name, (_, digest)), found in zip(files.items(), digests, strict=True):
-                if found != digest:
-                    return f"the contents of {name} have changed"
-        except OSError as error:
-            return f"it cannot be read ({error})"
-    return None
+    try:
+        with ThreadPoolExecutor() as threads:
+            digests = list(threads.map(sha256_file, (folder / name for name in files)))
+    except OSError as error:
+        return f"it cannot be read ({error})"
+    changed = [name for (name, (_, digest)), found in zip(files.items(), digests, strict=True) if found != digest]
+    return f"the contents of {changed[0]} have changed" if changed else None
 
 
 def newest(run_dir: Path, log: Log) -> Path | None:

@@ -12,7 +12,7 @@ from bridgetower_train.errors import ConfigError, UserError
 from bridgetower_train.files import atomic_write, sync
 from bridgetower_train.tasks import Task, task_class
 from bridgetower_train.weights.hf_files import description_files, tokenizer_files
-from bridgetower_train.weights.names import TEXT_TOWER, Tensors
+from bridgetower_train.weights.names import TEXT_TOWER, WORDS, Tensors
 from bridgetower_train.weights.saved import SavedModel
 
 
@@ -21,11 +21,9 @@ def exported_weights(task: type[Task], weights: Tensors) -> Tensors:
 
     The text pooler, which no class reads and all of them have, is zero.
     """
-    words = weights[f"{TEXT_TOWER}embeddings.word_embeddings.weight"]
-    width = words.shape[1]
-    pooler = {"weight": words.new_zeros(width, width), "bias": words.new_zeros(width)}
-    exported = {**weights, **{f"{TEXT_TOWER}pooler.dense.{kind}": tensor for kind, tensor in pooler.items()}}
-    return task.released(exported)
+    width, zeros = weights[WORDS].shape[1], weights[WORDS].new_zeros
+    pooler = f"{TEXT_TOWER}pooler.dense"
+    return task.released({**weights, f"{pooler}.weight": zeros(width, width), f"{pooler}.bias": zeros(width)})
 
 
 def write_export(saved: SavedModel, weights: Tensors, card: str, out: Path) -> bool:

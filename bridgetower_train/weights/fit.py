@@ -52,13 +52,9 @@ def fit(given: Tensors, wanted: Tensors, named: str, heads: Sequence[Head] = ())
         for name in fitted.keys() & wanted.keys()
         if fitted[name].shape != wanted[name].shape
     }
-    for kind, names in (
-        ("missing", wanted.keys() - fitted.keys()),
-        ("unknown", fitted.keys() - wanted.keys()),
-        ("of another shape", shapes),
-    ):
-        if names:
-            wrong.append(f"{kind}: {listed(names)}")
+    missing, unknown = wanted.keys() - fitted.keys(), fitted.keys() - wanted.keys()
+    faults = {"missing": missing, "unknown": unknown, "of another shape": shapes}
+    wrong += [f"{kind}: {listed(names)}" for kind, names in faults.items() if names]
     if wrong:
         raise ConfigError(f"{named}: does not fit the model: {'; '.join(wrong)}")
     return fitted, note
@@ -130,15 +126,10 @@ def listed(names: Iterable[str]) -> str:
     """All `names`; those that differ only in a layer's number are combined: `layer.{0-11}.output.dense.weight`."""
     patterns: dict[str, list[int]] = {}
     for name in names:
-        number = re.search(r"(?<=\.)\d+(?=\.)", name)
-        pattern = f"{name[: number.start()]}*{name[number.end() :]}" if number else name
-        patterns.setdefault(pattern, []).extend([int(number[0])] if number else [])
-    return ", ".join(
-        pattern.replace("*", f"{{{_ranges(numbers)}}}" if len(numbers) > 1 else str(numbers[0]), 1)
-        if numbers
-        else pattern
-        for pattern, numbers in sorted(patterns.items())
-    )
+        layer = r"(?<=\.)\d+(?=\.)"
+        numbers = patterns.setdefault(re.sub(layer, "*", name, count=1), [])
+        numbers += map(int, re.findall(layer, name)[:1])
+    return ", ".join(pattern.replace("*", _ranges(numbers)) for pattern, numbers in sorted(patterns.items()))
 
 
 def _ranges(numbers: list[int]) -> str:
@@ -146,4 +137,4 @@ def _ranges(numbers: list[int]) -> str:
     for _, group in itertools.groupby(enumerate(sorted(numbers)), lambda pair: pair[1] - pair[0]):
         run = [number for _, number in group]
         runs.append(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}")
-    return ",".join(runs)
+    return f"{{{','.join(runs)}}}" if len(numbers) > 1 else "".join(runs)

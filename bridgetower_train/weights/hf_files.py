@@ -9,14 +9,8 @@ from bridgetower_train.errors import ConfigError
 from bridgetower_train.model.vision import CLIP_MEAN, CLIP_STD
 from bridgetower_train.tasks import task_class
 
-GAUDI = {"use_fused_adam": True, "use_fused_clip_norm": True, "use_torch_autocast": True}
-"""`gaudi_config.json`, which optimum-habana reads."""
-
 ENTRY = "bridgetower_train"
 """Entry of `config.json` with what neither its other entries nor the tensors tell a later reader."""
-
-BICUBIC = 3
-"""Pillow's number of the filter."""
 
 
 def loadable_classes(config: TrainConfig) -> list[str]:
@@ -87,7 +81,7 @@ def image_processor(model: ModelConfig) -> dict[str, Any]:
         "do_resize": True,
         "size": edge,
         "size_divisor": 1,
-        "resample": BICUBIC,
+        "resample": 3,  # Pillow's number of bicubic
         "do_center_crop": True,
         "crop_size": edge,
         "do_rescale": True,
@@ -112,29 +106,15 @@ def tokenizer_files(text: CaptionTokenizer, positions: int, named: str) -> dict[
         )
     if (text.start, text.end) != (0, 2):
         raise ConfigError(f"{named}: has {START} at {text.start} and {END} at {text.end}; RobertaTokenizer: 0 and 2")
-    unknown = "<unk>" if "<unk>" in text.tokenizer.get_vocab() else END
-    ends = {
-        "bos_token": START,
-        "eos_token": END,
-        "sep_token": END,
-        "cls_token": START,
-        "pad_token": PAD,
-        "unk_token": unknown,
-    }
-    mask = {
-        "content": MASK,
-        "lstrip": True,
-        "normalized": False,
-        "rstrip": False,
-        "single_word": False,
-        "special": True,
-    }
+    ends = {"bos_token": START, "eos_token": END, "sep_token": END, "cls_token": START, "pad_token": PAD}
+    ends["unk_token"] = "<unk>" if "<unk>" in text.tokenizer.get_vocab() else END
+    mask = {"content": MASK, "lstrip": True, "normalized": False, "rstrip": False, "single_word": False}
     pairs = (pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"])
     return {
         "tokenizer.json": text.tokenizer.to_str(),
         "vocab.json": json.dumps(model["vocab"], ensure_ascii=False) + "\n",
         "merges.txt": "\n".join(["#version: 0.2", *pairs]) + "\n",
-        "special_tokens_map.json": _json({**ends, "mask_token": {k: v for k, v in mask.items() if k != "special"}}),
+        "special_tokens_map.json": _json({**ends, "mask_token": mask}),
         "tokenizer_config.json": _json(
             {
                 "tokenizer_class": "RobertaTokenizer",
@@ -145,7 +125,7 @@ def tokenizer_files(text: CaptionTokenizer, positions: int, named: str) -> dict[
                 "errors": "replace",
                 "clean_up_tokenization_spaces": False,
                 **ends,
-                "mask_token": {"__type": "AddedToken", **mask},
+                "mask_token": {"__type": "AddedToken", **mask, "special": True},
             }
         ),
     }
@@ -156,7 +136,9 @@ def description_files(config: TrainConfig) -> dict[str, str]:
     return {
         "config.json": _json(model_description(config)),
         "preprocessor_config.json": _json(image_processor(config.model)),
-        "gaudi_config.json": _json(GAUDI),
+        "gaudi_config.json": _json(  # which optimum-habana reads
+            {"use_fused_adam": True, "use_fused_clip_norm": True, "use_torch_autocast": True}
+        ),
     }
 
 

@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,6 @@ from bridgetower_train.weights.read import WEIGHT_FILES, parts_of
 
 NAME = r"[\w.-]+(/[\w.-]+)?"
 """What a name on the hub looks like: `owner/name`, or `name` alone for the oldest models."""
-
-DESCRIPTIONS = ("config.json", "tokenizer.json", "vocab.json")
-"""Files that say what the weights are, where a repository has them."""
 
 
 def fetch(name: str, named: str) -> Path:
@@ -24,7 +22,6 @@ def fetch(name: str, named: str) -> Path:
     hub = _hub(named)
     errors = importlib.import_module("huggingface_hub.errors")
     missing = (errors.EntryNotFoundError, errors.LocalEntryNotFoundError)
-    found: Path | None = None
     try:
         for file in WEIGHT_FILES:
             try:
@@ -32,15 +29,13 @@ def fetch(name: str, named: str) -> Path:
                 break
             except missing as error:
                 reason = error
-        if found is None:
+        else:
             raise ConfigError(f"{named}: the hub gives none of {', '.join(WEIGHT_FILES)} ({_first_line(reason)})")
         for file in parts_of(found, named) if found.suffix == ".json" else []:
             hub.hf_hub_download(name, file)
-        for file in DESCRIPTIONS:
-            try:
+        for file in ("config.json", "tokenizer.json", "vocab.json"):
+            with suppress(*missing):
                 hub.hf_hub_download(name, file)
-            except missing:
-                continue
     except (errors.HfHubHTTPError, errors.HFValidationError, *missing, OSError) as error:
         raise ConfigError(
             f"{named}: no such file or folder here, and the hub does not give it: {_first_line(error)}"
@@ -62,14 +57,11 @@ def push(folder: Path, repo: str, private: bool) -> str:
     api = _hub("push=true").HfApi()
     try:
         address = api.create_repo(repo, private=private, exist_ok=True)
-        api.upload_folder(repo_id=repo, folder_path=folder, commit_message=_message(folder))
+        classes = ", ".join(json.loads((folder / "config.json").read_text())["architectures"])
+        api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"Upload {classes}")
     except (errors.HfHubHTTPError, OSError, ValueError) as error:
         raise UserError(f"{folder} is whole, but was not uploaded to {repo}: {_first_line(error)}") from None
     return str(address)
-
-
-def _message(folder: Path) -> str:
-    return f"Upload {', '.join(json.loads((folder / 'config.json').read_text())['architectures'])}"
 
 
 def _hub(named: str) -> Any:

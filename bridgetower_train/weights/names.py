@@ -12,31 +12,31 @@ from torch import Tensor
 Tensors = dict[str, Tensor]
 
 IMAGE_TOWER = "bridgetower.vision_model.visual."
-"""Prefix of the image tower."""
-
 TEXT_TOWER = "bridgetower.text_model."
-"""Prefix of the text tower."""
-
 POSITIONS = f"{IMAGE_TOWER}embeddings.position_embedding.weight"
-"""The image tower's position table."""
-
 WORDS = f"{TEXT_TOWER}embeddings.word_embeddings.weight"
-"""The text tower's word embeddings."""
+"""Prefixes of the towers, and the names of the image tower's position table and the text tower's word embeddings."""
 
-_OPENAI_IMAGE = (
-    (r"^class_embedding$", "embeddings.class_embedding"),
-    (r"^conv1\.", "embeddings.patch_embedding."),
-    (r"^positional_embedding$", "embeddings.position_embedding.weight"),
+_OPENAI = (
+    (r"^(vit_model\.)?visual\.", IMAGE_TOWER),
+    (r"visual\.class_embedding$", "visual.embeddings.class_embedding"),
+    (r"visual\.conv1\.", "visual.embeddings.patch_embedding."),
+    (r"visual\.positional_embedding$", "visual.embeddings.position_embedding.weight"),
 )
-
-_CLIP_IMAGE = (
-    (r"^pre_layrnorm\.", "ln_pre."),  # Hugging Face's spelling
-    (r"^post_layernorm\.", "ln_post."),
-    (r"^encoder\.layers\.(\d+)\.", r"transformer.resblocks.\1."),
+_CLIP = (
+    (r"^(vision_model\.)?", IMAGE_TOWER),
+    (r"visual\.pre_layrnorm\.", "visual.ln_pre."),  # Hugging Face's spelling
+    (r"visual\.post_layernorm\.", "visual.ln_post."),
+    (r"visual\.encoder\.layers\.", "visual.transformer.resblocks."),
     (r"\.self_attn\.", ".attn."),
     (r"\.layer_norm([12])\.", r".ln_\1."),
     (r"\.mlp\.fc1\.", ".mlp.c_fc."),
     (r"\.mlp\.fc2\.", ".mlp.c_proj."),
+)
+_MICROSOFT = (
+    *_OPENAI,
+    (r"^text_transformer\.", TEXT_TOWER),
+    (r"^(cross_modal_|token_type_embeddings\.)", r"bridgetower.\1"),
 )
 
 _CLIP_UNUSED = r"text_model\.|text_projection|visual_projection|logit_scale$|(.*\.)?position_ids$"
@@ -54,63 +54,44 @@ _MICROSOFT_UNUSED = (
 def image_tower(theirs: Tensors) -> Tensors:
     """CLIP's image tower, in Hugging Face's format or OpenAI's; CLIP's text tower and projections are dropped."""
     if any(name.startswith("visual.") for name in theirs):
-        ours = {}
-        for name, tensor in _without(theirs, _OPENAI_UNUSED).items():
-            inner = name.removeprefix("visual.")
-            ours[name if inner == name else IMAGE_TOWER + _renamed(inner, _OPENAI_IMAGE)] = tensor
-        return ours
-    kept = _without(theirs, _CLIP_UNUSED)
-    return _joined(
-        {IMAGE_TOWER + _renamed(name.removeprefix("vision_model."), _CLIP_IMAGE): t for name, t in kept.items()}
-    )
+        return _converted(theirs, _OPENAI_UNUSED, _OPENAI)
+    return _joined(_converted(theirs, _CLIP_UNUSED, _CLIP))
 
 
 def text_tower(theirs: Tensors) -> Tensors:
     """RoBERTa, with or without one of its heads; pooler and vocabulary head are dropped."""
-    return {TEXT_TOWER + name.removeprefix("roberta."): t for name, t in _without(theirs, _ROBERTA_UNUSED).items()}
+    return _converted(theirs, _ROBERTA_UNUSED, ((r"^(roberta\.)?", TEXT_TOWER),))
 
 
 def whole_model(theirs: Tensors) -> Tensors:
     """A BridgeTower: Microsoft's, or in the format of the Hugging Face classes, as ours are. The text pooler is dropped."""
     if any(name.startswith("vit_model.visual.") for name in theirs):
-        return _microsoft(theirs)
+        ours = _converted(theirs, _MICROSOFT_UNUSED, _MICROSOFT)
+        if "temperature" in ours:
+            ours["logit_scale"] = -ours.pop("temperature").float().log()
+        return ours
     if not any(name.startswith("bridgetower.") for name in theirs):
         theirs = {f"bridgetower.{name}": tensor for name, tensor in theirs.items()}  # saved by BridgeTowerModel
-    return _without(theirs, _HUGGING_FACE_UNUSED)
+    return _converted(theirs, _HUGGING_FACE_UNUSED, ())
 
 
-def _microsoft(theirs: Tensors) -> Tensors:
-    ours = {}
-    for name, tensor in _without(theirs, _MICROSOFT_UNUSED).items():
-        if name.startswith("vit_model.visual."):
-            ours[IMAGE_TOWER + _renamed(name.removeprefix("vit_model.visual."), _OPENAI_IMAGE)] = tensor
-        elif name.startswith("text_transformer."):
-            ours[TEXT_TOWER + name.removeprefix("text_transformer.")] = tensor
-        elif name == "temperature":
-            ours["logit_scale"] = -tensor.float().log()
-        elif name.startswith(("cross_modal_", "token_type_embeddings.")):
-            ours[f"bridgetower.{name}"] = tensor
-        else:
-            ours[name] = tensor
-    return ours
-
-
-def _without(tensors: Tensors, unused: str) -> Tensors:
-    return {name: tensor for name, tensor in tensors.items() if not re.match(unused, name)}
-
-
-def _renamed(name: str, rules: tuple[tuple[str, str], ...]) -> str:
-    for pattern, replacement in rules:
-        name = re.sub(pattern, replacement, name)
-    return name
+def _converted(tensors: Tensors, unused: str, rules: tuple[tuple[str, str], ...]) -> Tensors:
+    """All but the tensors whose names begin as `unused`, renamed by each rule, (pattern, replacement), in turn."""
+    kept = {}
+    for name, tensor in tensors.items():
+        if not re.match(unused, name):
+            for pattern, replacement in rules:
+                name = re.sub(pattern, replacement, name)
+            kept[name] = tensor
+    return kept
 
 
 def _joined(tensors: Tensors) -> Tensors:
     """Join separate projections of query, key and value into one."""
     joined = dict(tensors)
     for name in tensors:
-        stem, mark, kind = name.partition(".attn.q_proj.")
+        stem, _, kind = name.partition(".attn.q_proj.")
         parts = [f"{stem}.attn.{letter}_proj.{kind}" for letter in "qkv"]
-        if mark and all(part in tensors for part in parts):
+        if all(part in tensors for part in parts):
             joined[f"{stem}.attn.in_proj_{kind}"] = torch.cat([joined.pop(part) for part in parts])
     return joined

@@ -8,6 +8,7 @@ import json
 import pickletools
 import re
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,21 +114,20 @@ def _read_torchscript(path: Path) -> dict[str, Tensor]:
                 copy.writestr(name, archive.read(name))
         pickled = next(name for name in archive.namelist() if re.fullmatch(r"[^/]+/data\.pkl", name))
         classes = {str(a) for code, a, _ in pickletools.genops(archive.read(pickled)) if code.name == "GLOBAL"}
-    stubs: list[Any] = []
-    for qualified in sorted(classes):
-        module, _, name = qualified.rpartition(" ")
-        if re.match(r"__torch__(\.|$)|torch\.jit\._pickle$", module):
-            stubs.append(type(name, (_Inert,), {"__module__": module}))
+    named = (qualified.rsplit(" ", 1) for qualified in sorted(classes))
+    stubs: list[Any] = [
+        type(name, (_Inert,), {"__module__": module})
+        for module, name in named
+        if re.match(r"__torch__(\.|$)|torch\.jit\._pickle$", module)
+    ]
     data.seek(0)
     with torch.serialization.safe_globals(stubs):
         return dict(_walk(torch.load(data, map_location="cpu", weights_only=True), ""))
 
 
-def _walk(module: object, prefix: str) -> list[tuple[str, Tensor]]:
-    found: list[tuple[str, Tensor]] = []
+def _walk(module: object, prefix: str) -> Iterator[tuple[str, Tensor]]:
     for name, value in vars(module).items():
         if isinstance(value, Tensor):
-            found.append((prefix + name, value.data if isinstance(value, nn.Parameter) else value))
+            yield prefix + name, value.data if isinstance(value, nn.Parameter) else value
         elif isinstance(value, _Inert):
-            found += _walk(value, f"{prefix}{name}.")
-    return found
+            yield from _walk(value, f"{prefix}{name}.")

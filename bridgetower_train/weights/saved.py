@@ -136,8 +136,8 @@ def _read_export(source: str, tokenizer: str | None, key: str = "run_dir") -> tu
 
 def _config_of(described: dict[str, Any], weights: Tensors, named: str) -> TrainConfig:
     """The run that could have written these weights, as far as they and their `config.json` tell."""
-    settings = described.get(ENTRY)
-    settings = settings if isinstance(settings, dict) else {}
+    entry = described.get(ENTRY)
+    settings = entry if isinstance(entry, dict) else {}
     known = {key.removeprefix("model."): size for key, size in sizes(weights).items()}
     try:
         grid = math.isqrt(len(weights[POSITIONS]) - 1)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from synthetic_run import HOSTILE
 
-from bridgetower_train.pages.prediction import Guess, Prediction, TextPrediction, prediction_page
+from bridgetower_train.pages.prediction import Prediction, TextPrediction, prediction_page
 
 MAP = np.zeros((4, 4), np.float32)
 MAP[0, 3] = 0.5
@@ -12,7 +12,7 @@ MAP[0, 3] = 0.5
 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_everything_is_shown_at_any_width(width, tmp_path, open_page):
-    guesses = [Guess("red", 0.75), Guess(HOSTILE, 0.125)]
+    guesses = [("red", 0.75), (HOSTILE, 0.125)]
     texts = [
         TextPrediction("a red circle " * 12, 0.321, 0.987, [], [("red", MAP), ("circle", MAP.T)]),
         TextPrediction(f"a <mask> {HOSTILE}", None, 0.5, [guesses, guesses], [("<mask>", MAP)]),
