@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from bridgetower_train.bench.kit import BenchConfig, Figures, bench, in_turns, resident_mb
-from bridgetower_train.config import DataConfig, ModelConfig, ObjectiveConfig, TrainConfig, at_least
+from bridgetower_train.config import DataConfig, ModelConfig, TrainConfig, at_least
 from bridgetower_train.data.dataset import PairDataset, make_loader, open_data
 from bridgetower_train.data.shards import Corpus
 from bridgetower_train.data.text import CaptionTokenizer
@@ -91,8 +91,9 @@ def _open(config: BenchDataConfig, folder: Path, text: CaptionTokenizer) -> Pair
         run_dir="",
         global_batch=config.batch,
         model=ModelConfig(image_size=config.image_size, patch_size=config.image_size),
-        data=DataConfig(root=str(folder.parent), corpora={folder.name: 1.0}, lanes=math.gcd(config.batch, 16)),
-        objective=ObjectiveConfig(itm=0),  # otherwise a lane would need two samples in a batch
+        data=DataConfig(
+            root=str(folder.parent), corpora={folder.name: 1.0}, lanes=max(1, math.gcd(config.batch, 16) // 2)
+        ),
     )
     return open_data(run, text, task_class(run).reader(run, text))
 

@@ -9,7 +9,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +27,7 @@ from bridgetower_train.errors import ConfigError
 from bridgetower_train.files import atomic_write
 from bridgetower_train.tasks import Task, task_class
 from bridgetower_train.versions import installed_version, versions
+from bridgetower_train.weights.saved import config_of
 
 VOCABULARY = 1000
 """Tokens of the synthetic vocabulary where the model's is not set."""
@@ -49,6 +50,8 @@ class BenchConfig:
 class BenchModelConfig(BenchConfig):
     """What those that train a model take besides."""
 
+    model_from: str | None = None
+    """Run folder, exported folder or hub name whose model and losses to take, instead of `model` and `objective`."""
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -123,8 +126,11 @@ def _machine(config: DeviceConfig) -> dict[str, Any]:
 
 def as_run(config: BenchModelConfig) -> TrainConfig:
     """The run that a benchmark times: its model, losses, optimizer and device, and a vocabulary."""
-    model = config.model.with_vocabulary(config.model.vocab_size or VOCABULARY)
-    return TrainConfig(model=model, objective=config.objective, optim=config.optim, device=config.device)
+    run = TrainConfig(model=config.model, objective=config.objective, optim=config.optim, device=config.device)
+    if config.model_from:
+        like = config_of(config.model_from, "model_from")
+        run = replace(run, task=like.task, model=like.model, objective=like.objective)
+    return replace(run, model=run.model.with_vocabulary(run.model.vocab_size or VOCABULARY))
 
 
 def make_task(run: TrainConfig, device: Device) -> Task:

@@ -67,17 +67,15 @@ class BenchStepConfig(BenchModelConfig):
     def __post_init__(self) -> None:
         at_least("batch", self.batch, 2)
         at_least("repeats", self.repeats, 1)
-        weights, form = (self.objective.mlm, self.objective.itm, self.objective.itc), self.objective.itc_form
-        if self.compare and (weights != (1, 1, 1) or form != "hf"):
-            raise ConfigError(
-                "objective: Hugging Face's classes compute all three losses in form hf; set compare=false"
-            )
 
 
 def measure(config: BenchStepConfig) -> Figures:
     """FIGURES; without `compare`, those of the joint step alone."""
     device, _ = make_device(config.device)
     run = as_run(config)
+    objective = run.objective
+    if config.compare and ((objective.mlm, objective.itm, objective.itc) != (1, 1, 1) or objective.itc_form != "hf"):
+        raise ConfigError("objective: Hugging Face's classes compute all three losses in form hf; set compare=false")
     task = make_task(run, device)
     batch = random_batch(run, config.batch).to(device.torch_device)
     optimizer = device.adamw(parameter_groups(task.model.named_parameters(), config.optim), config.optim)

@@ -5,8 +5,8 @@ import torch
 from helpers import pretraining
 
 from bridgetower_train.bench.hugging_face import HuggingFaceHeads
-from bridgetower_train.bench.kit import random_batch
-from bridgetower_train.bench.step import SEPARATE, BenchStepConfig, losses
+from bridgetower_train.bench.kit import as_run, random_batch
+from bridgetower_train.bench.step import SEPARATE, BenchStepConfig, losses, measure
 from bridgetower_train.config import DeviceConfig, ModelConfig, ObjectiveConfig
 from bridgetower_train.devices import make_device
 from bridgetower_train.errors import ConfigError
@@ -45,8 +45,13 @@ def test_ratios_are_those_of_whole_steps(bench, tiny):
 
 def test_other_objectives_have_nothing_to_be_compared_with(bench, tiny):
     with pytest.raises(ConfigError, match="compare=false"):
-        BenchStepConfig(objective=ObjectiveConfig(itc_form="ms"))
+        measure(BenchStepConfig(objective=ObjectiveConfig(itc_form="ms")))
     keys = ("compare=false", "objective.itc=0", "activation_checkpointing=true", "repeats=1")
     figures = bench("step", *tiny, *keys, without={"of_peak", "same_losses", "one_itm_pair"})
     assert set(figures["steps"]) == {"joint"}
     assert set(figures["passes"]) == {"joint", "update"}
+
+
+def test_the_model_of_a_run_is_timed(reference):
+    run = as_run(BenchStepConfig(model_from=str(reference("steps=8"))))
+    assert (run.model.width, run.model.vision_layers, run.task) == (64, 1, "pretraining")
