@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from toy import toy_text
 
 from bridgetower_train.tasks.pretraining.masking import IGNORE, mask_tokens, max_masked_tokens
+from tests.data.toy import toy_text
 
 TEXT = toy_text()
 LENGTH = 50
