@@ -123,6 +123,11 @@ class ObjectiveConfig:
         if self.itm and self.itm_negatives == "hard" and not self.itc:
             raise ConfigError("objective.itm_negatives=hard: needs objective.itc above 0; set it, or use random")
 
+    @property
+    def min_samples_per_lane(self) -> int:
+        """Fewest samples per lane and step: a random ITM negative is another sample of the same lane."""
+        return 2 if self.itm > 0 and self.itm_negatives == "random" else 1
+
 
 @dataclass(frozen=True)
 class InitConfig:

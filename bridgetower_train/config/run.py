@@ -92,9 +92,8 @@ class TrainConfig:
 
     @property
     def min_samples_per_lane(self) -> int:
-        """Fewest samples per lane and step: a random ITM negative is another sample of the same lane."""
-        draws = self.objective.itm > 0 and self.objective.itm_negatives == "random"
-        return 2 if self.task == "pretraining" and draws else 1
+        """Fewest samples per lane and step."""
+        return self.objective.min_samples_per_lane if self.task == "pretraining" else 1
 
     @property
     def text_lengths(self) -> list[int]:
