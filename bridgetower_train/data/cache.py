@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import os
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 from fsspec.asyn import reset_lock
 from fsspec.core import url_to_fs
 
-from bridgetower_train.errors import DataError
+from bridgetower_train.errors import ConfigError, DataError
 from bridgetower_train.files import sha256_file
 
 RETRY_DELAYS = (1.0, 4.0, 16.0)
@@ -24,6 +25,9 @@ STALL_SECONDS = 60.0
 
 _STALE_SECONDS = 3600.0  # a partial file that has not grown for this long belongs to a process that was killed
 _LOCKS = 64
+_MARK = ".bridgetower-cache"
+_OWN = re.compile(r"[0-9a-f]{16}-.+")
+_PARTIAL = re.compile(r".+\.(\d+)\.part")
 _OPEN_TRIES = 3
 
 T = TypeVar("T")
@@ -45,14 +49,24 @@ class ShardCache:
     """A folder of fetched files; before it would exceed `max_bytes`, the least recently opened are evicted.
 
     Processes of one host may share it: locks make sure that a file is fetched once. A process that has an evicted file
-    open can still read it.
+    open can still read it. Only files of the cache's own names are ever evicted.
     """
 
     def __init__(self, folder: str, max_bytes: int) -> None:
+        """Marks `folder` as a cache. ConfigError where an unmarked one has files of others."""
         self.folder = Path(folder)
         self.max_bytes = max_bytes
         self._locks = self.folder / "locks"
+        mark = self.folder / _MARK
+        if self.folder.is_dir() and not mark.is_file():
+            others = sorted(e.name for e in os.scandir(self.folder) if e.name != "locks" and not _OWN.fullmatch(e.name))
+            if others:
+                raise ConfigError(
+                    f"data.cache_dir={folder}: has files that are not the cache's ({', '.join(others[:3])}"
+                    f"{', ...' if others[3:] else ''}); choose an empty or new folder"
+                )
         self._locks.mkdir(parents=True, exist_ok=True)
+        mark.touch()
         self._wanted: tuple[int, queue.Queue[tuple[str, int, str]]] | None = None
 
     def __reduce__(self) -> tuple[type["ShardCache"], tuple[str, int]]:
@@ -114,11 +128,12 @@ class ShardCache:
             files = []
             for entry in os.scandir(self.folder):
                 with contextlib.suppress(FileNotFoundError):
-                    if entry.is_file() and entry.name != partial.name:
+                    own = _OWN.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)
+                    if own and entry.name != partial.name:
                         files.append((entry.stat().st_mtime, _room(entry), entry))
             excess = sum(room for _, room, _ in files) + size - self.max_bytes
             for used, room, entry in sorted(files, key=lambda file: file[0]):
-                active = entry.name.endswith(".part") and time.time() - used < _STALE_SECONDS
+                active = _PARTIAL.fullmatch(entry.name) and time.time() - used < _STALE_SECONDS
                 if excess > 0 and not active:
                     Path(entry.path).unlink(missing_ok=True)
                     excess -= room
@@ -148,7 +163,8 @@ def _file_system(url: str) -> tuple[Any, str]:
 
 def _room(entry: "os.DirEntry[str]") -> int:
     """Bytes that a file of the cache takes, or will take: partial files have their final size in their name."""
-    return int(entry.name.split(".")[-2]) if entry.name.endswith(".part") else entry.stat().st_size
+    partial = _PARTIAL.fullmatch(entry.name)
+    return int(partial[1]) if partial else entry.stat().st_size
 
 
 def _retried(url: str, action: Callable[[], T]) -> T:

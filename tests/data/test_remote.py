@@ -90,7 +90,7 @@ def expected(small_corpus) -> list[tuple[str, bytes, list[str]]]:
 
 def kept(cache: ShardCache) -> set[str]:
     """Names of what lies in the cache, without their prefixes."""
-    return {path.name.partition("-")[2] for path in cache.folder.iterdir() if path.is_file()}
+    return {path.name.partition("-")[2] for path in cache.folder.glob("[0-9a-f]*") if path.is_file()}
 
 
 def test_http_root_reads_as_the_local_one(server, cache, expected):
@@ -216,13 +216,45 @@ def test_a_cache_smaller_than_a_shard_is_named(server, tmp_path):
 
 def test_a_partial_file_of_a_killed_process_goes_when_room_is_needed(server, tmp_path):
     cache = ShardCache(str(tmp_path), 100_000)
-    stale, fresh = tmp_path / "0123-a.tar.90000.part", tmp_path / "4567-b.tar.90000.part"
+    stale, fresh = (tmp_path / f"{16 * digit}-{digit}.tar.90000.part" for digit in "01")
     stale.write_bytes(b"half")
     fresh.write_bytes(b"half")
     os.utime(stale, (1, 1))
     open_corpus(server.url, "small", cache).read(0)
     assert not stale.exists()
     assert fresh.exists()
+
+
+def test_files_of_others_are_never_evicted(server, tmp_path):
+    cache = ShardCache(str(tmp_path), 100_000)
+    others = [tmp_path / name for name in ("thesis.tex", "notes.part", "0123-photo.jpg")]
+    for path in others:
+        path.write_bytes(bytes(200_000))
+        os.utime(path, (1, 1))
+    link = tmp_path / f"{16 * 'a'}-000009.tar"
+    link.symlink_to(others[0])
+    open_corpus(server.url, "small", cache).read(0)
+    assert all(path.stat().st_size == 200_000 for path in others)
+    assert link.is_symlink()
+
+
+def test_a_folder_with_files_of_others_is_refused_as_cache(server, tmp_path):
+    (tmp_path / "thesis.tex").write_text("my thesis")
+    with pytest.raises(
+        ConfigError, match=r"data.cache_dir=.*: has files that are not the cache's \(thesis.tex\); choose"
+    ):
+        ShardCache(str(tmp_path), ROOMY)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_an_unmarked_cache_of_an_older_version_is_adopted(server, tmp_path, expected):
+    cache = ShardCache(str(tmp_path), ROOMY)
+    open_corpus(server.url, "small", cache).read(0)
+    (tmp_path / ".bridgetower-cache").unlink()
+    server.asked.clear()
+    assert open_corpus(server.url, "small", ShardCache(str(tmp_path), ROOMY)).read(0).key
+    assert not server.asked["000000.tar"]
+    assert (tmp_path / ".bridgetower-cache").is_file()
 
 
 def read_all(url: str, folder: str, start, result) -> None:
