@@ -2,12 +2,15 @@
 
 import base64
 import io
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from bridgetower_train.data.image import check_pixels
+from bridgetower_train.data.shards import BadRecordError
+
+_MAX_URI = 10_000_000  # characters; `eval` writes thumbnails of a few thousand
 _DARKEST = 0.15  # brightness without attention
 
 
@@ -25,15 +28,18 @@ def spotlight(image_CHW: npt.NDArray[np.uint8], weights_GG: npt.NDArray[np.float
     return _uri(Image.fromarray((np.asarray(image) * light[..., None]).astype(np.uint8)), "JPEG")
 
 
-def thumbnail(source: str, folder: Path, edge: int = 240) -> str | None:
-    """A JPEG of at most `edge` pixels from a data URI or a file below `folder`; None if it is not an image."""
+def thumbnail(source: str, edge: int = 240) -> str | None:
+    """A JPEG of at most `edge` pixels from a data URI of a JPEG or PNG; None if it is anything else.
+
+    What a run folder names may be written by others: no file is opened, and no other decoder of Pillow.
+    """
+    if not source.startswith("data:image/") or len(source) > _MAX_URI:
+        return None
     try:
-        if source.startswith("data:image/"):
-            image = Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])))
-        else:
-            image = Image.open(folder / source)
+        image = Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])), formats=("JPEG", "PNG"))
+        check_pixels(image.height, image.width)
         return shrunk(image, edge)
-    except (OSError, ValueError, Image.DecompressionBombError):
+    except (OSError, ValueError, SyntaxError, BadRecordError, Image.DecompressionBombError):
         return None
 
 

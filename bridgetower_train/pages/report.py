@@ -131,7 +131,7 @@ def _figures(values: Json) -> Markup:
 
 def _examples(run: RunFolder) -> Markup:
     found = [e for entry in evaluations_in(run.evaluation).values() for e in _objects(entry.get("examples"))]
-    cards = [_ranking(run, e) if "results" in e else _example(run, e) for e in found[:24]]
+    cards = [_ranking(e) if "results" in e else _example(e) for e in found[:24]]
     if not cards:
         return Markup("")
     text = "The highest ranked results for held-out images and captions, with their scores; a tick marks correct ones."
@@ -143,10 +143,10 @@ def _objects(value: Any) -> list[Json]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
-def _example(run: RunFolder, example: Json) -> Markup:
+def _example(example: Json) -> Markup:
     """`images` (each `image` with its `caption`), `text` and `facts`, name -> value; each may be missing."""
     images = [
-        element("figure", _image(run, image), element("figcaption", str(image.get("caption", ""))))
+        element("figure", _image(image), element("figcaption", str(image.get("caption", ""))))
         for image in _objects(example.get("images"))
     ]
     facts = example.get("facts")
@@ -159,24 +159,24 @@ def _example(run: RunFolder, example: Json) -> Markup:
     )
 
 
-def _ranking(run: RunFolder, example: Json) -> Markup:
+def _ranking(example: Json) -> Markup:
     """The `results` of a query, an image or a text."""
     to_text = example.get("query_kind") == "image"
-    query = _image(run, example) if to_text else element("blockquote", str(example.get("text", "")))
-    listed = [_result(run, result, to_text) for result in _objects(example.get("results"))]
+    query = _image(example) if to_text else element("blockquote", str(example.get("text", "")))
+    listed = [_result(result, to_text) for result in _objects(example.get("results"))]
     answer = element("ol", *listed, class_="texts" if to_text else "images")
     return element("article", query, answer, class_="example to-text" if to_text else "example")
 
 
-def _result(run: RunFolder, result: Json, to_text: bool) -> Markup:
+def _result(result: Json, to_text: bool) -> Markup:
     right = bool(result.get("right"))
     score = element("span", "✓ " if right else "", figure(result.get("score")), class_="score")
-    content = element("span", str(result.get("text", ""))) if to_text else _image(run, result)
+    content = element("span", str(result.get("text", ""))) if to_text else _image(result)
     return element("li", content, score, class_="right" if right else None)
 
 
-def _image(run: RunFolder, holder: Json) -> Markup:
-    uri = thumbnail(str(holder.get("image", "")), run.path)
+def _image(holder: Json) -> Markup:
+    uri = thumbnail(str(holder.get("image", "")))
     if uri is None:
         return element("span", "image missing", class_="missing")
     return element("img", src=uri, alt=str(holder.get("text") or "held-out image"))

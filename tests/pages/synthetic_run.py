@@ -83,30 +83,27 @@ def write_checkpoint(folder: Path, step: int) -> None:
 
 
 def evaluation(folder: Path) -> dict[str, Any]:
-    """What `eval.json` holds: figures, and retrieval examples with images of both kinds."""
-    (folder / "images").mkdir()
-    for i in range(6):
-        (folder / "images" / f"{i}.jpg").write_bytes(jpeg(drawn(i)))
-    uri = "data:image/jpeg;base64," + base64.b64encode(jpeg(drawn(50))).decode()
+    """What `eval.json` holds: figures, and retrieval examples with images."""
+    uris = ["data:image/jpeg;base64," + base64.b64encode(jpeg(drawn(i))).decode() for i in range(6)]
     captions = [
         "a small striped red circle left of a large blue square", HOSTILE,
         "a green triangle above a plain yellow circle", "one large dotted purple square", "a tiny orange triangle",
     ]  # fmt: skip
     to_text = [{"text": c, "score": 0.97 - 0.21 * i, "right": i == 0} for i, c in enumerate(captions)]
-    to_image = [{"image": f"images/{i}.jpg", "score": 0.93 - 0.17 * i, "right": i == 1} for i in range(5)]
+    to_image = [{"image": uris[i], "score": 0.93 - 0.17 * i, "right": i == 1} for i in range(5)]
     figures = {
         "image-text matching accuracy": 0.9713, "masked word accuracy": 0.9961,
         "masked word accuracy, image blanked": 0.1212, "image to text R@1 among 128": 0.7734,
         "text to image R@1 among 128": 0.7421,
     }  # fmt: skip
     examples = [
-        {"query_kind": "image", "image": uri, "text": captions[0], "results": to_text},
-        {"query_kind": "image", "image": "images/5.jpg", "text": captions[3], "results": to_text[::-1]},
+        {"query_kind": "image", "image": uris[5], "text": captions[0], "results": to_text},
+        {"query_kind": "image", "image": uris[4], "text": captions[3], "results": to_text[::-1]},
         {"query_kind": "text", "text": captions[2], "results": to_image},
         {
             "query_kind": "text",
             "text": HOSTILE,
-            "results": [{"image": "images/gone.jpg", "score": 0.2}, *to_image[:3]],
+            "results": [{"image": "data:image/jpeg;base64,gone", "score": 0.2}, *to_image[:3]],
         },
     ]
     return {"step": 3000, "corpus": "shapes_heldout", "figures": figures, "examples": examples}

@@ -1,12 +1,15 @@
 """The report of a run, as people see it and from whatever a run has left."""
 
+import base64
 import json
+import os
 import re
 import shutil
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from synthetic_run import HOSTILE, metric_line
 
 from bridgetower_train.commands.report import ReportConfig, run
@@ -286,3 +289,19 @@ def test_evaluations_are_shown_with_their_protocol(run_folder, open_page):
             "0.75",
         ):
             assert part in shown, part
+
+
+def test_no_file_that_eval_json_names_is_opened(run_folder, tmp_path):
+    """The run folder may be written by others, and the page is made to be passed on."""
+    secret = tmp_path / "passport.png"
+    Image.new("RGB", (8, 8)).save(secret)
+    os.mkfifo(tmp_path / "fifo")
+    postscript = (
+        "data:image/eps;base64," + base64.b64encode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n").decode()
+    )
+    named = [str(secret), "../passport.png", str(tmp_path / "fifo"), postscript]
+    entry = {"figures": {"AUC": 0.5}, "examples": [{"images": [{"image": name} for name in named]}]}
+    (run_folder / "eval.json").write_text(json.dumps({"evaluations": {"toy on x": entry}}))
+    page = written(run_folder).read_text()
+    assert page.count("image missing") == len(named)
+    assert "<img src" not in page
