@@ -8,6 +8,7 @@ import textwrap
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -15,7 +16,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from bridgetower_train.errors import ConfigError, nearest
 
@@ -76,13 +76,29 @@ def to_yaml(config: Any) -> str:
 
 
 def from_yaml(schema: type[Config], path: Path) -> Config:
-    """Read a `config.yaml` written with `to_yaml`; ConfigError for any other file."""
+    """Read a `config.yaml` written with `to_yaml`; ConfigError for any other file.
+
+    It is data, perhaps of others: nothing in it is resolved.
+    """
     try:
-        config = OmegaConf.to_object(OmegaConf.merge(_unlocked(OmegaConf.structured(schema)), OmegaConf.load(path)))
-    except (OmegaConfBaseException, YAMLError, OSError, ValueError, TypeError) as error:
+        tree = yaml.safe_load(path.read_text("utf-8"))
+        if not isinstance(tree, dict):
+            raise ValueError("it has no keys")
+        given = OmegaConf.create(_literal(tree))
+        config = OmegaConf.to_object(OmegaConf.merge(_unlocked(OmegaConf.structured(schema)), given))
+    except (OmegaConfBaseException, yaml.YAMLError, OSError, ValueError, TypeError, RecursionError) as error:
         raise ConfigError(f"{path}: is not the configuration of a run: {_first_line(error)}; restore it") from None
     assert isinstance(config, schema)
     return config
+
+
+def _literal(tree: Any) -> Any:
+    """The same tree, in which OmegaConf finds nothing to interpolate."""
+    if isinstance(tree, dict):
+        return {key: _literal(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_literal(value) for value in tree]
+    return tree.replace("${", r"\${") if isinstance(tree, str) else tree
 
 
 def sweep(overrides: list[str]) -> list[list[str]]:

@@ -56,6 +56,15 @@ def test_configurations_are_frozen_and_plain():
     assert not OmegaConf.is_config(config.data.corpora)
 
 
+def test_nothing_in_the_configuration_of_a_run_is_resolved(tmp_path, monkeypatch):
+    """It may be written by others, and its values end up in cards, pages and protocols."""
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    path = tmp_path / "config.yaml"
+    config = compose.compose(TrainConfig, "train", ["experiment=demo", "init.text=a-text-tower"])
+    path.write_text(compose.to_yaml(config).replace("a-text-tower", "${oc.env:HF_TOKEN}"))
+    assert compose.from_yaml(TrainConfig, path).init.text == "${oc.env:HF_TOKEN}"
+
+
 def test_every_key_is_documented():
     undocumented = [key for key, _, text in compose.field_docs(TrainConfig) if len(text) < 10]
     assert undocumented == []
