@@ -201,6 +201,10 @@ class Task(nn.Module, ABC):
         """What a loss over all micro-batches of a step needs of this one beforehand; None: there is no such loss."""
         return None
 
+    def across(self, embedded: list[dict[str, Tensor]], totals: Tensor) -> list[dict[str, Tensor]] | None:
+        """What such a loss gives each micro-batch, from what `embed` returned for all of them; None: there is no such loss."""
+        return None
+
 
 @contextmanager
 def evaluating(task: Task, device: Device) -> Iterator[None]:
