@@ -59,7 +59,11 @@ class ShardCache:
         self._locks = self.folder / "locks"
         mark = self.folder / _MARK
         if self.folder.is_dir() and not mark.is_file():
-            others = sorted(e.name for e in os.scandir(self.folder) if e.name != "locks" and not _OWN.fullmatch(e.name))
+            names = {entry.name for entry in os.scandir(self.folder)} - {
+                "locks",
+                _MARK,
+            }  # another process may just mark it
+            others = sorted(name for name in names if not _OWN.fullmatch(name))
             if others:
                 raise ConfigError(
                     f"data.cache_dir={folder}: has files that are not the cache's ({', '.join(others[:3])}"

@@ -247,6 +247,12 @@ def test_a_folder_with_files_of_others_is_refused_as_cache(server, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_a_cache_that_another_process_marks_meanwhile_is_taken(tmp_path, monkeypatch):
+    ShardCache(str(tmp_path), ROOMY)
+    monkeypatch.setattr(Path, "is_file", lambda path: False)  # looked just before the other process marked it
+    ShardCache(str(tmp_path), ROOMY)
+
+
 def test_an_unmarked_cache_of_an_older_version_is_adopted(server, tmp_path, expected):
     cache = ShardCache(str(tmp_path), ROOMY)
     open_corpus(server.url, "small", cache).read(0)
