@@ -51,3 +51,8 @@ class DataConfig:
             raise ConfigError(f"data.text_buckets={self.text_buckets}: must be ascending and distinct")
         if not 0 <= self.max_bad_fraction <= 1:
             raise ConfigError(f"data.max_bad_fraction={self.max_bad_fraction}: must be in [0, 1]")
+
+    @property
+    def trained(self) -> dict[str, float]:
+        """The corpora that training shows, with their weights."""
+        return {name: weight for name, weight in self.corpora.items() if weight}

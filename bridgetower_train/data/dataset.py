@@ -273,7 +273,7 @@ def open_data(
     `Corpus.check_shards` does that, and one rank per run is enough.
     """
     data = config.data
-    corpora = {name: weight for name, weight in data.corpora.items() if weight}
+    corpora = data.trained
     if validation and data.validation:
         corpora = {data.validation: 1.0}
         config = dataclasses.replace(config, data=dataclasses.replace(data, augment="none"))

@@ -37,7 +37,7 @@ def check_corpora(config: TrainConfig) -> list[Finding]:
     """Every corpus of the run, and the held-out one."""
     data = config.data
     cache = shard_cache(data.root, data.cache_dir, data.cache_gb)
-    names = [name for name, weight in data.corpora.items() if weight] + ([data.validation] if data.validation else [])
+    names = [*data.trained] + ([data.validation] if data.validation else [])
     if not names:
         return [fail("data.corpora", "is empty", "name at least one corpus, such as data.corpora={coco: 1.0}")]
     return [check_corpus(data.root, name, cache, config.model.image_size) for name in names]

@@ -34,14 +34,10 @@ def _run_folder(checkpoint: str | None) -> Path | None:
     return next((folder for folder in folders if is_run(folder)), None)
 
 
-def _corpora(config: TrainConfig) -> list[str]:
-    return [name for name, weight in config.data.corpora.items() if weight]
-
-
 def _saw(config: TrainConfig, title: str) -> bool:
     """Whether a run trained on the data set `title`, by the titles of its corpora or their names."""
-    titles = set(_corpora(config))
-    for name in _corpora(config):
+    titles = set(config.data.trained)
+    for name in config.data.trained:
         with suppress(UserError):  # moved since, or remote: its name must do
             titles.add(open_corpus(config.data.root, name).manifest.title)
     return title in titles
@@ -55,7 +51,7 @@ def what_it_saw(config: TrainConfig, title: str) -> str:
         kind = "fine-tuned" if len(runs) > 1 or start else "trained on this data set"
     else:
         kind = "seen in pretraining" if any(seen) else "zero-shot"
-    history = "; before that on ".join(" + ".join(_corpora(run)) for run in runs)
+    history = "; before that on ".join(" + ".join(run.data.trained) for run in runs)
     origin = f"; started from {start}, whose own data is not known here" if start else ""
     return f"{kind}: trained on {history}{origin}"
 

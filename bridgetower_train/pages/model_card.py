@@ -45,7 +45,7 @@ def model_card(saved: SavedModel, name: str, licence: str | None, carbon_kg: flo
     assert saved.run_dir is not None, "only a run is exported"
     config, state, run = saved.config, saved.state, read_run(saved.run_dir)
     task, classes = task_class(config), loadable_classes(config)
-    manifests = {corpus: read_manifest(config.data.root, corpus) for corpus, n in config.data.corpora.items() if n}
+    manifests = {corpus: read_manifest(config.data.root, corpus) for corpus in config.data.trained}
     entries = evaluations_in(run.evaluation).items()
     this = [e for key, e in entries if key.startswith(f"{OVERVIEW} on ") and e.get("step") == saved.step]
     overview: dict[str, Any] = next((e for e in reversed(this) if e.get("figures")), {})

@@ -83,7 +83,7 @@ def cut(model: ModelConfig) -> ModelConfig:
 
 def _corpora(config: TrainConfig) -> list[str]:
     """The corpora that the run reads, the held-out one last."""
-    read = [name for name, weight in config.data.corpora.items() if weight]
+    read = [*config.data.trained]
     return [*read, config.data.validation] if config.data.validation else read
 
 
