@@ -16,6 +16,10 @@ class DataError(UserError):
     """Shards, index or manifest cannot be used: the message names the file. Exit code 1."""
 
 
+class FileError(UserError, ValueError):
+    """A file that others may have written is not what it should be: the message names it. Exit code 1."""
+
+
 class CheckpointError(UserError):
     """No usable checkpoint, or one that does not belong to this run. Exit code 1."""
 

@@ -4,11 +4,15 @@ import errno
 import fcntl
 import hashlib
 import os
+import secrets
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+_TEMPORARY = ".tmp"
 
 
 def sha256_file(path: str | Path) -> str:
@@ -20,15 +24,31 @@ def sha256_file(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def create(path: Path, flags: int = 0) -> int:
+    """The descriptor of a new file. FileExistsError if something has its name, be it a link: nothing is written through it."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o666)
+
+
+def remove_left_overs(folder: Path) -> None:
+    """Remove the temporary files of processes that were killed a day ago or earlier while they wrote to `folder`."""
+    for path in folder.glob(f".*.{'[0-9a-f]' * 16}{_TEMPORARY}"):
+        with suppress(OSError):
+            if path.lstat().st_mtime < time.time() - 86400:
+                path.unlink()
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file that replaces `path` atomically at the end of the block: neither a reader nor a crash leaves half of it."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{_TEMPORARY}")
+    try:
+        with os.fdopen(create(temporary), "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     sync(path.parent)
 
 
@@ -68,7 +88,7 @@ def open_direct(path: Path) -> Iterator[int]:
     Large files bypass the kernel's cache if the system supports that: the copy takes longer than a fast disk needs, a core, and
     evicts what is read repeatedly.
     """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    descriptor = create(path)
     try:
         with suppress(OSError):  # tmpfs and some network file systems
             _set_direct(descriptor, True)

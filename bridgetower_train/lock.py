@@ -7,11 +7,17 @@ import json
 import logging
 import os
 import socket
+import stat
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, cast
 
+from bridgetower_train.display import printable
 from bridgetower_train.errors import UserError
+from bridgetower_train.files import remove_left_overs
+from bridgetower_train.foreign import read_json
 
 log = logging.getLogger(__name__)
 
@@ -20,16 +26,28 @@ LOCK = "lock"
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # Lustre and NFS with some mount options
 
+_LONGEST = 4096  # bytes of the file; it is about 80
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The process that has, or had, the lock."""
+
+    host: str
+    pid: int
+    since: float
+
 
 @contextlib.contextmanager
 def hold(folder: Path, key: str) -> Iterator[None]:
     """Lock `folder` (created if missing) while the block runs; UserError naming the holder if another process has it.
 
     `key`: the configuration key of the folder. The lock is a POSIX record lock: it ends with the process that took it, however
-    that ends, is not inherited by its workers, and works between hosts that share an NFS folder.
+    that ends, is not inherited by its workers, and works between hosts that share an NFS folder. UserError too if the file
+    was put there by something else: it is not touched.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "a+") as file:
+    with _open(folder / LOCK) as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -40,16 +58,42 @@ def hold(folder: Path, key: str) -> Iterator[None]:
             if error.errno not in _NO_LOCKS:
                 raise
             log.warning(f"{key}={folder}: its file system has no locks; make sure that nothing else writes there")
+        _check(folder / LOCK, file)
         file.truncate(0)
-        file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}))
+        file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}).encode())
         file.flush()
+        remove_left_overs(folder)
         yield
+
+
+def _open(path: Path) -> BinaryIO:
+    """The lock, created if missing, whatever its owner: folders of a group have several."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EMLINK, errno.EISDIR, errno.ENXIO):
+            raise UserError(f"{path}: is not a lock but a link, a folder or the like; remove it") from None
+        raise
+    file = os.fdopen(descriptor, "rb+", buffering=0)
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        file.close()
+        raise UserError(f"{path}: is not a lock but a device or a hard link to another file; remove it")
+    return cast(BinaryIO, file)
+
+
+def _check(path: Path, file: BinaryIO) -> None:
+    """UserError if the file holds something other than what `hold` writes."""
+    content = file.read(_LONGEST)
+    file.seek(0)
+    if content and not (content.startswith(b"{") and b'"pid"' in content and len(content) < _LONGEST):
+        raise UserError(f"{path}: holds something else than a lock; move it away, or choose another folder")
 
 
 def _holder(folder: Path) -> str:
     try:
-        holder = json.loads((folder / LOCK).read_text())
-        since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(holder["since"]))
-        return f"in use by process {holder['pid']} on {holder['host']} since {since}"
-    except (OSError, ValueError, KeyError, TypeError):
+        holder = read_json(folder / LOCK, Holder, _LONGEST)
+        since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(holder.since))
+        return f"in use by process {holder.pid} on {printable(holder.host)} since {since}"
+    except (OSError, ValueError, OverflowError):
         return "in use by another process"

@@ -4,21 +4,40 @@ import errno
 import fcntl
 import mmap
 import os
-import re
 from pathlib import Path
 
 import pytest
 
-from bridgetower_train.files import atomic_write, open_direct, write_direct
+from bridgetower_train.files import atomic_write, open_direct, remove_left_overs, write_direct
 
 
 def test_what_is_there_stays_until_the_new_is_whole(tmp_path, monkeypatch):
     file = tmp_path / "page.html"
     atomic_write(file, "old")
     monkeypatch.setattr(Path, "replace", lambda *_: pytest.fail(f"{sorted(p.name for p in tmp_path.iterdir())}"))
-    with pytest.raises(pytest.fail.Exception, match=re.escape("['page.html', 'page.html.tmp']")):
+    with pytest.raises(pytest.fail.Exception, match=r"\['\.page\.html\.[0-9a-f]{16}\.tmp', 'page\.html'\]"):
         atomic_write(file, "new")
     assert file.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_what_a_killed_process_left_is_removed_a_day_later(tmp_path):
+    fresh, old, foreign = (tmp_path / f".{name}.tmp" for name in ("a.0123456789abcdef", "b.0123456789abcdef", "notes"))
+    for path in (fresh, old, foreign):
+        path.touch()
+    for path in (old, foreign):
+        os.utime(path, (0, 0))
+    remove_left_overs(tmp_path)
+    assert sorted(tmp_path.iterdir()) == [fresh, foreign]
+
+
+def test_a_new_file_is_not_written_through_a_link(tmp_path):
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "weights").symlink_to("victim")
+    with pytest.raises(FileExistsError), open_direct(tmp_path / "weights"):
+        pass
+    atomic_write(tmp_path / "weights", "new")
+    assert ((tmp_path / "victim").read_text(), (tmp_path / "weights").read_text()) == ("precious", "new")
 
 
 def test_half_a_surrogate_pair_can_be_written(tmp_path):

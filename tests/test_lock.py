@@ -66,3 +66,26 @@ def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch, caplog)
     with hold(tmp_path, "run_dir"):
         pass
     assert "has no locks" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "hard link", "fifo", "folder", "other contents"])
+def test_what_is_not_a_lock_is_refused_and_left_alone(tmp_path, kind):
+    victim, lock = tmp_path / "victim", tmp_path / "run" / "lock"
+    lock.parent.mkdir()
+    if kind != "dangling link":
+        victim.write_text("precious")
+    if kind.endswith("hard link"):
+        lock.hardlink_to(victim)
+    elif kind.endswith("link"):
+        lock.symlink_to(victim)
+    elif kind == "fifo":
+        os.mkfifo(lock)
+    elif kind == "folder":
+        lock.mkdir()
+    else:
+        lock.write_text("precious")
+    with pytest.raises(UserError, match="/run/lock: "), hold(lock.parent, "run_dir"):
+        pass
+    assert victim.exists() is (kind != "dangling link")
+    assert not victim.exists() or victim.read_text() == "precious"
+    assert kind != "other contents" or lock.read_text() == "precious"

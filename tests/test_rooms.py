@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-EVERYWHERE = {"errors", "files", "findings", "host", "lock", "random", "versions"}
+EVERYWHERE = {"display", "errors", "files", "findings", "foreign", "host", "lock", "random", "versions"}
 """Small modules that import nothing but each other, and that everybody may import."""
 
 
