@@ -85,6 +85,8 @@ def random_batch(config: ModelConfig, size: int, seed: int = 0) -> Batch:
             "mlm_positions": positions,
             "mlm_labels": labels,
             "itm_negative": torch.where(image_id[other] == image_id, own, other),
+            "text_id": own,
+            "itm_hard": torch.ones(size, dtype=torch.bool),
         },
     )
 

@@ -88,6 +88,7 @@ def measure(config: BenchDataConfig) -> Figures:
 
 def _open(config: BenchDataConfig, folder: Path, text: CaptionTokenizer) -> PairDataset:
     run = TrainConfig(
+        steps="1",
         run_dir="",
         global_batch=config.batch,
         model=ModelConfig(image_size=config.image_size, patch_size=config.image_size),

@@ -6,7 +6,7 @@ needs more than the configuration (the index, the tokenizer, the number of ranks
 May import nothing.
 """
 
-from bridgetower_train.config.checks import Duration, at_least, one_of
+from bridgetower_train.config.checks import Duration, RunLength, at_least, one_of
 from bridgetower_train.config.data import DataConfig
 from bridgetower_train.config.model import (
     HEAD_WIDTH,
@@ -45,6 +45,7 @@ __all__ = [
     "ObjectiveConfig",
     "OptimConfig",
     "ProfileConfig",
+    "RunLength",
     "TrainConfig",
     "ValidationConfig",
     "WandbConfig",

@@ -41,3 +41,23 @@ class Duration:
         if self.unit == "step":
             return int(self.amount)
         return -int(-samples[self.unit] // global_batch)
+
+
+@dataclass(frozen=True)
+class RunLength:
+    """How long a run is, and with it how many steps a duration has."""
+
+    global_batch: int
+    epoch_samples: int
+    """Samples per epoch."""
+    steps: int
+    """Optimizer steps."""
+
+    @staticmethod
+    def of(steps: str, global_batch: int, epoch_samples: int) -> "RunLength":
+        """Of a run with the key `steps`."""
+        return RunLength(global_batch, epoch_samples, Duration.parse("steps", steps).steps(global_batch, epoch_samples))
+
+    def in_steps(self, key: str, duration: str) -> int:
+        """Optimizer steps of a duration, the value of `key`."""
+        return Duration.parse(key, duration).steps(self.global_batch, self.epoch_samples, self.steps)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from bridgetower_train.config.checks import at_least, one_of
+from bridgetower_train.config.checks import Duration, at_least, one_of
 from bridgetower_train.errors import ConfigError
 
 HEAD_WIDTH = 64
@@ -99,10 +99,17 @@ class ObjectiveConfig:
     mlm_probability: float = 0.15
     """Fraction of the real tokens that are masked."""
     itm_negatives: str = "random"
-    """`random`: any other image of the batch; `hard`: drawn in proportion to the ITC similarity (needs itc > 0)."""
+    """`random`: each text with any other image of its lane; `hard`: each text with another image and each image with another
+    text of the micro-batch, drawn in proportion to the ITC similarity (needs itc > 0), three pairs a sample instead of two."""
+    hard_after: str = "0%"
+    """Hard negatives are drawn uniformly until this much of the run is over: a share ('20%'), steps, samples or epochs. From
+    random weights they teach nothing; from pretrained ones, 0% is published."""
     itc_form: str = "hf"
     """`hf`: the published checkpoint's three one-directional terms; `symmetric`: both directions of the three;
     `ms`: the two-directional term of the two towers."""
+    same_image: str = "exclude"
+    """What other captions of a sample's image are in the contrast: `exclude`: neither right nor wrong; `positive`: as right as
+    its own, as in ALBEF and Microsoft's fine-tuning."""
     itc_dim: int = 512
     """Width of the contrastive embeddings (512 in the published checkpoint, 256 in Microsoft's code)."""
 
@@ -116,6 +123,8 @@ class ObjectiveConfig:
                 "objective.itc_form=ms: does not train the fusion encoder alone; set objective.mlm or itm above 0"
             )
         one_of("objective.itm_negatives", self.itm_negatives, ("random", "hard"))
+        one_of("objective.same_image", self.same_image, ("exclude", "positive"))
+        Duration.parse("objective.hard_after", self.hard_after)
         one_of("objective.itc_form", self.itc_form, ("hf", "symmetric", "ms"))
         at_least("objective.itc_dim", self.itc_dim, 1)
         if not 0 < self.mlm_probability < 1:

@@ -34,7 +34,7 @@ class Batch:
     text_mask: Tensor
     """bool (B, L): True where a token is real."""
     image_id: Tensor
-    """int64 (B,): equal for samples of one record, below 2^31."""
+    """int64 (B,): equal for samples of the same image, below 2^31."""
     labels: dict[str, Tensor] = field(default_factory=dict)
     """What the task's Reader adds, by name; B rows each."""
     bad: list[BadRecord] = field(default_factory=list)

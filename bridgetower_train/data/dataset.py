@@ -5,6 +5,7 @@ import functools
 import itertools
 import logging
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -12,14 +13,14 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from bridgetower_train.config import TrainConfig
+from bridgetower_train.config import RunLength, TrainConfig
 from bridgetower_train.data.augment import rand_augment
 from bridgetower_train.data.batch import BadRecord, Batch, empty_pixels
 from bridgetower_train.data.image import Pixels, decode, decode_crop, resize_shorter
-from bridgetower_train.data.order import Order, Sample, Window
+from bridgetower_train.data.order import IntArray, Order, Sample, Window
 from bridgetower_train.data.reader import Reader, Samples, View
 from bridgetower_train.data.roots import is_remote, shard_cache
-from bridgetower_train.data.shards import BadRecordError, Corpus, Record, open_corpus
+from bridgetower_train.data.shards import BadRecordError, Corpus, Record, image_identity, open_corpus
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.data.worker import start_worker
 from bridgetower_train.errors import ConfigError, DataError, UserError
@@ -47,11 +48,20 @@ class PairDataset(Dataset[Batch]):
     """
 
     def __init__(
-        self, order: Order, corpora: Sequence[Corpus], tokenizer: CaptionTokenizer, reader: Reader, config: TrainConfig
+        self,
+        order: Order,
+        corpora: Sequence[Corpus],
+        tokenizer: CaptionTokenizer,
+        reader: Reader,
+        config: TrainConfig,
+        length: RunLength | None = None,
     ) -> None:
-        """`reader` is the task's. DataError if the corpora have so many records that `image_id` would reach 2^31."""
+        """`reader` is the task's; `length` is that of the run, None in validation.
+
+        DataError if the corpora have so many records that `image_id` would reach 2^31.
+        """
         self.order, self.corpora, self.tokenizer, self.reader = order, list(corpora), tokenizer, reader
-        self.config = config
+        self.config, self.length = config, length
         self._size = config.model.image_size
         self._first_id = np.cumsum([0, *(corpus.manifest.images for corpus in corpora)])
         if self._first_id[-1] >= 2**31:
@@ -62,7 +72,7 @@ class PairDataset(Dataset[Batch]):
         self._fetch_ahead = functools.lru_cache(4 * order.lanes)(self._prefetch_window)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.order, self.corpora, self.tokenizer, self.reader, self.config)
+        return type(self), (self.order, self.corpora, self.tokenizer, self.reader, self.config, self.length)
 
     def __len__(self) -> int:
         """Samples per epoch; sample indices continue beyond it."""
@@ -84,11 +94,12 @@ class PairDataset(Dataset[Batch]):
         pixels = empty_pixels(count + SPARE, self._size)
         read, bad = self._fill(self.order.take(sample_indices), pixels.numpy())
         records = [one.record for one in read]
-        image_id = self._first_id[[one.sample.corpus for one in read]] + [one.sample.row for one in read]
+        image_id = self._image_ids(read)
         texts = [one.view.text for one in read]
         ids, mask = self.tokenizer.encode(texts, self.config.model.max_text_len, self.config.data.text_buckets)
         index = np.asarray(sample_indices, dtype=np.int64)
-        labels = self.reader.labels(Samples(records, [one.sample.caption for one in read], index, image_id, ids, mask))
+        numbers = [one.sample.caption for one in read]
+        labels = self.reader.labels(Samples(records, numbers, index, image_id, ids, mask, self.length))
         return Batch(pixels[:count].permute(0, 3, 1, 2), ids, mask, torch.from_numpy(image_id), labels, bad)
 
     def describe(self, sample_index: int) -> dict[str, Any]:
@@ -105,6 +116,14 @@ class PairDataset(Dataset[Batch]):
             "caption": view.text,
             "meta": record.meta,
         }
+
+    def _image_ids(self, read: Sequence[_Read]) -> IntArray:
+        """`Batch.image_id`: a hash of what the records say that their images are, else their places among all records."""
+        ids = self._first_id[[one.sample.corpus for one in read]] + [one.sample.row for one in read]
+        for number, one in enumerate(read):
+            if identity := image_identity(one.record.meta):
+                ids[number] = zlib.crc32(identity.encode()) & 0x7FFFFFFF
+        return ids
 
     def _fill(self, samples: Sequence[Sample], pixels_XSSC: Pixels) -> tuple[list[_Read], list[BadRecord]]:
         """Decode the images of `samples`, or of their replacements. Returns what was read and what was bad.
@@ -287,7 +306,8 @@ def open_data(
     captions = "one" if validation else data.captions
     weights = list(corpora.values())
     order = Order(opened, weights, config.seed, data.lanes, config.samples_per_lane, captions, data.shuffle_window)
-    return PairDataset(order, opened, tokenizer, reader, config)
+    length = None if validation else RunLength.of(config.steps, config.global_batch, order.epoch_samples)
+    return PairDataset(order, opened, tokenizer, reader, config, length)
 
 
 def _refuse_test_splits(corpora: Sequence[Corpus], key: str) -> None:

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from bridgetower_train.config import RunLength
 from bridgetower_train.data.order import IntArray
 from bridgetower_train.data.shards import Record
 
@@ -36,6 +37,8 @@ class Samples:
     """int64 (B, L)."""
     mask: Tensor
     """bool (B, L)."""
+    length: RunLength | None = None
+    """Of the run; None in validation."""
 
 
 class Reader(Protocol):

@@ -93,6 +93,16 @@ def parse_caption_member(kind: str, data: bytes) -> tuple[list[str], dict[str, A
     return clean_captions(captions), meta
 
 
+def image_identity(meta: dict[str, Any]) -> str | None:
+    """What tells an image from all others, whichever corpus it is in: its id in COCO, else its URL; None if neither is noted."""
+    coco = meta.get("coco_id")
+    if coco is None and isinstance(meta.get("coco_url"), str):  # shards of COCO before 0.2
+        coco = meta["coco_url"].rpartition("/")[2].partition(".")[0].rpartition("_")[2].lstrip("0")
+    if isinstance(coco, int | str):
+        return f"coco:{coco}"
+    return meta["url"] if isinstance(meta.get("url"), str) else None
+
+
 class Record:
     """An image and its captions, as read from a shard."""
 

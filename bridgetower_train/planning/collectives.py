@@ -6,7 +6,7 @@ FP32 = 4
 """Bytes of a weight and of a gradient: all engines store and send both in float32."""
 TOTALS, FLAG, NORM = 3 * FP32, 8, FP32
 """Bytes of the step's counts (Task.counts), of the agreement to stop (Flag), and of ZeRO's gradient norm."""
-IMAGE_ID = 8
+IDS = 2 * 8  # of the image and of the text
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def collective_bytes(
         sent.append(Collective("all_gather", "weights", float(FP32 * gathered) if stage == 3 else size))
     if embedding:
         embeddings = float(FP32 * embedding * pairs * world_size * micro_batches)
-        ids = float(IMAGE_ID * pairs * world_size * micro_batches)
+        ids = float(IDS * pairs * world_size * micro_batches)
         sent.append(Collective("all_gather", "embeddings", embeddings + ids))
         sent.append(Collective("all_reduce", "embeddings", embeddings))
     sent.append(Collective("all_reduce", "agreements", float(TOTALS + FLAG + (NORM if stage else 0))))

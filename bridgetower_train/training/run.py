@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from bridgetower_train import compose, random
-from bridgetower_train.config import Duration, ProfileConfig, TrainConfig, one_of
+from bridgetower_train.config import ProfileConfig, RunLength, TrainConfig, one_of
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.data.dataset import PairDataset, make_loader, open_data
 from bridgetower_train.data.text import CaptionTokenizer
@@ -99,9 +99,8 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
     if ranks.is_main:
         atomic_write(run_dir / "config.yaml", compose.to_yaml(config))
 
-    sizes = config.global_batch, dataset.order.epoch_samples
-    total_steps = Duration.parse("steps", config.steps).steps(*sizes)
-    warmup = Duration.parse("optim.warmup", config.optim.warmup).steps(*sizes, total_steps)
+    length = RunLength.of(config.steps, config.global_batch, dataset.order.epoch_samples)
+    total_steps, warmup = length.steps, length.in_steps("optim.warmup", config.optim.warmup)
     loader = make_loader(
         dataset, ranks.rank, ranks.world_size, micro_batch, accumulation, start, config.data.workers, config.data.prefetch,
         device.mp_start_method, device.pin_memory,

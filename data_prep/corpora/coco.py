@@ -121,7 +121,7 @@ def official_rows(config: CocoConfig, content: Any) -> list[Row]:
 def _row(image_id: Any, location: Any, captions: list[str], meta: dict[str, Any]) -> Row:
     if not isinstance(image_id, int) or not isinstance(location, str):
         raise TypeError((image_id, location))
-    return Row(f"{image_id:012d}", location, captions, {"image_id": image_id, **meta})
+    return Row(f"{image_id:012d}", location, captions, {"image_id": image_id, "coco_id": image_id, **meta})
 
 
 def _first_of_each(rows: list[Row]) -> list[Row]:

@@ -22,6 +22,7 @@ from toy import toy_text
 from bridgetower_train.config import DataConfig, ModelConfig, ObjectiveConfig, TrainConfig
 from bridgetower_train.data.dataset import PairDataset, RankSamples, make_loader
 from bridgetower_train.data.image import decode_crop
+from bridgetower_train.data.shards import image_identity
 from bridgetower_train.errors import ConfigError, DataError
 from bridgetower_train.tasks.pretraining.masking import IGNORE
 from data_prep.shards.writer import write_corpus
@@ -33,6 +34,7 @@ BATCH = LANES * LANE_BATCH
 
 def configure(root, corpora=("small",), image_size=64, max_text_len=12, **data):
     return TrainConfig(
+        steps="1",
         global_batch=BATCH,
         model=ModelConfig(image_size=image_size, patch_size=image_size, max_text_len=max_text_len),
         data=DataConfig(root=str(root), corpora=dict.fromkeys(corpora, 1.0), lanes=LANES, shuffle_window=32, **data),
@@ -357,7 +359,7 @@ def test_wrong_configurations_are_named(small_corpus):
     with pytest.raises(ConfigError, match="smal: no such folder"):
         open_pairs(configure(small_corpus, ["smal"]), TEXT)
     data = DataConfig(root=str(small_corpus), corpora={"small": 1.0}, lanes=512)
-    config = TrainConfig(global_batch=512, data=data, objective=ObjectiveConfig(itm=0))
+    config = TrainConfig(steps="1", global_batch=512, data=data, objective=ObjectiveConfig(itm=0))
     with pytest.raises(ConfigError, match=r"data\.lanes=512: an epoch has only 180 samples"):
         open_pairs(config, TEXT)
 
@@ -383,3 +385,31 @@ def test_memory_does_not_grow_over_20000_records(small_corpus):
     before = resident()
     list(islice(batches, 20_000 // BATCH))
     assert resident() - before < 4e6
+
+
+@pytest.mark.parametrize(
+    ("meta", "identity"),
+    [
+        ({"coco_id": 42, "image_id": 7, "url": "http://h/x"}, "coco:42"),
+        ({"coco_url": "http://images.cocodataset.org/train2017/000000000042.jpg", "image_id": 42}, "coco:42"),
+        ({"coco_url": "http://images.cocodataset.org/val2014/COCO_val2014_000000000042.jpg"}, "coco:42"),
+        ({"url": "http://h/x.jpg", "image_id": "000042"}, "http://h/x.jpg"),
+        ({"image_id": "000042", "coco_id": None, "url": 3}, None),
+        ({}, None),
+    ],
+)
+def test_what_tells_an_image_from_all_others(meta, identity):
+    assert image_identity(meta) == identity
+
+
+def test_one_photograph_in_two_corpora_has_one_id(tmp_path, jpeg):
+    for name, key in (("coco", "coco_id"), ("vg", "coco_id"), ("web", "url")):
+        rows = (
+            (f"{name}{n}", jpeg, [f"{name} {n}"], {key: n if key == "coco_id" else f"http://h/{n}"}) for n in range(8)
+        )
+        write_corpus(tmp_path / name, 64, rows, 4)
+    dataset = open_pairs(replace(configure(tmp_path, ("coco", "vg", "web")), global_batch=24), TEXT)
+    batch = dataset.__getitems__(range(24))
+    ids = {dataset.describe(n)["key"]: int(batch.image_id[n]) for n in range(24)}
+    assert all(ids[f"coco{n}"] == ids[f"vg{n}"] for n in range(8))
+    assert len(set(ids.values())) == 16

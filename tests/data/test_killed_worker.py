@@ -17,6 +17,7 @@ from bridgetower_train.data.dataset import make_loader
 def batches(small_corpus, request):
     """Batches from a worker that was started by a context; the worker's pid."""
     config = TrainConfig(
+        steps="1",
         global_batch=4, model=ModelConfig(image_size=64, patch_size=64, max_text_len=12),
         data=DataConfig(root=str(small_corpus), corpora={"small": 1.0}, lanes=2),
     )  # fmt: skip

@@ -142,7 +142,7 @@ def losses(model, names: dict, swapped):
     for encoding in (swapped, {**swapped, "input_ids": texts["input_ids"], "attention_mask": texts["attention_mask"]}):
         given = outputs(model, encoding)
         embeddings = {key: given[f"{key}_embeds"] for key in ("text", "image", "cross")}
-        loss, _ = itc_loss(embeddings, model.head("logit_scale").detach(), torch.arange(2), "hf")
+        loss, _ = itc_loss(embeddings, model.head("logit_scale").detach(), torch.arange(2), torch.arange(2), "hf")
         yield loss / 2
 
 

@@ -83,25 +83,32 @@ def itc_logits(queries_BE: Tensor, keys_GE: Tensor, logit_scale: Tensor) -> Tens
 
 
 def itc_loss(
-    embeddings: dict[str, Tensor], logit_scale: Tensor, image_id_B: Tensor, form: str
+    embeddings: dict[str, Tensor],
+    logit_scale: Tensor,
+    image_id_B: Tensor,
+    text_id_B: Tensor,
+    form: str,
+    same_image: str = "exclude",
 ) -> tuple[Tensor, Tensor]:
     """(mean cross entropy of the form's terms, texts whose nearest image is right), each summed over the local samples.
 
     `embeddings` has `text`, `image` and, except for form `ms`, `cross`, each (B, E) of length 1. Local rows are compared with
-    those of all ranks. Rows of the same image are not negatives, and count as right if nearest.
+    those of all ranks. Rows of the same image or the same text are not negatives, and count as right if nearest. With
+    `same_image` = `positive`, rows of the same image are as right as the row's own: the target is uniform over them.
     """
     keys = sorted({key for _, key in TERMS[form]})
     gathered = dict(zip(keys, all_gather(torch.stack([embeddings[key] for key in keys], dim=1)).unbind(1), strict=True))
-    image_id_G = all_gather(image_id_B)
+    ids_B2 = torch.stack([image_id_B, text_id_B], dim=1)
+    ids_G2 = all_gather(ids_B2)
     target_B = rank() * len(image_id_B) + torch.arange(len(image_id_B), device=image_id_B.device)
-    rows = max(1, BLOCK_LOGITS // len(image_id_G))
+    rows = max(1, BLOCK_LOGITS // len(ids_G2))
     if rows >= len(image_id_B):
-        return _compare(embeddings, gathered, logit_scale, image_id_B, image_id_G, target_B, form)
+        return _compare(embeddings, gathered, logit_scale, ids_B2, ids_G2, target_B, form, same_image)
     blocks = []
     for begin in range(0, len(image_id_B), rows):
         block = slice(begin, begin + rows)
         own_b = {name: value[block] for name, value in embeddings.items()}
-        arguments = (own_b, gathered, logit_scale, image_id_B[block], image_id_G, target_B[block], form)
+        arguments = (own_b, gathered, logit_scale, ids_B2[block], ids_G2, target_B[block], form, same_image)
         blocks.append(checkpoint(_compare, *arguments, use_reentrant=False, preserve_rng_state=False))
     losses, right = zip(*blocks, strict=True)
     return torch.stack(losses).sum(), torch.stack(right).sum()
@@ -111,18 +118,24 @@ def _compare(
     embeddings: dict[str, Tensor],
     gathered: dict[str, Tensor],
     logit_scale: Tensor,
-    image_id_b: Tensor,
-    image_id_G: Tensor,
-    target_b: Tensor,
+    ids_b2: Tensor,
+    ids_G2: Tensor,
+    own_b: Tensor,
     form: str,
+    same_image: str,
 ) -> tuple[Tensor, Tensor]:
-    """`itc_loss` of b local rows, whose own columns are `target_b`, against all columns."""
-    same_bG = image_id_b[:, None] == image_id_G
-    excluded_bG = same_bG & (target_b[:, None] != torch.arange(len(image_id_G), device=image_id_G.device))
+    """`itc_loss` of b local rows, whose own columns are `own_b`, against all columns."""
+    equal_bG2 = ids_b2[:, None] == ids_G2
+    same_bG = equal_bG2.any(dim=-1)
+    own_bG = own_b[:, None] == torch.arange(len(ids_G2), device=ids_G2.device)
+    right_bG = equal_bG2[..., 0] if same_image == "positive" else own_bG
+    excluded_bG = same_bG & ~right_bG
     logits = {(query, key): itc_logits(embeddings[query], gathered[key], logit_scale) for query, key in TERMS[form]}
-    losses = [
-        F.cross_entropy(logits_bG.masked_fill(excluded_bG, MASKED_LOGIT), target_b, reduction="sum")
-        for logits_bG in logits.values()
-    ]
+    masked = [logits_bG.masked_fill(excluded_bG, MASKED_LOGIT) for logits_bG in logits.values()]
+    if same_image == "positive":
+        sums = [(right_bG * -logits_bG.log_softmax(dim=-1)).sum(dim=-1) for logits_bG in masked]
+        losses = [(sum_b / right_bG.sum(dim=-1)).sum() for sum_b in sums]
+    else:
+        losses = [F.cross_entropy(logits_bG, own_b, reduction="sum") for logits_bG in masked]
     nearest_b1 = logits["text", "image"].argmax(dim=-1, keepdim=True)
     return torch.stack(losses).mean(), same_bG.gather(1, nearest_b1).sum()

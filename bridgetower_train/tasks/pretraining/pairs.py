@@ -22,8 +22,8 @@ class PairKinds:
     """The masked view of each text, fused with its image: MLM."""
     aligned: bool
     """The clean text fused with its image: ITM's positives and the cross-modal embedding of ITC."""
-    mismatched: bool
-    """The clean text fused with another image: ITM's negatives."""
+    mismatched: int
+    """ITM's negatives per sample: the clean text fused with another image, and if they are hard the image with another text."""
 
     @staticmethod
     def of(objective: ObjectiveConfig) -> "PairKinds":
@@ -33,7 +33,7 @@ class PairKinds:
             clean=itm or itc,
             masked=objective.mlm > 0,
             aligned=itm or (itc and objective.itc_form != "ms"),
-            mismatched=itm,
+            mismatched=itm * (2 if objective.itm_negatives == "hard" else 1),
         )
 
     @property
@@ -42,18 +42,20 @@ class PairKinds:
         return self.aligned + self.mismatched
 
 
-def joint_pairs(kinds: PairKinds, negative_B: Tensor, positions_BM: Tensor) -> Pairs:
-    """The pairs of a step, in the order aligned, mismatched, masked; `negative_B` is the other image of each text.
+def joint_pairs(kinds: PairKinds, negatives: list[Tensor], positions_BM: Tensor) -> Pairs:
+    """The pairs of a step, in the order aligned, mismatched, masked.
 
+    `negatives`: the other image of each text (B,), and if `kinds` has two the other text of each image (B,).
     Texts are the clean views and then the masked views, as far as `kinds` has them, B rows each.
     """
-    B = len(negative_B)
-    own_B = torch.arange(B, device=negative_B.device)
+    B = len(positions_BM)
+    own_B = torch.arange(B, device=positions_BM.device)
     rows = []
     if kinds.aligned:
         rows.append((own_B, own_B))
-    if kinds.mismatched:
-        rows.append((negative_B, own_B))
+    rows += [(negative_B, own_B) for negative_B in negatives[:1]] + [
+        (own_B, negative_B) for negative_B in negatives[1:]
+    ]
     if kinds.masked:
         rows.append((own_B, own_B + B * kinds.clean))
     images, texts = zip(*rows, strict=True)

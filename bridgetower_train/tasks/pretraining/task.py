@@ -30,7 +30,7 @@ from bridgetower_train.tasks.pretraining.itc import (
     itc_logits,
     itc_loss,
 )
-from bridgetower_train.tasks.pretraining.itm import hard_negatives, itm_loss
+from bridgetower_train.tasks.pretraining.itm import hard_negatives, itm_loss, others
 from bridgetower_train.tasks.pretraining.masking import IGNORE, max_masked_tokens
 from bridgetower_train.tasks.pretraining.mlm import MLMHead, mlm_loss
 from bridgetower_train.tasks.pretraining.pairs import PairKinds, joint_pairs
@@ -102,6 +102,8 @@ class Pretraining(Task):
             "mlm_positions": torch.zeros(size, masked, dtype=torch.int64),
             "mlm_labels": torch.zeros(size, masked, dtype=torch.int64),
             "itm_negative": torch.arange(size).roll(1),
+            "text_id": torch.arange(size),
+            "itm_hard": torch.ones(size, dtype=torch.bool),
         }
 
     @classmethod
@@ -116,7 +118,7 @@ class Pretraining(Task):
         names = ("text", "image", "cross")
         embeddings = {name: torch.ones(samples, objective.itc_dim, requires_grad=True) for name in names}
         scale, ids = torch.ones((), requires_grad=True), torch.arange(samples)
-        return lambda: itc_loss(embeddings, scale, ids, objective.itc_form)[0]
+        return lambda: itc_loss(embeddings, scale, ids, ids, objective.itc_form)[0]
 
     @classmethod
     def recipe(cls, config: TrainConfig) -> list[tuple[str, str]]:
@@ -124,9 +126,12 @@ class Pretraining(Task):
         weights = {"MLM": objective.mlm, "ITM": objective.itm, "ITC": objective.itc}
         rows = [("losses and weights", ", ".join(f"{name} {weight:g}" for name, weight in weights.items() if weight))]
         if objective.itm:
-            rows.append(("ITM negatives", objective.itm_negatives))
+            hard = objective.itm_negatives == "hard"
+            rows.append(("ITM negatives", "hard, images and texts" if hard else "random images"))
         if objective.itc:
-            rows.append(("ITC", f"form `{objective.itc_form}`, {objective.itc_dim} wide"))
+            same = "right" if objective.same_image == "positive" else "not compared"
+            form = f"form `{objective.itc_form}`, {objective.itc_dim} wide, captions of one image {same}"
+            rows.append(("ITC", form))
         if objective.mlm:
             rows.append(("masked tokens", f"{objective.mlm_probability:.0%}"))
         return rows
@@ -179,11 +184,11 @@ class Pretraining(Task):
         """float32 (3,): samples, masked tokens and ITM pairs."""
         ids = batch.image_id
         if self.objective.itm_negatives == "hard":
-            mismatched = (ids[:, None] != ids).any(dim=1)
+            mismatched = 2 * others(ids, batch.labels["text_id"]).any(dim=1).sum()
         else:
-            mismatched = batch.labels["itm_negative"] != torch.arange(len(ids), device=ids.device)
-        samples = torch.full_like(mismatched.sum(), len(ids))
-        return torch.stack([samples, (batch.labels["mlm_labels"] != IGNORE).sum(), samples + mismatched.sum()]).float()
+            mismatched = (batch.labels["itm_negative"] != torch.arange(len(ids), device=ids.device)).sum()
+        samples = torch.full_like(mismatched, len(ids))
+        return torch.stack([samples, (batch.labels["mlm_labels"] != IGNORE).sum(), samples + mismatched]).float()
 
     def forward(self, batch: Batch, totals: Tensor) -> tuple[Tensor, Metrics]:
         objective, kinds, model, B = self.objective, self.pairs, self.model, len(batch.image_id)
@@ -198,11 +203,13 @@ class Pretraining(Task):
             embeddings["image"] = embed_image(model, image, objective.itc_form)
 
         # Fusion.
-        negative = batch.labels["itm_negative"]
-        if objective.itm and objective.itm_negatives == "hard":
-            similarity = itc_logits(embeddings["text"], embeddings["image"], model.head("logit_scale"))
-            negative = hard_negatives(similarity.detach(), batch.image_id)
-        fused = model.fuse(image, text, joint_pairs(kinds, negative, batch.labels["mlm_positions"]))
+        text_id = batch.labels["text_id"]
+        negatives = [batch.labels["itm_negative"]][: kinds.mismatched]
+        if kinds.mismatched == 2:
+            similarity = itc_logits(embeddings["text"], embeddings["image"], model.head("logit_scale")).detach()
+            other, hard = others(batch.image_id, text_id), batch.labels["itm_hard"]
+            negatives = [hard_negatives(rows, other, hard) for rows in (similarity, similarity.T)]
+        fused = model.fuse(image, text, joint_pairs(kinds, negatives, batch.labels["mlm_positions"]))
 
         # Losses: sums over this micro-batch, divided by the step's totals.
         samples, masked_tokens, itm_pairs = (totals.clamp(min=1) / world_size()).unbind()
@@ -213,13 +220,15 @@ class Pretraining(Task):
             metrics.update({"loss_mlm": loss_mlm / masked_tokens, "acc_mlm": right / masked_tokens})
             loss = loss + objective.mlm * metrics["loss_mlm"]
         if objective.itm:
-            loss_itm, right = itm_loss(model.head("itm_score")(fused.pooled), negative)
+            loss_itm, right = itm_loss(model.head("itm_score")(fused.pooled), negatives)
             metrics.update({"loss_itm": loss_itm / itm_pairs, "acc_itm": right / itm_pairs})
             loss = loss + objective.itm * metrics["loss_itm"]
         if objective.itc:
             if objective.itc_form != "ms":
                 embeddings["cross"] = embed_cross(model, fused.pooled[:B])
-            loss_itc, right = itc_loss(embeddings, model.head("logit_scale"), batch.image_id, objective.itc_form)
+            loss_itc, right = itc_loss(
+                embeddings, model.head("logit_scale"), batch.image_id, text_id, objective.itc_form, objective.same_image
+            )
             metrics.update({"loss_itc": loss_itc / samples, "recall_itc": right / samples})
             metrics["logit_scale"] = clamped_logit_scale(model.head("logit_scale")) * B / samples
             loss = loss + objective.itc * metrics["loss_itc"]

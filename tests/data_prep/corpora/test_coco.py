@@ -79,6 +79,7 @@ def test_sound_images_are_written_in_order(tmp_path: Path) -> None:
         "captions": [f"caption {n} of wide.jpg" for n in range(3)],
         "source": "coco",
         "image_id": 68,
+        "coco_id": 68,
         "width": 90,
         "height": 50,
         "flickr_url": "http://example.org/wide.jpg",

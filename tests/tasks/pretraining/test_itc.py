@@ -18,6 +18,8 @@ from bridgetower_train.tasks.pretraining import itc
 from bridgetower_train.tasks.pretraining.itc import LOGIT_SCALE_RANGE, TERMS, clamped_logit_scale, itc_loss
 
 IMAGE_ID = torch.tensor([7, 8, 7, 9, 10, 7, 11, 12])
+TEXT_ID = torch.tensor([1, 2, 3, 4, 2, 5, 6, 7])
+"""Rows 1 and 4 show different images with the same text."""
 LOGIT_SCALE = torch.tensor(math.log(10.0), dtype=torch.float64)
 
 
@@ -28,11 +30,15 @@ def embeddings(seed: int = 0) -> dict[str, Tensor]:
 
 
 def loss_row_by_row(made: dict[str, Tensor], form: str) -> float:
-    """The definition: each row among itself and the rows of other images."""
+    """The definition: each row among itself and the rows with another image and another text."""
     total = 0.0
     for query, key in TERMS[form]:
         for row in range(len(IMAGE_ID)):
-            columns = [c for c in range(len(IMAGE_ID)) if c == row or IMAGE_ID[c] != IMAGE_ID[row]]
+            columns = [
+                c
+                for c in range(len(IMAGE_ID))
+                if c == row or (IMAGE_ID[c] != IMAGE_ID[row] and TEXT_ID[c] != TEXT_ID[row])
+            ]
             logits = 10.0 * made[query][row] @ made[key][columns].T
             total += (logits.logsumexp(0) - logits[columns.index(row)]).item()
     return total / len(TERMS[form])
@@ -40,8 +46,22 @@ def loss_row_by_row(made: dict[str, Tensor], form: str) -> float:
 
 @pytest.mark.parametrize("form", TERMS)
 def test_definition(form: str):
-    loss, _ = itc_loss(embeddings(), LOGIT_SCALE, IMAGE_ID, form)
+    loss, _ = itc_loss(embeddings(), LOGIT_SCALE, IMAGE_ID, TEXT_ID, form)
     assert loss.item() == pytest.approx(loss_row_by_row(embeddings(), form), rel=1e-10)
+
+
+@pytest.mark.parametrize("form", TERMS)
+def test_captions_of_one_image_may_be_joint_positives(form: str):
+    """The target of a row is uniform over the rows of its image; other rows of its text stay out."""
+    made, total = embeddings(), 0.0
+    for query, key in TERMS[form]:
+        for row in range(len(IMAGE_ID)):
+            right = [c for c in range(len(IMAGE_ID)) if IMAGE_ID[c] == IMAGE_ID[row]]
+            columns = [c for c in range(len(IMAGE_ID)) if c in right or TEXT_ID[c] != TEXT_ID[row]]
+            logits = 10.0 * made[query][row] @ made[key][columns].T
+            total += sum((logits.logsumexp(0) - logits[columns.index(c)]).item() for c in right) / len(right)
+    loss, _ = itc_loss(made, LOGIT_SCALE, IMAGE_ID, TEXT_ID, form, "positive")
+    assert loss.item() == pytest.approx(total / len(TERMS[form]), rel=1e-10)
 
 
 def test_hugging_face_form_has_no_term_from_image_to_text():
@@ -54,9 +74,9 @@ def test_rows_of_the_same_image_do_not_repel(form: str):
     made = embeddings()
     for value in made.values():
         value.requires_grad_()
-    total, _ = itc_loss(made, LOGIT_SCALE, IMAGE_ID, form)
+    total, _ = itc_loss(made, LOGIT_SCALE, IMAGE_ID, TEXT_ID, form)
     kept = [0, 1, 3, 4, 6, 7]
-    without, _ = itc_loss({k: v[kept] for k, v in made.items()}, LOGIT_SCALE, IMAGE_ID[kept], form)
+    without, _ = itc_loss({k: v[kept] for k, v in made.items()}, LOGIT_SCALE, IMAGE_ID[kept], TEXT_ID[kept], form)
     (gradient_total,) = torch.autograd.grad(total, [made["text"]])
     (gradient_without,) = torch.autograd.grad(without, [made["text"]])
     ways_into_text = sum(key == "text" for _, key in TERMS[form])
@@ -68,7 +88,7 @@ def test_rows_of_the_same_image_do_not_repel(form: str):
 def test_recall_counts_any_row_of_the_right_image():
     image = F.normalize(torch.eye(8, dtype=torch.float64), dim=-1)
     nearest = torch.tensor([2, 1, 2, 4, 4, 0, 7, 6])  # right: 0 (by 2), 1, 2, 4, 5 (by 0)
-    _, right = itc_loss({"text": image[nearest], "image": image, "cross": image}, LOGIT_SCALE, IMAGE_ID, "hf")
+    _, right = itc_loss({"text": image[nearest], "image": image, "cross": image}, LOGIT_SCALE, IMAGE_ID, TEXT_ID, "hf")
     assert right.item() == 5
 
 
@@ -95,7 +115,7 @@ def test_scale_within_its_range_is_free():
 def test_in_float32_under_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         narrow = {name: value.float() for name, value in embeddings().items()}
-        loss, _ = itc_loss(narrow, LOGIT_SCALE.float(), IMAGE_ID, "symmetric")
+        loss, _ = itc_loss(narrow, LOGIT_SCALE.float(), IMAGE_ID, TEXT_ID, "symmetric")
     assert loss.item() == pytest.approx(loss_row_by_row(embeddings(), "symmetric"), rel=1e-6)
 
 
@@ -125,7 +145,7 @@ def loss_and_gradients(rank: int, world_size: int) -> dict[str, tuple[Tensor, Te
         whole = torch.stack(list(embeddings().values())).requires_grad_()
         scale = LOGIT_SCALE.clone().requires_grad_()
         local = dict(zip(("text", "image", "cross"), whole[:, rows], strict=True))
-        loss, _ = itc_loss(local, scale, IMAGE_ID[rows], form)
+        loss, _ = itc_loss(local, scale, IMAGE_ID[rows], TEXT_ID[rows], form)
         loss = loss * world_size / len(IMAGE_ID)
         gradients = torch.autograd.grad(loss, [whole, scale])
         results[form] = (loss.detach(), torch.cat([g.flatten() for g in gradients]))
@@ -153,7 +173,7 @@ def test_blocks_of_rows_give_the_same(form: str, dtype: torch.dtype, monkeypatch
         whole = torch.stack(list(embeddings().values())).to(dtype).requires_grad_()
         scale = LOGIT_SCALE.to(dtype).requires_grad_()
         made = dict(zip(("text", "image", "cross"), whole.unbind(), strict=True))
-        loss, right = itc_loss(made, scale, IMAGE_ID, form)
+        loss, right = itc_loss(made, scale, IMAGE_ID, TEXT_ID, form)
         results.append((loss.detach(), right, *torch.autograd.grad(loss, [whole, scale])))
     tolerance = 1e-12 if dtype == torch.float64 else 1e-6
     for at_once, in_blocks in zip(*results, strict=True):
@@ -177,12 +197,12 @@ def test_no_logits_exceed_a_block(ranks: int, rows: int):
     try:
         with FakeTensorMode(), Logits():
             made = {name: torch.ones(rows, width, requires_grad=True) for name in ("text", "image", "cross")}
-            loss, _ = itc_loss(made, torch.ones((), requires_grad=True), torch.arange(rows), "hf")
+            loss, _ = itc_loss(made, torch.ones((), requires_grad=True), torch.arange(rows), torch.arange(rows), "hf")
             loss.backward()
     finally:
         dist.destroy_process_group()
     assert max(logits) == min(rows * columns, itc.BLOCK_LOGITS)
     assert {key.kind: traffic.bytes for key, traffic in log.traffic.items()} == {
-        "all_gather": 2 * columns * width * 4 + columns * 8,
+        "all_gather": 2 * columns * width * 4 + columns * 2 * 8,
         "all_reduce": 2 * columns * width * 4,
     }

@@ -1,5 +1,6 @@
 """The joint step: what is shared equals what is computed apart, whatever the forms, micro-batches and ranks."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -84,6 +85,45 @@ def test_three_naive_passes_of_hugging_face():
     assert_same(ours, gradients(task), 1e-10)
 
 
+def test_hard_negatives_on_both_sides(monkeypatch: pytest.MonkeyPatch):
+    """Three naive passes: each image with its text, each text with a wrong image, each image with a wrong text; equal weights."""
+    task, batch = make_task(ObjectiveConfig(itc_dim=16, itm_negatives="hard")), distinct(4)
+    drawn = [torch.tensor([2, 0, 3, 1]), torch.tensor([1, 3, 0, 2])]
+    sides, similarities = iter(drawn), []
+
+    def given(similarity: Tensor, other: Tensor, hard: Tensor) -> Tensor:
+        similarities.append(similarity)
+        return next(sides)
+
+    monkeypatch.setattr("bridgetower_train.tasks.pretraining.task.hard_negatives", given)
+    metrics, ours = run(task, batch)
+    assert torch.equal(similarities[0], similarities[1].T)
+    assert not similarities[0].requires_grad
+    task.zero_grad()
+    heads = HuggingFaceHeads(task.model, task.config)
+    images, texts = drawn
+    swapped = replace(batch, input_ids=batch.input_ids[texts], text_mask=batch.text_mask[texts])
+    itm = (
+        heads.itm_loss(batch, batch.pixel_values, 1)
+        + heads.itm_loss(batch, batch.pixel_values[images], 0)
+        + heads.itm_loss(swapped, batch.pixel_values, 0)
+    ) / 3
+    (heads.mlm_loss(batch) + itm + heads.itc_loss(batch)).backward()
+    assert metrics["loss_itm"] == pytest.approx(itm.item(), abs=1e-10)
+    assert_same(ours, gradients(task), 1e-10)
+
+
+def test_rows_without_a_negative_have_no_weight():
+    """Rows 2 and 3 show one image and rows 0, 1 and 4 have one text: 0, 1, 4 can only be paired with 2 and 3, and back."""
+    hard = make_task(ObjectiveConfig(itc_dim=16, itm_negatives="hard"))
+    batch = relabelled(random_batch(SMALL, 5), text_id=torch.tensor([1, 1, 2, 3, 1]))
+    masked = (batch.labels["mlm_labels"] != -100).sum().item()
+    assert hard.counts(batch).tolist() == [5, masked, 15]
+    assert hard.counts(relabelled(batch, text_id=torch.ones(5, dtype=torch.int64))).tolist() == [5, masked, 5]
+    metrics, _ = run(hard, relabelled(batch, text_id=torch.ones(5, dtype=torch.int64)))
+    assert all(math.isfinite(value) for value in metrics.values())
+
+
 @pytest.mark.parametrize("form", ["hf", "symmetric"])
 def test_three_tasks_of_one_loss_each(form: str):
     batch = random_batch(SMALL, 5)
@@ -142,7 +182,7 @@ def test_counts():
     masked = (batch.labels["mlm_labels"] != -100).sum().item()
     assert make_task(ObjectiveConfig(itc_dim=16)).counts(alone).tolist() == [5, masked, 9]
     hard = make_task(ObjectiveConfig(itc_dim=16, itm_negatives="hard"))
-    assert hard.counts(alone).tolist() == [5, masked, 10]
+    assert hard.counts(alone).tolist() == [5, masked, 15]
     assert hard.counts(replace(alone, image_id=torch.tensor([1, 1, 1, 1, 1]))).tolist() == [5, masked, 5]
 
 
