@@ -13,7 +13,7 @@ class DataConfig:
     root: str = "???"
     """Folder or fsspec URL with one folder per corpus."""
     corpora: dict[str, float] = field(default_factory=dict)
-    """Corpus folder -> passes per epoch (1: once; 0.5: half of it, a different half each epoch; 0: not at all)."""
+    """Corpus folder -> passes per epoch (1: once; 0.5: half of it, and the other half in the next epoch; 0: not at all)."""
     validation: str | None = None
     """Corpus folder for validation and `bridgetower eval`, which is not trained on; null: none."""
     captions: str = "all"
@@ -21,6 +21,9 @@ class DataConfig:
     lanes: int = 8
     """Contiguous parts of equal length into which each epoch is cut, each read by one rank; a step takes
     global_batch / lanes samples from every lane. A multiple of the number of ranks."""
+    shuffle: str = "windows"
+    """`windows`: shards are shuffled, and then windows of each lane; `whole`: all samples of an epoch at once, so that a batch
+    and its negatives come from images far apart: for up to 2^24 samples on a local disk."""
     shuffle_window: int = 4096
     """Samples of a lane that are shuffled together, after the shards have been shuffled."""
     workers: int = 0
@@ -41,6 +44,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         one_of("data.captions", self.captions, ("all", "one"))
         one_of("data.augment", self.augment, ("none", "randaugment"))
+        one_of("data.shuffle", self.shuffle, ("windows", "whole"))
         at_least("data.lanes", self.lanes, 1)
         at_least("data.shuffle_window", self.shuffle_window, 1)
         at_least("data.workers", self.workers, 0)

@@ -305,7 +305,9 @@ def open_data(
         _warn_of_resizing(corpus, config.model.image_size)
     captions = "one" if validation else data.captions
     weights = list(corpora.values())
-    order = Order(opened, weights, config.seed, data.lanes, config.samples_per_lane, captions, data.shuffle_window)
+    order = Order(
+        opened, weights, config.seed, data.lanes, config.samples_per_lane, captions, data.shuffle_window, data.shuffle
+    )
     length = None if validation else RunLength.of(config.steps, config.global_batch, order.epoch_samples)
     return PairDataset(order, opened, tokenizer, reader, config, length)
 
