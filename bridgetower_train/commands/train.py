@@ -46,11 +46,12 @@ def print_summary(run: Run, why: str) -> None:
     config, device = run.config, run.device
     batch, epoch, left = config.global_batch, run.dataset.order.epoch_samples, run.total_steps - run.start_step
     ranks, micro_batches = run.ranks.world_size, run.accumulation
-    parameters = run.engine.parameter_count
+    frozen = f" ({run.engine.trained_count / 1e6:.2f} M trained)" if config.optim.freeze else ""
     flops = batch * run.flops_per_sample
     lines = {
         "device": f"{device.name} ({device.description}): {why}; {config.device.precision}, torch {torch.__version__}",
-        "model": f"{parameters / 1e6:.2f} M parameters, {config.model.image_size} px, {flops / 1e12:.3g} TFLOP per step",
+        "model": f"{run.engine.parameter_count / 1e6:.2f} M parameters{frozen}, {config.model.image_size} px, "
+        f"{flops / 1e12:.3g} TFLOP per step",
         "batch": f"{batch} = {ranks} ranks x {batch // ranks // micro_batches} samples x {micro_batches} micro-batches; "
         f"{config.data.lanes} lanes of {config.samples_per_lane}",
         "run": f"{run.total_steps:,} steps = {run.total_steps * batch:,} samples = {run.total_steps * batch / epoch:.2f} epochs "

@@ -82,6 +82,12 @@ class TrainConfig:
             raise ConfigError(
                 f"data.text_buckets={self.data.text_buckets}: the longest exceeds model.max_text_len={self.model.max_text_len}"
             )
+        for tower, layers in (("image", self.model.vision_layers), ("text", self.model.text_layers)):
+            for entry in self.optim.freeze:
+                if entry.startswith(f"{tower}:") and int(entry.partition(":")[2]) > layers:
+                    raise ConfigError(
+                        f"optim.freeze: {entry} names more than the {layers} blocks of the tower; give {tower}"
+                    )
         if self.validation.every and self.data.validation is None:
             raise ConfigError(f"validation.every={self.validation.every}: needs a corpus in data.validation")
 

@@ -1,7 +1,7 @@
 """Optimizer, parallelism, device, checkpoints, validation, guards and reporting."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bridgetower_train.config.checks import Duration, at_least, one_of
 from bridgetower_train.errors import ConfigError
@@ -17,6 +17,13 @@ class OptimConfig:
     """Peak learning rate of the fusion encoder."""
     lr_heads: float = 5e-5
     """Peak learning rate of the task's heads."""
+    lr_scale: float | None = None
+    """Peak learning rate of the contrast's temperature, a logarithm, which a run of tiny rates cannot move; null: `lr`."""
+    layer_decay: float = 1.0
+    """Each block of a tower trains at this many times the rate of the block above it; the topmost at `lr`."""
+    freeze: list[str] = field(default_factory=list)
+    """Parts that keep their weights: `image`, `text`, `fusion`, `heads`, or `image:N` and `text:N` for the embeddings and the
+    lowest N blocks of a tower. They have no gradients, activations or optimizer state."""
     beta1: float = 0.9
     """Decay of the running mean of the gradient."""
     beta2: float = 0.98
@@ -28,7 +35,9 @@ class OptimConfig:
     warmup: str = "10%"
     """Length of the linear warm-up: steps, '2e6 samples', '1 epochs' or a percentage of the run."""
     schedule: str = "linear"
-    """Decay after the warm-up: `linear` or `cosine` to zero, or `constant`."""
+    """After the warm-up: `linear` or `cosine` decay to zero, `constant`, or `wsd`: constant, then linear to zero over `decay`."""
+    decay: str = "20%"
+    """Length of the decay of `wsd`: a duration as `warmup`."""
     clip_norm: float = 0.0
     """Gradients are clipped to this global norm; 0: no clipping."""
 
@@ -38,8 +47,18 @@ class OptimConfig:
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"optim.{name}={getattr(self, name)}: must be in [0, 1)")
-        one_of("optim.schedule", self.schedule, ("linear", "cosine", "constant"))
+        at_least("optim.lr_scale", self.lr_scale or 0, 0)
+        if not 0 < self.layer_decay <= 1:
+            raise ConfigError(f"optim.layer_decay={self.layer_decay}: must be above 0 and at most 1")
+        for entry in self.freeze:
+            if not re.fullmatch(r"image(:[1-9]\d*)?|text(:[1-9]\d*)?|fusion|heads", entry):
+                raise ConfigError(
+                    f"optim.freeze: {entry!r} is not a part; give image, text, fusion, heads, or image:N and text:N for the "
+                    "lowest N blocks"
+                )
+        one_of("optim.schedule", self.schedule, ("linear", "cosine", "constant", "wsd"))
         Duration.parse("optim.warmup", self.warmup)
+        Duration.parse("optim.decay", self.decay)
 
 
 @dataclass(frozen=True)

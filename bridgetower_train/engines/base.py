@@ -32,6 +32,8 @@ class Engine(ABC):
     """Its groups have `lr` and `initial_lr` (see engines.optim)."""
     parameter_count: int
     """Parameters of the whole model."""
+    trained_count: int
+    """Those that are not frozen."""
 
     @abstractmethod
     def forward_backward(self, batch: Batch, totals: Tensor, last: bool) -> Metrics:

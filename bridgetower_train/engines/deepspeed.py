@@ -57,6 +57,7 @@ class ZeroEngine(Engine):
             dist.init_process_group(device.backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
         self.stage, self.task, self.device, self.ranks, self.config = stage, task, device, ranks, config
         self.parameter_count = sum(p.numel() for p in task.parameters())
+        self.trained_count = sum(p.numel() for p in task.parameters() if p.requires_grad)
         self._shapes = {name: p.shape for name, p in task.model.named_parameters()}
         self._full_task = _without_weights(task) if stage == 3 else task
         self.optimizer = device.adamw(parameter_groups(task.model.named_parameters(), config), config)

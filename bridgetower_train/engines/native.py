@@ -29,6 +29,7 @@ class NativeEngine(Engine):
         """Batches will have `graphs` different shapes; if it `accumulates`, a step has several micro-batches."""
         self.task, self.device, self.ranks, self.config = task, device, ranks, config
         self.parameter_count = sum(p.numel() for p in task.parameters())
+        self.trained_count = sum(p.numel() for p in task.parameters() if p.requires_grad)
         self.optimizer = device.adamw(parameter_groups(task.model.named_parameters(), config), config)
         self.parameters: list[nn.Parameter] = [p for group in self.optimizer.param_groups for p in group["params"]]
         module = device.capture_graphs(task, graphs, accumulates)

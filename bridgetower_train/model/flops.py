@@ -5,7 +5,7 @@ The rest (norms, activations, the bridges' sums, the similarities of the contras
 Names: N image tokens, L text tokens, D width.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ import torch
 from bridgetower_train.config import HEAD_WIDTH, ModelConfig
 from bridgetower_train.model.attention import use_absorbed
 from bridgetower_train.model.heads import Head
+from bridgetower_train.model.parts import frozen_blocks
 
 TRAINING = 3
 """FLOPs of a step per FLOP of the forward pass: the backward pass has two products for each. Recomputation by activation
@@ -51,6 +52,35 @@ def forward_flops(model: ModelConfig, work: Work) -> float:
     return total + _heads(model, work.heads)
 
 
+def training_flops(model: ModelConfig, work: Work, freeze: Sequence[str] = ()) -> float:
+    """FLOPs of a training step per sample, without the gradients of what `freeze` (`optim.freeze`) keeps.
+
+    Below the lowest part that trains there is no backward pass; above it a frozen part has one for its input alone. That of
+    attention, which has no weights, is left out with it: an error of a few percent of the part.
+    """
+    towers = {
+        "image": work.images * (_patches(model) + model.vision_layers * _layer(model.image_tokens, model.width)),
+        "text": work.texts * model.text_layers * _layer(model.max_text_len, model.width),
+    }
+    layers = {"image": model.vision_layers, "text": model.text_layers}
+    frozen = {tower: frozen_blocks(tower, freeze, layers[tower]) for tower in towers}
+    lower = {
+        "image": work.images * _patches(model) * (frozen["image"] >= 0)
+        + work.images * max(frozen["image"], 0) * _layer(model.image_tokens, model.width),
+        "text": work.texts * max(frozen["text"], 0) * _layer(model.max_text_len, model.width),
+    }
+    heads = _heads(model, work.heads)
+    forward = forward_flops(model, work)
+    fusion = forward - heads - sum(towers.values())
+    passed = 2 if all(frozen[tower] == layers[tower] for tower in towers) else 1
+    return (
+        TRAINING * forward
+        - (TRAINING - 1) * sum(lower.values())
+        - passed * fusion * ("fusion" in freeze)
+        - heads * ("heads" in freeze)
+    )
+
+
 def _heads(model: ModelConfig, heads: Iterable[Head]) -> float:
     total = 0.0
     with torch.device("meta"):
@@ -64,8 +94,11 @@ def _heads(model: ModelConfig, heads: Iterable[Head]) -> float:
 def image_tower(model: ModelConfig) -> float:
     """The image tower, with the transforms of the bridged states."""
     N, D = model.image_tokens, model.width
-    patches = 2 * (N - 1) * 3 * model.patch_size**2 * D
-    return patches + model.vision_layers * _layer(N, D) + model.fusion_layers * 2 * N * D**2
+    return _patches(model) + model.vision_layers * _layer(N, D) + model.fusion_layers * 2 * N * D**2
+
+
+def _patches(model: ModelConfig) -> float:
+    return 2 * (model.image_tokens - 1) * 3 * model.patch_size**2 * model.width
 
 
 def text_tower(model: ModelConfig) -> float:

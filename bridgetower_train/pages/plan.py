@@ -43,8 +43,10 @@ def plan_page(plan: Plan) -> str:
 def _header(plan: Plan) -> Markup:
     here, config, remarks = plan.here, plan.config, plan.remarks
     expected = plan.run_time(here, here.expected)
+    memory = plan.memory
+    trained = "" if memory.trained == memory.parameters else f", {memory.trained / 1e6:,.0f} M trained"
     facts = {
-        "parameters": f"{plan.memory.parameters / 1e6:,.0f} M",
+        "parameters": f"{memory.parameters / 1e6:,.0f} M{trained}",
         "memory per card": f"{here.use.total / 1e9:.1f} GB",
         "step": f"{here.expected * 1e3:,.0f} ms",
         "time to train": "unknown" if expected is None else duration(expected),
@@ -289,5 +291,5 @@ def _basis(plan: Plan) -> Markup:
         "collectives, fragmentation",
         "FLOPs": "counted from the shapes" + (", including recomputation" if config.engine.activation_checkpointing else ""),
         "data": (f"published counts of {', '.join(plan.corpora.published)}" if plan.corpora.published else "manifests"),
-        "one all-reduce of gradients": f"at least {1e3 * all_reduce_time(plan.cluster, 4 * plan.memory.parameters):,.1f} ms",
+        "one all-reduce of gradients": f"at least {1e3 * all_reduce_time(plan.cluster, 4 * plan.memory.trained):,.1f} ms",
     }))  # fmt: skip

@@ -19,7 +19,6 @@ RECOMPUTED = 4 / 3
 """Factor of activation checkpointing on a step's FLOPs: the forward pass runs twice."""
 NOTABLE = 0.1
 """Share of the training time that writing checkpoints may take without a remark."""
-CHECKPOINT = WEIGHT + MOMENTS
 """Bytes per parameter of a checkpoint."""
 
 
@@ -114,7 +113,7 @@ class Plan:
     @property
     def checkpoint_bytes(self) -> int:
         """Weights and optimizer state."""
-        return CHECKPOINT * self.memory.parameters
+        return WEIGHT * self.memory.parameters + MOMENTS * self.memory.trained
 
     @property
     def remarks(self) -> list[str]:
@@ -184,7 +183,7 @@ def estimate(
     step = Step(
         pairs * flops,
         micro_batches,
-        memory_time(cluster, memory.parameters, micro_batch * memory.per_pair_kept, micro_batches),
+        memory_time(cluster, memory.trained, micro_batch * memory.per_pair_kept, micro_batches),
         links_times(cluster, calls),
     )
     speeds = config.achieved(cluster.card.peak)
@@ -205,7 +204,7 @@ def sent(
     """What a card sends in a step under `engine`."""
     all_reduces = cluster.card.sums_for_all and engine in ("zero2", "zero3")
     return collective_bytes(
-        engine, memory.parameters, cluster.cards, micro_batches, micro_batch, task_class(config).gathered(config), all_reduces,
+        engine, memory.trained, cluster.cards, micro_batches, micro_batch, task_class(config).gathered(config), all_reduces,
         memory.gathered(micro_batches),
     )  # fmt: skip
 

@@ -31,19 +31,21 @@ FEW, MANY = 2, 4
 """Pairs of the two traces."""
 
 
-def states(engine: str, parameters: int, cards: int) -> tuple[float, float, float]:
+def states(engine: str, parameters: int, trained: int, cards: int) -> tuple[float, float, float]:
     """Bytes of weights, gradients and optimizer state on each of `cards`, between the micro-batches of a step.
+
+    `trained` of the `parameters` are not frozen, and have the latter two.
 
     On several cards the native engine has DDP's buckets in addition to accumulated gradients; ZeRO-1 and 3 have one bucket.
     """
-    P, part, bucket = float(parameters), parameters / cards, bucket_size(parameters)
+    P, T, part, bucket = float(parameters), float(trained), trained / cards, bucket_size(parameters)
     copied = (COPY + MOMENTS) * part
     return {
-        "zero0": (WEIGHT * P, GRADIENT * P, MOMENTS * P),
-        "zero1": (WEIGHT * P, GRADIENT * (P + bucket), copied),
+        "zero0": (WEIGHT * P, GRADIENT * T, MOMENTS * T),
+        "zero1": (WEIGHT * P, GRADIENT * (T + bucket), copied),
         "zero2": (WEIGHT * P, GRADIENT * part, copied),
-        "zero3": (WEIGHT * part, GRADIENT * (part + bucket), copied),
-    }.get(engine, (WEIGHT * P, GRADIENT * P * (2 if cards > 1 else 1), MOMENTS * P))
+        "zero3": (WEIGHT * P / cards, GRADIENT * (part + bucket), copied),
+    }.get(engine, (WEIGHT * P, GRADIENT * T * (2 if cards > 1 else 1), MOMENTS * T))
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class Memory:
     """The memory of one card. The arrays have an entry for each moment of the forward and backward pass of one micro-batch."""
 
     parameters: int
+    trained: int
+    """Those that are not frozen."""
     sharded: int
     """Elements of the weights that ZeRO-3 shards; small ones stay whole on every rank."""
     live: int
@@ -96,7 +100,7 @@ class Memory:
 
     def use(self, engine: str, pairs: int, cards: int = 1, accumulates: bool = False) -> Breakdown:
         """The peak of a step with `pairs` pairs a micro-batch on each of `cards`: in a backward pass or in the update."""
-        weights, _, optimizer = states(engine, self.parameters, cards)
+        weights, _, optimizer = states(engine, self.parameters, self.trained, cards)
         if engine == "zero3":
             weights += WEIGHT * self.live
         pieces = self._gradients(engine, cards, accumulates)
@@ -110,7 +114,7 @@ class Memory:
             weights, float(self.copies[at]), float(pieces[at]), optimizer, max(0.0, float(activations[at])) + contrast
         )
         left = {"zero1": 2 / cards, "zero2": 2 / cards, "zero3": 1 / cards}.get(engine, 1.0)
-        update = Breakdown(weights, 0.0, GRADIENT * left * self.parameters, optimizer, 0.0)
+        update = Breakdown(weights, 0.0, GRADIENT * left * self.trained, optimizer, 0.0)
         return max(peak, update, key=lambda use: use.total)
 
     def _gradients(self, engine: str, cards: int, accumulates: bool) -> FloatBytes:
@@ -121,7 +125,7 @@ class Memory:
         bucket (`contiguous_gradients: false`, on HPU) allocate it to send, and under ZeRO-2 a second one.
         """
         come = self.gradients.astype(np.float64)
-        P, bucket = float(GRADIENT * self.parameters), float(GRADIENT * bucket_size(self.parameters))
+        P, bucket = float(GRADIENT * self.trained), float(GRADIENT * bucket_size(self.parameters))
         part = P / cards
         begun: FloatBytes = np.where(come > 0, bucket, 0.0)
         full: FloatBytes = np.where(come >= min(bucket, come.max()), bucket, 0.0)
@@ -164,6 +168,7 @@ def measure(config: TrainConfig, platform: Platform, checkpointing: bool) -> Mem
     kept = [Kept(part, few.blocks.get(part, 0), (many.kept[part] - few.kept[part]) / (MANY - FEW)) for part in few.kept]
     return Memory(
         few.parameters,
+        few.trained,
         sum(size for size in few.sizes if size > zero3.persistent),
         zero3.live + few.largest,
         few.gradients,

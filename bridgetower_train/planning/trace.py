@@ -65,6 +65,8 @@ class Timeline:
 
     sizes: list[int]
     """Elements of each weight."""
+    trained: int
+    """Elements of those that are not frozen."""
     largest: int
     """Elements of the largest block, or of the largest weight."""
     gradients: Bytes
@@ -106,6 +108,7 @@ def trace(config: TrainConfig, pairs: int, checkpointing: bool, platform: Platfo
     sizes = [p.numel() for p in task.parameters()]
     return Timeline(
         sizes,
+        sum(p.numel() for p in task.parameters() if p.requires_grad),
         max(sizes + [sum(p.numel() for p in block.parameters()) for block in parts]),
         done,
         copies,

@@ -4,7 +4,7 @@ May import config, data, devices and model.
 """
 
 from bridgetower_train.config import TrainConfig, one_of
-from bridgetower_train.model.flops import TRAINING, forward_flops
+from bridgetower_train.model.flops import training_flops
 from bridgetower_train.tasks.base import Task
 from bridgetower_train.tasks.pretraining import Pretraining
 
@@ -25,5 +25,5 @@ def known_heads() -> set[str]:
 
 
 def step_flops(config: TrainConfig) -> float:
-    """FLOPs of a training step, forward and backward, per sample."""
-    return TRAINING * forward_flops(config.model, task_class(config).work(config))
+    """FLOPs of a training step, forward and backward, per sample; without the gradients of frozen parts."""
+    return training_flops(config.model, task_class(config).work(config), config.optim.freeze)

@@ -19,10 +19,12 @@ from bridgetower_train.data.batch import Batch
 from bridgetower_train.data.reader import Reader
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.devices import Device
+from bridgetower_train.errors import ConfigError
 from bridgetower_train.model.attention import AttentionFunction, sdpa
 from bridgetower_train.model.bridgetower import BridgeTower
 from bridgetower_train.model.flops import Work
 from bridgetower_train.model.heads import Head
+from bridgetower_train.model.parts import is_frozen
 
 Metrics = dict[str, Tensor]
 """Device scalars by name."""
@@ -85,13 +87,22 @@ class Task(nn.Module, ABC):
     model: BridgeTower
 
     def __init__(self, config: TrainConfig, attention: AttentionFunction = sdpa) -> None:
-        """Builds the model. The order of `heads` decides which random numbers each part starts from."""
+        """Builds the model. The order of `heads` decides which random numbers each part starts from.
+
+        ConfigError if `optim.freeze` leaves nothing to train.
+        """
         super().__init__()
         self.config = config
         self.model = BridgeTower(config.model, self.heads(config), attention)
         for parameter in self.unread():
             # DistributedDataParallel fails for a parameter that never gets a gradient.
             parameter.requires_grad_(False)
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad and not is_frozen(name, config.optim.freeze))
+        if not any(parameter.requires_grad for parameter in self.parameters()):
+            raise ConfigError(
+                f"optim.freeze={config.optim.freeze}: leaves nothing that a loss of this run trains; remove a part"
+            )
 
     @classmethod
     @abstractmethod

@@ -43,6 +43,7 @@ from bridgetower_train.weights.initial import start_weights
 FROZEN_KEYS = (
     "seed", "global_batch", "task", "model.", "objective.",
     "data.corpora", "data.captions", "data.augment", "data.lanes", "data.shuffle",
+    "optim.freeze",
 )  # fmt: skip
 """Keys that must not change on resume: they determine the weights and the order of data."""
 
@@ -114,7 +115,9 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
         dataset=dataset,
         batches=iter(loader),
         accumulation=accumulation,
-        schedule=Schedule(config.optim.schedule, warmup, total_steps),
+        schedule=Schedule(
+            config.optim.schedule, warmup, total_steps, length.in_steps("optim.decay", config.optim.decay)
+        ),
         checkpoints=checkpoints,
         validation=validation,
         guard=NonFiniteGuard(config.guards.max_skipped, device.torch_device, start, state["skipped"]),
@@ -246,7 +249,7 @@ def log(run: Run, step: int, metrics: dict[str, Tensor], timer: StepTimer) -> No
             "position": position,
             "epoch": position / run.dataset.order.epoch_samples,
             **figures,
-            "lr": run.engine.optimizer.param_groups[0]["lr"],
+            "lr": run.config.optim.lr * run.schedule.factor(step - 1),
             "skipped": run.guard.total,
             "bad_samples": run.bad_samples.count,
             "samples_per_s": samples_per_s,

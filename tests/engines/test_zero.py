@@ -199,7 +199,7 @@ def test_what_a_step_sends_by_hand():
 @pytest.mark.parametrize("name", list(ENGINES))
 def test_a_rank_holds_what_it_should(told, name):
     for tale in told[1]:
-        expected = sum(states(name, parameters(told), RANKS))
+        expected = sum(states(name, parameters(told), parameters(told), RANKS))
         print(name, tale[name]["held"] / parameters(told), expected / parameters(told))
         assert tale[name]["held"] == pytest.approx(expected, rel=0.1)
 

@@ -1,13 +1,16 @@
 """The formulas for FLOPs against PyTorch's own counter."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import pytest
 import torch
-from helpers import pretraining, random_batch, relabelled, run_config
+from helpers import random_batch, relabelled, run_config
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from bridgetower_train.bench.hugging_face import separate_flops
-from bridgetower_train.config import ModelConfig, ObjectiveConfig
+from bridgetower_train.config import ModelConfig, ObjectiveConfig, OptimConfig
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.model.flops import forward_flops
 from bridgetower_train.tasks import step_flops
@@ -42,11 +45,12 @@ def formula(config: ModelConfig, objective: ObjectiveConfig) -> float:
     return forward_flops(config, Pretraining.work(run_config(config, objective)))
 
 
-def counted(config: ModelConfig, objective: ObjectiveConfig) -> tuple[int, int]:
+def counted(config: ModelConfig, objective: ObjectiveConfig, freeze: Sequence[str] = ()) -> tuple[int, int]:
     """(forward, forward and backward) FLOPs of a step, without computing anything."""
     batch = made(config, objective)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        task = pretraining(config, objective, plain_attention)
+        run = replace(run_config(config, objective), optim=OptimConfig(freeze=list(freeze)))
+        task = Pretraining(run, plain_attention)
         with FlopCounterMode(display=False) as forward:
             loss, _ = task(batch, torch.ones(3))
         with FlopCounterMode(display=False) as backward:
@@ -66,6 +70,27 @@ def test_base():
     assert forward / PAIRS == pytest.approx(formula(config, ObjectiveConfig()), rel=0.005)
     # The first products of the towers have no gradient to hand on.
     assert step / PAIRS == pytest.approx(step_flops(run_config(config, ObjectiveConfig())), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "freeze",
+    [
+        ["image"],
+        ["text"],
+        ["image:6"],
+        ["text:4"],
+        ["image", "text"],
+        ["fusion"],
+        ["image", "text", "fusion"],
+        ["heads"],
+    ],
+    ids="+".join,
+)
+def test_what_is_frozen_costs_no_gradient(freeze: list[str]):
+    config = ModelConfig(vocab_size=50265)
+    _, step = counted(config, ObjectiveConfig(), freeze)
+    run = replace(run_config(config, ObjectiveConfig()), optim=OptimConfig(freeze=freeze))
+    assert step / PAIRS == pytest.approx(step_flops(run), rel=0.03)
 
 
 def test_published_figures():

@@ -39,6 +39,7 @@ def synthetic_memories() -> dict[bool, Memory]:
         return Memory(
             P,
             P,
+            P,
             102_000_000,
             np.array([0, 2 * P, 4 * P]),
             np.array([2 * P, P, 0]),

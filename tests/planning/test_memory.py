@@ -105,17 +105,17 @@ def test_gradients_come_while_activations_go(memory):
     assert alone.total < together.total
     accumulated = memory.use("native", 16, cards=2, accumulates=True)
     assert accumulated.gradients == 8 * memory.parameters, "the buckets and what adds up"
-    assert memory.use("native", 1, 2, True).total >= sum(states("native", memory.parameters, 2))
+    assert memory.use("native", 1, 2, True).total >= sum(states("native", memory.parameters, memory.trained, 2))
 
 
 def test_states_by_hand():
     P = 10 * ZERO_BUCKET
-    assert states("native", P, 1) == (4 * P, 4 * P, 8 * P)
-    assert states("native", P, 8) == (4 * P, 8 * P, 8 * P)
-    assert sum(states("zero1", P, 8)) == 8 * P + 4 * ZERO_BUCKET + 12 * P / 8
-    assert sum(states("zero1", 1000, 8)) == 12 * 1000 + 12 * 1000 / 8
-    assert sum(states("zero2", P, 8)) == 4 * P + 16 * P / 8
-    assert sum(states("zero3", P, 8)) == 20 * P / 8 + 4 * ZERO_BUCKET
+    assert states("native", P, P, 1) == (4 * P, 4 * P, 8 * P)
+    assert states("native", P, P, 8) == (4 * P, 8 * P, 8 * P)
+    assert sum(states("zero1", P, P, 8)) == 8 * P + 4 * ZERO_BUCKET + 12 * P / 8
+    assert sum(states("zero1", 1000, 1000, 8)) == 12 * 1000 + 12 * 1000 / 8
+    assert sum(states("zero2", P, P, 8)) == 4 * P + 16 * P / 8
+    assert sum(states("zero3", P, P, 8)) == 20 * P / 8 + 4 * ZERO_BUCKET
 
 
 def test_each_stage_holds_less():
