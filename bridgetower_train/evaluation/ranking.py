@@ -4,6 +4,7 @@ Shapes: I images, T texts, E width of the embeddings, C scored pairs. `owner_T` 
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ TIE = 1e-6
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
 
 
 def chunks(count: int, ranks: Ranks, size: int = CHUNK, title: str | None = None) -> Iterator[slice]:
@@ -50,8 +52,19 @@ def itc_ranks(images_IE: Tensor, texts_TE: Tensor, owner_T: Ints, ranks: Ranks) 
     return 1 + ranks.add_up(before_I), 1 + ranks.add_up(before_T)
 
 
-def candidates(images_IE: Tensor, texts_TE: Tensor, k: int, ranks: Ranks) -> Ints:
-    """int64 (C,), ascending: image * T + text of each pair that is among the `k` best of its image or of its text."""
+class Candidates(NamedTuple):
+    """The pairs that are among the best of their image or of their text."""
+
+    pairs: Ints
+    """(C,), ascending: image * T + text."""
+    of_images: Bools
+    """(C,): whether its image chose it."""
+    of_texts: Bools
+    """(C,): whether its text chose it."""
+
+
+def candidates(images_IE: Tensor, texts_TE: Tensor, k: int, ranks: Ranks) -> Candidates:
+    """The `k` best pairs of each image and of each text."""
     image_T, text_I = min(k, len(images_IE)), min(k, len(texts_TE))
     top_IK, top_TK = np.zeros((len(images_IE), text_I), np.int64), np.zeros((len(texts_TE), image_T), np.int64)
     for part in chunks(len(images_IE), ranks):
@@ -61,22 +74,30 @@ def candidates(images_IE: Tensor, texts_TE: Tensor, k: int, ranks: Ranks) -> Int
     top_IK, top_TK = ranks.add_up(top_IK), ranks.add_up(top_TK)
     of_images = np.arange(len(images_IE))[:, None] * len(texts_TE) + top_IK
     of_texts = top_TK * len(texts_TE) + np.arange(len(texts_TE))[:, None]
-    return np.union1d(of_images, of_texts)
+    pairs = np.union1d(of_images, of_texts)
+    return Candidates(pairs, np.isin(pairs, of_images), np.isin(pairs, of_texts))
 
 
-def itm_ranks(pairs_C: Ints, score_C: Floats, owner_T: Ints, by_itc: tuple[Ints, Ints]) -> tuple[Ints, Ints]:
-    """As `itc_ranks`, where the pairs (see `candidates`) rank before all others, in the order of their scores.
+RULES = ("ms", "albef")
+"""Which candidates a query ranks: in Microsoft's code all that it is in, whoever chose them; in ALBEF's its own choice."""
 
-    What belongs to a query but was not scored keeps its rank by the contrast, after all that was. Published figures
-    (Microsoft's too) rank so: a pair counts in both directions, whichever of the two chose it.
+
+def itm_ranks(
+    chosen: Candidates, score_C: Floats, owner_T: Ints, by_itc: tuple[Ints, Ints], rule: str = "ms"
+) -> tuple[Ints, Ints]:
+    """As `itc_ranks`, where the candidates rank before all others, in the order of their scores; `rule` is one of RULES.
+
+    What belongs to a query but was not scored keeps its rank by the contrast, after all that was.
     """
-    image_C, text_C = np.divmod(pairs_C, len(owner_T))
+    image_C, text_C = np.divmod(chosen.pairs, len(owner_T))
     own_C = owner_T[text_C] == image_C
     ranked = []
-    for query_C, rank in zip((image_C, text_C), by_itc, strict=True):
+    sides = zip((image_C, text_C), (chosen.of_images, chosen.of_texts), by_itc, strict=True)
+    for query_C, choice_C, rank in sides:
+        counts_C = choice_C if rule == "albef" else np.ones_like(choice_C)
         best = np.full(len(rank), -np.inf, dtype=np.float32)
-        np.maximum.at(best, query_C[own_C], score_C[own_C])
-        before = np.bincount(query_C[~own_C & (score_C >= best[query_C])], minlength=len(rank))
+        np.maximum.at(best, query_C[own_C & counts_C], score_C[own_C & counts_C])
+        before = np.bincount(query_C[~own_C & counts_C & (score_C >= best[query_C])], minlength=len(rank))
         ranked.append(np.where(np.isfinite(best), 1 + before, np.maximum(rank, 1 + before)))
     return ranked[0], ranked[1]
 

@@ -14,13 +14,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bridgetower_train.config import at_least
+from bridgetower_train.config import at_least, one_of
 from bridgetower_train.data.shards import Corpus
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.evaluation.base import EvalOptions, Evaluation, Figures, OpenModel, Result
 from bridgetower_train.evaluation.eval_set import EvalSet, count_cut
-from bridgetower_train.evaluation.ranking import Ints, candidates, chunks, itc_ranks, itm_ranks, recall, recalls
+from bridgetower_train.evaluation.ranking import (
+    RULES,
+    Candidates,
+    Ints,
+    candidates,
+    chunks,
+    itc_ranks,
+    itm_ranks,
+    recall,
+    recalls,
+)
 from bridgetower_train.evaluation.rerank import score_pairs
 from bridgetower_train.tasks.pretraining.predictor import Predictor
 
@@ -37,6 +47,9 @@ class RetrievalOptions(EvalOptions):
     rerank: int = 0
     """Also re-rank the best so many candidates of each query by image-text matching: 256 for COCO and 128 for Flickr30k
     as published; 0: the contrast alone."""
+    rerank_rule: str = "ms"
+    """Which of them a query ranks: `ms`: all pairs that it is in, whichever side chose them, as in Microsoft's code; `albef`: its
+    own choice alone, as in ALBEF's, which gives somewhat higher figures image to text."""
     fold: int | None = None
     """Also evaluate among so many images, fold after fold, and give the mean: 1000 is COCO 1k (five folds)."""
     batch: int = 64
@@ -45,6 +58,7 @@ class RetrievalOptions(EvalOptions):
     def __post_init__(self) -> None:
         at_least("batch", self.batch, 1)
         at_least("rerank", self.rerank, 0)
+        one_of("rerank_rule", self.rerank_rule, RULES)
         at_least("captions", self.captions or 1, 1)
         at_least("fold", self.fold or 2, 2)
 
@@ -57,18 +71,23 @@ class _Test:
     """(T,): the image of each text, in the numbers of this test."""
     by_itc: tuple[Ints, Ints]
     """(I,) and (T,): ranks by the contrast."""
-    pairs: Ints
-    """(C,): the candidates."""
+    chosen: Candidates
     whole: Ints
     """(C,): the same, in the numbers of all images and texts."""
 
 
 def evaluate(
-    predictor: Predictor, images: EvalSet, rerank: int, fold: int | None, ranks: Ranks, batch: int = 64
+    predictor: Predictor,
+    images: EvalSet,
+    rerank: int,
+    fold: int | None,
+    ranks: Ranks,
+    batch: int = 64,
+    rule: str = "ms",
 ) -> dict[str, Figures]:
     """Method -> its figures (see `recalls`), among all images and, with `fold`, as the mean over whole folds.
 
-    `rerank`: how many candidates of each query are re-ranked by matching; 0: none. Images that cannot be decoded are removed
+    `rerank`: how many candidates of each query are re-ranked by matching, by `rule`; 0: none. Images that cannot be decoded are removed
     from `images`. DataError where fewer than two remain.
     """
     images_IE = _embed_images(predictor, images, ranks, batch, "images")
@@ -88,7 +107,7 @@ def evaluate(
         score_C = score_pairs(predictor, images, every_C, ranks, batch)
         for name, group in tests.items():
             scores = [score_C[np.searchsorted(every_C, test.whole)] for test in group]
-            ranked = [itm_ranks(t.pairs, s, t.owner, t.by_itc) for t, s in zip(group, scores, strict=True)]
+            ranked = [itm_ranks(t.chosen, s, t.owner, t.by_itc, rule) for t, s in zip(group, scores, strict=True)]
             figures[f"ITC, best {rerank} re-ranked by ITM{name}"] = _mean([recalls(*ranks) for ranks in ranked])
     return figures
 
@@ -96,10 +115,10 @@ def evaluate(
 def _test(images_IE: Tensor, texts_TE: Tensor, owner_T: Ints, part: slice, rerank: int, ranks: Ranks) -> _Test:
     first, last = np.searchsorted(owner_T, [part.start, part.stop]).tolist()
     images, texts, owner = images_IE[part], texts_TE[first:last], owner_T[first:last] - part.start
-    pairs = candidates(images, texts, rerank, ranks) if rerank else np.empty(0, np.int64)
-    image, text = np.divmod(pairs, max(1, len(owner)))
+    chosen = candidates(images, texts, rerank, ranks)
+    image, text = np.divmod(chosen.pairs, max(1, len(owner)))
     return _Test(
-        owner, itc_ranks(images, texts, owner, ranks), pairs, (part.start + image) * len(owner_T) + first + text
+        owner, itc_ranks(images, texts, owner, ranks), chosen, (part.start + image) * len(owner_T) + first + text
     )
 
 
@@ -166,7 +185,7 @@ def _run(model: OpenModel, corpus: Corpus, options: RetrievalOptions, ranks: Ran
             f"rerank={options.rerank}: needs the head itm_score, which the model does not have; set rerank=0"
         )
     images = EvalSet(corpus, config.model.image_size, captions=options.captions)
-    figures = evaluate(predictor, images, options.rerank, options.fold, ranks, options.batch)
+    figures = evaluate(predictor, images, options.rerank, options.fold, ranks, options.batch, options.rerank_rule)
     counts = Counter(len(captions) for captions in images.captions)
     of_each = ", ".join(f"{count} of {number:,}" for count, number in sorted(counts.items(), reverse=True))
     which = f"the first {options.captions} at most" if options.captions else "all"
@@ -176,7 +195,9 @@ def _run(model: OpenModel, corpus: Corpus, options: RetrievalOptions, ranks: Ran
         "captions": f"{len(images.texts):,}; {which}: {of_each} images",
         "captions cut": count_cut(model.tokenizer, images.texts, config.model.max_text_len),
         "left out": f"{len(left_out)}: {', '.join(left_out[:5])}{', ...' if left_out[5:] else ''}" if left_out else 0,
-        "re-ranking": f"the best {options.rerank} of each query, by matching" if options.rerank else "none",
+        "re-ranking": f"the best {options.rerank} of each query, by matching; rule {options.rerank_rule}"
+        if options.rerank
+        else "none",
         "ties": "count against",
     }
     return Result(figures, protocol)

@@ -6,7 +6,7 @@ import torch
 
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.evaluation import ranking
-from bridgetower_train.evaluation.ranking import candidates, itc_ranks, itm_ranks, recalls
+from bridgetower_train.evaluation.ranking import Candidates, candidates, itc_ranks, itm_ranks, recalls
 
 ALONE = Ranks(0, 1, None)
 
@@ -69,15 +69,16 @@ def test_candidates_are_the_best_of_both():
         best[i, np.argsort(-row)[:5]] = True
     for t, column in enumerate(score.T):
         best[np.argsort(-column)[:5], t] = True
-    assert candidates(images, texts, 5, ALONE).tolist() == np.flatnonzero(best).tolist()
-    assert len(candidates(images, texts, 1000, ALONE)) == score.size
+    assert candidates(images, texts, 5, ALONE).pairs.tolist() == np.flatnonzero(best).tolist()
+    assert len(candidates(images, texts, 1000, ALONE).pairs) == score.size
 
 
 def test_matching_ranks_all_pairs_as_the_whole_matrix_does():
     images, texts, owner = synthetic()
     by_itc = itc_ranks(images, texts, owner, ALONE)
     score = np.random.default_rng(1).standard_normal((len(images), len(texts))).round(1).astype(np.float32)
-    found = itm_ranks(np.arange(score.size), score.ravel(), owner, by_itc)
+    every = np.ones(score.size, dtype=bool)
+    found = itm_ranks(Candidates(np.arange(score.size), every, every), score.ravel(), owner, by_itc)
     assert [f.tolist() for f in found] == list(plain(score, owner))
 
 
@@ -85,11 +86,12 @@ def test_what_was_not_scored_stands_behind():
     """As in the published code: the pairs that either direction chose, all others far below."""
     images, texts, owner = synthetic()
     by_itc = itc_ranks(images, texts, owner, ALONE)
-    pairs = candidates(images, texts, 4, ALONE)
+    chosen = candidates(images, texts, 4, ALONE)
+    pairs = chosen.pairs
     score = np.random.default_rng(1).standard_normal(len(pairs)).astype(np.float32)
     whole = np.full(len(images) * len(texts), -100, np.float32)
     whole[pairs] = score
-    found = itm_ranks(pairs, score, owner, by_itc)
+    found = itm_ranks(chosen, score, owner, by_itc)
     counts = [
         np.bincount(side, minlength=size)
         for side, size in zip(np.divmod(pairs, len(texts)), (len(images), len(texts)), strict=True)
@@ -102,6 +104,24 @@ def test_what_was_not_scored_stands_behind():
         assert mine[~here].tolist() == np.maximum(itc, 1 + scored)[~here].tolist()
         assert 0 < here.sum() < len(here)
     assert (np.maximum(by_itc[1], 1 + counts[1]) > 1 + counts[1]).any()
+
+
+def test_by_the_other_rule_a_query_ranks_its_own_choice_alone():
+    """By definition: a matrix for each direction, in which what the query did not choose is far below."""
+    images, texts, owner = synthetic()
+    by_itc = itc_ranks(images, texts, owner, ALONE)
+    chosen = candidates(images, texts, 4, ALONE)
+    score = np.random.default_rng(1).standard_normal(len(chosen.pairs)).astype(np.float32)
+    found = itm_ranks(chosen, score, owner, by_itc, "albef")
+    for side, choice in enumerate((chosen.of_images, chosen.of_texts)):
+        whole = np.full(len(images) * len(texts), -100, np.float32)
+        whole[chosen.pairs[choice]] = score[choice]
+        definition = np.array(plain(whole.reshape(len(images), -1), owner)[side])
+        here = definition <= 4
+        assert 0 < here.sum() < len(here)
+        assert found[side][here].tolist() == definition[here].tolist()
+        assert (found[side][~here] > 4).all()
+    assert found[0].mean() < itm_ranks(chosen, score, owner, by_itc, "ms")[0].mean()
 
 
 def test_recalls():
