@@ -63,6 +63,9 @@ class Candidates(NamedTuple):
     """(C,): whether its text chose it."""
 
 
+NO_CANDIDATES = Candidates(np.empty(0, np.int64), np.empty(0, np.bool_), np.empty(0, np.bool_))
+
+
 def candidates(images_IE: Tensor, texts_TE: Tensor, k: int, ranks: Ranks) -> Candidates:
     """The `k` best pairs of each image and of each text."""
     image_T, text_I = min(k, len(images_IE)), min(k, len(texts_TE))

@@ -21,6 +21,7 @@ from bridgetower_train.errors import ConfigError
 from bridgetower_train.evaluation.base import EvalOptions, Evaluation, Figures, OpenModel, Result
 from bridgetower_train.evaluation.eval_set import EvalSet, count_cut
 from bridgetower_train.evaluation.ranking import (
+    NO_CANDIDATES,
     RULES,
     Candidates,
     Ints,
@@ -87,8 +88,8 @@ def evaluate(
 ) -> dict[str, Figures]:
     """Method -> its figures (see `recalls`), among all images and, with `fold`, as the mean over whole folds.
 
-    `rerank`: how many candidates of each query are re-ranked by matching, by `rule`; 0: none. Images that cannot be decoded are removed
-    from `images`. DataError where fewer than two remain.
+    `rerank`: how many candidates of each query are re-ranked by matching, by `rule`; 0: none. Images that cannot be decoded
+    are removed from `images`. DataError where fewer than two remain.
     """
     images_IE = _embed_images(predictor, images, ranks, batch, "images")
     images.require_two()
@@ -115,7 +116,7 @@ def evaluate(
 def _test(images_IE: Tensor, texts_TE: Tensor, owner_T: Ints, part: slice, rerank: int, ranks: Ranks) -> _Test:
     first, last = np.searchsorted(owner_T, [part.start, part.stop]).tolist()
     images, texts, owner = images_IE[part], texts_TE[first:last], owner_T[first:last] - part.start
-    chosen = candidates(images, texts, rerank, ranks)
+    chosen = candidates(images, texts, rerank, ranks) if rerank else NO_CANDIDATES
     image, text = np.divmod(chosen.pairs, max(1, len(owner)))
     return _Test(
         owner, itc_ranks(images, texts, owner, ranks), chosen, (part.start + image) * len(owner_T) + first + text

@@ -100,7 +100,7 @@ def test_protocol_and_figures_are_printed_and_kept(run_dir, uneven, capsys):
     assert main(["eval", f"run_dir={run_dir}", "samples=8"]) == 0
     assert main(["eval", "retrieval", f"run_dir={run_dir}", "corpus=shapes"]) == 0
     assert set(evaluations(run_dir)) == {"retrieval on uneven", "retrieval on shapes", "overview on shapes_heldout"}
-    assert found["protocol"]["re-ranking"] == "the best 5 of each query, by matching"
+    assert found["protocol"]["re-ranking"] == "the best 5 of each query, by matching; rule ms"
     assert evaluations(run_dir)["retrieval on shapes"]["protocol"]["re-ranking"] == "none"
     assert evaluations(run_dir)["retrieval on shapes"]["protocol"]["model"].startswith("trained on this data set")
     assert len(evaluations(run_dir)["overview on shapes_heldout"]["examples"]) == 12
