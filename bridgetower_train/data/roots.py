@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from bridgetower_train.config import at_least
 from bridgetower_train.data.cache import ShardCache, read_url
 from bridgetower_train.data.manifest import MAX_MANIFEST, Manifest
-from bridgetower_train.display import without_secrets
 from bridgetower_train.errors import ConfigError, UserError
 from bridgetower_train.foreign import read_bytes
 
 
 def is_remote(path: str) -> bool:
     """Whether a root, or anything below it, has to be fetched: an fsspec URL other than file://."""
-    return "://" in plain_root(path)
+    return "://" in path.removeprefix("file://")
 
 
 def plain_root(root: str) -> str:
@@ -56,8 +55,7 @@ class RootOptions:
     def __post_init__(self) -> None:
         at_least("cache_gb", self.cache_gb, 0)
         if self.root and is_remote(self.root) and self.cache_dir is None:
-            shown = without_secrets(self.root)
-            raise ConfigError(f"root={shown}: is remote; set cache_dir to a folder that may keep its shards")
+            raise ConfigError(f"root={self.root}: is remote; set cache_dir to a folder that may keep its shards")
 
     @property
     def cache(self) -> ShardCache | None:

@@ -9,7 +9,6 @@ from bridgetower_train.data.roots import RootOptions, root_of_run
 from bridgetower_train.data.shards import Corpus, open_corpus
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.devices import Device, make_device
-from bridgetower_train.display import printable, without_secrets
 from bridgetower_train.distributed import Ranks, local_rank
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.evaluation.eval_set import EvalSet
@@ -140,8 +139,7 @@ def corpus_of(options: EvalOptions, config: TrainConfig) -> Corpus:
     if root == "???":
         raise ConfigError("root: exported weights bring no data.root; name the folder that holds the corpus folder")
     if root is None:
-        shown = printable(without_secrets(data.root))
         raise ConfigError(
-            f"root: data.root of the run is remote ({shown}); to read it from there, give root=... and cache_dir=..."
+            f"root: data.root of the run is remote ({data.root}); to read it from there, give root=... and cache_dir=..."
         )
     return open_corpus(root, name, options.cache)
