@@ -177,6 +177,14 @@ def test_a_run_that_resumes_takes_nothing_from_its_folder(theirs, url, shapes_ro
     assert read_config(theirs).data.root == str(shapes_root)
 
 
+@attack(36)
+def test_a_run_that_starts_from_it_contacts_nothing(theirs, shapes_root, photos, tmp_path, contacts):
+    before = listing(photos)
+    train_here(shapes_root, tmp_path / "new", "steps=1", f"init.checkpoint={theirs}")
+    assert contacts == []
+    assert listing(photos) == before
+
+
 def test_a_name_on_the_hub_that_a_run_started_from_is_only_shown(theirs, shapes_root, own, contacts):
     edit(theirs, init={"vision": None, "text": None, "checkpoint": "someone/model"})
     assert main(["eval", "matching", f"run_dir={theirs}", f"root={shapes_root}", own[1]]) == 0
