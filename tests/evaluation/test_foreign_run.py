@@ -145,6 +145,16 @@ def test_an_export_contacts_only_what_its_command_line_names(
     assert (listing(photos), listing(theirs)) == before
 
 
+@attack(36)
+def test_a_local_root_and_a_name_that_make_a_url_together_are_a_path(theirs, url, own, tmp_path, contacts, capsys):
+    name = url.removeprefix("http:/")
+    edit(theirs, data={"root": "http:", "corpora": {f"{name}/shapes": 1.0}, "validation": f"{name}/shapes_heldout"})
+    assert main(["eval", f"run_dir={theirs}", own[1]]) == 2
+    assert "data.root=http:: no such folder" in capsys.readouterr().err
+    assert main(["export", f"run_dir={theirs}", f"out={tmp_path}/out", own[1]]) == 0
+    assert contacts == []
+
+
 def test_the_card_of_an_export_tells_the_corpora_at_root(trained_run, theirs, url, shapes_root, own, tmp_path, capsys):
     for source, name, keys in ((trained_run, "local", []), (theirs, "remote", [f"root={url}"])):
         assert main(["export", f"run_dir={source}", f"out={tmp_path}/{name}/run", own[1], *keys]) == 0
