@@ -30,7 +30,7 @@ def options_of(name: str) -> type[EvalOptions]:
 
 def run(config: EvalOptions) -> int:
     """Evaluate as the class of `config` says, print figures and protocol, and keep both in `eval.json`."""
-    model, saved = open_model(config.run_dir, device=config.device)
+    model, saved = open_model(config.run_dir, device=config.device, tokenizer=config.tokenizer)
     path = file_of(saved, config.out)
     evaluation = next((e for e in EVALUATIONS.values() if type(config) is e.options), None)
     if evaluation and (lacking := evaluation.lacks(saved.config)):
@@ -39,12 +39,12 @@ def run(config: EvalOptions) -> int:
             "give a model that has it"
         )
     corpus = corpus_of(config, saved.config)
+    described = describe(saved, model.device, corpus)  # its errors come before the work
     ranks = init_ranks(model.device.backend, saved.config.distributed)
     try:
         result = evaluation.run(model, corpus, config, ranks) if evaluation else overview(model, corpus, config, ranks)
         if ranks.is_main:
-            protocol = describe(saved, model.device, corpus) | result.protocol
-            result = Result(result.figures, protocol, _with_thumbnails(result.examples))
+            result = Result(result.figures, described | result.protocol, _with_thumbnails(result.examples))
             _show(evaluation, result, saved)
             keep(path, evaluation.title if evaluation else OVERVIEW, saved, corpus.name, result)
             if evaluation:

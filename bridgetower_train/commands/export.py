@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bridgetower_train.config import at_least
+from bridgetower_train.data.roots import root_of_run
+from bridgetower_train.display import printable, without_secrets
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.pages.model_card import model_card
 from bridgetower_train.weights import hub
@@ -24,6 +26,8 @@ class ExportConfig:
     """Checkpoint to export; null: the newest complete one."""
     tokenizer: str | None = None
     """Where the run's tokenizer is now; null: where the run had it."""
+    root: str | None = None
+    """Folder or URL of the corpora, which the model card tells of; null: the run's `data.root`, if that is local."""
     licence: str | None = None
     """Licence of the weights for the model card, by the hub's name (`mit`, `apache-2.0`, ...); null: unknown."""
     carbon_kg: float | None = None
@@ -53,7 +57,12 @@ def run(config: ExportConfig) -> int:
         raise ConfigError(f"out={config.out}: is there already and is not an export; choose another folder")
     read_config(run_dir)  # only a run can be exported
     saved, weights = read_saved(config.run_dir, config.step, config.tokenizer)
-    card = model_card(saved, config.repo or run_dir.resolve().name, config.licence, config.carbon_kg, config.cost)
+    root = root_of_run(saved.config.data.root, config.root)
+    if root is None:
+        shown = printable(without_secrets(saved.config.data.root))
+        print(f"data.root of the run is remote ({shown}); for its corpora's sizes in the model card, give root=...")
+    name = config.repo or run_dir.resolve().name
+    card = model_card(saved, name, root, config.licence, config.carbon_kg, config.cost)
     written = write_export(saved, weights, card, out)
     print(f"{config.out}: step {saved.step:,}{'' if written else ', already there, byte-identical'}")
     print(f"loads as {', '.join(loadable_classes(saved.config))} and BridgeTowerProcessor")

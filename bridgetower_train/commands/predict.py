@@ -12,7 +12,7 @@ from bridgetower_train.data.image import decode_crop
 from bridgetower_train.data.shards import BadRecordError
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.evaluation.attention import attention_over_image, words
-from bridgetower_train.evaluation.base import open_model
+from bridgetower_train.evaluation.base import ModelOptions, open_model
 from bridgetower_train.files import atomic_write
 from bridgetower_train.pages.prediction import Prediction, TextPrediction, prediction_page
 from bridgetower_train.tasks.pretraining.predictor import Predictor
@@ -20,11 +20,9 @@ from data_prep.source.image import prepare_jpeg
 
 
 @dataclass(frozen=True)
-class PredictConfig:
+class PredictConfig(ModelOptions):
     """`bridgetower predict`."""
 
-    run_dir: str = "???"
-    """Run folder (its newest complete checkpoint is used), exported folder, or name on the Hugging Face hub."""
     image: str = "???"
     """The image: JPEG, PNG, WebP, GIF or BMP; the model sees its centre."""
     texts: list[str] = field(default_factory=list)
@@ -35,8 +33,6 @@ class PredictConfig:
     """Words to predict for each `<mask>`."""
     out: str = "prediction.html"
     """Where the page is written."""
-    device: str = "auto"
-    """As `device.name` of a run."""
 
     def __post_init__(self) -> None:
         at_least("top", self.top, 1)
@@ -46,7 +42,7 @@ def run(config: PredictConfig) -> int:
     """Print the scores of each text for the image, and write a page of them."""
     if not config.texts or not all(text.strip() for text in config.texts):
         raise ConfigError(f"texts={config.texts}: give at least one, and none empty: \"texts=['a dog', 'a <mask>']\"")
-    model, saved = open_model(config.run_dir, device=config.device)
+    model, saved = open_model(config.run_dir, device=config.device, tokenizer=config.tokenizer)
     predictor = Predictor(*model)
     pixels = read_image(config.image, saved.config.model.image_size)
     texts = [predict(predictor, pixels, text, config.top, config.words) for text in config.texts]

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bridgetower_train.files import atomic_write
+from bridgetower_train.foreign import inside
 from bridgetower_train.pages.report import report
 from bridgetower_train.pages.run_folder import read_run
 
@@ -16,11 +17,24 @@ class ReportConfig:
     """Folder of the run."""
     out: str | None = None
     """Where the page is written; null: report.html in the run folder."""
+    follow_links: bool = False
+    """Show files of the run that are links to files outside it, as those of DVC are."""
 
 
 def run(config: ReportConfig) -> None:
-    """Write the report; UserError where there is no run."""
+    """Write the report; UserError where there is no run, FileError where a file of it lies elsewhere."""
     folder = Path(config.run_dir)
     out = Path(config.out) if config.out else folder / "report.html"
-    atomic_write(out, report(read_run(folder)))
+    run = read_run(folder)
+    _check_links(folder, config.follow_links)
+    atomic_write(out, report(run))
     print(f"report: {out.resolve()}")
+
+
+def _check_links(folder: Path, follow_links: bool) -> None:
+    """The run may be a stranger's, and the page is made to be passed on: it must not show what links of the run lead to."""
+    for name in ("config.yaml", "metrics.jsonl", "bad_samples.jsonl", "eval.json"):
+        inside(folder, name, follow_links)
+    checkpoints = folder / "checkpoints"
+    for state in checkpoints.glob("step-*/state.json"):
+        inside(checkpoints, str(state.relative_to(checkpoints)), follow_links)

@@ -1,11 +1,17 @@
 """Where corpora are: a root is a local folder, as a path or a file:// URL, or any other fsspec URL."""
 
-from bridgetower_train.data.cache import ShardCache
+from dataclasses import dataclass
+
+from bridgetower_train.config import at_least
+from bridgetower_train.data.cache import ShardCache, read_url
+from bridgetower_train.data.manifest import MAX_MANIFEST, Manifest
+from bridgetower_train.errors import ConfigError, UserError
+from bridgetower_train.foreign import read_bytes
 
 
 def is_remote(path: str) -> bool:
     """Whether a root, or anything below it, has to be fetched: an fsspec URL other than file://."""
-    return "://" in path and not path.startswith("file://")
+    return "://" in path.removeprefix("file://")
 
 
 def plain_root(root: str) -> str:
@@ -16,3 +22,42 @@ def plain_root(root: str) -> str:
 def shard_cache(root: str, cache_dir: str | None, cache_gb: float) -> ShardCache | None:
     """The cache for the shards of a remote root, of `cache_gb` 10^9 bytes; None for a local root or without a folder."""
     return ShardCache(cache_dir, int(cache_gb * 1e9)) if cache_dir and is_remote(root) else None
+
+
+def read_manifest(root: str, corpus: str) -> Manifest | None:
+    """The manifest of a corpus below `root`; None where it cannot be read from here."""
+    path = f"{plain_root(root)}/{corpus}/manifest.json"
+    try:
+        return Manifest.from_json(read_url(path) if is_remote(root) else read_bytes(path, MAX_MANIFEST), path)
+    except (OSError, ValueError, UserError):  # ValueError: a name with a null byte
+        return None
+
+
+def root_of_run(recorded: str, given: str | None) -> str | None:
+    """Where the corpora of a run are: `given` on the command line, or else the `data.root` that it recorded, if that is local.
+
+    None for a remote one: a run's config.yaml may be a stranger's, and nothing is contacted because of it alone.
+    """
+    return given or (None if is_remote(recorded) else recorded)
+
+
+@dataclass(frozen=True)
+class RootOptions:
+    """Keys of the commands that read finished corpora."""
+
+    root: str | None = None
+    """Folder or fsspec URL with one folder per corpus."""
+    cache_dir: str | None = None
+    """Folder that caches shards of a remote root, which needs it."""
+    cache_gb: float = 100.0
+    """Size of that cache, 10^9 bytes."""
+
+    def __post_init__(self) -> None:
+        at_least("cache_gb", self.cache_gb, 0)
+        if self.root and is_remote(self.root) and self.cache_dir is None:
+            raise ConfigError(f"root={self.root}: is remote; set cache_dir to a folder that may keep its shards")
+
+    @property
+    def cache(self) -> ShardCache | None:
+        """For the shards of a remote root."""
+        return shard_cache(self.root, self.cache_dir, self.cache_gb) if self.root else None

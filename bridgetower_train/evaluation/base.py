@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from bridgetower_train.config import DeviceConfig, TrainConfig, at_least
-from bridgetower_train.data.roots import shard_cache
+from bridgetower_train.data.roots import RootOptions, root_of_run
 from bridgetower_train.data.shards import Corpus, open_corpus
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.devices import Device, make_device
@@ -33,15 +33,17 @@ class OpenModel(NamedTuple):
         return self.task.config
 
 
-def open_model(source: str, step: str = "newest", device: str = "auto") -> tuple[OpenModel, SavedModel]:
+def open_model(
+    source: str, step: str = "newest", device: str = "auto", tokenizer: str | None = None
+) -> tuple[OpenModel, SavedModel]:
     """(the model, ready to use; where it is from): `source` is a run folder, an exported folder or a name on the hub.
 
-    `step`: the number of a run's checkpoint, or `newest`, its newest complete one. `device`: as `device.name`. Errors as those
-    of `read_saved` and `make_device`.
+    `step`: the number of a run's checkpoint, or `newest`, its newest complete one. `device`: as `device.name`. `tokenizer`, and
+    errors: as those of `read_saved` and `make_device`.
     """
     if step != "newest" and not step.isdecimal():
         raise ConfigError(f"step={step}: must be a number, or newest")
-    saved, weights = read_saved(source, None if step == "newest" else int(step))
+    saved, weights = read_saved(source, None if step == "newest" else int(step), tokenizer)
     config = saved.config
     chosen, _ = make_device(DeviceConfig(device, config.device.precision), local_rank())
     task = task_class(config)(config, chosen.attention)
@@ -51,17 +53,25 @@ def open_model(source: str, step: str = "newest", device: str = "auto") -> tuple
 
 
 @dataclass(frozen=True)
-class EvalOptions:
-    """What all evaluations take."""
+class ModelOptions:
+    """What all commands take that ask a model."""
 
     run_dir: str = "???"
-    """Run folder (its newest complete checkpoint is evaluated), exported folder, or name on the Hugging Face hub."""
-    corpus: str | None = None
-    """Corpus folder; null: the run's `data.validation`."""
-    root: str | None = None
-    """Folder or URL that holds the corpus folder; null: the run's `data.root`."""
+    """Run folder (its newest complete checkpoint is used), exported folder, or name on the Hugging Face hub."""
+    tokenizer: str | None = None
+    """Where the model's tokenizer is now; null: where the run had it, or in the exported folder."""
     device: str = "auto"
     """As `device.name` of a run."""
+
+
+@dataclass(frozen=True)
+class EvalOptions(RootOptions, ModelOptions):
+    """What all evaluations take."""
+
+    root: str | None = None
+    """Folder or URL that holds the corpus folder; null: the run's `data.root`, if that is local."""
+    corpus: str | None = None
+    """Corpus folder; null: the run's `data.validation`."""
     out: str | None = None
     """JSON file that keeps the figures; null: `eval.json` in the run folder or exported folder."""
 
@@ -74,6 +84,7 @@ class SampledOptions(EvalOptions):
     """Images to take, evenly spread over the corpus."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least("samples", self.samples, 2)
 
 
@@ -120,11 +131,15 @@ class Evaluation:
 
 
 def corpus_of(options: EvalOptions, config: TrainConfig) -> Corpus:
-    """The corpus that `options` name, by default the held-out one of the run; ConfigError where neither names one."""
+    """The corpus that `options` name, by default the held-out one of the run; ConfigError where they do not suffice."""
     data = config.data
-    name, root = options.corpus or data.validation, options.root or data.root
+    name, root = options.corpus or data.validation, root_of_run(data.root, options.root)
     if name is None:
         raise ConfigError("corpus: the model brings no data.validation; name a corpus folder below root")
     if root == "???":
         raise ConfigError("root: exported weights bring no data.root; name the folder that holds the corpus folder")
-    return open_corpus(root, name, shard_cache(root, data.cache_dir, data.cache_gb))
+    if root is None:
+        raise ConfigError(
+            f"root: data.root of the run is remote ({data.root}); to read it from there, give root=... and cache_dir=..."
+        )
+    return open_corpus(root, name, options.cache)

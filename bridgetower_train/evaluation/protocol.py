@@ -1,31 +1,37 @@
 """What must be stated with a figure: what the model was trained on, and on what it was measured."""
 
 import json
-from contextlib import suppress
+import os
 from pathlib import Path
 from typing import Any
 
 from bridgetower_train.config import TrainConfig
-from bridgetower_train.data.shards import Corpus, open_corpus
+from bridgetower_train.data.roots import read_manifest, root_of_run
+from bridgetower_train.data.shards import Corpus
 from bridgetower_train.devices import Device
-from bridgetower_train.errors import ConfigError, UserError
+from bridgetower_train.errors import ConfigError, FileError
 from bridgetower_train.evaluation.base import OpenModel, Result
 from bridgetower_train.evaluation.eval_set import EvalSet, count_cut
 from bridgetower_train.files import atomic_write
+from bridgetower_train.foreign import read_json
 from bridgetower_train.weights.saved import SavedModel, is_run, read_config
 
 OVERVIEW = "overview"
 """Name in eval.json of what `bridgetower eval` finds: a part of each evaluation."""
 
 
-def _runs(config: TrainConfig) -> tuple[list[TrainConfig], str | None]:
-    """(a run and the runs that it started from, the newest first; the weights that the first started from, if any)."""
-    start = config.init.checkpoint
-    folder = _run_folder(start)
-    if folder is None:
-        return [config], start
-    before, first = _runs(read_config(folder))
-    return [config, *before], first
+def _runs(config: TrainConfig, run_dir: Path) -> tuple[list[TrainConfig], str | None]:
+    """(a run and the runs that it started from, the newest first; the weights that the first started from, if any).
+
+    A run that was since trained anew, from one that once started from it, counts once: what its folder had before is not known.
+    """
+    runs, known = [config], {os.path.realpath(run_dir)}
+    while folder := _run_folder(runs[-1].init.checkpoint):
+        if os.path.realpath(folder) in known:
+            break
+        known.add(os.path.realpath(folder))
+        runs.append(read_config(folder))
+    return runs, runs[-1].init.checkpoint
 
 
 def _run_folder(checkpoint: str | None) -> Path | None:
@@ -34,23 +40,29 @@ def _run_folder(checkpoint: str | None) -> Path | None:
     return next((folder for folder in folders if is_run(folder)), None)
 
 
-def _saw(config: TrainConfig, title: str) -> bool:
-    """Whether a run trained on the data set `title`, by the titles of its corpora or their names."""
-    titles = set(config.data.trained)
+def _saw(config: TrainConfig, corpus: Corpus) -> bool | None:
+    """Whether a run trained on the data set of `corpus`, by the titles of its corpora or their names.
+
+    None where no name says so, and a title is not known: its corpus lies neither where the run had it nor beside `corpus`.
+    """
+    titles: set[str | None] = set(config.data.trained)
+    roots = [root_of_run(config.data.root, None), corpus.folder.removesuffix(f"/{corpus.name}")]
     for name in config.data.trained:
-        with suppress(UserError):  # moved since, or remote: its name must do
-            titles.add(open_corpus(config.data.root, name).manifest.title)
-    return title in titles
+        found = (read_manifest(root, name) for root in roots if root)
+        titles.add(next((manifest.title for manifest in found if manifest), None))
+    return True if corpus.manifest.title in titles else None if None in titles else False
 
 
-def what_it_saw(config: TrainConfig, title: str) -> str:
-    """`zero-shot`, `fine-tuned` or what else a figure on the data set `title` is, and all that the model was trained on."""
-    runs, start = _runs(config)
-    seen = [_saw(run, title) for run in runs]
+def what_it_saw(config: TrainConfig, run_dir: Path, corpus: Corpus) -> str:
+    """`zero-shot`, `fine-tuned` or what else a figure on `corpus` is, and all that the run was trained on."""
+    runs, start = _runs(config, run_dir)
+    seen = [_saw(run, corpus) for run in runs]
     if seen[0]:
         kind = "fine-tuned" if len(runs) > 1 or start else "trained on this data set"
+    elif any(seen):
+        kind = "seen in pretraining"
     else:
-        kind = "seen in pretraining" if any(seen) else "zero-shot"
+        kind = "zero-shot, as far as the names of its corpora tell" if None in seen else "zero-shot"
     history = "; before that on ".join(" + ".join(run.data.trained) for run in runs)
     origin = f"; started from {start}, whose own data is not known here" if start else ""
     return f"{kind}: trained on {history}{origin}"
@@ -58,12 +70,12 @@ def what_it_saw(config: TrainConfig, title: str) -> str:
 
 def describe(saved: SavedModel, device: Device, corpus: Corpus) -> dict[str, Any]:
     """The part of a protocol that all evaluations share."""
-    config, manifest = saved.config, corpus.manifest
+    config, manifest, run_dir = saved.config, corpus.manifest, saved.run_dir
     return {
         "corpus": corpus.name,
         "data set": manifest.title,
         "splits": ", ".join(manifest.splits) or "not noted in the manifest",
-        "model": what_it_saw(config, manifest.title) if saved.run_dir else "not known: exported weights do not tell",
+        "model": what_it_saw(config, run_dir, corpus) if run_dir else "not known: exported weights do not tell",
         "checkpoint": saved.name,
         "image size": config.model.image_size,
         "preprocessing": f"shorter edge to {config.model.image_size} px, centre crop",
@@ -104,8 +116,8 @@ def keep(path: Path, name: str, saved: SavedModel, corpus: str, result: Result) 
 def read_evaluations(path: Path) -> dict[str, dict[str, Any]]:
     """`NAME on CORPUS` -> evaluation, as `keep` wrote them; empty where there is no file, or no such content."""
     try:
-        return evaluations_in(json.loads(path.read_text()))
-    except (OSError, ValueError):
+        return evaluations_in(read_json(path, dict[str, Any]))
+    except (OSError, FileError):
         return {}
 
 

@@ -57,6 +57,7 @@ class RetrievalOptions(EvalOptions):
     """Images, and pairs, that are computed at once."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least("batch", self.batch, 1)
         at_least("rerank", self.rerank, 0)
         one_of("rerank_rule", self.rerank_rule, RULES)

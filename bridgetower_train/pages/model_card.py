@@ -1,16 +1,13 @@
 """The model card of an export, from what the run has recorded; its text is in model_card.md."""
 
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from bridgetower_train.config import DataConfig
-from bridgetower_train.data.cache import read_url
 from bridgetower_train.data.manifest import Manifest
-from bridgetower_train.data.roots import is_remote, plain_root
-from bridgetower_train.errors import UserError
+from bridgetower_train.data.roots import read_manifest
 from bridgetower_train.evaluation.protocol import OVERVIEW, evaluations_in
 from bridgetower_train.pages.markdown import cell, table
 from bridgetower_train.pages.run_folder import read_run
@@ -40,12 +37,17 @@ Manifests = dict[str, Manifest | None]
 """Of the corpora that training shows; None where one cannot be read from here."""
 
 
-def model_card(saved: SavedModel, name: str, licence: str | None, carbon_kg: float | None, cost: str | None) -> str:
-    """The text of `README.md`; None is shown as unknown. `name`: by which the model is to be loaded."""
+def model_card(
+    saved: SavedModel, name: str, root: str | None, licence: str | None, carbon_kg: float | None, cost: str | None
+) -> str:
+    """The text of `README.md`; None is shown as unknown.
+
+    `name`: by which the model is to be loaded. `root`: the folder or URL of the run's corpora.
+    """
     assert saved.run_dir is not None, "only a run is exported"
     config, state, run = saved.config, saved.state, read_run(saved.run_dir)
     task, classes = task_class(config), loadable_classes(config)
-    manifests = {corpus: read_manifest(config.data.root, corpus) for corpus in config.data.trained}
+    manifests = {corpus: read_manifest(root, corpus) if root else None for corpus in config.data.trained}
     entries = evaluations_in(run.evaluation).items()
     this = [e for key, e in entries if key.startswith(f"{OVERVIEW} on ") and e.get("step") == saved.step]
     overview: dict[str, Any] = next((e for e in reversed(this) if e.get("figures")), {})
@@ -85,15 +87,6 @@ def model_card(saved: SavedModel, name: str, licence: str | None, carbon_kg: flo
             more=": see the corpora above." if manifests else ".",
         )
     )
-
-
-def read_manifest(root: str, corpus: str) -> Manifest | None:
-    """A corpus's manifest; None where it cannot be read from here."""
-    path = f"{plain_root(root)}/{corpus}/manifest.json"
-    try:
-        return Manifest.from_json(read_url(path) if is_remote(path) else Path(path).read_bytes(), path)
-    except (OSError, UserError):
-        return None
 
 
 def _metadata(

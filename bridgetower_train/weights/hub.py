@@ -36,7 +36,11 @@ def fetch(name: str, named: str) -> Path:
         for file in ("config.json", "tokenizer.json", "vocab.json"):
             with suppress(*missing):
                 hub.hf_hub_download(name, file)
-    except (errors.HfHubHTTPError, errors.HFValidationError, *missing, OSError) as error:
+    except ConfigError:
+        raise
+    except (
+        Exception
+    ) as error:  # the hub's package has changed its HTTP library, whose errors are its own, more than once
         raise ConfigError(
             f"{named}: no such file or folder here, and the hub does not give it: {_first_line(error)}"
         ) from None
@@ -52,14 +56,18 @@ def check_push(repo: str | None) -> None:
 
 
 def push(folder: Path, repo: str, private: bool) -> str:
-    """Upload `folder` as the model `repo`, made where it is missing; returns its address. UserError where that fails."""
-    errors = importlib.import_module("huggingface_hub.errors")
+    """Upload an export as the model `repo`, made where it is missing; returns its address. UserError where that fails.
+
+    Its `eval.json` stays here: it has images of the corpora.
+    """
     api = _hub("push=true").HfApi()
     try:
         address = api.create_repo(repo, private=private, exist_ok=True)
         classes = ", ".join(json.loads((folder / "config.json").read_text())["architectures"])
-        api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"Upload {classes}")
-    except (errors.HfHubHTTPError, OSError, ValueError) as error:
+        api.upload_folder(
+            repo_id=repo, folder_path=folder, commit_message=f"Upload {classes}", ignore_patterns="eval.json"
+        )
+    except Exception as error:  # as in fetch
         raise UserError(f"{folder} is whole, but was not uploaded to {repo}: {_first_line(error)}") from None
     return str(address)
 

@@ -1,8 +1,9 @@
 """Trained weights with what is needed to use them, from a run folder, an exported folder or the Hugging Face hub."""
 
 import math
+import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class SavedModel:
     folder: Path
     """Of the checkpoint, or of the exported weights."""
     config: TrainConfig
-    """As the run resolved it last. Of an export, what its config.json and its tensors tell; all else has its default."""
+    """As `read_config` reads it. Of an export, what its config.json and its tensors tell; all else has its default."""
     tokenizer: CaptionTokenizer
     run_dir: Path | None
     """None for exported weights."""
@@ -58,14 +59,18 @@ class SavedModel:
 
 def is_run(folder: str | Path) -> bool:
     """Whether a folder is that of a run."""
-    return Path(folder, "config.yaml").is_file()
+    return os.path.isfile(os.path.join(folder, "config.yaml"))
 
 
 def read_config(run_dir: str | Path) -> TrainConfig:
-    """The configuration of a run; ConfigError where the folder is not that of a run."""
+    """The configuration of a run; ConfigError where the folder is not that of a run.
+
+    It may be a stranger's. `data.cache_dir` is left out: only the command line says where shards are written and evicted.
+    """
     if not is_run(run_dir):
         raise ConfigError(f"run_dir={run_dir}: is not a run (it has no config.yaml); give the folder of one")
-    return compose.from_yaml(TrainConfig, Path(run_dir, "config.yaml"))
+    config = compose.from_yaml(TrainConfig, Path(run_dir, "config.yaml"))
+    return replace(config, data=replace(config.data, cache_dir=None))
 
 
 def config_of(source: str, key: str = "run_dir") -> TrainConfig:

@@ -5,32 +5,16 @@ from typing import NamedTuple
 
 from fsspec.core import url_to_fs
 
-from bridgetower_train.config import at_least
-from bridgetower_train.data.cache import ShardCache
-from bridgetower_train.data.roots import is_remote, shard_cache
+from bridgetower_train.data.roots import RootOptions, is_remote
 from bridgetower_train.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class CorporaConfig:
-    """Keys of the commands that read finished corpora."""
+class CorporaConfig(RootOptions):
+    """Keys of the commands that read whatever corpora there are."""
 
     root: str = "???"
     """A folder of corpora, or the folder of one corpus; also an fsspec URL."""
-    cache_dir: str | None = None
-    """Folder that keeps shards of a remote root, which needs it."""
-    cache_gb: float = 100.0
-    """Size of that cache, 10^9 bytes."""
-
-    def __post_init__(self) -> None:
-        at_least("cache_gb", self.cache_gb, 0)
-        if is_remote(self.root) and self.cache_dir is None:
-            raise ConfigError(f"root={self.root}: is remote; set cache_dir to a folder that may keep its shards")
-
-    @property
-    def cache(self) -> ShardCache | None:
-        """For the shards of a remote root."""
-        return shard_cache(self.root, self.cache_dir, self.cache_gb)
 
 
 class Place(NamedTuple):

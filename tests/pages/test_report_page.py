@@ -13,9 +13,10 @@ from PIL import Image
 from synthetic_run import HOSTILE, metric_line
 
 from bridgetower_train.commands.report import ReportConfig, run
-from bridgetower_train.errors import UserError
+from bridgetower_train.errors import FileError, UserError
 from bridgetower_train.pages.report import planned_steps
 from bridgetower_train.pages.run_folder import read_run
+from tests.hostile.attacks import attack
 
 FILES = (
     "config.yaml", "metrics.jsonl", "bad_samples.jsonl", "eval.json",
@@ -291,6 +292,9 @@ def test_evaluations_are_shown_with_their_protocol(run_folder, open_page):
             assert part in shown, part
 
 
+@attack(48)
+@attack(49)
+@attack(50)
 def test_no_file_that_eval_json_names_is_opened(run_folder, tmp_path):
     """The run folder may be written by others, and the page is made to be passed on."""
     secret = tmp_path / "passport.png"
@@ -305,3 +309,23 @@ def test_no_file_that_eval_json_names_is_opened(run_folder, tmp_path):
     page = written(run_folder).read_text()
     assert page.count("image missing") == len(named)
     assert "<img src" not in page
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "eval.json", "metrics.jsonl", "checkpoints/step-00003000/state.json"])
+def test_what_links_of_a_run_lead_to_is_not_shown(run_folder, tmp_path, name):
+    secret = tmp_path / "hosts.yml"
+    secret.write_text('{"step": 1, "oauth_token": "gho_16C7e42F292c6912E7"}')
+    (run_folder / name).unlink()
+    (run_folder / name).symlink_to(secret)
+    with pytest.raises(
+        FileError, match=f"{name}: is a link that leads outside .*; to follow such links, set follow_links=true"
+    ):
+        written(run_folder)
+    assert not (run_folder / "report.html").exists()
+    run(ReportConfig(run_dir=str(run_folder), follow_links=True))
+
+
+def test_checkpoints_on_another_disk_are_shown(run_folder, tmp_path):
+    (run_folder / "checkpoints").rename(tmp_path / "disk")
+    (run_folder / "checkpoints").symlink_to(tmp_path / "disk")
+    assert "step-00003000" in written(run_folder).read_text()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bridgetower_train.cli import main
 from bridgetower_train.weights.export import same_files
 from tests.tiny import TINY
 from tests.training.runs import ROOT
@@ -90,6 +91,8 @@ def test_an_export_is_uploaded(loopback, run, tmp_path):
     assert wrong.returncode == 1
     assert "was not uploaded" in wrong.stderr
 
+    (tmp_path / "secret.json").write_text("{}")
+    (tmp_path / "out" / "eval.json").symlink_to(tmp_path / "secret.json")
     uploaded = loopback.bridgetower(*export, HF_TOKEN=TOKEN)
     assert uploaded.returncode == 0, uploaded.stderr
     assert f"uploaded to {loopback.address}/me/model" in uploaded.stdout
@@ -99,7 +102,17 @@ def test_an_export_is_uploaded(loopback, run, tmp_path):
     (there / ".asked.json").unlink()
     (there / ".gitattributes").unlink(missing_ok=True)
     assert same_files(there, tmp_path / "out")
+    assert not (there / "eval.json").exists(), "evaluations have images of the corpora"
     assert 'from_pretrained("me/model")' in (there / "README.md").read_text()
+
+
+def test_a_hub_that_is_not_there(run, tmp_path, monkeypatch, capsys):
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert main(["export", f"run_dir={run}", f"out={tmp_path / 'out'}", "push=true", "repo=me/model"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "is whole, but was not uploaded to me/model: " in line
 
 
 def test_a_name_on_the_hub_is_evaluated(loopback, folder, shapes_root, tmp_path):
