@@ -1,6 +1,6 @@
 """`bridgetower eval`: what a model has learned, in short; `bridgetower eval NAME`: one evaluation in full."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -38,15 +38,23 @@ def run(config: EvalOptions) -> int:
             f"{saved.named}: cannot be evaluated for {evaluation.title}: it was trained without {', '.join(lacking)}; "
             "give a model that has it"
         )
-    corpus = corpus_of(config, saved.config)
-    described = describe(saved, model.device, corpus)  # its errors come before the work
+    if config.corpus and config.corpora:
+        raise ConfigError(f"corpora={config.corpora}: and corpus={config.corpus} exclude each other; give one of them")
+    corpora = [corpus_of(replace(config, corpus=name), saved.config) for name in config.corpora or [config.corpus]]
+    described = [describe(saved, model.device, corpus) for corpus in corpora]  # its errors come before the work
     ranks = init_ranks(model.device.backend, saved.config.distributed)
+    found: dict[str, Result] = {}
     try:
-        result = evaluation.run(model, corpus, config, ranks) if evaluation else overview(model, corpus, config, ranks)
+        for corpus, protocol in zip(corpora, described, strict=True):
+            result = (
+                evaluation.run(model, corpus, config, ranks) if evaluation else overview(model, corpus, config, ranks)
+            )
+            if ranks.is_main:
+                result = Result(result.figures, protocol | result.protocol, _with_thumbnails(result.examples))
+                found[corpus.name] = result
+                keep(path, evaluation.title if evaluation else OVERVIEW, saved, corpus.name, result)
         if ranks.is_main:
-            result = Result(result.figures, described | result.protocol, _with_thumbnails(result.examples))
-            _show(evaluation, result, saved)
-            keep(path, evaluation.title if evaluation else OVERVIEW, saved, corpus.name, result)
+            _show(evaluation, found, saved)
             if evaluation:
                 print(f"\n{'kept in':16}{path}")
     finally:
@@ -70,17 +78,22 @@ def overview(model: OpenModel, corpus: Corpus, config: EvalOptions, ranks: Ranks
     return whole
 
 
-def _show(evaluation: Evaluation | None, result: Result, saved: SavedModel) -> None:
-    if evaluation:
-        for part, value in result.protocol.items():
-            print(f"{part:16}{f'{value:,}' if isinstance(value, int) else value}")
-        print()
-        evaluation.show(result.figures)
-        return
-    protocol = result.protocol
-    print(f"{protocol['corpus']}: {protocol['images']} images, {saved.name}, {protocol['device']}")
-    for name, value in result.figures.items():
-        print(f"  {name:44} {value:.3f}")
+def _show(evaluation: Evaluation | None, found: dict[str, Result], saved: SavedModel) -> None:
+    """Print the results by corpus; those of an `evaluation` in one table."""
+    for result in found.values():
+        protocol = result.protocol
+        if evaluation:
+            for part, value in protocol.items():
+                print(f"{part:16}{f'{value:,}' if isinstance(value, int) else value}")
+            print()
+            continue
+        print(f"{protocol['corpus']}: {protocol['images']} images, {saved.name}, {protocol['device']}")
+        for name, value in result.figures.items():
+            print(f"  {name:44} {value:.3f}")
+    if evaluation and len(found) == 1:
+        evaluation.show(next(iter(found.values())).figures)
+    elif evaluation:
+        evaluation.show({f"{name}: {key}": value for name, r in found.items() for key, value in r.figures.items()})
 
 
 def _with_thumbnails(value: Any) -> Any:

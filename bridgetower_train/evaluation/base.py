@@ -72,6 +72,8 @@ class EvalOptions(RootOptions, ModelOptions):
     """Folder or URL that holds the corpus folder; null: the run's `data.root`, if that is local."""
     corpus: str | None = None
     """Corpus folder; null: the run's `data.validation`."""
+    corpora: list[str] = field(default_factory=list)
+    """Several corpus folders instead, one after another; one table shows them all."""
     out: str | None = None
     """JSON file that keeps the figures; null: `eval.json` in the run folder or exported folder."""
 

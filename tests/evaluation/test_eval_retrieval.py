@@ -186,3 +186,16 @@ def test_fine_tuning_is_told_from_zero_shot(trained_run, uneven, shapes_root, tm
     assert main(["eval", "retrieval", f"run_dir={run_dir}", "corpus=shapes", f"root={shapes_root}"]) == 0
     model = evaluations(run_dir)["retrieval on shapes"]["protocol"]["model"]
     assert model == "seen in pretraining: trained on uneven; before that on shapes"
+
+
+def test_several_corpora_give_one_table(run_dir, capsys):
+    keys = ["eval", "retrieval", f"run_dir={run_dir}", "captions=1"]
+    assert main([*keys, "corpora=[shapes_heldout,shapes]"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("image to text") == 1
+    assert [line.split("   ")[0].strip() for line in printed.splitlines() if ": ITC" in line] == [
+        "shapes_heldout: ITC", "shapes: ITC",
+    ]  # fmt: skip
+    assert set(evaluations(run_dir)) == {"retrieval on shapes_heldout", "retrieval on shapes"}
+    assert main([*keys, "corpora=[shapes]", "corpus=shapes"]) == 2
+    assert "exclude each other" in capsys.readouterr().err
