@@ -40,7 +40,8 @@ def run(config: EvalOptions) -> int:
         )
     if config.corpus and config.corpora:
         raise ConfigError(f"corpora={config.corpora}: and corpus={config.corpus} exclude each other; give one of them")
-    corpora = [corpus_of(replace(config, corpus=name), saved.config) for name in config.corpora or [config.corpus]]
+    named = [replace(config, corpus=name) for name in config.corpora] or [config]
+    corpora = [corpus_of(options, saved.config) for options in named]
     described = [describe(saved, model.device, corpus) for corpus in corpora]  # its errors come before the work
     ranks = init_ranks(model.device.backend, saved.config.distributed)
     found: dict[str, Result] = {}
