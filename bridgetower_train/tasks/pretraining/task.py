@@ -126,7 +126,7 @@ class Pretraining(Task):
         if objective.itm:
             rows.append(("ITM negatives", objective.itm_negatives))
         if objective.itc:
-            rows.append(("ITC", f"form `{objective.itc_form}`, {objective.itc_dim} wide"))
+            rows.append(("ITC", f"form {objective.itc_form}, {objective.itc_dim} wide"))
         if objective.mlm:
             rows.append(("masked tokens", f"{objective.mlm_probability:.0%}"))
         return rows
