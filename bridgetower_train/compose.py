@@ -17,6 +17,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from bridgetower_train.display import public
 from bridgetower_train.errors import ConfigError, nearest
 
 Config = TypeVar("Config")
@@ -71,8 +72,8 @@ def composed_yaml(schema: type[Any], base: str | None, overrides: list[str]) -> 
 
 
 def to_yaml(config: Any) -> str:
-    """The resolved configuration as YAML, as in a run folder's `config.yaml`."""
-    return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
+    """The resolved configuration as YAML, as in a run folder's `config.yaml`: without secrets."""
+    return OmegaConf.to_yaml(OmegaConf.create(public(dataclasses.asdict(config))))
 
 
 def from_yaml(schema: type[Config], path: Path) -> Config:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fsspec.asyn import reset_lock
+from fsspec.config import apply_config
 from fsspec.core import url_to_fs
 
 from bridgetower_train.errors import ConfigError, DataError
@@ -158,9 +159,11 @@ def _file_system(url: str) -> tuple[Any, str]:
     options: dict[str, Any] = {}
     if url.startswith(("http://", "https://")):
         from aiohttp import ClientTimeout  # slow to import, and only needed for HTTP
+        from fsspec.implementations.http import HTTPFileSystem
 
         timeout = ClientTimeout(total=None, sock_connect=STALL_SECONDS, sock_read=STALL_SECONDS)
-        options["client_kwargs"] = {"timeout": timeout}
+        configured = apply_config(HTTPFileSystem, {}).get("client_kwargs", {})  # such as a header with credentials
+        options["client_kwargs"] = {**configured, "timeout": timeout}
     fs, path = url_to_fs(url, **options)
     return fs, path
 

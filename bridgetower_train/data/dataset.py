@@ -22,6 +22,7 @@ from bridgetower_train.data.roots import is_remote, shard_cache
 from bridgetower_train.data.shards import BadRecordError, Corpus, Record, open_corpus
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.data.worker import start_worker
+from bridgetower_train.display import printable
 from bridgetower_train.errors import ConfigError, DataError, UserError
 
 log = logging.getLogger(__name__)
@@ -312,6 +313,6 @@ def _warn_of_resizing(corpus: Corpus, size: int) -> None:
     resize_shorter(image, size)
     cost = (time.perf_counter() - start) * 1e3
     log.warning(
-        f"{corpus.name}: images are {f'{edge} px' if edge else 'of several sizes'}, the model reads {size} px: "
+        f"{printable(corpus.name)}: images are {f'{edge} px' if edge else 'of several sizes'}, the model reads {size} px: "
         f"resizing takes about {cost:.1f} ms per image; prepare shards with size={size} to avoid it"
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from bridgetower_train.config import at_least
 from bridgetower_train.data.cache import ShardCache, read_url
 from bridgetower_train.data.manifest import MAX_MANIFEST, Manifest
+from bridgetower_train.display import HIDDEN
 from bridgetower_train.errors import ConfigError, UserError
 from bridgetower_train.foreign import read_bytes
 
@@ -15,7 +16,15 @@ def is_remote(path: str) -> bool:
 
 
 def plain_root(root: str) -> str:
-    """A root without file:// and without a slash at its end: a local path, or the URL of a remote root."""
+    """A root without file:// and without a slash at its end: a local path, or the URL of a remote root.
+
+    ConfigError for a URL that has lost its credentials, as those in a stored configuration have.
+    """
+    if is_remote(root) and HIDDEN in root:
+        raise ConfigError(
+            f"{root}: {HIDDEN} stands for credentials, which are not stored with a configuration; give the root again, with "
+            "them or with credentials in the environment"
+        )
     return root.removeprefix("file://").rstrip("/")
 
 

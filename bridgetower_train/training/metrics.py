@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from bridgetower_train.config import TrainConfig
 from bridgetower_train.data.batch import BadRecord
+from bridgetower_train.display import print_line, printable, public
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.files import atomic_write
 
@@ -118,7 +119,7 @@ class Wandb:
             id=run_id,
             resume="allow",
             dir=config.run_dir,
-            config=dataclasses.asdict(config),
+            config=public(dataclasses.asdict(config)),
             mode="online" if os.environ.get("WANDB_API_KEY") else "offline",
         )
 
@@ -145,9 +146,9 @@ class Console:
     def log(self, text: str) -> None:
         """Print a line without breaking the progress bar."""
         if self._bar is not None:
-            self._bar.write(text)
+            self._bar.write(printable(text))
         elif not self._quiet:
-            print(text, flush=True)
+            print_line(text)
 
     def write(self, record: LogRecord) -> None:
         if "loss" not in record:

@@ -39,6 +39,10 @@ def find_corpora(root: str) -> list[Place]:
 
     def place(folder: str) -> Place:
         parent, _, name = fs._strip_protocol(folder).rstrip("/").rpartition("/")
+        if scheme and parent.rstrip("/") in ("", scheme.rstrip("/")):
+            raise ConfigError(
+                f"root={root}: is a whole server or bucket; move the corpus into a folder of it, and name that"
+            )
         return Place(parent if "://" in parent else scheme + parent, name)
 
     try:

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 from fsspec.core import url_to_fs
 
 from bridgetower_train.data.roots import is_remote, plain_root
+from bridgetower_train.display import without_secrets
 from bridgetower_train.errors import DataError
 from bridgetower_train.files import atomic_write, replacing, sync
 
@@ -23,7 +24,8 @@ class Output:
         """None where it is remote."""
 
     def __str__(self) -> str:
-        return self.url
+        """To show; without secrets."""
+        return without_secrets(self.url)
 
     def sizes(self, folder: str = "") -> dict[str, int]:
         """Name -> size, bytes, of its files or of those in a folder of it; empty where there are none."""

@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from bridgetower_train.data.manifest import Manifest
+from bridgetower_train.display import without_secrets
 from bridgetower_train.errors import DataError
 from bridgetower_train.versions import versions
 from data_prep.job.output import Output
@@ -74,7 +75,7 @@ class Preparation:
             "source": self.source,
             **times,
             "host": socket.gethostname(),
-            "command": shlex.join(sys.argv),
+            "command": shlex.join(map(without_secrets, sys.argv)),
             "versions": versions(),
         }
         output.write(NAME, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
