@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from bridgetower_train.config import DistributedConfig
+from bridgetower_train.display import print_line
 from bridgetower_train.errors import UserError
 from bridgetower_train.lock import hold
 
@@ -127,7 +128,7 @@ def run_dir_lock(run_dir: Path, ranks: Ranks) -> Iterator[None]:
             try:
                 stack.enter_context(hold(run_dir, "run_dir"))
             except (UserError, OSError) as error:
-                print(f"error: {error}", file=sys.stderr, flush=True)
+                print_line(f"error: {error}", sys.stderr)
                 refused = True
         if ranks.gather_objects(refused)[0]:
             raise SystemExit(1)

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from bridgetower_train.data.shards import Corpus
+from bridgetower_train.display import print_line
 from bridgetower_train.distributed import Ranks, init_ranks, shut_down
 from bridgetower_train.errors import ConfigError, nearest
 from bridgetower_train.evaluation import EVALUATIONS, Evaluation
@@ -48,7 +49,8 @@ def run(config: EvalOptions) -> int:
             _show(evaluation, result, saved)
             keep(path, evaluation.title if evaluation else OVERVIEW, saved, corpus.name, result)
             if evaluation:
-                print(f"\n{'kept in':16}{path}")
+                print()
+                print_line(f"{'kept in':16}{path}")
     finally:
         shut_down()
     return 0
@@ -73,12 +75,12 @@ def overview(model: OpenModel, corpus: Corpus, config: EvalOptions, ranks: Ranks
 def _show(evaluation: Evaluation | None, result: Result, saved: SavedModel) -> None:
     if evaluation:
         for part, value in result.protocol.items():
-            print(f"{part:16}{f'{value:,}' if isinstance(value, int) else value}")
+            print_line(f"{part:16}{f'{value:,}' if isinstance(value, int) else value}")
         print()
         evaluation.show(result.figures)
         return
     protocol = result.protocol
-    print(f"{protocol['corpus']}: {protocol['images']} images, {saved.name}, {protocol['device']}")
+    print_line(f"{protocol['corpus']}: {protocol['images']} images, {saved.name}, {protocol['device']}")
     for name, value in result.figures.items():
         print(f"  {name:44} {value:.3f}")
 

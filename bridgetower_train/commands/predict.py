@@ -10,6 +10,7 @@ from torch import Tensor
 from bridgetower_train.config import at_least
 from bridgetower_train.data.image import decode_crop
 from bridgetower_train.data.shards import BadRecordError
+from bridgetower_train.display import print_line
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.evaluation.attention import attention_over_image, words
 from bridgetower_train.evaluation.base import ModelOptions, open_model
@@ -56,10 +57,10 @@ def run(config: PredictConfig) -> int:
         known = {"similarity": text.similarity, "match": text.match}
         print("  " + "   ".join(f"{name} {value:.3f}" for name, value in known.items() if value is not None))
         for guesses in text.masks:
-            print("  <mask>: " + ", ".join(f"{word} {p:.3f}" for word, p in guesses))
+            print_line("  <mask>: " + ", ".join(f"{word} {p:.3f}" for word, p in guesses))
     page = prediction_page(Prediction(Path(config.image).name, pixels.numpy(), facts, texts))
     atomic_write(Path(config.out), page)
-    print(f"prediction: {Path(config.out).resolve()}")
+    print_line(f"prediction: {Path(config.out).resolve()}")
     return 0
 
 

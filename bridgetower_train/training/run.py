@@ -21,6 +21,7 @@ from bridgetower_train.data.batch import Batch
 from bridgetower_train.data.dataset import PairDataset, make_loader, open_data
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.devices import Device
+from bridgetower_train.display import print_line
 from bridgetower_train.distributed import Flag, Ranks, run_dir_lock
 from bridgetower_train.engines import ENGINES, Engine
 from bridgetower_train.engines.activation import checkpoint_blocks
@@ -91,7 +92,7 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
     validation = Validation(config, tokenizer, device, ranks) if config.validation.every else None
     stack.enter_context(run_dir_lock(run_dir, ranks))
     fixed = fingerprint(config, FROZEN_KEYS) | {"tokenizer": tokenizer.digest, "order": dataset.order.digest}
-    checkpoints = Checkpoints(run_dir, config.checkpoint, ranks, print if ranks.is_main else lambda text: None)
+    checkpoints = Checkpoints(run_dir, config.checkpoint, ranks, print_line if ranks.is_main else lambda text: None)
     stack.callback(checkpoints.close)
     state = checkpoints.load(engine, fixed, fingerprint(TrainConfig(), FROZEN_KEYS))
     state = state or {"step": 0, "skipped": 0, "bad_samples": 0}
@@ -154,7 +155,7 @@ def build_engine(
     task = task_class(config)(config, device.attention)
     if tokenizer is not None:
         for line in start_weights(task, config.init, tokenizer, ranks):
-            print(f"{'init':10}{line}")
+            print_line(f"{'init':10}{line}")
     task.to(device.torch_device)
     if config.engine.activation_checkpointing:
         checkpoint_blocks(task.model)

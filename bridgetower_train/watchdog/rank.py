@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from bridgetower_train.display import print_line
 from bridgetower_train.distributed import Ranks, local_rank
 from bridgetower_train.watchdog.monitor import Monitor, listen
 from bridgetower_train.watchdog.verdict import HeartbeatLimits, RankInfo, RankStatus, Verdict, lost, silent
@@ -116,7 +117,7 @@ class Watchdog:
     def _end(self, verdict: Verdict) -> None:
         """Print the reason, once on each host, and end this process if its main thread does not."""
         if self.ranks.rank != verdict.rank and (local_rank() == 0 or self.ranks.rank == (0 if verdict.rank else 1)):
-            print(f"error: {verdict.text}", file=sys.stderr, flush=True)
+            print_line(f"error: {verdict.text}", sys.stderr)
         if verdict.stopped and verdict.machine == self._me.machine:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(verdict.stopped, signal.SIGKILL)

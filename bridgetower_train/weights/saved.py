@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from bridgetower_train import compose
 from bridgetower_train.config import ROBERTA_POSITION_OFFSET, ModelConfig, TrainConfig
 from bridgetower_train.data.text import CaptionTokenizer
+from bridgetower_train.display import print_line
 from bridgetower_train.errors import ConfigError, UserError
 from bridgetower_train.tasks import task_class
 from bridgetower_train.weights import hub
@@ -110,7 +111,7 @@ def _read_run(source: str, step: int | None, tokenizer: str | None) -> tuple[Sav
 
 def _checkpoint(run_dir: Path, step: int | None) -> Path:
     if step is None:
-        folder = newest(run_dir, print)
+        folder = newest(run_dir, print_line)
         if folder is None:
             raise UserError(f"{run_dir}: has no complete checkpoint yet; wait for its first")
         return folder
@@ -171,7 +172,7 @@ def locate(given: str, named: str) -> Path:
             return hub.fetch(given, named)
         raise ConfigError(f"{named}: no such file or folder")
     if (path / "checkpoints").is_dir():
-        found = newest(path, print)
+        found = newest(path, print_line)
         if found is None:
             raise ConfigError(f"{named}: the run has no complete checkpoint")
         return found

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from bridgetower_train.config import ModelConfig, at_least, one_of
 from bridgetower_train.data.shards import Corpus, open_corpus
 from bridgetower_train.data.text import CaptionTokenizer
+from bridgetower_train.display import print_line
 from bridgetower_train.errors import DataError
 from bridgetower_train.files import replacing
 from bridgetower_train.pages.histogram import Distribution
@@ -73,7 +74,7 @@ class Findings:
     def report(self, listing: str | None) -> None:
         """Print each reason with its first records; list everything in `listing`, or in lint.jsonl where it is much."""
         for reason, count in self.counts.most_common():
-            print(f"{reason}: {count:,} ({', '.join(self._first[reason])}{', ...' if count > _EXAMPLES else ''})")
+            print_line(f"{reason}: {count:,} ({', '.join(self._first[reason])}{', ...' if count > _EXAMPLES else ''})")
         total = sum(self.counts.values())
         if listing is None:
             if total <= SHOWN:
@@ -82,7 +83,7 @@ class Findings:
         self._lines.seek(0)
         with replacing(Path(listing)) as file:
             shutil.copyfileobj(self._lines, file)
-        print(f"all {total:,} findings: {listing}")
+        print_line(f"all {total:,} findings: {listing}")
 
 
 @dataclass
@@ -177,7 +178,7 @@ def _report_duplicates(tallies: list[Tally], images: Hashes, originals: Hashes, 
     for (origin_name, copy_name), count in sorted(between.items()):
         share = count / next(t.corpus.manifest.images for t in tallies if t.corpus.name == copy_name)
         which = "occur earlier in it" if origin_name == copy_name else f"are in {origin_name} too"
-        print(f"duplicates: {count:,} images of {copy_name} ({share:.1%}) {which}")
+        print_line(f"duplicates: {count:,} images of {copy_name} ({share:.1%}) {which}")
     return len(duplicates.row)
 
 
@@ -192,7 +193,7 @@ def _locate(tallies: list[Tally], starts: "np.ndarray[tuple[int], np.dtype[np.in
 def _print_captions(tally: Tally, config: LintConfig) -> None:
     manifest, characters, tokens = tally.corpus.manifest, tally.characters, tally.tokens
     faults = f"{tally.faults:,} faults" if tally.faults else "nothing wrong"
-    print(f"{tally.corpus.name}: {manifest.images:,} images, {manifest.captions:,} captions: {faults}")
+    print_line(f"{tally.corpus.name}: {manifest.images:,} images, {manifest.captions:,} captions: {faults}")
     print(f"  characters per caption: {describe(characters)}")
     if config.tokenizer is not None:
         cut = sum(count for length, count in tokens.items() if length > config.max_text_len)

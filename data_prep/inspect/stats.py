@@ -12,6 +12,7 @@ from tqdm import tqdm
 from bridgetower_train.config import at_least
 from bridgetower_train.data.shards import BadRecordError, Corpus, Record, open_corpus
 from bridgetower_train.data.text import CaptionTokenizer
+from bridgetower_train.display import print_line, printable, without_secrets
 from bridgetower_train.files import atomic_write
 from bridgetower_train.pages.corpora import CorpusView, Sample, corpora_page
 from bridgetower_train.pages.histogram import Distribution
@@ -75,8 +76,10 @@ def run(config: StatsConfig) -> None:
         "shards": f"{sum(len(c.manifest.shards) for c in corpora):,}",
         "size": size(sum(shard_bytes(c.manifest) for c in corpora)),
     }
-    atomic_write(Path(config.out), corpora_page(config.root.rstrip("/").rpartition("/")[2], total, views))
-    print(f"stats: {Path(config.out).resolve()}")
+    atomic_write(
+        Path(config.out), corpora_page(without_secrets(config.root).rstrip("/").rpartition("/")[2], total, views)
+    )
+    print_line(f"stats: {Path(config.out).resolve()}")
 
 
 def view_corpus(corpus: Corpus, config: StatsConfig, text: CaptionTokenizer | None) -> CorpusView:
@@ -129,7 +132,7 @@ def _sample(corpus: Corpus, config: StatsConfig, text: CaptionTokenizer | None) 
     rows = np.unique(np.linspace(0, images - 1, config.sample).astype(np.int64)).tolist()
     shown = set(np.unique(np.linspace(0, len(rows) - 1, config.images).astype(np.int64)).tolist())
     sampled = _Sampled(len(rows))
-    for number, row in enumerate(tqdm(rows, corpus.name, unit=" images", disable=None)):
+    for number, row in enumerate(tqdm(rows, printable(corpus.name), unit=" images", disable=None)):
         try:
             record = corpus.read(row)
             edges, captions = image_size(bytes(record.image)), record.captions
@@ -174,4 +177,5 @@ def _line(view: CorpusView) -> str:
         if len(d.values)
     ]
     states = [f"  {state}: {count:,}" for state, count in sorted(view.states.items(), key=lambda item: -item[1])]
-    return "\n".join([f"{view.name}: " + ", ".join(f"{k} {v}" for k, v in view.facts.items()), *lengths, *states])
+    lines = [f"{view.name}: " + ", ".join(f"{k} {v}" for k, v in view.facts.items()), *lengths, *states]
+    return "\n".join(map(printable, lines))

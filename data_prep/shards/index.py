@@ -26,6 +26,7 @@ from bridgetower_train.data.shards import (
     parse_caption_member,
 )
 from bridgetower_train.data.tar import Gap, Member, member_key, walk_tar
+from bridgetower_train.display import print_line
 from bridgetower_train.errors import ConfigError, DataError
 from bridgetower_train.files import sha256_file
 from bridgetower_train.lock import hold
@@ -127,7 +128,9 @@ def _valid_notes(folder: Path, shards: list[ShardInfo]) -> tuple[dict[str, int],
         return manifest.dropped, manifest.extra
     kept = {"about": manifest.extra["about"]} if "about" in manifest.extra else {}
     if lost := sorted(manifest.extra.keys() - kept.keys()):
-        print(f"shards differ from those of the old manifest; its {', '.join(lost)} are no longer valid and left out")
+        print_line(
+            f"shards differ from those of the old manifest; its {', '.join(lost)} are no longer valid and left out"
+        )
     return {}, kept
 
 
