@@ -1,15 +1,13 @@
 """The model card of an export, from what the run has recorded; its text is in model_card.md."""
 
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from bridgetower_train.config import DataConfig
-from bridgetower_train.data.cache import read_url
 from bridgetower_train.data.manifest import Manifest
-from bridgetower_train.data.roots import is_remote, plain_root
+from bridgetower_train.data.roots import plain_root, read_small
 from bridgetower_train.errors import UserError
 from bridgetower_train.evaluation.protocol import OVERVIEW, evaluations_in
 from bridgetower_train.pages.markdown import cell, table
@@ -91,7 +89,7 @@ def read_manifest(root: str, corpus: str) -> Manifest | None:
     """A corpus's manifest; None where it cannot be read from here."""
     path = f"{plain_root(root)}/{corpus}/manifest.json"
     try:
-        return Manifest.from_json(read_url(path) if is_remote(path) else Path(path).read_bytes(), path)
+        return Manifest.from_json(read_small(path), path)
     except (OSError, UserError):
         return None
 

@@ -1,17 +1,16 @@
 """`bridgetower prep card`: a dataset card in Markdown, in the layout of the Hugging Face hub."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import fsspec
 import yaml
 
 from bridgetower_train.data.manifest import Manifest, reindex_hint
-from bridgetower_train.data.roots import is_remote, plain_root
-from bridgetower_train.errors import ConfigError, DataError
+from bridgetower_train.data.roots import is_remote, plain_root, read_small
+from bridgetower_train.errors import ConfigError, DataError, FileError
 from bridgetower_train.files import atomic_write
+from bridgetower_train.foreign import parse_json
 from bridgetower_train.pages.markdown import one_line, table
 from bridgetower_train.pages.numbers import size
 from data_prep.inspect.notes import Notes
@@ -116,18 +115,18 @@ def describe(place: Place) -> Described:
     if text is None:
         raise DataError(f"{path}: cannot be read; {reindex_hint(place.folder)}")
     manifest = Manifest.from_json(text, path)
+    path = f"{place.folder}/preparation.json"
     try:
-        preparation = json.loads(_read(f"{place.folder}/preparation.json") or b"{}")
-    except ValueError:
+        preparation = parse_json(_read(path) or b"{}", dict[str, Any], path)
+    except FileError:
         preparation = {}
-    return Described(place, manifest, Notes.of(manifest), preparation if isinstance(preparation, dict) else {})
+    return Described(place, manifest, Notes.of(manifest), preparation)
 
 
 def _read(path: str) -> bytes | None:
     try:
-        with fsspec.open(path, "rb") as file:
-            return bytes(file.read())
-    except OSError:
+        return read_small(path)
+    except (OSError, DataError):
         return None
 
 

@@ -1,14 +1,21 @@
 """Finding the corpora below a root, for the commands that read finished ones."""
 
+import re
 from dataclasses import dataclass
+from html import unescape
 from typing import NamedTuple
+from urllib.parse import urljoin
 
 from fsspec.core import url_to_fs
 
 from bridgetower_train.config import at_least
-from bridgetower_train.data.cache import ShardCache
+from bridgetower_train.data.cache import ShardCache, read_url
 from bridgetower_train.data.roots import is_remote, shard_cache
 from bridgetower_train.errors import ConfigError
+
+_MAX_PAGE = 16 << 20  # bytes of a page that lists a folder
+_LINK = re.compile(r"""href ?= ?["']([^"'<>\s]{1,1000})["']""", re.IGNORECASE)
+_NAME = re.compile(r"[^/?#]+/?")
 
 
 @dataclass(frozen=True)
@@ -21,6 +28,8 @@ class CorporaConfig:
     """Folder that keeps shards of a remote root, which needs it."""
     cache_gb: float = 100.0
     """Size of that cache, 10^9 bytes."""
+    cache_shared: bool = False
+    """Other users of the host share the cache, and are trusted not to change its files; otherwise it is closed to them."""
 
     def __post_init__(self) -> None:
         at_least("cache_gb", self.cache_gb, 0)
@@ -30,7 +39,7 @@ class CorporaConfig:
     @property
     def cache(self) -> ShardCache | None:
         """For the shards of a remote root."""
-        return shard_cache(self.root, self.cache_dir, self.cache_gb)
+        return shard_cache(self.root, self.cache_dir, self.cache_gb, self.cache_shared)
 
 
 class Place(NamedTuple):
@@ -50,6 +59,8 @@ def find_corpora(root: str) -> list[Place]:
 
     ConfigError where there is none.
     """
+    if root.startswith(("http://", "https://")):
+        return _on_a_web_server(root.rstrip("/"))
     fs, path = url_to_fs(root)
     scheme = root[: root.index("://") + 3] if is_remote(root) else ""
 
@@ -69,9 +80,30 @@ def find_corpora(root: str) -> list[Place]:
         ) from None
     except OSError as error:
         raise ConfigError(f"root={root}: cannot be listed ({error})") from None
+    return _some(found, root)
+
+
+def _some(found: list[Place], root: str) -> list[Place]:
     if not found:
         raise ConfigError(f"root={root}: has no corpus; give a folder with shards, or the folder of such folders")
     return found
+
+
+def _on_a_web_server(url: str) -> list[Place]:
+    """The same for a web server, whose pages are not for fsspec: it reads them whole, and spaces in them keep it for hours."""
+    names = _linked(url)
+    if _is_corpus(names):
+        return [Place(*url.rsplit("/", 1))]
+    folders = sorted(name.rstrip("/") for name in names if name.endswith("/"))
+    return _some([Place(url, folder) for folder in folders if _is_corpus(_linked(f"{url}/{folder}"))], url)
+
+
+def _linked(url: str) -> set[str]:
+    """Names of the files and, with a slash, of the folders in a folder, as the links of its page name them."""
+    page = read_url(f"{url}/", _MAX_PAGE).decode("utf-8", "replace")
+    targets = (urljoin(f"{url}/", unescape(target)) for target in _LINK.findall(page))
+    names = {target.removeprefix(f"{url}/") for target in targets if target.startswith(f"{url}/")}
+    return {name for name in names if _NAME.fullmatch(name)}
 
 
 def _names(paths: list[str]) -> set[str]:
