@@ -12,10 +12,11 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fsspec.asyn import reset_lock
+from fsspec.asyn import reset_lock, sync
 from fsspec.core import url_to_fs
 
 from bridgetower_train.errors import ConfigError, DataError, UserError
@@ -30,7 +31,7 @@ RETRY_DELAYS = (1.0, 4.0, 16.0)
 STALL_SECONDS = 60.0
 """Seconds without a byte after which an HTTP request counts as failed."""
 
-_CHUNK = 1 << 22
+_CHUNK = 1 << 18  # larger ones leave the processor's cache
 _BLOCK = 1 << 25  # what object stores are asked for at once
 _STALE_SECONDS = 3600.0  # a partial file that has not grown for this long belongs to a process that was killed
 _LOCKS = 64
@@ -144,7 +145,7 @@ class ShardCache:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ELOOP):
+            if error.errno not in (errno.ENOENT, errno.ELOOP, errno.EACCES):
                 raise
             return None
         found = os.fstat(descriptor)
@@ -161,31 +162,31 @@ class ShardCache:
         return None
 
     def _download(self, url: str, size: int, sha256: str, path: Path) -> int:
-        partial = path.with_name(f"{path.name}.{size}.part")
+        part = path.with_name(f"{path.name}.{size}.part")
 
         def download() -> int:
             digest = hashlib.sha256()
             try:
-                with os.fdopen(self._reserve(partial, size), "wb") as file:
+                with os.fdopen(self._reserve(part, size), "wb") as file:
                     for chunk in _chunks(url, size):
                         digest.update(chunk)
                         file.write(chunk)
                 if digest.hexdigest() != sha256:
                     raise ValueError("its SHA-256 differs from the manifest's; has it changed since it was indexed?")
-                descriptor = os.open(partial, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                descriptor = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
                 found = os.fstat(descriptor)
                 self._intact[path.name] = found.st_ino, found.st_size
-                os.replace(partial, path)
+                os.replace(part, path)
                 return descriptor
             finally:
-                partial.unlink(missing_ok=True)
+                part.unlink(missing_ok=True)
 
         return _retried(url, download)
 
-    def _reserve(self, partial: Path, size: int) -> int:
-        """Evict files until `size` bytes fit, and reserve them under the name `partial`: the descriptor of the new file."""
+    def _reserve(self, part: Path, size: int) -> int:
+        """Evict files until `size` bytes fit, and reserve them under the name `part`: the descriptor of the new file."""
         with self._lock("room"):
-            partial.unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
             files = []
             for entry in os.scandir(self.folder):
                 with contextlib.suppress(FileNotFoundError):
@@ -197,11 +198,18 @@ class ShardCache:
                 if excess > 0 and not active:
                     Path(entry.path).unlink(missing_ok=True)
                     excess -= room
-            return create(partial)
+            return create(part)
 
     @contextlib.contextmanager
     def _lock(self, name: str) -> Iterator[None]:
-        with open_lock(self._locks / name) as file:
+        try:
+            file = open_lock(self._locks / name)
+        except PermissionError as error:
+            raise ConfigError(
+                f"data.cache_dir={self.folder}: {error.filename}: {error.strerror}; let all who share it write to its files, "
+                "or name a new folder"
+            ) from None
+        with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             try:
                 yield
@@ -218,12 +226,14 @@ def _chunks(url: str, limit: int) -> Iterator[bytes]:
 
         timeout = ClientTimeout(total=None, sock_connect=STALL_SECONDS, sock_read=STALL_SECONDS)
         headers = {"Accept-Encoding": "identity"}
-        options["client_kwargs"] = {"timeout": timeout, "headers": headers, "read_bufsize": _CHUNK}
+        options["client_kwargs"] = {"timeout": timeout, "headers": headers}
         how = {"block_size": 0, "size": 1}  # one request: no ranges, and its size is not asked for first
     fs, path = url_to_fs(url, **options)  # for each use, since one must not be used across a fork
     left = limit
     with fs.open(path, "rb", **how) as file:
-        while chunk := file.read(min(_CHUNK, left + 1)):
+        # HTTP in whole chunks: every read of it is a switch between threads.
+        read = partial(sync, file.loop, _filled, file.r.content) if how["block_size"] == 0 else file.read
+        while chunk := read(min(_CHUNK, left + 1)):
             left -= len(chunk)
             if left < 0:
                 raise DataError(
@@ -232,10 +242,19 @@ def _chunks(url: str, limit: int) -> Iterator[bytes]:
             yield chunk
 
 
+async def _filled(content: Any, size: int) -> bytes:
+    """The next `size` bytes of a response, fewer at its end."""
+    parts = []
+    while size and (part := await content.read(size)):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
 def _room(entry: "os.DirEntry[str]") -> int:
     """Bytes that a file of the cache takes, or will take: partial files have their final size in their name."""
-    partial = _PARTIAL.fullmatch(entry.name)
-    return int(partial[1]) if partial else entry.stat().st_size
+    part = _PARTIAL.fullmatch(entry.name)
+    return int(part[1]) if part else entry.stat().st_size
 
 
 def _retried(url: str, action: Callable[[], T]) -> T:
