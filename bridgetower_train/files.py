@@ -15,8 +15,8 @@ from typing import BinaryIO
 _TEMPORARY = ".tmp"
 
 
-def sha256_file(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, in hex. OSError where it cannot be read."""
+def sha256_file(path: str | Path | int) -> str:
+    """SHA-256 of a file's bytes, in hex. OSError where it cannot be read. A descriptor is closed."""
     digest = hashlib.sha256()
     with open(path, "rb", buffering=0) as file:
         while chunk := file.read(1 << 20):

@@ -26,10 +26,17 @@ def open_regular(path: str | Path) -> BinaryIO:
 def read_bytes(path: str | Path, limit: int) -> bytes:
     """The contents of a regular file; FileError if it has more than `limit` bytes. OSError if it cannot be read."""
     with open_regular(path) as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise FileError(f"{path}: has more than {limit:,} bytes, the limit for such a file")
-    return data
+        return read_rest(file, limit, str(path))
+
+
+def read_rest(file: BinaryIO, limit: int, named: str) -> bytes:
+    """What is left of an open file. FileError, beginning with `named`, if it has more than `limit` bytes."""
+    data = bytearray()
+    while chunk := file.read(limit + 1 - len(data)):
+        data += chunk
+        if len(data) > limit:
+            raise FileError(f"{named}: has more than {limit:,} bytes, the limit for such a file")
+    return bytes(data)
 
 
 def read_json(path: str | Path, shape: type[T], limit: int = MAX_JSON) -> T:
@@ -37,10 +44,11 @@ def read_json(path: str | Path, shape: type[T], limit: int = MAX_JSON) -> T:
     return parse_json(read_bytes(path, limit), shape, str(path))
 
 
-def parse_json(data: str | bytes, shape: type[T], named: str) -> T:
+def parse_json(data: str | bytes, shape: type[T], named: str, todo: str = "restore the file") -> T:
     """JSON as `shape`: a dataclass, or types such as `dict[str, list[int]]`; nothing is converted, further keys are ignored.
 
-    FileError, beginning with `named`, for whatever is not that: nesting too deep and numbers too long included.
+    FileError, beginning with `named` and ending with `todo`, for whatever is not that: nesting too deep and numbers too long
+    included.
     """
     from pydantic import ValidationError
 
@@ -49,7 +57,7 @@ def parse_json(data: str | bytes, shape: type[T], named: str) -> T:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(str(part)[:40] for part in first["loc"][:8])
-        raise FileError(f"{named}: {where}{': ' if where else ''}{first['msg']}; restore the file") from None
+        raise FileError(f"{named}: {where}{': ' if where else ''}{first['msg']}; {todo}") from None
 
 
 @cache

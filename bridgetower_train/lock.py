@@ -47,7 +47,7 @@ def hold(folder: Path, key: str) -> Iterator[None]:
     was put there by something else: it is not touched.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _open(folder / LOCK) as file:
+    with open_lock(folder / LOCK) as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -66,8 +66,8 @@ def hold(folder: Path, key: str) -> Iterator[None]:
         yield
 
 
-def _open(path: Path) -> BinaryIO:
-    """The lock, created if missing, whatever its owner: folders of a group have several."""
+def open_lock(path: Path) -> BinaryIO:
+    """A file to lock, created if missing, whatever its owner: folders of a group have several. UserError for a link, say."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:

@@ -37,6 +37,8 @@ class DataConfig:
     """Folder that caches the shards of a remote root; required for one."""
     cache_gb: float = 100.0
     """Size of that cache, 10^9 bytes; the least recently used shards are evicted."""
+    cache_shared: bool = False
+    """Other users of the host share the cache, and are trusted not to change its files; otherwise it is closed to them."""
 
     def __post_init__(self) -> None:
         one_of("data.captions", self.captions, ("all", "one"))

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from isal.isal_zlib import crc32  # zlib's, eight times faster
 
-from bridgetower_train.data.cache import ShardCache, read_url
+from bridgetower_train.data.cache import ShardCache
 from bridgetower_train.data.manifest import Manifest, ShardInfo, reindex_hint
-from bridgetower_train.data.roots import is_remote, plain_root
+from bridgetower_train.data.roots import is_remote, plain_root, read_small
 from bridgetower_train.data.tar import BLOCK, member_key, parse_header
 from bridgetower_train.errors import ConfigError, DataError, UserError, nearest
 from bridgetower_train.files import sha256_file
@@ -224,8 +224,8 @@ class Corpus:
     def check_shards(self) -> None:
         """DataError naming every local shard whose size differs from the manifest's, or the index if its SHA-256 does.
 
-        Remote files are checked when they are fetched. An index of 14 million rows takes about 0.3 s, 14,000 shards on a
-        local disk less: one rank should check for all.
+        Remote files are checked when they are fetched or first opened. An index of 14 million rows takes about 0.3 s, 14,000
+        shards on a local disk less: one rank should check for all.
         """
         if self._cache is not None:
             return
@@ -270,16 +270,13 @@ def open_corpus(root: str, name: str, cache: ShardCache | None = None) -> Corpus
     """
     root = plain_root(root)
     folder, path = f"{root}/{name}", f"{root}/{name}/manifest.json"
-    if is_remote(root):
-        if cache is None:
-            raise ConfigError(f"data.root={root}: is remote; set data.cache_dir to a folder for its shards")
-        return Corpus(folder, name, Manifest.from_json(read_url(path), path), cache)
+    if is_remote(root) and cache is None:
+        raise ConfigError(f"data.root={root}: is remote; set data.cache_dir to a folder for its shards")
     try:
-        with open(path, "rb") as file:
-            manifest = Manifest.from_json(file.read(), path)
+        manifest = Manifest.from_json(read_small(root, f"{name}/manifest.json"), path)
     except OSError as error:
         raise _missing(root, name, error) from None
-    return Corpus(folder, name, manifest, None)
+    return Corpus(folder, name, manifest, cache if is_remote(root) else None)
 
 
 def _missing(root: str, name: str, error: OSError) -> UserError:

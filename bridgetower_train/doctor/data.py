@@ -36,7 +36,10 @@ def check_tokenizer(config: TrainConfig) -> Finding:
 def check_corpora(config: TrainConfig) -> list[Finding]:
     """Every corpus of the run, and the held-out one."""
     data = config.data
-    cache = shard_cache(data.root, data.cache_dir, data.cache_gb)
+    try:
+        cache = shard_cache(data.root, data.cache_dir, data.cache_gb, data.cache_shared)
+    except UserError as error:
+        return [refused("data.cache_dir", error)]
     names = [*data.trained] + ([data.validation] if data.validation else [])
     if not names:
         return [fail("data.corpora", "is empty", "name at least one corpus, such as data.corpora={coco: 1.0}")]

@@ -1,20 +1,19 @@
 """`bridgetower prep card`: a dataset card in Markdown, in the layout of the Hugging Face hub."""
 
-import json
 import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import fsspec
 import yaml
 
 from bridgetower_train.data.manifest import Manifest, reindex_hint
-from bridgetower_train.data.roots import is_remote, plain_root
+from bridgetower_train.data.roots import is_remote, plain_root, read_small
 from bridgetower_train.display import print_line, without_secrets
-from bridgetower_train.errors import ConfigError, DataError
+from bridgetower_train.errors import ConfigError, DataError, FileError
 from bridgetower_train.files import atomic_write
+from bridgetower_train.foreign import parse_json
 from bridgetower_train.pages.markdown import Markdown, code, fill, link, one_line, table, text
 from bridgetower_train.pages.numbers import size
 from data_prep.inspect.notes import Notes
@@ -124,22 +123,22 @@ def describe(place: Place) -> Described:
             f"{place.folder}: rename the folder for a card: letters, digits, '.', '-' and '_' alone are allowed"
         )
     path = f"{place.folder}/manifest.json"
-    text = _read(path)
+    text = _read(place, "manifest.json")
     if text is None:
         raise DataError(f"{path}: cannot be read; {reindex_hint(place.folder)}")
     manifest = Manifest.from_json(text, path)
+    path = f"{place.folder}/preparation.json"
     try:
-        preparation = json.loads(_read(f"{place.folder}/preparation.json") or b"{}")
-    except ValueError:
+        preparation = parse_json(_read(place, "preparation.json") or b"{}", dict[str, Any], path)
+    except FileError:
         preparation = {}
-    return Described(place, manifest, Notes.of(manifest), preparation if isinstance(preparation, dict) else {})
+    return Described(place, manifest, Notes.of(manifest), preparation)
 
 
-def _read(path: str) -> bytes | None:
+def _read(place: Place, file: str) -> bytes | None:
     try:
-        with fsspec.open(path, "rb") as file:
-            return bytes(file.read())
-    except OSError:
+        return read_small(place.root, f"{place.name}/{file}")
+    except (OSError, DataError):
         return None
 
 

@@ -145,7 +145,8 @@ def _read_all(tallies: list[Tally], config: LintConfig, findings: Findings) -> t
     hashes = np.zeros((2, images if wanted else 0, 2), np.uint64)
     tasks = [(tally, shard) for tally in tallies for shard in range(len(tally.corpus.manifest.shards))]
     items = ((tally.place, shard) for tally, shard in tasks)
-    check = partial(check_shard, CorporaConfig(config.root, config.cache_dir, config.cache_gb), config.tokenizer)
+    corpora = CorporaConfig(config.root, config.cache_dir, config.cache_gb, config.cache_shared)
+    check = partial(check_shard, corpora, config.tokenizer)
     with tqdm(desc="lint", total=images, unit=" images", unit_scale=True, disable=None) as bar:
         reports = ordered_map(check, items, min(config.workers, max(len(tasks), 1)), chunk=1)
         for (tally, shard), report in zip(tasks, reports, strict=True):

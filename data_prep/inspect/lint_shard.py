@@ -52,7 +52,7 @@ class ShardReport(NamedTuple):
 
 
 def check_folder(corpus: Corpus) -> Iterator[Finding]:
-    """What is wrong with manifest and index. Files of a local corpus only: those of a remote one are checked when fetched."""
+    """What is wrong with manifest and index. The cache has checked the files of a remote corpus."""
     manifest = corpus.manifest
     shard = corpus.index["shard"]
     if not np.array_equal(shard, np.repeat(np.arange(len(manifest.shards)), [s.records for s in manifest.shards])):
@@ -104,16 +104,15 @@ def check_shard(config: CorporaConfig, tokenizer: str | None, task: tuple[Place,
 
 
 def _check_file(corpus: Corpus, shard: int) -> Iterator[str]:
-    """Differences between a local shard and the one that was indexed. OSError where it cannot be read."""
-    if is_remote(corpus.folder):
-        return
+    """Differences between a shard and the one that was indexed. OSError where a local one cannot be read."""
     info = corpus.manifest.shards[shard]
-    path = f"{corpus.folder}/{info.name}"
-    size = os.path.getsize(path)
-    if size != info.bytes:
-        yield f"shard has another size than the manifest says: {size:,} bytes, not {info.bytes:,}"
-    elif sha256_file(path) != info.sha256:
-        yield "shard has another SHA-256 than the manifest says"
+    if not is_remote(corpus.folder):  # the cache checks the others
+        path = f"{corpus.folder}/{info.name}"
+        size = os.path.getsize(path)
+        if size != info.bytes:
+            yield f"shard has another size than the manifest says: {size:,} bytes, not {info.bytes:,}"
+        elif sha256_file(path) != info.sha256:
+            yield "shard has another SHA-256 than the manifest says"
     rows = corpus.index[slice(*corpus.shard_rows[shard : shard + 2])]
     if int(rows["captions"].sum(dtype=np.int64)) != info.captions:
         yield "index and manifest differ in the number of captions"

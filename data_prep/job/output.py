@@ -13,6 +13,7 @@ from bridgetower_train.data.roots import is_remote, plain_root
 from bridgetower_train.display import without_secrets
 from bridgetower_train.errors import DataError
 from bridgetower_train.files import atomic_write, replacing, sync
+from bridgetower_train.foreign import MAX_JSON, open_regular, read_rest
 
 
 class Output:
@@ -59,16 +60,16 @@ class Output:
     def open(self, name: str) -> BinaryIO:
         """A file of it, for reading. FileNotFoundError where there is none."""
         if self.local is not None:
-            return open(self.local / name, "rb")
+            return open_regular(self.local / name)
         fs, path = self._remote(name)
         file: BinaryIO = fs.open(path, "rb")
         return file
 
     def read(self, name: str) -> bytes | None:
-        """The contents of a file of it; None where there is none."""
+        """The contents of a small file of it; None where there is none. FileError where it is large."""
         try:
             with self.open(name) as file:
-                return file.read()
+                return read_rest(file, MAX_JSON, f"{self}/{name}")
         except FileNotFoundError:
             return None
 

@@ -29,6 +29,7 @@ from bridgetower_train.data.tar import Gap, Member, member_key, walk_tar
 from bridgetower_train.display import print_line
 from bridgetower_train.errors import ConfigError, DataError
 from bridgetower_train.files import sha256_file
+from bridgetower_train.foreign import MAX_JSON, read_bytes
 from bridgetower_train.lock import hold
 from data_prep.shards.summary import LeftOut, list_left_out, summarize
 from data_prep.shards.writer import Rows, write_index
@@ -121,7 +122,7 @@ def _valid_notes(folder: Path, shards: list[ShardInfo]) -> tuple[dict[str, int],
     """
     path = folder / "manifest.json"
     try:
-        manifest = Manifest.from_json(path.read_bytes(), str(path))
+        manifest = Manifest.from_json(read_bytes(path, MAX_JSON), str(path))
     except (OSError, DataError):
         return {}, {}
     if manifest.shards == shards:

@@ -45,7 +45,7 @@ ATTACKS: dict[int, tuple[str, str]] = {
     34: ("remote root: manifest as a gzip bomb, or endless", "refused at the limit"),
     35: ("remote root: index longer than its manifest declares", "refused at the declared size"),
     36: ("cache_dir that holds other files", "refused; no other file is ever evicted; a run's own is not used"),
-    37: ("changed files planted in a shared cache_dir", "fetched again; files of other owners are refused"),
+    37: ("changed files planted in a shared cache_dir", "fetched again; folders of other owners are refused"),
     38: ("pickles that run code; TorchScript with os.system", "refused or inert: no code runs"),
     39: ("TorchScript whose modules share children", "each is read once"),
     40: ("TorchScript that contains itself; 300 MB in 292 kB", "refused"),

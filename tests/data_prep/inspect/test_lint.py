@@ -209,6 +209,10 @@ def test_remote_roots(root, tmp_path, lint):
     memory = fsspec.filesystem("memory")
     memory.put(f"{root}/small", "/far/data/small", recursive=True)
     assert lint("memory://far/data", cache_dir=str(tmp_path / "cache"))[:2] == (0, [])
+    (cached,) = (tmp_path / "cache").glob("*-000001.tar")
+    overwrite(cached, 600, b"damage")
+    assert lint("memory://far/data", cache_dir=str(tmp_path / "cache"))[:2] == (0, [])
+    assert cached.read_bytes() == (root / "small" / "000001.tar").read_bytes(), "it was fetched again"
     memory.rm("/far", recursive=True)
     overwrite(root / "small" / "000001.tar", 600, b"damage")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(root))) as server:
