@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from datetime import timedelta
+from ipaddress import ip_address
 
 from torch.distributed import DistNetworkError, Store, TCPStore  # type: ignore[attr-defined]
 
@@ -41,7 +42,7 @@ def listen(port: int = 0) -> socket.socket:
     family, _, _, _, place = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)[0]
     address = str(place[0])
     found = f"{name} is {address}" if name != address else name
-    if not address.startswith("127.") or name in (address, "localhost"):
+    if name == address or not ip_address(address).is_loopback:
         try:
             return socket.create_server((address, port), family=family, backlog=_BACKLOG)
         except OSError as error:

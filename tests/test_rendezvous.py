@@ -42,10 +42,10 @@ def test_over_hosts_it_is_the_interface_of_master_addr(listens, capsys):
     assert not capsys.readouterr().err
 
 
-@pytest.mark.parametrize("address", ["192.0.2.200", "127.0.1.1"])
+@pytest.mark.parametrize("address", ["192.0.2.200", "127.0.1.1", "::1"])
 def test_an_address_by_which_others_cannot_reach_it_is_reported(listens, monkeypatch, capsys, address):
     """Debian lets the name of a host be 127.0.1.1 on the host itself; some networks translate addresses."""
-    place = (socket.AF_INET, socket.SOCK_STREAM, 0, "", (address, 0))
+    place = (socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM, 0, "", (address, 0))
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [place])
     assert listens("gaudi-1", 4) in ("::", "0.0.0.0")
     said = capsys.readouterr().err
