@@ -21,6 +21,7 @@ from bridgetower_train.config import DistributedConfig
 from bridgetower_train.display import print_line
 from bridgetower_train.errors import UserError
 from bridgetower_train.lock import hold
+from bridgetower_train.rendezvous import meet, on_one_host, stay_on_this_host
 
 _LOOK_EVERY = 0.5  # seconds
 
@@ -110,10 +111,14 @@ def init_ranks(backend: str, config: DistributedConfig) -> Ranks:
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
         return Ranks(0, 1, None)
-    timeout = timedelta(seconds=config.timeout)
+    rank, timeout = int(os.environ["RANK"]), timedelta(seconds=config.timeout)
     allow_connections()
-    dist.init_process_group(backend, timeout=timeout)
-    return Ranks(dist.get_rank(), world_size, dist.new_group(backend="gloo", timeout=timeout))
+    if on_one_host():
+        stay_on_this_host()
+    dist.init_process_group(
+        backend, store=meet(rank, world_size, timeout), rank=rank, world_size=world_size, timeout=timeout
+    )
+    return Ranks(rank, world_size, dist.new_group(backend="gloo", timeout=timeout))
 
 
 @contextmanager
