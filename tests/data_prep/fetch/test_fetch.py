@@ -30,6 +30,7 @@ from data_prep.fetch.states import NotAnImageError
 from data_prep.source.image import prepare_jpeg
 from data_prep.source.rows import OK, Outcome, Row
 from tests.data_prep.fetch.fault_server import kinds, serve
+from tests.hostile.attacks import attack
 
 LOCAL = FetchConfig(allow_loopback=True, deadline=60, retries=2)
 SIZE = 48
@@ -308,6 +309,25 @@ def test_a_image_that_kills_two_decoders_is_the_only_one_to_suffer() -> None:
     for number, outcome in enumerate(asyncio.run(run())):
         dead = number in (3, 4, 17)
         assert outcome == (Outcome("decoder died", "exit code 7") if dead else Outcome(OK, str(number)))
+
+
+def endless(content: bytes, encoding: str, digest: str) -> Outcome:
+    while content == b"endless":
+        pass
+    time.sleep(1 if content == b"stalled" else 0)  # does not compute: another process has the core
+    return Outcome(OK, content.decode())
+
+
+@attack(31)
+def test_a_image_that_takes_too_long_ends_its_decoder_and_is_the_only_one_to_suffer() -> None:
+    async def run() -> list[Outcome]:
+        async with Decoders(endless, 2, seconds=0.3) as decoders:
+            contents = [{3: b"endless", 4: b"stalled", 9: b"endless"}.get(n, b"%d" % n) for n in range(12)]
+            return await asyncio.gather(*(decoders.decode(content, "", "") for content in contents))
+
+    outcomes = asyncio.run(run())
+    assert [outcome.state for outcome in outcomes] == ["decoder timed out" if n in (3, 9) else OK for n in range(12)]
+    assert outcomes[3].detail == "over 0.3 s of a core"
 
 
 def test_silence_of_all_hosts_is_the_fault_of_this_machine(hosts: list[str]) -> None:
