@@ -94,7 +94,6 @@ def as_seen(orientation):
     return np.asarray(ImageOps.exif_transpose(image))
 
 
-XMP = b'http://ns.adobe.com/xap/1.0/\0<rdf:Description tiff:Orientation="6"/>'
 JPEG = encoded(COLOURS, "JPEG", quality=95)
 PALETTE = Image.fromarray(COLOURS).quantize(200)
 ODD = {
@@ -109,7 +108,6 @@ ODD = {
         encoded(COLOURS, "JPEG", quality=95, exif=turned(6)).replace(b"\xff\xdb", b"abc\xff\xdb", 1),
         as_seen(6),
     ),
-    "turned by xmp": (JPEG[:2] + b"\xff\xe1" + struct.pack(">H", len(XMP) + 2) + XMP + JPEG[2:], as_seen(6)),
     "much larger": (encoded(np.kron(COLOURS, np.ones((9, 9, 1), np.uint8)), "JPEG", quality=95), COLOURS),
     "small": (encoded(COLOURS[::4, ::4], "JPEG", quality=95), None),
     "grey png": (encoded(GREY, "PNG", "L"), GREY),
