@@ -40,7 +40,7 @@ Pixels = npt.NDArray[np.uint8]
 """(height, width, 3), RGB"""
 
 _COSTS = {
-    "PNG": (7, 28, 5),
+    "PNG": (7, 32, 5),
     "WEBP": (19, 22, 55),
     "GIF": (4, 8, 2),
     "BMP": (7, 8, 2),
