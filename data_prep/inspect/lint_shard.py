@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bridgetower_train.data.image import decode_crop
+from bridgetower_train.data.image import check_image
 from bridgetower_train.data.roots import is_remote
 from bridgetower_train.data.shards import BadRecordError, Corpus, Record, open_corpus
 from bridgetower_train.data.text import CaptionTokenizer
@@ -17,7 +17,6 @@ from bridgetower_train.errors import DataError
 from bridgetower_train.files import sha256_file
 from data_prep.inspect.duplicates import image_hash, original_hash
 from data_prep.inspect.places import CorporaConfig, Place
-from data_prep.shards.index import image_size
 
 FREE_SIZE = 294
 """Size to which the images of a corpus of several sizes are resized, pixels."""
@@ -124,13 +123,12 @@ def _read(corpus: Corpus, row: int) -> tuple[Record, str]:
     captions, indexed = len(record.captions), int(corpus.index["captions"][row])
     if captions < indexed:
         raise BadRecordError("fewer captions than indexed")
-    edge = min(image_size(bytes(record.image)))
+    image = check_image(record.image)
     expected = corpus.manifest.image_size
-    size = expected or FREE_SIZE
-    decode_crop(record.image, size, np.empty((size, size, 3), np.uint8))
+    image.decode(expected or FREE_SIZE)
     if captions > indexed:
         return record, "more captions than indexed"
-    if expected is not None and edge != expected:
+    if expected is not None and min(image.width, image.height) != expected:
         return record, "shorter edge that is not the manifest's image_size"
     return record, ""
 

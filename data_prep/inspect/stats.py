@@ -1,15 +1,14 @@
 """`bridgetower prep stats`: what corpora contain, printed and as a page."""
 
-import io
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from bridgetower_train.config import at_least
+from bridgetower_train.data.image import check_image, decode
 from bridgetower_train.data.shards import BadRecordError, Corpus, Record, open_corpus
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.display import print_line, printable, without_secrets
@@ -20,7 +19,6 @@ from bridgetower_train.pages.images import shrunk
 from bridgetower_train.pages.numbers import size
 from data_prep.inspect.notes import Notes
 from data_prep.inspect.places import CorporaConfig, find_corpora
-from data_prep.shards.index import image_size
 from data_prep.shards.summary import shard_bytes
 
 _THUMBNAIL = 240
@@ -135,7 +133,7 @@ def _sample(corpus: Corpus, config: StatsConfig, text: CaptionTokenizer | None) 
     for number, row in enumerate(tqdm(rows, printable(corpus.name), unit=" images", disable=None)):
         try:
             record = corpus.read(row)
-            edges, captions = image_size(bytes(record.image)), record.captions
+            edges, captions = check_image(record.image).upright_size(), record.captions
         except BadRecordError:
             sampled.bad += 1
             continue
@@ -160,10 +158,8 @@ def _original(meta: dict[str, Any]) -> list[tuple[int, int]]:
 
 def _show(record: Record) -> list[Sample]:
     try:
-        image = Image.open(io.BytesIO(record.image), formats=("JPEG", "PNG", "WEBP"))
-        image.draft("RGB", (_THUMBNAIL, _THUMBNAIL))
-        thumbnail = shrunk(image, _THUMBNAIL)
-    except (OSError, ValueError, Image.DecompressionBombError):
+        thumbnail = shrunk(decode(record.image), _THUMBNAIL)
+    except BadRecordError:
         return []
     caption = (record.captions or [""])[0]
     more = f"{caption[:_CAPTION_SHOWN]} …" if len(caption) > _CAPTION_SHOWN else caption

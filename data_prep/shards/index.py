@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import simplejpeg
 from tqdm import tqdm
 
+from bridgetower_train.data.image import check_image
 from bridgetower_train.data.manifest import Manifest, ShardInfo
 from bridgetower_train.data.shards import (
     CAPTIONS_TOO_LARGE,
@@ -21,7 +21,6 @@ from bridgetower_train.data.shards import (
     MAX_CAPTION_BYTES,
     MAX_CAPTIONS,
     MAX_IMAGE_BYTES,
-    MAX_PIXELS,
     BadRecordError,
     parse_caption_member,
 )
@@ -33,14 +32,11 @@ from bridgetower_train.foreign import MAX_JSON, read_bytes
 from bridgetower_train.lock import hold
 from data_prep.shards.summary import LeftOut, list_left_out, summarize
 from data_prep.shards.writer import Rows, write_index
-from data_prep.source.image import TOO_MANY_PIXELS, open_image
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 """Suffixes of image members; where a record has several, the first of these is taken."""
 CAPTIONS = ("json", "txt")
 """Suffixes of caption members; a corpus uses one of them throughout. All other members are left unread."""
-TRAINABLE = ("JPEG", "PNG", "WEBP")
-"""Formats of images that training decodes, whatever the suffix says."""
 
 _VOTERS = 100
 
@@ -212,23 +208,14 @@ def _row(file: BinaryIO, parts: dict[str, Member], kind: str) -> tuple[tuple[int
     if not 0 < len(captions) <= MAX_CAPTIONS:
         raise BadRecordError(CAPTIONS_TOO_LARGE if captions else "no caption")
     jpeg = os.pread(file.fileno(), image.size, image.offset)
-    edge = min(image_size(jpeg))
+    checked = check_image(jpeg)
     crc = zlib.crc32(os.pread(file.fileno(), member.size, member.offset), zlib.crc32(jpeg))
-    return (0, image.offset, image.size, member.offset, member.size, len(captions), crc), edge
+    return (0, image.offset, image.size, member.offset, member.size, len(captions), crc), min(
+        checked.width, checked.height
+    )
 
 
 def _captions(file: BinaryIO, member: Member, kind: str) -> list[str]:
     if member.size > MAX_CAPTION_BYTES:
         raise BadRecordError(CAPTIONS_TOO_LARGE)
     return parse_caption_member(kind, os.pread(file.fileno(), member.size, member.offset))[0]
-
-
-def image_size(image: bytes) -> tuple[int, int]:
-    """(width, height) from the header; BadRecordError where it is not an image that training decodes."""
-    try:
-        height, width = simplejpeg.decode_jpeg_header(image)[:2]
-    except ValueError:
-        return open_image(image, TRAINABLE).size
-    if height * width > MAX_PIXELS:
-        raise BadRecordError(TOO_MANY_PIXELS)
-    return width, height

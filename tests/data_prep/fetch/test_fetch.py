@@ -365,6 +365,25 @@ def test_a_image_that_kills_two_decoders_is_the_only_one_to_suffer() -> None:
         assert outcome == (Outcome("decoder died", "exit code 7") if dead else Outcome(OK, str(number)))
 
 
+def endless(content: bytes, encoding: str, digest: str) -> Outcome:
+    while content == b"endless":
+        pass
+    time.sleep(1 if content == b"stalled" else 0)  # does not compute: another process has the core
+    return Outcome(OK, content.decode())
+
+
+@attack(31)
+def test_a_image_that_takes_too_long_ends_its_decoder_and_is_the_only_one_to_suffer() -> None:
+    async def run() -> list[Outcome]:
+        async with Decoders(endless, 2, seconds=0.3) as decoders:
+            contents = [{3: b"endless", 4: b"stalled", 9: b"endless"}.get(n, b"%d" % n) for n in range(12)]
+            return await asyncio.gather(*(decoders.decode(content, "", "") for content in contents))
+
+    outcomes = asyncio.run(run())
+    assert [outcome.state for outcome in outcomes] == ["decoder timed out" if n in (3, 9) else OK for n in range(12)]
+    assert outcomes[3].detail == "over 0.3 s of a core"
+
+
 def test_silence_of_all_hosts_is_the_fault_of_this_machine(hosts: list[str]) -> None:
     dead = [f"http://127.9.{n // 250}.{n % 250 + 1}:1/x.jpg" for n in range(1100)]
     recorded: list[Any] = []
