@@ -9,6 +9,8 @@ from bridgetower_train.errors import DataError
 
 FORMAT = 1
 """Version of manifest and index; a reader reads its own version and older ones."""
+MAX_MANIFEST = 1 << 30
+"""Bytes of a manifest; one of a billion records has some 20 million."""
 
 
 @dataclass(frozen=True)

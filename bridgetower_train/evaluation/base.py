@@ -127,4 +127,4 @@ def corpus_of(options: EvalOptions, config: TrainConfig) -> Corpus:
         raise ConfigError("corpus: the model brings no data.validation; name a corpus folder below root")
     if root == "???":
         raise ConfigError("root: exported weights bring no data.root; name the folder that holds the corpus folder")
-    return open_corpus(root, name, shard_cache(root, data.cache_dir, data.cache_gb))
+    return open_corpus(root, name, shard_cache(root, data.cache_dir, data.cache_gb), data.follow_links)

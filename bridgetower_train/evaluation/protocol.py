@@ -39,7 +39,7 @@ def _saw(config: TrainConfig, title: str) -> bool:
     titles = set(config.data.trained)
     for name in config.data.trained:
         with suppress(UserError):  # moved since, or remote: its name must do
-            titles.add(open_corpus(config.data.root, name).manifest.title)
+            titles.add(open_corpus(config.data.root, name, None, config.data.follow_links).manifest.title)
     return title in titles
 
 

@@ -21,6 +21,8 @@ class CorporaConfig:
     """Folder that keeps shards of a remote root, which needs it."""
     cache_gb: float = 100.0
     """Size of that cache, 10^9 bytes."""
+    follow_links: bool = False
+    """Read shards that are links to files outside their corpus folder, as those of DVC, git-annex and the hub's cache are."""
 
     def __post_init__(self) -> None:
         at_least("cache_gb", self.cache_gb, 0)
