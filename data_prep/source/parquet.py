@@ -39,7 +39,8 @@ def read_parquet(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]
             for batch in table.iter_batches(_ROWS, columns=list(columns)):
                 room -= _ROW_BYTES * len(batch) + sum(map(_text_bytes, batch.columns))
                 _check_room(room)
-                yield from batch.to_pylist()
+                names, values = batch.schema.names, [_decoded(column).to_pylist() for column in batch.columns]
+                yield from (dict(zip(names, row, strict=True)) for row in zip(*values, strict=True))
     except (pa.ArrowException, OSError) as error:
         raise ValueError(error) from None
 
@@ -47,6 +48,12 @@ def read_parquet(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]
 def _check_room(room: int) -> None:
     if room < 0:
         raise ValueError(f"its text takes more than {_EXPANSION} times the size of the file")
+
+
+def _decoded(column: Any) -> Any:
+    import pyarrow as pa
+
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column  # six times as fast to convert
 
 
 def _text_bytes(column: Any) -> int:
