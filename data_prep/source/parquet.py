@@ -29,12 +29,11 @@ def read_parquet(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]
             if not set(columns) <= set(names):
                 yield dict.fromkeys(names)
             leaves = [metadata.schema.column(i) for i in range(metadata.num_columns)]
-            wanted = [n for n, leaf in enumerate(leaves) if any(f"{leaf.path}.".startswith(f"{c}.") for c in columns)]
             for group in range(metadata.num_row_groups):
-                chunks = [metadata.row_group(group).column(number) for number in wanted]
-                _check_room(room - sum(chunk.total_uncompressed_size for chunk in chunks))
+                _check_room(room - metadata.row_group(group).total_byte_size)
+            wanted = [leaf for leaf in leaves if any(f"{leaf.path}.".startswith(f"{name}.") for name in columns)]
             # a text that many rows share stays one text until all have been counted
-            shared = [leaves[number].path for number in wanted if leaves[number].physical_type == "BYTE_ARRAY"]
+            shared = [leaf.path for leaf in wanted if leaf.physical_type == "BYTE_ARRAY"]
             table = pq.ParquetFile(file, metadata=metadata, read_dictionary=shared)
             for batch in table.iter_batches(_ROWS, columns=list(columns)):
                 room -= _ROW_BYTES * len(batch) + sum(map(_text_bytes, batch.columns))
