@@ -3,6 +3,7 @@
 import os
 import stat
 from functools import cache
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -72,10 +73,12 @@ def inside(folder: str | Path, name: str, follow_links: bool = False, key: str =
 
     `follow_links`: links on the way may lead anywhere. `key`: the configuration key of `follow_links`.
     """
-    path = os.path.normpath(os.path.join(folder, name))
-    if "\0" in name or os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == os.pardir:
+    parts = os.path.normpath(name).split(os.sep)
+    path = os.path.join(folder, *parts)
+    if "\0" in name or os.path.isabs(name) or parts[0] == os.pardir:
         raise FileError(f"{folder}: {name!r} leads outside the folder; such names are not followed")
-    if not follow_links:
+    steps = islice(accumulate((str(folder), *parts), os.path.join), 1, None)
+    if not follow_links and any(map(os.path.islink, steps)):
         root = os.path.realpath(folder)
         if os.path.commonpath([root, os.path.realpath(path)]) != root:
             raise FileError(f"{path}: is a link that leads outside {folder}; to follow such links, set {key}=true")

@@ -12,6 +12,9 @@ class DataConfig:
 
     root: str = "???"
     """Folder or fsspec URL with one folder per corpus."""
+    follow_links: bool = False
+    """Read shards that are links to files outside their corpus folder, as those of DVC, git-annex and the hub's cache are. The
+    corpus folders themselves may always be links."""
     corpora: dict[str, float] = field(default_factory=dict)
     """Corpus folder -> passes per epoch (1: once; 0.5: half of it, a different half each epoch; 0: not at all)."""
     validation: str | None = None

@@ -21,9 +21,8 @@ from fsspec.config import apply_config
 from fsspec.core import url_to_fs
 
 from bridgetower_train.errors import ConfigError, DataError, UserError
-from bridgetower_train.files import create, sha256_file
+from bridgetower_train.files import create, open_own, sha256_file
 from bridgetower_train.foreign import MAX_JSON
-from bridgetower_train.lock import open_lock
 
 log = logging.getLogger(__name__)
 
@@ -204,7 +203,7 @@ class ShardCache:
     @contextlib.contextmanager
     def _lock(self, name: str) -> Iterator[None]:
         try:
-            file = open_lock(self._locks / name)
+            file = open_own(self._locks / name)
         except PermissionError as error:
             raise ConfigError(
                 f"data.cache_dir={self.folder}: {error.filename}: {error.strerror}; let all who share it write to its files, "

@@ -281,7 +281,7 @@ def open_data(
     if not corpora:
         raise ConfigError("data.corpora: is empty; name at least one corpus, as in data.corpora={coco: 1.0}")
     cache = shard_cache(data.root, data.cache_dir, data.cache_gb, data.cache_shared)
-    opened = [open_corpus(data.root, name, cache) for name in corpora]
+    opened = [open_corpus(data.root, name, cache, data.follow_links) for name in corpora]
     _refuse_test_splits(opened, "data.validation" if validation else "data.corpora")
     for corpus in opened:
         _warn_of_resizing(corpus, config.model.image_size)

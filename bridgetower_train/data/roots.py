@@ -71,6 +71,8 @@ class RootOptions:
     """Size of that cache, 10^9 bytes."""
     cache_shared: bool = False
     """Other users of the host share the cache, and are trusted not to change its files; otherwise it is closed to them."""
+    follow_links: bool = False
+    """Read shards that are links to files outside their corpus folder, as those of DVC, git-annex and the hub's cache are."""
 
     def __post_init__(self) -> None:
         at_least("cache_gb", self.cache_gb, 0)

@@ -17,7 +17,7 @@ from bridgetower_train.config import ModelConfig, at_least, one_of
 from bridgetower_train.data.shards import Corpus, open_corpus
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.display import print_line
-from bridgetower_train.errors import DataError
+from bridgetower_train.errors import DataError, FileError
 from bridgetower_train.files import replacing
 from bridgetower_train.pages.histogram import Distribution
 from data_prep.inspect.duplicates import Hashes, find_duplicates
@@ -128,8 +128,8 @@ def _open(places: list[Place], config: LintConfig, findings: Findings) -> Iterat
     first = 0
     for place in places:
         try:
-            corpus = open_corpus(place.root, place.name, config.cache)
-        except DataError as error:
+            corpus = open_corpus(place.root, place.name, config.cache, config.follow_links)
+        except (DataError, FileError) as error:
             findings.add(Finding(place.name, "", "", str(error)))
             continue
         tally = Tally(place, corpus, first)
@@ -145,7 +145,13 @@ def _read_all(tallies: list[Tally], config: LintConfig, findings: Findings) -> t
     hashes = np.zeros((2, images if wanted else 0, 2), np.uint64)
     tasks = [(tally, shard) for tally in tallies for shard in range(len(tally.corpus.manifest.shards))]
     items = ((tally.place, shard) for tally, shard in tasks)
-    corpora = CorporaConfig(config.root, config.cache_dir, config.cache_gb, config.cache_shared)
+    corpora = CorporaConfig(
+        root=config.root,
+        cache_dir=config.cache_dir,
+        cache_gb=config.cache_gb,
+        cache_shared=config.cache_shared,
+        follow_links=config.follow_links,
+    )
     check = partial(check_shard, corpora, config.tokenizer)
     with tqdm(desc="lint", total=images, unit=" images", unit_scale=True, disable=None) as bar:
         reports = ordered_map(check, items, min(config.workers, max(len(tasks), 1)), chunk=1)

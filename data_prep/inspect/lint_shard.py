@@ -13,7 +13,7 @@ from bridgetower_train.data.image import check_image
 from bridgetower_train.data.roots import is_remote
 from bridgetower_train.data.shards import BadRecordError, Corpus, Record, open_corpus
 from bridgetower_train.data.text import CaptionTokenizer
-from bridgetower_train.errors import DataError
+from bridgetower_train.errors import DataError, FileError
 from bridgetower_train.files import sha256_file
 from data_prep.inspect.duplicates import image_hash, original_hash
 from data_prep.inspect.places import CorporaConfig, Place
@@ -58,7 +58,7 @@ def check_folder(corpus: Corpus) -> Iterator[Finding]:
         yield Finding(corpus.name, "", "", "index and manifest differ in the records of their shards")
     if is_remote(corpus.folder):
         return
-    if sha256_file(f"{corpus.folder}/index.npy") != manifest.index_sha256:
+    if sha256_file(corpus.path("index.npy")) != manifest.index_sha256:
         yield Finding(corpus.name, "", "", "index.npy is not the one that the manifest describes")
     named = {info.name for info in manifest.shards}
     for name in sorted(os.listdir(corpus.folder)):
@@ -94,7 +94,7 @@ def check_shard(config: CorporaConfig, tokenizer: str | None, task: tuple[Place,
         characters = np.array([len(caption) for caption in captions], np.int64)
         tokens = _text(tokenizer).lengths(captions) if tokenizer and captions else np.empty(0, np.int64)
         return ShardReport(faults, hashes, characters, tokens)
-    except DataError as error:
+    except (DataError, FileError) as error:
         reason = str(error)
     except OSError as error:
         reason = f"shard cannot be read: {error.strerror}, and with it its {stop - start:,} records"
@@ -106,7 +106,7 @@ def _check_file(corpus: Corpus, shard: int) -> Iterator[str]:
     """Differences between a shard and the one that was indexed. OSError where a local one cannot be read."""
     info = corpus.manifest.shards[shard]
     if not is_remote(corpus.folder):  # the cache checks the others
-        path = f"{corpus.folder}/{info.name}"
+        path = corpus.path(info.name)
         size = os.path.getsize(path)
         if size != info.bytes:
             yield f"shard has another size than the manifest says: {size:,} bytes, not {info.bytes:,}"
@@ -140,7 +140,7 @@ def forget_corpora() -> None:
 
 @lru_cache(maxsize=8)
 def _corpus(config: CorporaConfig, place: Place) -> Corpus:
-    return open_corpus(*place, config.cache)
+    return open_corpus(*place, config.cache, config.follow_links)
 
 
 _text = lru_cache(maxsize=1)(CaptionTokenizer.load)

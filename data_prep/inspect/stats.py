@@ -64,7 +64,7 @@ def run(config: StatsConfig) -> None:
     text = None if config.tokenizer is None else CaptionTokenizer.load(config.tokenizer)
     views, corpora = [], []
     for place in find_corpora(config.root):
-        corpus = open_corpus(place.root, place.name, config.cache)
+        corpus = open_corpus(place.root, place.name, config.cache, config.follow_links)
         corpora.append(corpus)
         views.append(view_corpus(corpus, config, text))
         print(_line(views[-1]))
@@ -151,7 +151,7 @@ def _original(meta: dict[str, Any]) -> list[tuple[int, int]]:
     """Size of the original image. img2dataset has it under `original_width`, and under `width` that of the stored one."""
     for names in (("original_width", "original_height"), ("width", "height")):
         edges = [meta.get(name) for name in names]
-        if all(isinstance(edge, int) and edge > 0 for edge in edges):
+        if all(isinstance(edge, int) and 0 < edge < 1 << 31 for edge in edges):
             return [(edges[0], edges[1])]  # type: ignore[list-item]
     return []
 

@@ -12,7 +12,7 @@ from fsspec.core import url_to_fs
 from bridgetower_train.data.roots import is_remote, plain_root
 from bridgetower_train.display import without_secrets
 from bridgetower_train.errors import DataError
-from bridgetower_train.files import atomic_write, replacing, sync
+from bridgetower_train.files import atomic_write, own_folder, replacing, sync
 from bridgetower_train.foreign import MAX_JSON, open_regular, read_rest
 
 
@@ -58,7 +58,7 @@ class Output:
             return None
 
     def open(self, name: str) -> BinaryIO:
-        """A file of it, for reading. FileNotFoundError where there is none."""
+        """A file of it, for reading. FileNotFoundError where there is none, FileError where it is no regular file."""
         if self.local is not None:
             return open_regular(self.local / name)
         fs, path = self._remote(name)
@@ -84,6 +84,8 @@ class Output:
     def take(self, source: Path, name: str) -> None:
         """Move a complete local file to its place."""
         if self.local is not None:
+            if "/" in name:
+                own_folder((self.local / name).parent)
             _move(source, self.local / name)
             return
         with self._writing(name) as (fs, path):
@@ -108,7 +110,6 @@ class Output:
 
 
 def _move(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
     if source.stat().st_dev == target.parent.stat().st_dev:
         sync(source)
         source.replace(target)

@@ -46,8 +46,8 @@ def summarize(manifest: Manifest, folder: str) -> str:
         f"{manifest.corpus}: {manifest.images:,} images{edge} and {manifest.captions:,} captions in "
         f"{len(manifest.shards):,} {shards}, {shard_bytes(manifest) / 1e6:,.1f} MB: {folder}"
     ]
-    if states := manifest.extra.get("states"):
-        rows = manifest.extra["rows"]
+    states, rows = manifest.extra.get("states"), manifest.extra.get("rows")
+    if isinstance(states, dict) and isinstance(rows, int) and rows > 0 and {*map(type, states.values())} == {int}:
         most_first = sorted(states.items(), key=lambda item: (item[0] != OK, -item[1]))
         lines += [f"  {count:>12,}  {count / rows:6.1%}  {state}" for state, count in most_first]
     return "\n".join(map(printable, lines))

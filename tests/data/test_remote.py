@@ -373,7 +373,7 @@ def test_links_are_not_followed(server, cache, tmp_path):
         lock.unlink()
         lock.symlink_to(victim)
     path.unlink()
-    with pytest.raises(UserError, match="is not a lock"):
+    with pytest.raises(UserError, match="must be a file of its own"):
         cache.fetch(url, info.bytes, info.sha256)
     assert victim.read_bytes() == before
 
