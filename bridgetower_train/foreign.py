@@ -2,19 +2,28 @@
 
 import os
 import stat
+from collections.abc import Iterator
 from functools import cache
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 from bridgetower_train.errors import FileError
 
 MAX_JSON = 64 << 20
 """Bytes of a JSON file, unless its reader says otherwise."""
 
+MAX_YAML = 1 << 17
+"""Bytes of a YAML file, whose parser takes seconds for more."""
+
+_MAX_DEPTH = 32  # of YAML; a configuration has 3
+_MAX_SCALAR = 2048  # characters; Python prints no number of over 4,300 digits, and YAML writes some in fewer characters
+_MAX_LINE = 1 << 20  # bytes
+
 T = TypeVar("T")
 
 
-def open_regular(path: str | Path) -> BinaryIO:
+def open_regular(path: str | Path) -> BufferedReader:
     """A file opened for reading. FileError if it is a FIFO, a device or a folder: those block, or never end."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO without a writer would block
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -50,6 +59,62 @@ def parse_json(data: str | bytes, shape: type[T], named: str) -> T:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(str(part)[:40] for part in first["loc"][:8])
         raise FileError(f"{named}: {where}{': ' if where else ''}{first['msg']}; restore the file") from None
+
+
+def parse_yaml(data: bytes, named: str) -> dict[str, Any]:
+    """YAML that consists of keys and their values.
+
+    FileError, beginning with `named`, for whatever is not that: aliases (by which a few lines become an endless tree), deep
+    nesting and long values included.
+    """
+    import yaml
+
+    try:
+        content = yaml.load(data, _yaml_loader())
+    except Exception as error:  # for a value that does not fit its tag PyYAML raises whatever its code runs into
+        mark = getattr(error, "problem_mark", None)
+        reason = getattr(error, "problem", None) or str(error).partition("\n")[0] or type(error).__name__
+        raise FileError(f"{named}: {f'line {mark.line + 1}: ' if mark else ''}{reason}; restore the file") from None
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise FileError(f"{named}: does not consist of keys and values; restore the file")
+    return content
+
+
+@cache
+def _yaml_loader() -> Any:
+    import yaml
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        depth = 0
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            if isinstance(event, yaml.AliasEvent):
+                fault = "has an alias, which is not followed"
+            elif self.depth == _MAX_DEPTH:
+                fault = f"is nested more than {_MAX_DEPTH} levels deep"
+            elif len(getattr(event, "value", None) or "") > _MAX_SCALAR:
+                fault = f"has a value of more than {_MAX_SCALAR:,} characters"
+            else:
+                self.depth += 1
+                node = super().compose_node(parent, index)  # type: ignore[no-untyped-call]
+                self.depth -= 1
+                return node
+            raise yaml.MarkedYAMLError(problem=fault, problem_mark=event.start_mark)
+
+    return Loader
+
+
+def read_lines(path: str | Path, limit: int = 1 << 30) -> Iterator[bytes]:
+    """The lines of a regular file, one after the other; one of over a megabyte comes in parts.
+
+    FileError if the file has more than `limit` bytes. OSError if it cannot be read.
+    """
+    with open_regular(path) as file:
+        while line := file.readline(_MAX_LINE):
+            if file.tell() > limit:
+                raise FileError(f"{path}: has more than {limit:,} bytes, the limit for such a file")
+            yield line
 
 
 @cache
