@@ -94,7 +94,9 @@ def from_yaml(schema: type[Config], path: Path) -> Config:
     except FileError as error:
         raise ConfigError(str(error)) from None
     except (OmegaConfBaseException, OSError, ValueError, TypeError, ArithmeticError) as error:
-        raise ConfigError(f"{path}: is not the configuration of a run: {_first_line(error)}; restore it") from None
+        key = getattr(error, "full_key", None)
+        reason = f"{key}: {_first_line(error)}" if key else _first_line(error)
+        raise ConfigError(f"{path}: is not the configuration of a run: {reason}; restore it") from None
     assert isinstance(config, schema)
     return config
 

@@ -16,8 +16,10 @@ MAX_JSON = 64 << 20
 MAX_YAML = 1 << 17
 """Bytes of a YAML file, whose parser takes seconds for more."""
 
+MAX_LINES = 1 << 30
+"""Bytes of a file of lines; a long run writes some millions."""
+
 _MAX_DEPTH = 32  # of YAML; a configuration has 3
-_MAX_SCALAR = 2048  # characters; Python prints no number of over 4,300 digits, and YAML writes some in fewer characters
 _MAX_LINE = 1 << 20  # bytes
 
 T = TypeVar("T")
@@ -65,7 +67,7 @@ def parse_yaml(data: bytes, named: str) -> dict[str, Any]:
     """YAML that consists of keys and their values.
 
     FileError, beginning with `named`, for whatever is not that: aliases (by which a few lines become an endless tree), deep
-    nesting and long values included.
+    nesting and integers of over 64 bits included.
     """
     import yaml
 
@@ -93,8 +95,6 @@ def _yaml_loader() -> Any:
                 fault = "has an alias, which is not followed"
             elif self.depth == _MAX_DEPTH:
                 fault = f"is nested more than {_MAX_DEPTH} levels deep"
-            elif len(getattr(event, "value", None) or "") > _MAX_SCALAR:
-                fault = f"has a value of more than {_MAX_SCALAR:,} characters"
             else:
                 self.depth += 1
                 node = super().compose_node(parent, index)  # type: ignore[no-untyped-call]
@@ -102,18 +102,25 @@ def _yaml_loader() -> Any:
                 return node
             raise yaml.MarkedYAMLError(problem=fault, problem_mark=event.start_mark)
 
+        def integer(self, node: Any) -> int:
+            value: int = self.construct_yaml_int(node)
+            if value.bit_length() > 63:
+                raise yaml.MarkedYAMLError(problem="has an integer of over 64 bits", problem_mark=node.start_mark)
+            return value
+
+    Loader.add_constructor("tag:yaml.org,2002:int", Loader.integer)
     return Loader
 
 
-def read_lines(path: str | Path, limit: int = 1 << 30) -> Iterator[bytes]:
+def read_lines(path: str | Path) -> Iterator[bytes]:
     """The lines of a regular file, one after the other; one of over a megabyte comes in parts.
 
-    FileError if the file has more than `limit` bytes. OSError if it cannot be read.
+    FileError once it has given `MAX_LINES` bytes. OSError if it cannot be read.
     """
     with open_regular(path) as file:
         while line := file.readline(_MAX_LINE):
-            if file.tell() > limit:
-                raise FileError(f"{path}: has more than {limit:,} bytes, the limit for such a file")
+            if file.tell() > MAX_LINES:
+                raise FileError(f"{path}: has more than {MAX_LINES:,} bytes, the limit for such a file")
             yield line
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from bridgetower_train.errors import ConfigError, FileError
 from bridgetower_train.foreign import MAX_JSON, MAX_YAML, parse_json, parse_yaml, read_bytes, read_lines
 from bridgetower_train.pages.chart import Floats
+from bridgetower_train.pages.numbers import is_number
 from bridgetower_train.weights.checkpoint import fault
 
 Json = dict[str, Any]
@@ -73,7 +74,7 @@ def read_run(path: Path) -> RunFolder:
         metrics=_columns(_lines(path / "metrics.jsonl", remarks)),
         bad_samples=list(_lines(path / "bad_samples.jsonl", remarks, metrics=False)),
         checkpoints=_checkpoints(path / "checkpoints", remarks),
-        evaluation=_read_object(path / "eval.json", remarks),
+        evaluation=_read_object(path, "eval.json", remarks),
         remarks=remarks,
     )
 
@@ -88,10 +89,10 @@ def _read_config(path: Path, remarks: list[str]) -> Json:
     return {}
 
 
-def _read_object(path: Path, remarks: list[str]) -> Json:
+def _read_object(folder: Path, name: str, remarks: list[str]) -> Json:
     """A JSON object; empty if there is no file, and with a remark if it cannot be read."""
     try:
-        return parse_json(read_bytes(path, MAX_JSON), Json, path.name)
+        return parse_json(read_bytes(folder / name, MAX_JSON), Json, name)
     except FileNotFoundError:
         return {}
     except (OSError, FileError) as error:
@@ -110,7 +111,11 @@ def _lines(path: Path, remarks: list[str], metrics: bool = True) -> Iterator[Jso
             try:
                 value = parse_json(line, Json, path.name)
                 step = value.get("step", None if metrics else 0)
-                if not (isinstance(step, int) and step >= 0 and all(map(_is_small, value.values()))):
+                if not (
+                    isinstance(step, int)
+                    and step >= 0
+                    and all(is_number(v) for v in value.values() if isinstance(v, int))
+                ):
                     raise FileError("not what a run writes")
             except FileError:
                 unreadable += 1
@@ -124,11 +129,6 @@ def _lines(path: Path, remarks: list[str], metrics: bool = True) -> Iterator[Jso
     if unreadable:
         lines = "line" if unreadable == 1 else "lines"
         remarks.append(f"{path.name}: {unreadable} {lines} could not be read and left out.")
-
-
-def _is_small(value: Any) -> bool:
-    """False for integers that no float holds, and that no run counts up to."""
-    return not isinstance(value, int) or abs(value) < 1 << 53
 
 
 def _columns(lines: Iterator[Json]) -> dict[str, tuple[Floats, Floats]]:
@@ -150,5 +150,5 @@ def _checkpoints(path: Path, remarks: list[str]) -> list[Checkpoint]:
 
 def _checkpoint(folder: Path, remarks: list[str]) -> Checkpoint:
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-    state = _read_object(folder / "state.json", remarks)
+    state = _read_object(folder.parent, f"{folder.name}/state.json", remarks)
     return Checkpoint(folder.name, int(folder.name[5:]), size, fault(folder) or "", state)

@@ -28,6 +28,7 @@ from bridgetower_train.weights.checkpoint import verify
 from bridgetower_train.weights.export import exported_weights, same_files
 from bridgetower_train.weights.hf_files import model_description
 from bridgetower_train.weights.saved import read_saved
+from tests.hostile.attacks import attack
 from tests.training.runs import train_here
 
 HEADS = ("mlm_score.", "itm_score.", "itc_text_head.", "itc_image_head.", "itc_cross_modal_head.", "logit_scale")
@@ -293,6 +294,21 @@ def test_what_cannot_be_exported_leaves_nothing(run, text, tmp_path, capsys, mon
     assert all(part in error for part in parts), error
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
     assert [path.name for path in taken.iterdir()] == ["thesis.txt"]
+
+
+@attack(52)
+@pytest.mark.parametrize("value", [{"a": 1}, [1], "x", None, 10**400])
+def test_figures_that_are_no_numbers_are_refused(run, tmp_path, capsys, value):
+    copy, out = shutil.copytree(run, tmp_path / "run"), tmp_path / "out"
+    content = json.loads((copy / "eval.json").read_text())
+    (entry,) = content["evaluations"].values()
+    entry["figures"]["x"] = value
+    (copy / "eval.json").write_text(json.dumps(content))
+    assert main(["export", f"run_dir={copy}", f"out={out}"]) == 1
+    error = capsys.readouterr().err
+    assert f"{copy}/eval.json: a figure of its overview is no number" in error
+    assert error.count("\n") == 1
+    assert not out.exists()
 
 
 def test_another_export_is_not_overwritten(run, folder, tmp_path, capsys):
