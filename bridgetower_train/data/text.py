@@ -3,8 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,31 +25,34 @@ _KEPT_WORDS = 1 << 16
 _KEPT_LETTERS = 32  # longer words are rare, and often not words at all
 
 
-@contextmanager
-def _named(path: str) -> Iterator[None]:
-    """DataError naming `path`, a tokenizer's file, for whatever the library raises in the block."""
-    try:
-        yield
-    except BaseException as error:
-        panic = type(error).__name__ == "PanicException"  # Rust's, no Exception and without a public name
-        if not isinstance(error, Exception) and not panic:
-            raise
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"{path}: is not a tokenizer that works ({reason}); give another") from None
+class _Naming:
+    """DataError naming a tokenizer's file for whatever the library raises in the block."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        panic = kind is not None and kind.__name__ == "PanicException"  # Rust's, no Exception and without a public name
+        if panic or isinstance(error, Exception):
+            reason = str(error).partition("\n")[0]
+            raise DataError(f"{self.path}: is not a tokenizer that works ({reason}); give another") from None
 
 
 class _Ids(dict[str, bytes]):
     """Text -> its ids, as the bytes of an int64 row. Those of single words are cached, since captions share words."""
 
-    def __init__(self, tokenizer: Tokenizer, path: str) -> None:
+    def __init__(self, tokenizer: Tokenizer, naming: _Naming) -> None:
         super().__init__()
-        self._tokenizer, self._path = tokenizer, path
+        self._tokenizer, self._naming = tokenizer, naming
 
-    def __reduce__(self) -> tuple[type["_Ids"], tuple[Tokenizer, str]]:
-        return _Ids, (self._tokenizer, self._path)
+    def __reduce__(self) -> tuple[type["_Ids"], tuple[Tokenizer, _Naming]]:
+        return _Ids, (self._tokenizer, self._naming)
 
     def __missing__(self, text: str) -> bytes:
-        with _named(self._path):
+        with self._naming:
             (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
         ids = np.array(encoding.ids, dtype=np.int64).tobytes()
         if len(text) <= _KEPT_LETTERS:
@@ -78,7 +80,7 @@ def _by_words(tokenizer: Tokenizer) -> bool:
 def read_tokenizer(path: Path) -> Tokenizer:
     """Read a `tokenizer.json`. DataError if it is none; FileError if it is no file, or too long; OSError if it cannot be read."""
     data = read_bytes(path, _LONGEST_FILE)
-    with _named(str(path)):
+    with _Naming(str(path)):
         return Tokenizer.from_buffer(data)
 
 
@@ -106,7 +108,7 @@ class CaptionTokenizer:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        self.tokenizer, self._path = tokenizer, path
+        self.tokenizer, self._naming = tokenizer, _Naming(path)
         self.start, self.end, self.mask = ids[START], ids[END], ids[MASK]
         self.vocab_size = max(ids.values()) + 1
         """Rows that the word embeddings need."""
@@ -119,7 +121,7 @@ class CaptionTokenizer:
         """int64: ids of all other tokens."""
         self._longest_token = max(map(len, ids))
         self._by_words = _by_words(tokenizer)
-        self._ids = _Ids(tokenizer, path)
+        self._ids = _Ids(tokenizer, self._naming)
 
     @property
     def digest(self) -> str:
@@ -163,7 +165,7 @@ class CaptionTokenizer:
 
     def lengths(self, texts: Sequence[str]) -> npt.NDArray[np.int64]:
         """int64 (len(texts),): tokens of each text with `<s>` and `</s>`, before truncation."""
-        with _named(self._path):
+        with self._naming:
             encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return np.array([2 + len(encoding) for encoding in encodings], dtype=np.int64)
 
@@ -175,11 +177,11 @@ class CaptionTokenizer:
         """The text of `ids` without `<s>`, `</s>` and `<pad>`; `<mask>` stays."""
         frame = (self.start, self.end, PAD_ID)
         kept = [int(i) for i in ids if int(i) not in frame]
-        with _named(self._path):
+        with self._naming:
             text = self.tokenizer.decode(kept, skip_special_tokens=False)
         return re.sub(rf" *{MASK}", f" {MASK}", text).strip()  # RoBERTa's <mask> includes the space before it
 
     def piece(self, token: int) -> str:
         """The text of one token, with its leading space where it begins a word."""
-        with _named(self._path):
+        with self._naming:
             return str(self.tokenizer.decode([token], skip_special_tokens=False))

@@ -37,6 +37,18 @@ def test_what_is_no_file_is_not_opened(folder, name):
     assert any(f"{name}: is not a regular file" in remark for remark in run.remarks), run.remarks
 
 
+@attack(50)
+def test_no_image_is_opened_by_its_name(folder):
+    os.mkfifo(folder / "image.png")
+    content = json.loads((folder / "eval.json").read_text())
+    content["examples"] = [
+        {"query_kind": "image", "image": str(folder / "image.png"), "results": [{"image": "image.png"}]}
+    ]
+    (folder / "eval.json").write_text(json.dumps(content))
+    reported(folder)
+    assert "image missing" in (folder / "report.html").read_text()
+
+
 BAD_LINES = [
     b'{"step": ' + b"9" * 5000 + b', "loss": 1}',
     b'{"step": 1000, "loss": ' + b"9" * 400 + b"}",
