@@ -210,3 +210,32 @@ def test_links_among_the_checkpoints_are_removed_and_not_followed(tmp_path, shap
         "step-00000004",
     ]
     assert [path.read_text() for path in victim.iterdir()] == ["kept"]
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("broken", ["weights", "tokenizer", "state", "log"])
+def test_two_ranks_end_with_the_one_message(tmp_path, shapes_root, start, broken):
+    run_dir, options, source = tmp_path / "run", [], tmp_path / "tower"
+    source.mkdir()
+    shutil.copy(shapes_root / "shapes" / "tokenizer.json", source)
+    (source / "model.safetensors").write_bytes(b"\xff" * 99)
+    if broken == "tokenizer":
+        (source / "tokenizer.json").write_bytes(b"[" * 100_000)
+    if broken in ("weights", "tokenizer"):
+        options = [f"init.text={source}"]
+    if broken == "state":
+        train_here(shapes_root, run_dir, "steps=1")
+        seal(*step_folders(run_dir), b"[]")
+    if broken == "log":
+        run_dir.mkdir()
+        os.mkfifo(run_dir / "metrics.jsonl")
+    output = start(run_dir, "steps=2", *options, ranks=2).finish(1)
+    names = {
+        "weights": "model.safetensors",
+        "tokenizer": "tokenizer.json",
+        "state": "state.json",
+        "log": "metrics.jsonl",
+    }
+    said = {line for line in output.splitlines() if "error: " in line.lower() and names[broken] in line}
+    assert len(said) == 1, output
+    assert output.count("Traceback") == 1, "torchrun's own"
