@@ -5,12 +5,12 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,8 @@ from bridgetower_train.lock import hold
 from bridgetower_train.rendezvous import meet, on_one_host, stay_on_this_host
 
 _LOOK_EVERY = 0.5  # seconds
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,19 @@ class Ranks:
         gathered: list[Any] = [None] * self.world_size
         dist.all_gather_object(gathered, value, group=self.control)
         return gathered
+
+    def on_main(self, work: Callable[[], T]) -> T:
+        """What `work`, which only rank 0 does, returns there. A UserError or OSError that it raises is raised on every rank."""
+        outcome: tuple[T | None, UserError | OSError | None] = None, None
+        if self.is_main:
+            try:
+                outcome = work(), None
+            except (UserError, OSError) as error:
+                outcome = None, error
+        found, failure = self.gather_objects(outcome)[0]
+        if failure is not None:
+            raise failure
+        return found  # type: ignore[no-any-return]
 
     def total(self, value: int) -> int:
         """The sum of `value` over all ranks."""

@@ -2,7 +2,9 @@
 
 import os
 import stat
+from collections.abc import Iterator
 from functools import cache
+from io import BufferedReader
 from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -12,10 +14,19 @@ from bridgetower_train.errors import FileError
 MAX_JSON = 64 << 20
 """Bytes of a JSON file, unless its reader says otherwise."""
 
+MAX_YAML = 1 << 17
+"""Bytes of a YAML file, whose parser takes seconds for more."""
+
+MAX_LINES = 1 << 30
+"""Bytes of a file of lines; a long run writes some millions."""
+
+_MAX_DEPTH = 32  # of YAML; a configuration has 3
+_MAX_LINE = 1 << 20  # bytes
+
 T = TypeVar("T")
 
 
-def open_regular(path: str | Path) -> BinaryIO:
+def open_regular(path: str | Path) -> BufferedReader:
     """A file opened for reading. FileError if it is a FIFO, a device or a folder: those block, or never end."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO without a writer would block
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -59,6 +70,67 @@ def parse_json(data: str | bytes, shape: type[T], named: str, todo: str = "resto
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(str(part)[:40] for part in first["loc"][:8])
         raise FileError(f"{named}: {where}{': ' if where else ''}{first['msg']}; {todo}") from None
+
+
+def parse_yaml(data: bytes, named: str) -> dict[str, Any]:
+    """YAML that consists of keys and their values.
+
+    FileError, beginning with `named`, for whatever is not that: aliases (by which a few lines become an endless tree), deep
+    nesting and integers of over 64 bits included.
+    """
+    import yaml
+
+    try:
+        content = yaml.load(data, _yaml_loader())
+    except Exception as error:  # for a value that does not fit its tag PyYAML raises whatever its code runs into
+        mark = getattr(error, "problem_mark", None)
+        reason = getattr(error, "problem", None) or str(error).partition("\n")[0] or type(error).__name__
+        raise FileError(f"{named}: {f'line {mark.line + 1}: ' if mark else ''}{reason}; restore the file") from None
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise FileError(f"{named}: does not consist of keys and values; restore the file")
+    return content
+
+
+@cache
+def _yaml_loader() -> Any:
+    import yaml
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        depth = 0
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            if isinstance(event, yaml.AliasEvent):
+                fault = "has an alias, which is not followed"
+            elif self.depth == _MAX_DEPTH:
+                fault = f"is nested more than {_MAX_DEPTH} levels deep"
+            else:
+                self.depth += 1
+                node = super().compose_node(parent, index)  # type: ignore[no-untyped-call]
+                self.depth -= 1
+                return node
+            raise yaml.MarkedYAMLError(problem=fault, problem_mark=event.start_mark)
+
+        def integer(self, node: Any) -> int:
+            value: int = self.construct_yaml_int(node)
+            if value.bit_length() > 63:
+                raise yaml.MarkedYAMLError(problem="has an integer of over 64 bits", problem_mark=node.start_mark)
+            return value
+
+    Loader.add_constructor("tag:yaml.org,2002:int", Loader.integer)
+    return Loader
+
+
+def read_lines(path: str | Path) -> Iterator[bytes]:
+    """The lines of a regular file, one after the other; one of over a megabyte comes in parts.
+
+    FileError once it has given `MAX_LINES` bytes. OSError if it cannot be read.
+    """
+    with open_regular(path) as file:
+        while line := file.readline(_MAX_LINE):
+            if file.tell() > MAX_LINES:
+                raise FileError(f"{path}: has more than {MAX_LINES:,} bytes, the limit for such a file")
+            yield line
 
 
 @cache

@@ -11,8 +11,10 @@ import yaml
 from bridgetower_train.config import DataConfig
 from bridgetower_train.data.manifest import Manifest
 from bridgetower_train.data.roots import read_manifest
+from bridgetower_train.errors import FileError
 from bridgetower_train.evaluation.protocol import OVERVIEW, evaluations_in
 from bridgetower_train.pages.markdown import Markdown, code, fill, link, table
+from bridgetower_train.pages.numbers import is_number
 from bridgetower_train.pages.run_folder import read_run
 from bridgetower_train.tasks import task_class
 from bridgetower_train.weights import hub
@@ -55,6 +57,10 @@ def model_card(
     entries = evaluations_in(run.evaluation).items()
     this = [e for key, e in entries if key.startswith(f"{OVERVIEW} on ") and e.get("step") == saved.step]
     overview: dict[str, Any] = next((e for e in reversed(this) if e.get("figures")), {})
+    if not all(map(is_number, overview.get("figures", {}).values())):
+        raise FileError(
+            f"{run.path}/eval.json: a figure of its overview is no number; restore the file, or evaluate again"
+        )
     unusable = ", ".join(code(c) for c in USES if c not in classes)
     notes = [f"Not trained, and not to be loaded: {unusable}."] if unusable else []
     devices, device, seconds = (

@@ -31,7 +31,18 @@ from bridgetower_train.files import atomic_write
 from bridgetower_train.tasks import step_flops, task_class
 from bridgetower_train.training.checkpoints import Checkpoints, fingerprint
 from bridgetower_train.training.guards import NonFiniteGuard, check_bad_records
-from bridgetower_train.training.metrics import BadSamples, Console, LogRecord, Sink, StepTimer, open_sinks, to_host
+from bridgetower_train.training.metrics import (
+    BAD_SAMPLES,
+    METRICS,
+    BadSamples,
+    Console,
+    LogRecord,
+    Sink,
+    StepTimer,
+    keep_lines_until,
+    open_sinks,
+    to_host,
+)
 from bridgetower_train.training.preemption import Preemption
 from bridgetower_train.training.profiling import Profile
 from bridgetower_train.training.recompiles import RecompileGuard
@@ -97,8 +108,7 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
     state = checkpoints.load(engine, fixed, fingerprint(TrainConfig(), FROZEN_KEYS))
     state = state or {"step": 0, "skipped": 0, "bad_samples": 0}
     start = state["step"]
-    if ranks.is_main:
-        atomic_write(run_dir / "config.yaml", compose.to_yaml(config))
+    ranks.on_main(lambda: _begin_files(config, run_dir, start))
 
     sizes = config.global_batch, dataset.order.epoch_samples
     total_steps = Duration.parse("steps", config.steps).steps(*sizes)
@@ -122,7 +132,7 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
         guard=NonFiniteGuard(config.guards.max_skipped, device.torch_device, start, state["skipped"]),
         recompiles=RecompileGuard(device, config.guards.max_recompiles, console.log),
         profile=Profile(config.profile if ranks.is_main else ProfileConfig(), device, run_dir / "profile"),
-        bad_samples=BadSamples(run_dir / "bad_samples.jsonl", ranks, start, state["bad_samples"]),
+        bad_samples=BadSamples(run_dir / BAD_SAMPLES, ranks, state["bad_samples"]),
         console=console,
         sinks=open_sinks(config, run_dir, start, console) if ranks.is_main else [],
         fingerprint=fixed,
@@ -132,15 +142,25 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
     )
 
 
+def _begin_files(config: TrainConfig, run_dir: Path, start: int) -> None:
+    """Write `config.yaml`, and drop what was logged after step `start`."""
+    atomic_write(run_dir / "config.yaml", compose.to_yaml(config))
+    for name in (METRICS, BAD_SAMPLES):
+        keep_lines_until(run_dir / name, start)
+
+
 def read_data(config: TrainConfig, ranks: Ranks) -> tuple[TrainConfig, CaptionTokenizer, PairDataset]:
     """(`config` with the tokenizer's vocabulary size, tokenizer, data); checks that all shards are there."""
     tokenizer = CaptionTokenizer.load(config.tokenizer)
     config = dataclasses.replace(config, model=config.model.with_vocabulary(tokenizer.vocab_size))
     dataset = open_data(config, tokenizer, task_class(config).reader(config, tokenizer))
-    if ranks.is_main:
-        for corpus in dataset.corpora:
-            corpus.check_shards()
+    ranks.on_main(lambda: _check_shards(dataset))
     return config, tokenizer, dataset
+
+
+def _check_shards(dataset: PairDataset) -> None:
+    for corpus in dataset.corpora:
+        corpus.check_shards()
 
 
 def build_engine(

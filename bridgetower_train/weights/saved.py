@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from bridgetower_train import compose
@@ -17,7 +18,7 @@ from bridgetower_train.errors import ConfigError, UserError
 from bridgetower_train.tasks import task_class
 from bridgetower_train.weights import hub
 from bridgetower_train.weights.checkpoint import newest, read_state, step_folders, verify
-from bridgetower_train.weights.fit import check_description, read_json, sizes
+from bridgetower_train.weights.fit import check_description, read_description, sizes
 from bridgetower_train.weights.hf_files import ENTRY
 from bridgetower_train.weights.names import POSITIONS, Tensors, whole_model
 from bridgetower_train.weights.read import read_tensors
@@ -101,9 +102,11 @@ def _read_run(source: str, step: int | None, tokenizer: str | None) -> tuple[Sav
             state, weights = read_state(folder), load_file(folder / "model.safetensors")
         except FileNotFoundError:
             continue  # the run has saved again, and removed the oldest
+        except SafetensorError as error:
+            raise UserError(f"{folder}/model.safetensors: {error}; choose another step") from None
         path = tokenizer or config.tokenizer
         text = CaptionTokenizer.load(path)
-        if text.digest != state["identity"]["tokenizer"]:
+        if text.digest != state["identity"].get("tokenizer"):
             raise ConfigError(f"tokenizer={path}: is not the one that the run was trained with; give that one")
         return SavedModel(source, folder, config, text, run_dir, state), weights
     raise UserError(f"{source}: its checkpoints go faster than they can be read; raise its checkpoint.every")
@@ -131,7 +134,7 @@ def _read_export(source: str, tokenizer: str | None, key: str = "run_dir") -> tu
         raise ConfigError(
             f"{named}: has neither config.yaml nor config.json; give a run folder, an exported folder or a name on the hub"
         )
-    described = read_json(folder / "config.json", named)
+    described = read_description(folder / "config.json", named)
     weights = whole_model(read_tensors(folder, named))
     config = _config_of(described, weights, named)
     check_description(folder / "config.json", "init.checkpoint", config.model, named)
@@ -144,7 +147,7 @@ def _config_of(described: dict[str, Any], weights: Tensors, named: str) -> Train
     """The run that could have written these weights, as far as they and their `config.json` tell."""
     entry = described.get(ENTRY)
     settings = entry if isinstance(entry, dict) else {}
-    known = {key.removeprefix("model."): size for key, size in sizes(weights).items()}
+    known: dict[str, Any] = {key.removeprefix("model."): size for key, size in sizes(weights).items()}
     try:
         grid = math.isqrt(len(weights[POSITIONS]) - 1)
         longest = min(ModelConfig.max_text_len, known["text_positions"] - ROBERTA_POSITION_OFFSET)
@@ -156,7 +159,7 @@ def _config_of(described: dict[str, Any], weights: Tensors, named: str) -> Train
         )
         config = TrainConfig(task=str(settings.get("task", TrainConfig.task)), model=model)
         return task_class(config).from_export(config, settings, weights)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         missing = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise ConfigError(f"{named}: is not a BridgeTower of this project or the hub's: {missing}") from None
 

@@ -369,6 +369,21 @@ def test_what_cannot_be_exported_leaves_nothing(run, text, tmp_path, capsys, mon
     assert [path.name for path in taken.iterdir()] == ["thesis.txt"]
 
 
+@attack(52)
+@pytest.mark.parametrize("value", [{"a": 1}, [1], "x", None, 10**400])
+def test_figures_that_are_no_numbers_are_refused(run, tmp_path, capsys, value):
+    copy, out = shutil.copytree(run, tmp_path / "run"), tmp_path / "out"
+    content = json.loads((copy / "eval.json").read_text())
+    (entry,) = content["evaluations"].values()
+    entry["figures"]["x"] = value
+    (copy / "eval.json").write_text(json.dumps(content))
+    assert main(["export", f"run_dir={copy}", f"out={out}"]) == 1
+    error = capsys.readouterr().err
+    assert f"{copy}/eval.json: a figure of its overview is no number" in error
+    assert error.count("\n") == 1
+    assert not out.exists()
+
+
 def test_another_export_is_not_overwritten(run, folder, tmp_path, capsys):
     out = tmp_path / "out"
     shutil.copytree(folder, out)
