@@ -10,7 +10,7 @@ import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError
@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bridgetower_train.errors import ConfigError
+from bridgetower_train.weights import pickles
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -64,7 +65,8 @@ def _read_file(path: Path, named: str) -> dict[str, Tensor]:
             return load_file(path)
         if _is_torchscript(path):
             return _read_torchscript(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as file:
+            content = _load(file)
     except (SafetensorError, OSError) as error:
         raise ConfigError(f"{named}: {path} cannot be read: {error}") from None
     except Exception as error:  # torch raises all kinds of errors for damaged or hostile pickles
@@ -74,6 +76,13 @@ def _read_file(path: Path, named: str) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ConfigError(f"{named}: {path} is not a state dict (names and tensors)")
     return {str(name): value for name, value in content.items()}
+
+
+def _load(file: IO[bytes]) -> Any:
+    if not pickles.CHECKED_BY_TORCH:
+        pickles.check_pickle(file)
+        file.seek(0)
+    return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _reason(error: Exception) -> str:
@@ -122,7 +131,7 @@ def _read_torchscript(path: Path) -> dict[str, Tensor]:
     ]
     data.seek(0)
     with torch.serialization.safe_globals(stubs):
-        return dict(_walk(torch.load(data, map_location="cpu", weights_only=True), ""))
+        return dict(_walk(_load(data), ""))
 
 
 def _walk(module: object, prefix: str) -> Iterator[tuple[str, Tensor]]:

@@ -2,7 +2,7 @@
 
     python hub_server.py FOLDER TOKEN
 
-FOLDER/owner/name/ are the models. Prints its address.
+FOLDER/owner/name/ are the models, each of one commit. FOLDER/asked lists the revisions that were asked for. Prints its address.
 """
 
 import base64
@@ -11,14 +11,16 @@ import json
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import urlsplit
 
-COMMIT = "c" * 40
+COMMIT, TAG = "c" * 40, "v1.0"
 
 
 class Hub(BaseHTTPRequestHandler):
     root: Path
     token: str
+    asked: ClassVar[list[str]] = []
 
     def answer(self, code: int, content: object = None, **headers: str) -> None:
         body = json.dumps(content or {}).encode() if not isinstance(content, bytes) else content
@@ -41,9 +43,14 @@ class Hub(BaseHTTPRequestHandler):
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
     def do_GET(self) -> None:
-        model, _, file = urlsplit(self.path).path.strip("/").partition("/resolve/main/")
+        model, _, wanted = urlsplit(self.path).path.strip("/").partition("/resolve/")
+        revision, _, file = wanted.partition("/")
         if not (self.root / model).is_dir():
             return self.answer(404, {"error": "no such model"}, X_Error_Code="RepoNotFound")
+        self.asked.append(f"{model}@{revision}")
+        (self.root / "asked").write_text("\n".join(self.asked))
+        if revision not in ("main", TAG, COMMIT):
+            return self.answer(404, {"error": "no such revision"}, X_Error_Code="RevisionNotFound")
         path = self.root / model / file
         if not file or not path.is_file():
             return self.answer(404, {"error": "no such file"}, X_Error_Code="EntryNotFound", X_Repo_Commit=COMMIT)
