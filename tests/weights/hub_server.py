@@ -43,7 +43,10 @@ class Hub(BaseHTTPRequestHandler):
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
     def do_GET(self) -> None:
-        model, _, wanted = urlsplit(self.path).path.strip("/").partition("/resolve/")
+        path = urlsplit(self.path).path.strip("/")
+        if path.startswith("api/models/"):  # huggingface_hub 0.30 asks it before an upload
+            return self.answer(200, {"id": path.removeprefix("api/models/").partition("/revision/")[0], "sha": COMMIT})
+        model, _, wanted = path.partition("/resolve/")
         revision, _, file = wanted.partition("/")
         if not (self.root / model).is_dir():
             return self.answer(404, {"error": "no such model"}, X_Error_Code="RepoNotFound")
@@ -51,10 +54,10 @@ class Hub(BaseHTTPRequestHandler):
         (self.root / "asked").write_text("\n".join(self.asked))
         if revision not in ("main", TAG, COMMIT):
             return self.answer(404, {"error": "no such revision"}, X_Error_Code="RevisionNotFound")
-        path = self.root / model / file
-        if not file or not path.is_file():
+        stored = self.root / model / file
+        if not file or not stored.is_file():
             return self.answer(404, {"error": "no such file"}, X_Error_Code="EntryNotFound", X_Repo_Commit=COMMIT)
-        content = path.read_bytes()
+        content = stored.read_bytes()
         return self.answer(200, content, ETag=f'"{hashlib.sha1(content).hexdigest()}"', X_Repo_Commit=COMMIT)
 
     do_HEAD = do_GET  # noqa: N815
