@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import tarfile
 import zipfile
 from collections import OrderedDict
 
@@ -73,7 +74,7 @@ def test_items_of_a_tensor_are_not_assigned(tmp_path):
     path = rewritten(saved(tmp_path / "x.pt", {"a": torch.zeros(4)}), item_of_a_tensor)
     with pytest.raises(TypeError, match="item assignment"):
         check_pickle(io.BytesIO(path.read_bytes()))
-    with pytest.raises(ConfigError, match="init.text=x: .*x.pt cannot be read: TypeError"):
+    with pytest.raises(ConfigError, match=r"init\.text=x: .*x\.pt cannot be read: TypeError"):
         read.read_tensors(path, "init.text=x")
 
 
@@ -96,6 +97,16 @@ def test_nothing_in_a_pickle_runs(tmp_path):
     with pytest.raises(ConfigError, match="refers to the Python object"):
         read.read_tensors(tmp_path / "x.pt", "init.text=x")
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.usefixtures("old_torch")
+def test_an_old_tar_of_tensors_is_refused(tmp_path):
+    """Of before torch 0.1.10; until 2.6 code in one ran (CVE-2025-32434)."""
+    with tarfile.open(tmp_path / "x.pt", "w") as tar:
+        for name in ("storages", "tensors", "pickle"):
+            tar.addfile(tarfile.TarInfo(name))
+    with pytest.raises(ConfigError, match=r"x\.pt cannot be read: UnpicklingError"):
+        read.read_tensors(tmp_path / "x.pt", "init.text=x")
 
 
 def test_a_new_torch_checks_for_itself(tmp_path):
