@@ -38,6 +38,7 @@ def answer(port: int, call: str, token: str | None = None) -> str:
     return "OK"
 
 
+@pytest.mark.slow
 @attack(66)
 @attack(67)
 def test_a_cluster_of_our_own_refuses_strangers(tmp_path: Path) -> None:
