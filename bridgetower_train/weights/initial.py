@@ -44,7 +44,7 @@ def _fill(task: Task, config: InitConfig, tokenizer: CaptionTokenizer) -> list[s
     for key, given in config.named.items():
         named = f"{key}={given}"
         rename, prefix = _READERS[key]
-        source = locate(given, named)
+        source = locate(given, named).absolute()  # so that a local folder is not taken for a name on the hub
         check_description(source / "config.json", key, model.config, named)
         if key != "init.vision":
             _check_vocabulary(source, tokenizer, named)

@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from bridgetower_train.errors import ConfigError, FileError
 from bridgetower_train.foreign import open_regular, read_json
+from bridgetower_train.weights import pickles
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -76,7 +77,8 @@ def _read_file(path: Path, named: str) -> dict[str, Tensor]:
         if any(name.endswith("/constants.pkl") for name in names):
             content = _read_torchscript(path)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with open_regular(path) as file:
+                content = _load(file)
     except (SafetensorError, OSError, FileError) as error:
         raise ConfigError(f"{named}: {path} cannot be read: {error}") from None
     except Exception as error:  # torch raises all kinds of errors for damaged or hostile pickles
@@ -106,6 +108,13 @@ def _zipped(path: Path) -> list[str]:
         if size > _MAX_INFLATION * path.stat().st_size + (1 << 20):
             raise FileError(f"it would take {size:,} bytes, far more than its file has")
         return archive.namelist()
+
+
+def _load(file: IO[bytes]) -> Any:
+    if not pickles.CHECKED_BY_TORCH:
+        pickles.check_pickle(file)
+        file.seek(0)
+    return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _reason(error: Exception) -> str:
@@ -147,7 +156,7 @@ def _read_torchscript(path: Path) -> dict[str, Tensor]:
     ]
     data.seek(0)
     with torch.serialization.safe_globals(stubs):
-        return dict(_walk(torch.load(data, map_location="cpu", weights_only=True), "", {}))
+        return dict(_walk(_load(data), "", {}))
 
 
 def _walk(module: object, prefix: str, done: dict[int, bool]) -> Iterator[tuple[str, Tensor]]:

@@ -32,7 +32,7 @@ class SavedModel:
     """A checkpoint of a run, or exported weights, without the tensors."""
 
     source: str
-    """As it was given: a folder, or a name on the hub."""
+    """A folder, as it was given, or `name@commit` on the hub."""
     folder: Path
     """Of the checkpoint, or of the exported weights."""
     config: TrainConfig
@@ -140,6 +140,8 @@ def _read_export(source: str, tokenizer: str | None, key: str = "run_dir") -> tu
     check_description(folder / "config.json", "init.checkpoint", config.model, named)
     text = CaptionTokenizer.load(tokenizer or str(folder))
     config.model.with_vocabulary(text.vocab_size)
+    if not Path(source).exists():
+        source = f"{source.partition('@')[0]}@{folder.name}"
     return SavedModel(source, folder, config, text, None, {}), weights
 
 
@@ -171,7 +173,7 @@ def locate(given: str, named: str) -> Path:
     """
     path = Path(given)
     if not path.exists():
-        if re.fullmatch(hub.NAME, given) and path.suffix not in (".safetensors", ".ckpt", ".pt", ".pth", ".bin"):
+        if re.fullmatch(hub.SOURCE, given) and path.suffix not in (".safetensors", ".ckpt", ".pt", ".pth", ".bin"):
             return hub.fetch(given, named)
         raise ConfigError(f"{named}: no such file or folder")
     if (path / "checkpoints").is_dir():
