@@ -9,6 +9,7 @@ from contextlib import suppress
 from types import ModuleType
 from typing import NamedTuple
 
+from bridgetower_train.display import guard_streams, print_line, without_secrets
 from bridgetower_train.errors import ConfigError, UserError, nearest
 from bridgetower_train.imports import import_command
 
@@ -83,11 +84,14 @@ USAGE = """usage: bridgetower <command> [key=value ...]
 
 def entry() -> int:
     """`main` as a whole process. Returns its exit code; a process that is one of several ranks exits here instead."""
+    guard_streams()
+    arguments = sys.argv[1:]
+    sys.argv[1:] = map(without_secrets, arguments)  # which W&B stores
     if os.environ.get("WORLD_SIZE", "1") == "1":
-        return main()
+        return main(arguments)
     code = 1
     try:
-        code = main()
+        code = main(arguments)
     except SystemExit as error:
         if not isinstance(error.code, int):
             raise
@@ -110,18 +114,18 @@ def main(argv: list[str] | None = None) -> int:
         return _main(sys.argv[1:] if argv is None else argv)
     except ConfigError as error:
         if os.environ.get("RANK", "0") == "0":  # every rank has the same configuration
-            print(f"error: {error}", file=sys.stderr)
+            print_line(f"error: {error}", sys.stderr)
         return 2
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_line(f"error: {error}", sys.stderr)
         return 1
     except BrokenPipeError:  # `bridgetower ... | head`
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         return 0
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENAMETOOLONG):
             raise
-        print(f"error: {error}; make room, or choose another folder", file=sys.stderr)
+        print_line(f"error: {error}; make room, or choose another folder", sys.stderr)
         return 1
 
 
@@ -215,7 +219,7 @@ def _multirun(name: str, overrides: list[str]) -> int:
         changed = [o for o in job if o not in overrides]
         if changed and (base := _command(name).base):
             run_dir = compose.compose_node(load(name)[1], base, job).run_dir
-            job = [*job, f"run_dir='{run_dir}/{','.join(changed)}'"]
-        print(f"job {number + 1} of {len(jobs)}: {' '.join(job)}", flush=True)
+            job = [*job, f"run_dir='{run_dir}/{without_secrets(','.join(changed))}'"]
+        print_line(f"job {number + 1} of {len(jobs)}: {' '.join(job)}")
         worst = max(worst, subprocess.run([sys.executable, "-m", "bridgetower_train", *name.split(), *job]).returncode)
     return worst

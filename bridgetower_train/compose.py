@@ -4,11 +4,11 @@ import ast
 import dataclasses
 import inspect
 import itertools
+import re
 import textwrap
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -17,7 +17,9 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bridgetower_train.errors import ConfigError, nearest
+from bridgetower_train.display import public
+from bridgetower_train.errors import ConfigError, FileError, nearest
+from bridgetower_train.foreign import MAX_YAML, parse_yaml, read_bytes
 
 Config = TypeVar("Config")
 
@@ -42,26 +44,33 @@ def compose(schema: type[Config], base: str | None, overrides: list[str]) -> Con
     Raises ConfigError with the key, the given value, what is allowed and the nearest match.
     """
     node = compose_node(schema, base, overrides)
-    missing = sorted(OmegaConf.missing_keys(node))
-    if missing:
-        raise ConfigError(f"{missing[0]} is required: set {missing[0]}=...")
     try:
+        missing = sorted(OmegaConf.missing_keys(node))
+        if missing:
+            raise ConfigError(f"{missing[0]} is required: set {missing[0]}=...")
         config = OmegaConf.to_object(node)
     except OmegaConfBaseException as error:
         raise ConfigError(_first_line(error)) from error
+    except dataclasses.FrozenInstanceError as error:
+        raise ConfigError(f"{error}: it is no key, and + adds none; --help lists them") from error
     assert isinstance(config, schema)
     return config
 
 
 def compose_node(schema: type[Any], base: str | None, overrides: list[str]) -> DictConfig:
     """The composed configuration in OmegaConf's form, before the checks."""
+    for override in overrides:
+        if re.match(r"[+~]*hydra\b", override):
+            raise ConfigError(
+                f"{override}: no such key; what Hydra itself does cannot be changed; --help lists the keys"
+            )
     ConfigStore.instance().store("schema", _unlocked(OmegaConf.structured(schema)))
     # Without a base there are no groups: `device=cpu` is then a key's value, not a choice of `configs/device`.
     folder = str(config_dir())
     with initialize_config_dir(folder, version_base="1.3") if base else initialize(None, version_base="1.3"):
         try:
             return hydra_compose(base or "schema", overrides=overrides)
-        except (HydraException, OmegaConfBaseException) as error:
+        except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: a group set to null
             raise ConfigError(_explain(error, schema, base)) from error
 
 
@@ -71,8 +80,8 @@ def composed_yaml(schema: type[Any], base: str | None, overrides: list[str]) -> 
 
 
 def to_yaml(config: Any) -> str:
-    """The resolved configuration as YAML, as in a run folder's `config.yaml`."""
-    return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
+    """The resolved configuration as YAML, as in a run folder's `config.yaml`: without secrets."""
+    return OmegaConf.to_yaml(OmegaConf.create(public(dataclasses.asdict(config))))
 
 
 def from_yaml(schema: type[Config], path: Path) -> Config:
@@ -81,13 +90,14 @@ def from_yaml(schema: type[Config], path: Path) -> Config:
     It is data, perhaps of others: nothing in it is resolved.
     """
     try:
-        tree = yaml.safe_load(path.read_text("utf-8"))
-        if not isinstance(tree, dict):
-            raise ValueError("it has no keys")
-        given = OmegaConf.create(_literal(tree))
+        given = OmegaConf.create(_literal(parse_yaml(read_bytes(path, MAX_YAML), str(path))))
         config = OmegaConf.to_object(OmegaConf.merge(_unlocked(OmegaConf.structured(schema)), given))
-    except (OmegaConfBaseException, yaml.YAMLError, OSError, ValueError, TypeError, RecursionError) as error:
-        raise ConfigError(f"{path}: is not the configuration of a run: {_first_line(error)}; restore it") from None
+    except FileError as error:
+        raise ConfigError(str(error)) from None
+    except (OmegaConfBaseException, OSError, ValueError, TypeError, ArithmeticError) as error:
+        key = getattr(error, "full_key", None)
+        reason = f"{key}: {_first_line(error)}" if key else _first_line(error)
+        raise ConfigError(f"{path}: is not the configuration of a run: {reason}; restore it") from None
     assert isinstance(config, schema)
     return config
 

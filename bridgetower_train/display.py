@@ -1,37 +1,91 @@
-"""Text of others, made safe to show: on a terminal, in a log, in stored command lines."""
+"""Text of others, made safe to show: on a terminal, in a log, in stored command lines and configurations."""
 
 import re
-from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
+import sys
+from collections.abc import Iterable
+from typing import Any, TextIO
 
-_UNPRINTABLE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-)  # C0, C1, bidirectional controls, line separators, halves of surrogate pairs
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>\\]+")
-_SECRET = re.compile(r"sig|token|secret|passw|key|auth|credential|policy", re.IGNORECASE)
+HIDDEN = "***"
+"""Stands where a secret was."""
+
+_CONTROLS = "\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
+"""C0, C1, bidirectional controls, line separators, halves of surrogate pairs."""
+_UNPRINTABLE = re.compile(f"[{_CONTROLS}]")
+_STRANGE = re.compile(f"(\n|\t|\\A\r|\r\\Z|\x1b\\[[0-9;]*m)|[{_CONTROLS}]")  # the group is let through
+_MOVES = re.compile("(?:[\r\n]|\x1b\\[[0-9]*[AK]m?)+")
+
+_URL = re.compile(r":/{1,2}\S+")  # one slash: a URL that became a path
+_USER = re.compile(r"(:/{1,2})[^/\s]*@")
+_PARAMETER = re.compile(r"([?&#][^=&?#\s]{1,64}=)[^&#\s'\"<>\\]*")
+_SECRET = re.compile(r"sig|token|secret|pass|pwd|key|auth|credential|policy", re.IGNORECASE)
 
 
 def printable(text: object) -> str:
     """`text` in one line, with control characters and bidirectional marks as escapes such as `\\x1b`."""
-    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), str(text))
+    return _UNPRINTABLE.sub(_escape, str(text))
+
+
+def _escape(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode("ascii")
+
+
+def _escape_strange(found: re.Match[str]) -> str:
+    return found[1] or _escape(found)
 
 
 def without_secrets(text: str) -> str:
     """`text` without the user names and passwords, and without the values of signing parameters, of all URLs in it."""
-    return _URL.sub(lambda found: _public(found[0]), text)
+    return _URL.sub(_public_url, text)
 
 
-def _public(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-    except ValueError:  # an unfinished IPv6 address
-        return re.sub(r"://[^/?#]*@", "://***@", url).partition("?")[0]
-    _, at, host = parts.netloc.rpartition("@")
-    query = parts.query
-    if _SECRET.search(query):
-        pairs = parse_qsl(query, keep_blank_values=True)
-        query = "&".join(f"{quote(key)}={'***' if _SECRET.search(key) else quote(value)}" for key, value in pairs)
-    return (
-        urlunsplit(parts._replace(netloc=f"***@{host}" if at else host, query=query))
-        if at or query != parts.query
-        else url
-    )
+def _public_url(url: re.Match[str]) -> str:
+    return _PARAMETER.sub(_public_parameter, _USER.sub(rf"\1{HIDDEN}@", url[0]))
+
+
+def _public_parameter(parameter: re.Match[str]) -> str:
+    return parameter[1] + HIDDEN if _SECRET.search(parameter[1]) else parameter[0]
+
+
+def public(tree: Any) -> Any:
+    """The same tree of dicts and lists, each text in it without secrets: for what is stored of a configuration."""
+    if isinstance(tree, dict):
+        return {key: public(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [public(value) for value in tree]
+    return without_secrets(tree) if isinstance(tree, str) else tree
+
+
+def print_line(text: object, file: TextIO | None = None) -> None:
+    """Print `text`, which may contain what others wrote, as one line without secrets."""
+    print(printable(without_secrets(str(text))), file=file, flush=True)
+
+
+class Guarded:
+    """A text stream to which no secrets are written, and no control sequences but colours and those of progress bars.
+
+    Two barriers, since neither suffices. Only the code that prints a line knows which line breaks in it are its own, so it
+    uses `print_line` for what others wrote. Only the stream sees all that is printed: tracebacks, warnings and logs of
+    libraries too. Progress bars (tqdm, W&B) begin or end with a carriage return, and move the cursor in writes of their own.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write `text` and return its length."""
+        shown = text if _MOVES.fullmatch(text) else _STRANGE.sub(_escape_strange, without_secrets(text))
+        self._stream.write(shown)
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write all of `lines`."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def guard_streams() -> None:
+    """Let everything that this process prints pass `Guarded`."""
+    sys.stdout, sys.stderr = Guarded(sys.stdout), Guarded(sys.stderr)  # type: ignore[assignment]

@@ -5,12 +5,12 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +18,14 @@ import torch
 import torch.distributed as dist
 
 from bridgetower_train.config import DistributedConfig
+from bridgetower_train.display import print_line
 from bridgetower_train.errors import UserError
 from bridgetower_train.lock import hold
+from bridgetower_train.rendezvous import meet, on_one_host, stay_on_this_host
 
 _LOOK_EVERY = 0.5  # seconds
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,19 @@ class Ranks:
         gathered: list[Any] = [None] * self.world_size
         dist.all_gather_object(gathered, value, group=self.control)
         return gathered
+
+    def on_main(self, work: Callable[[], T]) -> T:
+        """What `work`, which only rank 0 does, returns there. A UserError or OSError that it raises is raised on every rank."""
+        outcome: tuple[T | None, UserError | OSError | None] = None, None
+        if self.is_main:
+            try:
+                outcome = work(), None
+            except (UserError, OSError) as error:
+                outcome = None, error
+        found, failure = self.gather_objects(outcome)[0]
+        if failure is not None:
+            raise failure
+        return found  # type: ignore[no-any-return]
 
     def total(self, value: int) -> int:
         """The sum of `value` over all ranks."""
@@ -109,10 +126,14 @@ def init_ranks(backend: str, config: DistributedConfig) -> Ranks:
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
         return Ranks(0, 1, None)
-    timeout = timedelta(seconds=config.timeout)
+    rank, timeout = int(os.environ["RANK"]), timedelta(seconds=config.timeout)
     allow_connections()
-    dist.init_process_group(backend, timeout=timeout)
-    return Ranks(dist.get_rank(), world_size, dist.new_group(backend="gloo", timeout=timeout))
+    if on_one_host():
+        stay_on_this_host()
+    dist.init_process_group(
+        backend, store=meet(rank, world_size, timeout), rank=rank, world_size=world_size, timeout=timeout
+    )
+    return Ranks(rank, world_size, dist.new_group(backend="gloo", timeout=timeout))
 
 
 @contextmanager
@@ -127,7 +148,7 @@ def run_dir_lock(run_dir: Path, ranks: Ranks) -> Iterator[None]:
             try:
                 stack.enter_context(hold(run_dir, "run_dir"))
             except (UserError, OSError) as error:
-                print(f"error: {error}", file=sys.stderr, flush=True)
+                print_line(f"error: {error}", sys.stderr)
                 refused = True
         if ranks.gather_objects(refused)[0]:
             raise SystemExit(1)

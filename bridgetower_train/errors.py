@@ -3,9 +3,17 @@
 import difflib
 from collections.abc import Iterable
 
+from bridgetower_train.display import without_secrets
+
 
 class UserError(Exception):
-    """Something outside the program is wrong: the message says what, and what to do. Exit code 1."""
+    """Something outside the program is wrong: the message says what, and what to do. Exit code 1.
+
+    Secrets of URLs are taken out of the message, wherever it is shown or stored.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(without_secrets(message))
 
 
 class ConfigError(UserError, ValueError):

@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import os
 import secrets
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -12,13 +13,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from bridgetower_train.errors import FileError
+from bridgetower_train.foreign import open_regular
+
 _TEMPORARY = ".tmp"
 
 
-def sha256_file(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, in hex. OSError where it cannot be read."""
+def sha256_file(path: str | Path | int) -> str:
+    """SHA-256 of a regular file's bytes, in hex. A descriptor is closed.
+
+    OSError where it cannot be read, FileError where it is another kind of file.
+    """
     digest = hashlib.sha256()
-    with open(path, "rb", buffering=0) as file:
+    with os.fdopen(path, "rb") if isinstance(path, int) else open_regular(path) as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
@@ -27,6 +34,40 @@ def sha256_file(path: str | Path) -> str:
 def create(path: Path, flags: int = 0) -> int:
     """The descriptor of a new file. FileExistsError if something has its name, be it a link: nothing is written through it."""
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o666)
+
+
+def recreate(path: Path) -> BinaryIO:
+    """A new file in place of whatever has its name; of a link, the link is removed and its target left alone."""
+    path.unlink(missing_ok=True)
+    return os.fdopen(create(path), "wb")
+
+
+def open_own(path: Path, flags: int = 0) -> BinaryIO:
+    """A file for reading and writing, unbuffered, created if missing, whatever its owner: folders of a group have several.
+
+    FileError if it is a link, has other names too, or is no regular file: it may be a file that somebody else needs.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | flags, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EMLINK, errno.EISDIR, errno.ENXIO):
+            raise FileError(
+                f"{path}: is a link, a folder or the like, and must be a file of its own; remove it"
+            ) from None
+        raise
+    file = os.fdopen(descriptor, "rb+", buffering=0)
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        file.close()
+        raise FileError(f"{path}: is a device or a hard link, and must be a file of its own; remove it")
+    return file  # type: ignore[return-value]
+
+
+def own_folder(path: Path) -> None:
+    """Create a folder if it is missing. FileError if a link has its name: what is written to it would land elsewhere."""
+    path.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink():
+        raise FileError(f"{path}: is a link, and must be a folder of its own; remove it")
 
 
 def remove_left_overs(folder: Path) -> None:

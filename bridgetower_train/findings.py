@@ -3,6 +3,8 @@
 import json
 from dataclasses import asdict, dataclass
 
+from bridgetower_train.display import printable
+
 OK, WARNING, FAIL = "ok", "warning", "fail"
 LEVELS = (OK, WARNING, FAIL)
 """`fail`: a run would not start, or not do what its configuration says; `warning`: it would run, but slower or less safely."""
@@ -51,9 +53,9 @@ def as_text(themes: Themes) -> str:
         lines.append(theme)
         for finding in findings:
             number += 1
-            lines.append(f"{number:4} {finding.level:8}{finding.subject}: {finding.found}")
+            lines.append(printable(f"{number:4} {finding.level:8}{finding.subject}: {finding.found}"))
             if finding.todo:
-                lines.append(f"{'':13}-> {finding.todo}")
+                lines.append(printable(f"{'':13}-> {finding.todo}"))
     total = counts(themes)
     return "\n".join([*lines, "", f"{total[OK]} ok, {total[WARNING]} warnings, {total[FAIL]} failures"])
 

@@ -7,16 +7,15 @@ import json
 import logging
 import os
 import socket
-import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 from bridgetower_train.display import printable
 from bridgetower_train.errors import UserError
-from bridgetower_train.files import remove_left_overs
+from bridgetower_train.files import open_own, remove_left_overs
 from bridgetower_train.foreign import read_json
 
 log = logging.getLogger(__name__)
@@ -47,7 +46,7 @@ def hold(folder: Path, key: str) -> Iterator[None]:
     was put there by something else: it is not touched.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _open(folder / LOCK) as file:
+    with open_own(folder / LOCK) as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -64,22 +63,6 @@ def hold(folder: Path, key: str) -> Iterator[None]:
         file.flush()
         remove_left_overs(folder)
         yield
-
-
-def _open(path: Path) -> BinaryIO:
-    """The lock, created if missing, whatever its owner: folders of a group have several."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.EMLINK, errno.EISDIR, errno.ENXIO):
-            raise UserError(f"{path}: is not a lock but a link, a folder or the like; remove it") from None
-        raise
-    file = os.fdopen(descriptor, "rb+", buffering=0)
-    found = os.fstat(descriptor)
-    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
-        file.close()
-        raise UserError(f"{path}: is not a lock but a device or a hard link to another file; remove it")
-    return cast(BinaryIO, file)
 
 
 def _check(path: Path, file: BinaryIO) -> None:

@@ -38,40 +38,76 @@ free_port() {
   python -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])'
 }
 
-# A line "host slots" for each host of the host file $1.
+# Exit with one line if a variable named in the arguments is set to something other than a number.
+# Bash would evaluate it in arithmetic, as code if it has the form x[$(command)].
+check_numbers() {
+  local name
+  for name; do
+    if ! [[ ${!name:-0} =~ ^(0|[1-9][0-9]{0,8})$ ]]; then
+      printf 'error: %s=%q: set it to a number\n' "$name" "${!name}" >&2
+      exit 2
+    fi
+  done
+}
+
+# A line "host slots" for each host of the host file $1; exits with one line if something else stands there.
 hosts() {
-  sed 's/#.*//' "$1" | awk 'NF { slots = 1; for (i = 2; i <= NF; i++) if (sub(/^slots=/, "", $i)) slots = $i; print $1, slots }'
+  local line words word slots number=0 found=0
+  while IFS= read -r line || [ -n "$line" ]; do
+    number=$((number + 1)) slots=1
+    read -ra words <<<"${line%%#*}"
+    [ ${#words[@]} -gt 0 ] || continue
+    for word in "${words[@]:1}"; do
+      case $word in slots=*) slots=${word#slots=} ;; esac
+    done
+    if ! [[ ${words[0]} =~ ^[A-Za-z0-9.:_][A-Za-z0-9.:_-]*$ && $slots =~ ^[1-9][0-9]{0,5}$ ]]; then
+      printf 'error: HOSTFILE=%q: line %d is not "HOST slots=NUMBER"\n' "$1" "$number" >&2
+      return 2
+    fi
+    echo "${words[0]} $slots"
+    found=1
+  done <"$1"
+  if [ "$found" = 0 ]; then
+    printf 'error: HOSTFILE=%q lists no host\n' "$1" >&2
+    return 2
+  fi
 }
 
 # The index of this host in the host file $1, from 0.
 index_here() {
-  local mine host name index=0
+  local lines mine host name index=0
+  lines=$(hosts "$1") || return
   mine=" $(hostname) $(hostname -f) $(hostname -I) "
   while read -r host _; do
     for name in "$host" $(getent ahostsv4 "$host" | awk '{ print $1; exit }'); do
       case $mine in *" $name "*) echo "$index"; return ;; esac
     done
     index=$((index + 1))
-  done < <(hosts "$1")
+  done <<<"$lines"
   echo "error: HOSTFILE=$1 lists none of$mine: add this host by one of them" >&2
   return 2
 }
 
-# The names of the variables to pass on to the ranks of all hosts.
+# The names of the variables to pass on to the ranks of all hosts. Some hold keys: their values never stand in an argument.
 variables_to_forward() {
   local begin='PT_|HCCL_|HABANA_|HLS_|GC_|FI_|RDMAV_|NCCL_|GLOO_|MASTER_|OMP_|DS_ACC|PYTHON|WANDB_|HF_|AWS_|KUBERNETES_SERVICE_HOST'
   compgen -e | grep -E "^($begin)|^(LD_LIBRARY_)?PATH\$|_(proxy|PROXY)\$"
 }
 
-# Make gloo and hccl use the interface towards host $1, and set $address to this host's address on it.
+# Let gloo, NCCL and hccl of a run on this host alone listen on the loopback.
+stay_on_this_host() {
+  export GLOO_SOCKET_IFNAME=lo NCCL_SOCKET_IFNAME=lo HCCL_SOCKET_IFNAME=lo
+}
+
+# Make gloo and hccl use the interface towards host $1.
 # By default they resolve this host's name, which often is 127.0.1.1 on the host itself.
 choose_interface() {
-  local interface
+  local address interface
   address=$(ip -o route get "$(getent ahostsv4 "$1" | awk '{ print $1; exit }')" | sed -n 's/.* src \([^ ]*\).*/\1/p') || true
   interface=$(ip -o addr show to "${address:-none}" | awk '{ print $2; exit }') || true
   case $interface in
-    '') address='' && echo "no interface towards $1: set GLOO_SOCKET_IFNAME and HCCL_SOCKET_IFNAME if ranks cannot connect" >&2 ;;
-    lo) address='' ;; # $1 is this host, by its local name
+    '') echo "no interface towards $1: set GLOO_SOCKET_IFNAME and HCCL_SOCKET_IFNAME if ranks cannot connect" >&2 ;;
+    lo) ;; # $1 is this host, by its local name
     *) export GLOO_SOCKET_IFNAME=${GLOO_SOCKET_IFNAME:-$interface} HCCL_SOCKET_IFNAME=${HCCL_SOCKET_IFNAME:-$interface} ;;
   esac
 }

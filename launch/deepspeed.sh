@@ -4,8 +4,9 @@
 #   bash launch/deepspeed.sh engine=zero2 experiment=demo run_dir=runs/demo    # this host
 #   HOSTFILE=hosts bash launch/deepspeed.sh engine=zero2 experiment=...        # from the first of the hosts: launch/hostfile.example
 #
-# The hosts, including this one, are reached by pdsh and ssh, and have this folder and Python under the same paths.
-# The variables listed in launch/common.sh are forwarded; more can be set in .deepspeed_env, here or in the home folder.
+# The hosts, including this one, are reached by pdsh and ssh (into bash), and have this folder and Python under the same paths.
+# The variables listed in launch/common.sh are forwarded; more can be set in .deepspeed_env, here or in the home folder. They lie
+# in a temporary file on each host, readable by its owner alone, until the end of the run.
 # NPROC        ranks without a host file; default: one per card, or one on the CPU
 # CORES        cores per rank; default: an equal share of this host's
 # SSH_PORT     ssh port of the hosts; default: 22.  PDSH_SSH_ARGS_APPEND  more options for ssh, such as "-i key"
@@ -15,25 +16,50 @@ here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=launch/common.sh
 . "$here/common.sh"
 
+check_numbers NPROC CORES SSH_PORT MASTER_PORT
+if [ -n "${HOSTFILE:-}" ]; then
+  lines=$(hosts "$HOSTFILE")
+else
+  lines="localhost ${NPROC:-$(ranks_here)}"
+fi
 python -m bridgetower_train train "$@" --cfg job >/dev/null # report a wrong key here, not on every rank
+read -r first each <<<"$lines"
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${CORES:-$(cores_each "$each")}}
+
 folder=$(mktemp -d)
 trap 'rm -r "$folder"' EXIT
-if [ -n "${HOSTFILE:-}" ]; then
-  hosts "$HOSTFILE"
-else
-  echo "localhost ${NPROC:-$(ranks_here)}"
-fi | sed 's/ / slots=/' >"$folder/hosts"
-read -r first each < <(hosts "$folder/hosts")
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${CORES:-$(cores_each "$each")}}
+awk '{ print $1, "slots=" $2 }' <<<"$lines" >"$folder/hosts"
 export BRIDGETOWER_RANK_0="$folder/rank_0" # where launch/rank.sh writes its process id
 
-export DS_ENV_FILE="$folder/.deepspeed_env"
-cat ~/.deepspeed_env .deepspeed_env >"$DS_ENV_FILE" 2>/dev/null || true
-for name in $(variables_to_forward) BRIDGETOWER_RANK_0; do # DeepSpeed puts values in double quotes, and pdsh replaces %n
-  printf '%s=%s\n' "$name" "${!name}" | sed 's/[\\"$`]/\\&/g; s/%/%%/g' >>"$DS_ENV_FILE"
-done
-if [ "$(wc -l <"$folder/hosts")" -gt 1 ]; then # the other hosts' shells parse the arguments; DeepSpeed quotes only spaces
-  for argument in "$@"; do
+# Run the command $1 on all hosts, with the standard input $2.
+on_all_hosts() {
+  local options host job jobs=()
+  read -ra options <<<"${SSH_PORT:+-p $SSH_PORT} ${PDSH_SSH_ARGS_APPEND:-}"
+  while read -r host _; do
+    ssh -a -x "${options[@]}" "$host" "$1" <<<"$2" &
+    jobs+=($!)
+  done <<<"$lines"
+  for job in "${jobs[@]}"; do
+    wait "$job"
+  done
+}
+
+if [ "$(wc -l <<<"$lines")" -gt 1 ]; then
+  # Values travel by ssh's standard input into a file that only this user can read: DeepSpeed would put them into arguments and
+  # its log. It makes `export NAME="VALUE";` of each line of DS_ENV_FILE.
+  variables=$(
+    { cat ~/.deepspeed_env .deepspeed_env 2>/dev/null || true; } | sed -n 's/^\([A-Za-z_][A-Za-z0-9_]*\)=\(.*\)/export \1="\2"/p'
+    for name in $(variables_to_forward) BRIDGETOWER_RANK_0; do
+      printf "export %s='%s'\n" "$name" "${!name//\'/\'\\\'\'}"
+    done
+  )
+  trap 'on_all_hosts "rm -rf $folder" "" || true; rm -rf "$folder"' EXIT
+  on_all_hosts "umask 077; mkdir -p $folder && [ -O $folder ] && cat >$folder/variables" "$variables"
+  export DS_ENV_FILE="$folder/.deepspeed_env"
+  sed -n "s!^export \([A-Za-z_][A-Za-z0-9_]*\)=.*!\1=\$(. $folder/variables; printenv \1)!p" <<<"$variables" >"$DS_ENV_FILE"
+  unset "${!MLFLOW@}" # whose values DeepSpeed would put there too
+
+  for argument in "$@"; do # the other hosts' shells parse the arguments; DeepSpeed quotes only spaces, and pdsh replaces %n
     printf -v argument %q "${argument//%/%%}"
     set -- "${@:2}" "${argument//\\ /\$\'\\x20\'}"
   done

@@ -13,9 +13,11 @@ here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=launch/common.sh
 . "$here/common.sh"
 
+check_numbers NPROC CORES MASTER_PORT
 if [ -n "${HOSTFILE:-}" ]; then
-  ranks=$(hosts "$HOSTFILE" | awk '{ sum += $2 } END { print sum }')
-  read -r first each < <(hosts "$HOSTFILE")
+  lines=$(hosts "$HOSTFILE")
+  ranks=$(awk '{ sum += $2 } END { print sum }' <<<"$lines")
+  read -r first each <<<"$lines"
   where=(-n "$ranks" --hostfile "$HOSTFILE")
 else
   first=127.0.0.1 each=${NPROC:-$(ranks_here)}

@@ -6,18 +6,20 @@
 #   HOSTFILE=hosts bash launch/torchrun.sh experiment=...                           # on each host: launch/hostfile.example
 #
 # NPROC         ranks on this host; default: one per card, or one on the CPU
-# MASTER_PORT   port of host 0; default: 29500, or a free one for a single host
+# MASTER_PORT   port of host 0, which uses the next one too; default: 29500. A single host has no such port
 # MAX_RESTARTS  how often all ranks may restart from the newest checkpoint after one was lost; default: 3
 # All hosts must have the same data.root and run_dir.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 . "$(dirname "$0")/common.sh"
 
+check_numbers NODES NODE_RANK NPROC MASTER_PORT MAX_RESTARTS
 if [ -n "${HOSTFILE:-}" ]; then
   NODE_RANK=$(index_here "$HOSTFILE")
-  NODES=$(hosts "$HOSTFILE" | wc -l)
-  NPROC=$(hosts "$HOSTFILE" | awk -v line=$((NODE_RANK + 1)) 'NR == line { print $2 }')
-  MASTER_ADDR=${MASTER_ADDR:-$(hosts "$HOSTFILE" | awk 'NR == 1 { print $1 }')}
+  lines=$(hosts "$HOSTFILE")
+  NODES=$(wc -l <<<"$lines")
+  NPROC=$(awk -v line=$((NODE_RANK + 1)) 'NR == line { print $2 }' <<<"$lines")
+  MASTER_ADDR=${MASTER_ADDR:-${lines%% *}}
 fi
 NODES=${NODES:-1} NPROC=${NPROC:-$(ranks_here)}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(cores_each "$NPROC")}
@@ -25,13 +27,16 @@ export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600} # s
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 # or restarted ranks may read the addresses of the previous ones
 
 if [ "$NODES" = 1 ]; then
-  meet=(--standalone)
+  stay_on_this_host
+  meet=(--rdzv-backend=c10d --rdzv-conf=store_type=file --local-addr=127.0.0.1) # a temporary file: no port
 else
   : "${NODE_RANK:?set it to the index of this host, from 0}" "${MASTER_ADDR:?set it to the address of host 0}"
-  meet=(--nnodes="$NODES" --rdzv-backend=c10d --rdzv-id=bridgetower
-    --rdzv-endpoint="$MASTER_ADDR:${MASTER_PORT:-29500}" --rdzv-conf="is_host=$((NODE_RANK == 0))")
+  MASTER_PORT=${MASTER_PORT:-29500}
+  # The c10d backend would unpickle what anyone writes into its store, which listens on all interfaces. The static backend's
+  # listens there too, so that ranks do not use it, but a store of rank 0 on one interface.
+  export BRIDGETOWER_STORE_PORT=$((MASTER_PORT + 1))
+  meet=(--nnodes="$NODES" --node-rank="$NODE_RANK" --rdzv-backend=static --rdzv-endpoint="$MASTER_ADDR:$MASTER_PORT")
   choose_interface "$MASTER_ADDR"
-  meet+=(${address:+"--local-addr=$address"})
 fi
 
 python -m bridgetower_train train "$@" --cfg job >/dev/null # report a wrong key here, not on every rank

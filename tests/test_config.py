@@ -1,6 +1,7 @@
 """The configuration: shipped experiments, documentation, and what wrong keys and values say."""
 
 import dataclasses
+import time
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,9 @@ from omegaconf import OmegaConf
 
 from bridgetower_train import compose
 from bridgetower_train.cli import main
-from bridgetower_train.config import Duration, TrainConfig
+from bridgetower_train.config import DataConfig, Duration, TrainConfig
 from bridgetower_train.errors import ConfigError
+from tests.hostile.attacks import attack
 
 GOLDEN = Path(__file__).parent / "golden"
 EXPERIMENTS = compose.groups()["experiment"]
@@ -56,6 +58,7 @@ def test_configurations_are_frozen_and_plain():
     assert not OmegaConf.is_config(config.data.corpora)
 
 
+@attack(45)
 def test_nothing_in_the_configuration_of_a_run_is_resolved(tmp_path, monkeypatch):
     """It may be written by others, and its values end up in cards, pages and protocols."""
     monkeypatch.setenv("HF_TOKEN", "secret")
@@ -63,6 +66,75 @@ def test_nothing_in_the_configuration_of_a_run_is_resolved(tmp_path, monkeypatch
     config = compose.compose(TrainConfig, "train", ["experiment=demo", "init.text=a-text-tower"])
     path.write_text(compose.to_yaml(config).replace("a-text-tower", "${oc.env:HF_TOKEN}"))
     assert compose.from_yaml(TrainConfig, path).init.text == "${oc.env:HF_TOKEN}"
+
+
+ALIASES = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 2) if n else 'x'}]\n" for n in range(22))
+
+
+@attack(46)
+@attack(47)
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (ALIASES, "line 2: has an alias"),
+        ("x: " + "[" * 10_000, "nested more than 32 levels deep"),
+        ("seed: 0x" + "f" * 100_000, "line 1: has an integer of over 64 bits"),
+        ("seed: " + ":1" * 100_000, "has more than 131,072 bytes"),
+        ("seed: 0o9", "seed"),
+        ("seed: !!bool x", "restore the file"),
+        ("seed: !!python/object/apply:os.system [true]", "could not determine a constructor"),
+        ("data: {lane: 3}", "lane"),
+        ("unknown: 3", "unknown"),
+        ("optim: {lr: .nan, warmup: [1]}", "optim.warmup"),
+        ("model: [1", "line 1"),
+        ("model: 3", "ModelConfig"),
+        ("global_batch: 1" + "0" * 400, "has an integer of over 64 bits"),
+        ("- 1", "consist of keys and values"),
+        ("1: 2", "consist of keys and values"),
+        ("", "consist of keys and values"),
+        ("\x00", "special characters are not allowed"),
+        (b"\xff", "invalid"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_what_is_no_configuration_of_a_run_is_refused_with_one_line(tmp_path, content, part):
+    path = tmp_path / "config.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    began = time.monotonic()
+    with pytest.raises(ConfigError) as caught:
+        compose.from_yaml(TrainConfig, path)
+    said = str(caught.value)
+    assert said.startswith(f"{path}: ")
+    assert part in said
+    assert "\n" not in said
+    assert time.monotonic() - began < 5
+
+
+def test_no_alias_is_written():
+    same = [16, 32]
+    config = dataclasses.replace(DataConfig(), text_buckets=same, corpora={"a": 1.0, "b": 1.0})
+    written = compose.to_yaml(dataclasses.replace(TrainConfig(), data=config, run_dir="x", tokenizer="x"))
+    assert "*" not in written
+    assert "&" not in written
+
+
+@attack(55)
+@pytest.mark.parametrize(
+    "override",
+    [
+        "--config-dir=/tmp", "--config-name=x", "hydra.run.dir={there}", "++hydra.searchpath=[/tmp]", "~hydra",
+        "+x._target_=os.system", "+data.x._target_=os.system", "experiment=../../x", "+experiment=/etc/passwd", "data=null",
+        "run_dir='${{oc.create:{{a:1}}}}'",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("command", [["train"], ["eval"], ["train", "--cfg", "job"]], ids=" ".join)
+def test_overrides_only_set_keys(tmp_path, capsys, command, override):
+    given = override.format(there=tmp_path / "there")
+    if command == ["train", "--cfg", "job"] and given.startswith(("+x", "+data", "run_dir")):
+        pytest.skip("it shows what is composed, before it is checked")
+    assert main([*command, given]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_key_is_documented():

@@ -40,9 +40,28 @@ def test_both_images_have_the_same_structure():
     assert [line for line in cuda if line.startswith(conventions)] == shared
 
 
-def test_the_cuda_image_is_built_on_the_base_that_is_given():
-    assert re.search(r"^ARG BASE=\S+$", CUDA, re.MULTILINE)
-    assert re.findall(r"^FROM (.*)$", CUDA, re.MULTILINE) == ["${BASE}"]
+@pytest.mark.parametrize("dockerfile", [GAUDI, CUDA])
+def test_an_image_is_built_on_the_base_that_is_given_and_runs_as_an_ordinary_user(dockerfile):
+    assert re.search(r"^ARG BASE=\S+$", dockerfile, re.MULTILINE)
+    assert re.findall(r"^FROM (.*)$", dockerfile, re.MULTILINE) == ["${BASE}"]
+    assert re.search(r"^#   --build-arg BASE=\S+@sha256:", dockerfile, re.MULTILINE)
+    *_, user = re.findall(r"^USER (\d+)$", dockerfile, re.MULTILINE)
+    assert int(user) > 0
+
+
+@pytest.mark.parametrize("dockerfile", [GAUDI, CUDA])
+def test_tested_versions_are_taken_where_the_base_has_none(dockerfile, tmp_path):
+    (command,) = [line for line in instructions(dockerfile) if "| awk" in line]
+    command = command.removeprefix("RUN ").replace("/opt/bridgetower/tested.txt", str(tmp_path / "tested.txt"))
+    command = command.replace("/opt/bridgetower/src/", f"{ROOT}/")
+    lists = 'python() { printf "%s\\n" torch==2.10.0a0+gitabc Hydra_Core==1.3.4 numpy==1.23.5; }; '
+    subprocess.run(["bash", "-euo", "pipefail", "-c", lists + command], check=True)
+    tested = (ROOT / "constraints.txt").read_text().splitlines()
+    left = (tmp_path / "tested.txt").read_text().splitlines()
+    of_the_base = ("torch=", "numpy=", "hydra-core=", *(["wandb=", "pyarrow="] if dockerfile is GAUDI else []))
+    older = ["pyarrow<26"] if dockerfile is GAUDI else []
+    assert left == [line for line in tested if not line.startswith(of_the_base)] + older
+    assert any(line.startswith("aiohttp==") for line in left)
 
 
 def test_deepspeed_of_the_cuda_image_is_the_tested_one():
@@ -73,5 +92,6 @@ def test_what_the_image_is_built_from_reaches_the_builder():
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     admitted = {line[1:].rstrip("/") for line in lines if line.startswith("!")}
     assert "*" in lines
-    assert admitted == {"bridgetower_train", "configs", "data_prep", "launch", "pyproject.toml", "README.md", "LICENSE"}
+    built = {"bridgetower_train", "configs", "data_prep", "pyproject.toml", "README.md", "LICENSE"}
+    assert admitted == {*built, "constraints.txt", "launch"}
     assert all((ROOT / name).exists() for name in admitted)

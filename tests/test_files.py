@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from bridgetower_train.files import atomic_write, open_direct, remove_left_overs, write_direct
+from bridgetower_train.errors import FileError
+from bridgetower_train.files import (
+    atomic_write,
+    open_direct,
+    open_own,
+    own_folder,
+    recreate,
+    remove_left_overs,
+    write_direct,
+)
+from tests.hostile.attacks import attack
 
 
 def test_what_is_there_stays_until_the_new_is_whole(tmp_path, monkeypatch):
@@ -31,6 +41,7 @@ def test_what_a_killed_process_left_is_removed_a_day_later(tmp_path):
     assert sorted(tmp_path.iterdir()) == [fresh, foreign]
 
 
+@attack(60)
 def test_a_new_file_is_not_written_through_a_link(tmp_path):
     (tmp_path / "victim").write_text("precious")
     (tmp_path / "weights").symlink_to("victim")
@@ -38,6 +49,27 @@ def test_a_new_file_is_not_written_through_a_link(tmp_path):
         pass
     atomic_write(tmp_path / "weights", "new")
     assert ((tmp_path / "victim").read_text(), (tmp_path / "weights").read_text()) == ("precious", "new")
+    (tmp_path / "weights").unlink()
+    (tmp_path / "weights").symlink_to("victim")
+    with recreate(tmp_path / "weights") as file:
+        file.write(b"newer")
+    assert ((tmp_path / "victim").read_text(), (tmp_path / "weights").read_text()) == ("precious", "newer")
+
+
+@pytest.mark.parametrize("kind", ["link", "hard link", "fifo"])
+def test_a_file_that_is_extended_belongs_to_nobody_else(tmp_path, kind):
+    (tmp_path / "victim").write_text("precious")
+    path = tmp_path / "spool"
+    {"link": path.symlink_to, "hard link": path.hardlink_to, "fifo": lambda _: os.mkfifo(path)}[kind](
+        tmp_path / "victim"
+    )
+    with pytest.raises(FileError, match=r"/spool: .*remove it"):
+        open_own(path)
+    assert (tmp_path / "victim").read_text() == "precious"
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "log").symlink_to("elsewhere")
+    with pytest.raises(FileError, match=r"/log: is a link"):
+        own_folder(tmp_path / "log")
 
 
 def test_half_a_surrogate_pair_can_be_written(tmp_path):

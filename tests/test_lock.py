@@ -10,6 +10,7 @@ import pytest
 
 from bridgetower_train.errors import UserError
 from bridgetower_train.lock import hold
+from tests.hostile.attacks import attack
 
 HOLDER = """
 import os, sys, time
@@ -68,6 +69,7 @@ def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch, caplog)
     assert "has no locks" in caplog.text
 
 
+@attack(59)
 @pytest.mark.parametrize("kind", ["link", "dangling link", "hard link", "fifo", "folder", "other contents"])
 def test_what_is_not_a_lock_is_refused_and_left_alone(tmp_path, kind):
     victim, lock = tmp_path / "victim", tmp_path / "run" / "lock"

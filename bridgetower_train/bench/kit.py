@@ -23,6 +23,7 @@ from bridgetower_train.config import DeviceConfig, ModelConfig, ObjectiveConfig,
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.data.reader import Samples
 from bridgetower_train.devices import Device, make_device
+from bridgetower_train.display import public
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.files import atomic_write
 from bridgetower_train.tasks import Task, task_class
@@ -85,7 +86,7 @@ def bench(
                 "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
                 "machine": machine,
                 "versions": versions() | {name: given for name in _PEERS if (given := installed_version(name))},
-                "config": asdict(config),
+                "config": public(asdict(config)),
                 "figures": figures,
             }
             atomic_write(out, json.dumps(record, indent=2) + "\n")

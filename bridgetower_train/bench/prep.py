@@ -116,8 +116,8 @@ class _Timed(LocalImages):
 
 def _prep(paths: list[Path], config: BenchPrepConfig, workers: int, out: Path) -> float:
     """Images per second and process of a whole job: its spool, shards, logs and index included, the start of workers not."""
-    rows = [Row(f"{n:06d}", str(paths[n % len(paths)]), [f"image {n}"]) for n in range(config.records)]
-    images = _Timed([str(out.parent)], config.size, workers)
+    rows = [Row(f"{n:06d}", paths[n % len(paths)].name, [f"image {n}"]) for n in range(config.records)]
+    images = _Timed(paths[0].parent, config.size, workers, follow_links=True)
     job = JobConfig(out=str(out.parent), name=out.name, size=config.size, workers=workers)
     with open(os.devnull, "w") as quiet, contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
         run_job(job, RowList(rows, {}), images, {})

@@ -112,7 +112,8 @@ def _group(config: BenchRanksConfig, folder: Path) -> Times:
 def _rank(config: BenchRanksConfig, root: Path, run_dir: str, port: int, rank: int) -> Times:
     """The times of one rank: bare, with nothing to do for the others, then engine and loop among them."""
     (world_size,) = config.ranks
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    os.environ |= {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     train = _train_config(config, world_size, root, run_dir)
     device, _ = make_device(config.device, local_rank())

@@ -10,11 +10,12 @@ from typing import Any
 
 from bridgetower_train.config import at_least
 from bridgetower_train.devices import make_device
+from bridgetower_train.display import print_line
 from bridgetower_train.errors import ConfigError, UserError
 from bridgetower_train.evaluation import EVALUATIONS
 from bridgetower_train.evaluation.protocol import read_evaluations
 from bridgetower_train.files import atomic_write
-from bridgetower_train.pages.markdown import table
+from bridgetower_train.pages.markdown import code, table, text
 from bridgetower_train.tasks import step_flops
 from bridgetower_train.versions import versions
 from bridgetower_train.weights.saved import read_config
@@ -82,12 +83,12 @@ def run(config: AblateConfig) -> int:
     out = Path(config.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(out, results(config, folders))
-    print(f"results: {out.resolve()}")
+    print_line(f"results: {out.resolve()}")
     return 0
 
 
 def _bridgetower(*arguments: str) -> None:
-    print(f"$ bridgetower {' '.join(arguments)}", flush=True)
+    print_line(f"$ bridgetower {' '.join(arguments)}")
     code = subprocess.run([sys.executable, "-m", "bridgetower_train", *arguments]).returncode
     if code:
         raise UserError(f"`bridgetower {' '.join(arguments)}` ended with code {code}; the same command resumes there")
@@ -103,12 +104,12 @@ def results(config: AblateConfig, folders: dict[str, list[Path]]) -> str:
     shares = [(name, f"{flops / 1e9:.3f}", f"{flops / work['all three']:.2f}") for name, flops in work.items()]
     parts = [
         "# What each loss buys\n",
-        f"The demo's recipe ({first.steps} steps of {first.global_batch} pairs, tiny model, {first.model.image_size} px), "
+        f"The demo's recipe ({text(first.steps)} steps of {first.global_batch} pairs, tiny model, {first.model.image_size} px), "
         f"with and without each loss, seeds {', '.join(map(str, config.seeds))}: mean and, where there are several seeds, "
-        f"standard deviation. Measured on `{protocol['corpus']}`, whose combinations of colour, shape and texture training never "
-        f"shows. Retrieval, in percent: the first caption of each of {protocol['images']:,} images, among all; "
+        f"standard deviation. Measured on {code(protocol['corpus'])}, whose combinations of colour, shape and texture "
+        f"training never shows. Retrieval, in percent: the first caption of each of {protocol['images']:,} images, among all; "
         f"re-ranked are the best {config.rerank} of each query.\n",
-        f"Made by `bridgetower ablate` on {device.description}; {installed}.\n",
+        f"Made by `bridgetower ablate` on {text(device.description)}; {text(installed)}.\n",
         "## Work\n",
         table(["", "GFLOP per pair, forward and backward", "of all three"], shares),
     ]

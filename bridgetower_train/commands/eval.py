@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from bridgetower_train.data.shards import Corpus
+from bridgetower_train.display import print_line
 from bridgetower_train.distributed import Ranks, init_ranks, shut_down
 from bridgetower_train.errors import ConfigError, nearest
 from bridgetower_train.evaluation import EVALUATIONS, Evaluation
@@ -57,7 +58,8 @@ def run(config: EvalOptions) -> int:
         if ranks.is_main:
             _show(evaluation, found, saved)
             if evaluation:
-                print(f"\n{'kept in':16}{path}")
+                print()
+                print_line(f"{'kept in':16}{path}")
     finally:
         shut_down()
     return 0
@@ -85,10 +87,10 @@ def _show(evaluation: Evaluation | None, found: dict[str, Result], saved: SavedM
         protocol = result.protocol
         if evaluation:
             for part, value in protocol.items():
-                print(f"{part:16}{f'{value:,}' if isinstance(value, int) else value}")
+                print_line(f"{part:16}{f'{value:,}' if isinstance(value, int) else value}")
             print()
             continue
-        print(f"{protocol['corpus']}: {protocol['images']} images, {saved.name}, {protocol['device']}")
+        print_line(f"{protocol['corpus']}: {protocol['images']} images, {saved.name}, {protocol['device']}")
         for name, value in result.figures.items():
             print(f"  {name:44} {value:.3f}")
     if evaluation and len(found) == 1:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bridgetower_train.config import at_least
 from bridgetower_train.data.roots import root_of_run
-from bridgetower_train.display import printable, without_secrets
+from bridgetower_train.display import print_line
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.pages.model_card import model_card
 from bridgetower_train.weights import hub
@@ -59,14 +59,16 @@ def run(config: ExportConfig) -> int:
     saved, weights = read_saved(config.run_dir, config.step, config.tokenizer)
     root = root_of_run(saved.config.data.root, config.root)
     if root is None:
-        shown = printable(without_secrets(saved.config.data.root))
-        print(f"data.root of the run is remote ({shown}); for its corpora's sizes in the model card, give root=...")
+        shown = saved.config.data.root
+        print_line(
+            f"data.root of the run is remote ({shown}); for its corpora's sizes in the model card, give root=..."
+        )
     name = config.repo or run_dir.resolve().name
     card = model_card(saved, name, root, config.licence, config.carbon_kg, config.cost)
     written = write_export(saved, weights, card, out)
-    print(f"{config.out}: step {saved.step:,}{'' if written else ', already there, byte-identical'}")
+    print_line(f"{config.out}: step {saved.step:,}{'' if written else ', already there, byte-identical'}")
     print(f"loads as {', '.join(loadable_classes(saved.config))} and BridgeTowerProcessor")
     if config.push:
         assert config.repo is not None
-        print(f"uploaded to {hub.push(out, config.repo, config.private)}")
+        print_line(f"uploaded to {hub.push(out, config.repo, config.private)}")
     return 0

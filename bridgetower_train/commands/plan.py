@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from bridgetower_train.display import print_line
 from bridgetower_train.files import atomic_write
 from bridgetower_train.pages.markdown import table
 from bridgetower_train.pages.numbers import duration
@@ -23,12 +24,14 @@ def run(config: PlanConfig) -> None:
         like = config_of(config.model_from, "model_from")
         config = replace(config, task=like.task, model=like.model, objective=like.objective)
     plan = make_plan(config)
-    print("\n".join([*summary(plan), *plan.remarks, ""]))
+    for line in (*summary(plan), *plan.remarks, ""):
+        print_line(line)
     print("GB per card, by pairs a micro-batch\n\n" + table(*memory_by_engine(plan), left=2))
     print(table(COLUMNS, [*scan_rows(plan, plan.same_pairs), *scan_rows(plan, plan.same_batch)]), end="")
     if config.out:
         atomic_write(Path(config.out), plan_page(plan))
-        print(f"\nplan: {Path(config.out).resolve()}")
+        print()
+        print_line(f"plan: {Path(config.out).resolve()}")
 
 
 def summary(plan: Plan) -> Iterator[str]:

@@ -9,11 +9,13 @@ from torch import Tensor
 
 from bridgetower_train.config import at_least
 from bridgetower_train.data.image import decode_crop
-from bridgetower_train.data.shards import BadRecordError
+from bridgetower_train.data.shards import MAX_IMAGE_BYTES, BadRecordError
+from bridgetower_train.display import print_line
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.evaluation.attention import attention_over_image, words
 from bridgetower_train.evaluation.base import ModelOptions, open_model
 from bridgetower_train.files import atomic_write
+from bridgetower_train.foreign import read_bytes
 from bridgetower_train.pages.prediction import Prediction, TextPrediction, prediction_page
 from bridgetower_train.tasks.pretraining.predictor import Predictor
 from data_prep.source.image import prepare_jpeg
@@ -56,10 +58,10 @@ def run(config: PredictConfig) -> int:
         known = {"similarity": text.similarity, "match": text.match}
         print("  " + "   ".join(f"{name} {value:.3f}" for name, value in known.items() if value is not None))
         for guesses in text.masks:
-            print("  <mask>: " + ", ".join(f"{word} {p:.3f}" for word, p in guesses))
+            print_line("  <mask>: " + ", ".join(f"{word} {p:.3f}" for word, p in guesses))
     page = prediction_page(Prediction(Path(config.image).name, pixels.numpy(), facts, texts))
     atomic_write(Path(config.out), page)
-    print(f"prediction: {Path(config.out).resolve()}")
+    print_line(f"prediction: {Path(config.out).resolve()}")
     return 0
 
 
@@ -67,7 +69,7 @@ def read_image(path: str, size: int) -> Tensor:
     """uint8 (3, size, size), prepared as a corpus prepares its images; ConfigError where it cannot be read."""
     out = np.empty((size, size, 3), dtype=np.uint8)
     try:
-        decode_crop(prepare_jpeg(Path(path).read_bytes(), size), size, out)
+        decode_crop(prepare_jpeg(read_bytes(path, MAX_IMAGE_BYTES), size), size, out)
     except OSError as error:
         raise ConfigError(f"image={path}: {error.strerror}") from None
     except BadRecordError as error:

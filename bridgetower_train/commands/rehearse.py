@@ -11,6 +11,7 @@ from pathlib import Path
 from bridgetower_train.config import TrainConfig, at_least
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.devices import make_device
+from bridgetower_train.display import print_line
 from bridgetower_train.distributed import shut_down
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.pages.markdown import table
@@ -64,7 +65,7 @@ def run(config: RehearseConfig) -> None:
         setup = set_up(config, config.rank, config.world_size, folder)
         print(f"{'rank':10}{config.rank} of {config.world_size}")
         for part, note in setup.notes.items():
-            print(f"{part:10}{note}", flush=True)
+            print_line(f"{part:10}{note}")
         device, _ = make_device(setup.config.device)
         # A forked loader worker would keep a copy of every weight that an update changes.
         device.mp_start_method = "forkserver"

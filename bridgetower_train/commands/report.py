@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from bridgetower_train.display import print_line
 from bridgetower_train.files import atomic_write
 from bridgetower_train.foreign import inside
 from bridgetower_train.pages.report import report
@@ -28,7 +29,7 @@ def run(config: ReportConfig) -> None:
     run = read_run(folder)
     _check_links(folder, config.follow_links)
     atomic_write(out, report(run))
-    print(f"report: {out.resolve()}")
+    print_line(f"report: {out.resolve()}")
 
 
 def _check_links(folder: Path, follow_links: bool) -> None:

@@ -6,6 +6,7 @@ import torch
 
 from bridgetower_train.config import TrainConfig
 from bridgetower_train.devices import make_device
+from bridgetower_train.display import print_line
 from bridgetower_train.distributed import exit_with_parent, init_ranks, local_rank, shut_down
 from bridgetower_train.errors import UserError
 from bridgetower_train.training.metrics import clock
@@ -67,9 +68,13 @@ def print_summary(run: Run, why: str) -> None:
             f"stops after more than {config.guards.max_recompiles} compilations beyond the warm-up"
         )
     for corpus in run.dataset.corpora:
-        print(f"{'data':10}{corpus.name}: {corpus.manifest.images:,} images, {corpus.manifest.captions:,} captions")
+        print_line(
+            f"{'data':10}{corpus.name}: {corpus.manifest.images:,} images, {corpus.manifest.captions:,} captions"
+        )
     for name, text in lines.items():
-        print(f"{name:10}{text}")
+        print_line(f"{name:10}{text}")
     if run.start_step:
         ignored = f" (ignoring {', '.join(config.init.named)})" if config.init.named else ""
-        print(f"{'resume':10}from step {run.start_step:,}{ignored}" + (": nothing left to do" if left <= 0 else ""))
+        print_line(
+            f"{'resume':10}from step {run.start_step:,}{ignored}" + (": nothing left to do" if left <= 0 else "")
+        )

@@ -7,6 +7,7 @@ from pathlib import Path
 from bridgetower_train.config import TrainConfig, at_least
 from bridgetower_train.data.dataset import PairDataset, open_data
 from bridgetower_train.data.text import CaptionTokenizer
+from bridgetower_train.display import print_line
 from bridgetower_train.files import atomic_write
 from bridgetower_train.pages.batch import BatchView, batch_page
 from bridgetower_train.tasks import task_class
@@ -34,7 +35,7 @@ def run(config: ViewConfig) -> None:
     tokenizer = CaptionTokenizer.load(config.tokenizer)
     data = open_data(config, tokenizer, task_class(config).reader(config, tokenizer))
     atomic_write(Path(config.out), batch_page(read_batch(config, data, tokenizer)))
-    print(f"view: {Path(config.out).resolve()}")
+    print_line(f"view: {Path(config.out).resolve()}")
 
 
 def read_batch(config: ViewConfig, data: PairDataset, tokenizer: CaptionTokenizer) -> BatchView:

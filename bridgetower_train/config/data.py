@@ -12,6 +12,9 @@ class DataConfig:
 
     root: str = "???"
     """Folder or fsspec URL with one folder per corpus."""
+    follow_links: bool = False
+    """Read shards that are links to files outside their corpus folder, as those of DVC, git-annex and the hub's cache are. The
+    corpus folders themselves may always be links."""
     corpora: dict[str, float] = field(default_factory=dict)
     """Corpus folder -> passes per epoch (1: once; 0.5: half of it, and the other half in the next epoch; 0: not at all)."""
     validation: str | None = None
@@ -40,6 +43,8 @@ class DataConfig:
     """Folder that caches the shards of a remote root; required for one."""
     cache_gb: float = 100.0
     """Size of that cache, 10^9 bytes; the least recently used shards are evicted."""
+    cache_shared: bool = False
+    """Other users of the host share the cache, and are trusted not to change its files; otherwise it is closed to them."""
 
     def __post_init__(self) -> None:
         one_of("data.captions", self.captions, ("all", "one"))

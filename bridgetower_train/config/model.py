@@ -142,7 +142,8 @@ class ObjectiveConfig:
 class InitConfig:
     """Initial weights of a new run; parts that are not given start at random. A resumed run ignores this.
 
-    Each value is a local file or folder, or a name on the Hugging Face hub, from which nothing else is downloaded.
+    Each value is a local file or folder, or a name on the Hugging Face hub, from which nothing else is downloaded;
+    NAME@REVISION takes a commit, tag or branch.
     """
 
     vision: str | None = None

@@ -1,48 +1,53 @@
 """A cache for shards of a remote root (any fsspec URL): a folder on the host, shared by all its processes."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
+import logging
 import os
 import queue
 import re
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fsspec.asyn import reset_lock
+from fsspec.asyn import reset_lock, sync
+from fsspec.config import apply_config
 from fsspec.core import url_to_fs
 
-from bridgetower_train.errors import ConfigError, DataError
-from bridgetower_train.files import sha256_file
+from bridgetower_train.errors import ConfigError, DataError, UserError
+from bridgetower_train.files import create, open_own, sha256_file
+from bridgetower_train.foreign import MAX_JSON
+
+log = logging.getLogger(__name__)
 
 RETRY_DELAYS = (1.0, 4.0, 16.0)
 """Seconds to wait before each retry of a failed request."""
 STALL_SECONDS = 60.0
 """Seconds without a byte after which an HTTP request counts as failed."""
 
+_CHUNK = 1 << 18  # larger ones leave the processor's cache
+_BLOCK = 1 << 25  # what object stores are asked for at once
 _STALE_SECONDS = 3600.0  # a partial file that has not grown for this long belongs to a process that was killed
 _LOCKS = 64
 _MARK = ".bridgetower-cache"
-_OWN = re.compile(r"[0-9a-f]{16}-.+")
-_PARTIAL = re.compile(r".+\.(\d+)\.part")
-_OPEN_TRIES = 3
+_OWN = re.compile(r"[0-9a-f]{16}-.+", re.DOTALL)
+_PARTIAL = re.compile(r"[0-9a-f]{16}-.+\.([0-9]{1,18})\.part", re.DOTALL)
+_LONGEST_NAME = 100  # of a shard, in the name of its file in the cache
 
 T = TypeVar("T")
 
 os.register_at_fork(after_in_child=reset_lock)  # before fsspec 2025.5 a forked child waits for its parent's thread
 
 
-def read_url(url: str) -> bytes:
-    """The contents of a small remote file. DataError if it cannot be fetched."""
-
-    def read() -> bytes:
-        fs, path = _file_system(url)
-        return bytes(fs.cat_file(path))
-
-    return _retried(url, read)
+def read_url(url: str, limit: int = MAX_JSON) -> bytes:
+    """The contents of a small remote file. DataError if it cannot be fetched, or has more than `limit` bytes."""
+    return _retried(url, lambda: b"".join(_chunks(url, limit)))
 
 
 class ShardCache:
@@ -52,12 +57,18 @@ class ShardCache:
     open can still read it. Only files of the cache's own names are ever evicted.
     """
 
-    def __init__(self, folder: str, max_bytes: int) -> None:
-        """Marks `folder` as a cache. ConfigError where an unmarked one has files of others."""
+    def __init__(self, folder: str, max_bytes: int, shared: bool = False) -> None:
+        """Marks `folder` as a cache. ConfigError where an unmarked one has files of others.
+
+        `shared`: users of this host share it. Otherwise ConfigError where others can write to it, and their files are not used.
+        """
         self.folder = Path(folder)
         self.max_bytes = max_bytes
+        self.shared = shared
         self._locks = self.folder / "locks"
         mark = self.folder / _MARK
+        if not shared and self.folder.is_dir():
+            self._make_private()
         if self.folder.is_dir() and not mark.is_file():
             names = {entry.name for entry in os.scandir(self.folder)} - {
                 "locks",
@@ -69,33 +80,37 @@ class ShardCache:
                     f"data.cache_dir={folder}: has files that are not the cache's ({', '.join(others[:3])}"
                     f"{', ...' if others[3:] else ''}); choose an empty or new folder"
                 )
-        self._locks.mkdir(parents=True, exist_ok=True)
-        mark.touch()
+        self.folder.mkdir(0o777 if shared else 0o700, parents=True, exist_ok=True)
+        self._locks.mkdir(exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.close(create(mark))
         self._wanted: tuple[int, queue.Queue[tuple[str, int, str]]] | None = None
+        self._intact: dict[str, tuple[int, int]] = {}  # name -> inode and size of what this process has checked
 
-    def __reduce__(self) -> tuple[type["ShardCache"], tuple[str, int]]:
-        return ShardCache, (str(self.folder), self.max_bytes)
+    def __reduce__(self) -> tuple[type["ShardCache"], tuple[str, int, bool]]:
+        return ShardCache, (str(self.folder), self.max_bytes, self.shared)
 
     def fetch(self, url: str, size: int, sha256: str) -> Path:
-        """Local path of `url`, downloaded unless it is cached; `size` (bytes) is the space to make for it.
+        """Local path of `url`, as `open` has it. It may be evicted at any time."""
+        os.close(self.open(url, size, sha256))
+        return self._path(url, sha256)
 
-        DataError if it cannot be fetched, is larger than the cache, or has a different SHA-256.
+    def open(self, url: str, size: int, sha256: str) -> int:
+        """A file descriptor of `url`, fetched unless it is cached; `size`: bytes that it has at most.
+
+        The SHA-256 is checked when it is fetched, or at its first opening by this process. DataError if it cannot be fetched,
+        is larger than `size` or than the cache, or has a different SHA-256.
         """
         if size > self.max_bytes:
             raise DataError(f"{url}: {size / 1e9:.1f} GB exceed data.cache_gb={self.max_bytes / 1e9:g}; raise it")
-        path = self.folder / f"{hashlib.sha256(f'{url} {sha256}'.encode()).hexdigest()[:16]}-{url.rpartition('/')[2]}"
-        if not _touch(path):
+        path = self._path(url, sha256)
+        descriptor = self._cached(path, size, sha256)
+        if descriptor is None:
             with self._lock(str(int(path.name[:8], 16) % _LOCKS)):
-                if not _touch(path):
-                    self._download(url, size, sha256, path)
-        return path
-
-    def open(self, url: str, size: int, sha256: str) -> int:
-        """A file descriptor of `url`, fetched first if necessary. DataError as in `fetch`."""
-        for _ in range(_OPEN_TRIES):
-            with contextlib.suppress(FileNotFoundError):  # evicted by another process after it was fetched
-                return os.open(self.fetch(url, size, sha256), os.O_RDONLY)
-        raise DataError(f"{url}: evicted from {self.folder} before it could be opened; raise data.cache_gb")
+                descriptor = self._cached(path, size, sha256)  # another process may have fetched it meanwhile
+                if descriptor is None:
+                    descriptor = self._download(url, size, sha256, path)
+        return descriptor
 
     def prefetch(self, files: Iterable[tuple[str, int, str]]) -> None:
         """Fetch (url, size, sha256) in a background thread, in order; failures are left to `fetch`."""
@@ -107,33 +122,75 @@ class ShardCache:
 
     def _fetch_wanted(self, wanted: "queue.Queue[tuple[str, int, str]]") -> None:
         while True:
-            with contextlib.suppress(DataError):
+            with contextlib.suppress(UserError):
                 self.fetch(*wanted.get())
 
-    def _download(self, url: str, size: int, sha256: str, path: Path) -> None:
-        partial = path.with_name(f"{path.name}.{size}.part")
+    def _make_private(self) -> None:
+        """Close the folder to others. ConfigError if it is not this user's, or if others could write to it until now."""
+        found = self.folder.stat()
+        if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+            raise ConfigError(
+                f"data.cache_dir={self.folder}: is another user's, or others can write to it; name a new folder, `chmod 700` "
+                "your own, or set data.cache_shared=true if you trust them"
+            )
+        if found.st_mode & 0o077:
+            self.folder.chmod(0o700)
 
-        def download() -> None:
-            self._make_room(partial, size)
+    def _path(self, url: str, sha256: str) -> Path:
+        name = url.rpartition("/")[2][-_LONGEST_NAME:]
+        return self.folder / f"{hashlib.sha256(f'{url} {sha256}'.encode()).hexdigest()[:16]}-{name}"
+
+    def _cached(self, path: Path, size: int, sha256: str) -> int | None:
+        """A descriptor of a cached file, which is now the most recently used one; None if there is none, or a changed one."""
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ELOOP, errno.EACCES):
+                raise
+            return None
+        found = os.fstat(descriptor)
+        seen = found.st_ino, found.st_size
+        ours = stat.S_ISREG(found.st_mode) and (self.shared or found.st_uid == os.geteuid())
+        intact = self._intact.get(path.name) == seen
+        if ours and found.st_size <= size and (intact or sha256_file(os.dup(descriptor)) == sha256):
+            self._intact[path.name] = seen
+            with contextlib.suppress(PermissionError):  # of another user
+                os.utime(descriptor)
+            return descriptor
+        os.close(descriptor)
+        log.warning(f"{path}: has changed since it was fetched, or is another user's; it is fetched again")
+        return None
+
+    def _download(self, url: str, size: int, sha256: str, path: Path) -> int:
+        part = path.with_name(f"{path.name}.{size}.part")
+
+        def download() -> int:
+            digest = hashlib.sha256()
             try:
-                fs, remote = _file_system(url)
-                fs.get_file(remote, str(partial))
-                if sha256_file(partial) != sha256:
+                with os.fdopen(self._reserve(part, size), "wb") as file:
+                    for chunk in _chunks(url, size):
+                        digest.update(chunk)
+                        file.write(chunk)
+                if digest.hexdigest() != sha256:
                     raise ValueError("its SHA-256 differs from the manifest's; has it changed since it was indexed?")
-                os.replace(partial, path)
+                descriptor = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                found = os.fstat(descriptor)
+                self._intact[path.name] = found.st_ino, found.st_size
+                os.replace(part, path)
+                return descriptor
             finally:
-                partial.unlink(missing_ok=True)
+                part.unlink(missing_ok=True)
 
-        _retried(url, download)
+        return _retried(url, download)
 
-    def _make_room(self, partial: Path, size: int) -> None:
-        """Evict files until `size` bytes fit, and reserve them under the name `partial`."""
+    def _reserve(self, part: Path, size: int) -> int:
+        """Evict files until `size` bytes fit, and reserve them under the name `part`: the descriptor of the new file."""
         with self._lock("room"):
+            part.unlink(missing_ok=True)
             files = []
             for entry in os.scandir(self.folder):
                 with contextlib.suppress(FileNotFoundError):
-                    own = _OWN.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)
-                    if own and entry.name != partial.name:
+                    if _OWN.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
                         files.append((entry.stat().st_mtime, _room(entry), entry))
             excess = sum(room for _, room, _ in files) + size - self.max_bytes
             for used, room, entry in sorted(files, key=lambda file: file[0]):
@@ -141,11 +198,18 @@ class ShardCache:
                 if excess > 0 and not active:
                     Path(entry.path).unlink(missing_ok=True)
                     excess -= room
-            partial.touch()
+            return create(part)
 
     @contextlib.contextmanager
     def _lock(self, name: str) -> Iterator[None]:
-        with open(self._locks / name, "wb") as file:
+        try:
+            file = open_own(self._locks / name)
+        except PermissionError as error:
+            raise ConfigError(
+                f"data.cache_dir={self.folder}: {error.filename}: {error.strerror}; let all who share it write to its files, "
+                "or name a new folder"
+            ) from None
+        with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             try:
                 yield
@@ -153,22 +217,46 @@ class ShardCache:
                 fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough if a fork has copied the descriptor
 
 
-def _file_system(url: str) -> tuple[Any, str]:
-    """fsspec's file system for `url`, and the path in it: opened for each use, since one must not be used across a fork."""
+def _chunks(url: str, limit: int) -> Iterator[bytes]:
+    """The bytes of a remote file, as they arrive. DataError as soon as there are more than `limit`."""
+    how: dict[str, Any] = {"block_size": _BLOCK}
     options: dict[str, Any] = {}
     if url.startswith(("http://", "https://")):
         from aiohttp import ClientTimeout  # slow to import, and only needed for HTTP
+        from fsspec.implementations.http import HTTPFileSystem
 
         timeout = ClientTimeout(total=None, sock_connect=STALL_SECONDS, sock_read=STALL_SECONDS)
-        options["client_kwargs"] = {"timeout": timeout}
-    fs, path = url_to_fs(url, **options)
-    return fs, path
+        configured = apply_config(HTTPFileSystem, {}).get("client_kwargs", {})  # such as a header with credentials
+        headers = {**configured.get("headers", {}), "Accept-Encoding": "identity"}
+        options["client_kwargs"] = {**configured, "timeout": timeout, "headers": headers}
+        how = {"block_size": 0, "size": 1}  # one request: no ranges, and its size is not asked for first
+    fs, path = url_to_fs(url, **options)  # for each use, since one must not be used across a fork
+    left = limit
+    with fs.open(path, "rb", **how) as file:
+        # HTTP in whole chunks: every read of it is a switch between threads.
+        read = partial(sync, file.loop, _filled, file.r.content) if how["block_size"] == 0 else file.read
+        while chunk := read(min(_CHUNK, left + 1)):
+            left -= len(chunk)
+            if left < 0:
+                raise DataError(
+                    f"{url}: has more than {limit:,} bytes, which is more than it can have; check data.root"
+                )
+            yield chunk
+
+
+async def _filled(content: Any, size: int) -> bytes:
+    """The next `size` bytes of a response, fewer at its end."""
+    parts = []
+    while size and (part := await content.read(size)):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
 
 
 def _room(entry: "os.DirEntry[str]") -> int:
     """Bytes that a file of the cache takes, or will take: partial files have their final size in their name."""
-    partial = _PARTIAL.fullmatch(entry.name)
-    return int(partial[1]) if partial else entry.stat().st_size
+    part = _PARTIAL.fullmatch(entry.name)
+    return int(part[1]) if part else entry.stat().st_size
 
 
 def _retried(url: str, action: Callable[[], T]) -> T:
@@ -178,6 +266,8 @@ def _retried(url: str, action: Callable[[], T]) -> T:
             return action()
         except FileNotFoundError as error:
             raise DataError(f"{url}: does not exist; check data.root") from error
+        except UserError:
+            raise
         except Exception as error:  # every protocol of fsspec has its own errors
             if delay is None:
                 raise DataError(
@@ -185,12 +275,3 @@ def _retried(url: str, action: Callable[[], T]) -> T:
                 ) from error
             time.sleep(delay)
     raise AssertionError
-
-
-def _touch(path: Path) -> bool:
-    """Whether `path` exists; if so it is now the most recently used."""
-    try:
-        os.utime(path)
-    except FileNotFoundError:
-        return False
-    return True

@@ -23,6 +23,7 @@ from bridgetower_train.data.roots import is_remote, shard_cache
 from bridgetower_train.data.shards import BadRecordError, Corpus, Record, image_identity, open_corpus
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.data.worker import start_worker
+from bridgetower_train.display import printable
 from bridgetower_train.errors import ConfigError, DataError, UserError
 
 log = logging.getLogger(__name__)
@@ -298,8 +299,8 @@ def open_data(
         config = dataclasses.replace(config, data=dataclasses.replace(data, augment="none"))
     if not corpora:
         raise ConfigError("data.corpora: is empty; name at least one corpus, as in data.corpora={coco: 1.0}")
-    cache = shard_cache(data.root, data.cache_dir, data.cache_gb)
-    opened = [open_corpus(data.root, name, cache) for name in corpora]
+    cache = shard_cache(data.root, data.cache_dir, data.cache_gb, data.cache_shared)
+    opened = [open_corpus(data.root, name, cache, data.follow_links) for name in corpora]
     _refuse_test_splits(opened, "data.validation" if validation else "data.corpora")
     for corpus in opened:
         _warn_of_resizing(corpus, config.model.image_size)
@@ -334,6 +335,6 @@ def _warn_of_resizing(corpus: Corpus, size: int) -> None:
     resize_shorter(image, size)
     cost = (time.perf_counter() - start) * 1e3
     log.warning(
-        f"{corpus.name}: images are {f'{edge} px' if edge else 'of several sizes'}, the model reads {size} px: "
+        f"{printable(corpus.name)}: images are {f'{edge} px' if edge else 'of several sizes'}, the model reads {size} px: "
         f"resizing takes about {cost:.1f} ms per image; prepare shards with size={size} to avoid it"
     )

@@ -5,12 +5,15 @@ import os
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from bridgetower_train.errors import DataError
+from bridgetower_train.errors import DataError, FileError
+from bridgetower_train.foreign import parse_json
 
 FORMAT = 1
 """Version of manifest and index; a reader reads its own version and older ones."""
-MAX_MANIFEST = 1 << 30
-"""Bytes of a manifest; one of a billion records has some 20 million."""
+MAX_EDGE = 10_000
+"""Pixels that the shorter edge of an image can have."""
+
+_MOST = 1 << 53  # of bytes and counts
 
 
 @dataclass(frozen=True)
@@ -62,28 +65,45 @@ class Manifest:
 
     @staticmethod
     def from_json(text: str | bytes, path: str) -> "Manifest":
-        """Read `manifest.json`; DataError naming `path` if it is damaged or of a later format."""
+        """Read `manifest.json`; DataError naming `path` if it is damaged, impossible or of a later format."""
         what_to_do = reindex_hint(os.path.dirname(path))
         try:
-            values = json.loads(text)
-            if values["format"] > FORMAT:
-                version = values["format"]
+            version = parse_json(text, _Version, path, what_to_do).format
+            if version > FORMAT:
                 raise DataError(
                     f"{path}: has format {version}, and this version reads up to {FORMAT}; upgrade bridgetower-train"
                 )
-            shards = [ShardInfo(**shard) for shard in values.pop("shards")]
-            manifest = Manifest(shards=shards, **values)
-            agrees = (
-                manifest.images == sum(shard.records for shard in shards) > 0
-                and manifest.captions == sum(shard.captions for shard in shards)
-                and manifest.caption_member in ("json", "txt")
-                and all(os.path.basename(shard.name) == shard.name for shard in shards)
-            )
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise DataError(f"{path}: is not a manifest ({error!r}); {what_to_do}") from None
-        if not agrees:
-            raise DataError(f"{path}: its counts contradict each other; {what_to_do}")
+            manifest = parse_json(text, Manifest, path, what_to_do)
+        except FileError as error:
+            raise DataError(str(error)) from None
+        if fault := manifest._fault():
+            raise DataError(f"{path}: {fault}; {what_to_do}")
         return manifest
+
+    def _fault(self) -> str:
+        """What cannot be so; an empty string if nothing is."""
+        shards = self.shards
+        numbers = [n for shard in shards for n in (shard.bytes, shard.records, shard.captions)]
+        if not all(0 <= n <= _MOST for n in (*numbers, self.images, self.captions, *self.dropped.values())):
+            return "has a count that is negative or too large"
+        if not (self.image_size is None or 1 <= self.image_size <= MAX_EDGE):
+            return f"image_size={self.image_size} is not from 1 to {MAX_EDGE:,} pixels"
+        for shard in shards:
+            if shard.name in ("", ".", "..") or "/" in shard.name or "\0" in shard.name:
+                return f"{shard.name!r} is not the name of a file beside it"
+        if self.caption_member not in ("json", "txt"):
+            return f"caption_member={self.caption_member!r} is neither json nor txt"
+        records, captions = sum(shard.records for shard in shards), sum(shard.captions for shard in shards)
+        if not (self.images == records > 0 and self.captions == captions):
+            return "its counts contradict each other"
+        return ""
+
+
+@dataclass(frozen=True)
+class _Version:
+    """The one field that all formats have."""
+
+    format: int
 
 
 def reindex_hint(folder: str) -> str:

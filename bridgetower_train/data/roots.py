@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 from bridgetower_train.config import at_least
 from bridgetower_train.data.cache import ShardCache, read_url
-from bridgetower_train.data.manifest import MAX_MANIFEST, Manifest
+from bridgetower_train.data.manifest import Manifest
+from bridgetower_train.display import HIDDEN
 from bridgetower_train.errors import ConfigError, UserError
-from bridgetower_train.foreign import read_bytes
+from bridgetower_train.foreign import MAX_JSON, read_bytes
 
 
 def is_remote(path: str) -> bool:
@@ -15,20 +16,37 @@ def is_remote(path: str) -> bool:
 
 
 def plain_root(root: str) -> str:
-    """A root without file:// and without a slash at its end: a local path, or the URL of a remote root."""
+    """A root without file:// and without a slash at its end: a local path, or the URL of a remote root.
+
+    ConfigError for a URL that has lost its credentials, as those in a stored configuration have.
+    """
+    if is_remote(root) and HIDDEN in root:
+        raise ConfigError(
+            f"{root}: {HIDDEN} stands for credentials, which are not stored with a configuration; give the root again, with "
+            "them or with credentials in the environment"
+        )
     return root.removeprefix("file://").rstrip("/")
 
 
-def shard_cache(root: str, cache_dir: str | None, cache_gb: float) -> ShardCache | None:
+def read_small(root: str, name: str, limit: int = MAX_JSON) -> bytes:
+    """The contents of a small file below `root`, local or remote. OSError if a local one cannot be read.
+
+    UserError if it has more than `limit` bytes, or is remote and cannot be fetched.
+    """
+    path = f"{plain_root(root)}/{name}"
+    return read_url(path, limit) if is_remote(root) else read_bytes(path, limit)
+
+
+def shard_cache(root: str, cache_dir: str | None, cache_gb: float, cache_shared: bool) -> ShardCache | None:
     """The cache for the shards of a remote root, of `cache_gb` 10^9 bytes; None for a local root or without a folder."""
-    return ShardCache(cache_dir, int(cache_gb * 1e9)) if cache_dir and is_remote(root) else None
+    return ShardCache(cache_dir, int(cache_gb * 1e9), cache_shared) if cache_dir and is_remote(root) else None
 
 
 def read_manifest(root: str, corpus: str) -> Manifest | None:
     """The manifest of a corpus below `root`; None where it cannot be read from here."""
-    path = f"{plain_root(root)}/{corpus}/manifest.json"
+    name = f"{corpus}/manifest.json"
     try:
-        return Manifest.from_json(read_url(path) if is_remote(root) else read_bytes(path, MAX_MANIFEST), path)
+        return Manifest.from_json(read_small(root, name), f"{plain_root(root)}/{name}")
     except (OSError, ValueError, UserError):  # ValueError: a name with a null byte
         return None
 
@@ -51,6 +69,10 @@ class RootOptions:
     """Folder that caches shards of a remote root, which needs it."""
     cache_gb: float = 100.0
     """Size of that cache, 10^9 bytes."""
+    cache_shared: bool = False
+    """Other users of the host share the cache, and are trusted not to change its files; otherwise it is closed to them."""
+    follow_links: bool = False
+    """Read shards that are links to files outside their corpus folder, as those of DVC, git-annex and the hub's cache are."""
 
     def __post_init__(self) -> None:
         at_least("cache_gb", self.cache_gb, 0)
@@ -60,4 +82,4 @@ class RootOptions:
     @property
     def cache(self) -> ShardCache | None:
         """For the shards of a remote root."""
-        return shard_cache(self.root, self.cache_dir, self.cache_gb) if self.root else None
+        return shard_cache(self.root, self.cache_dir, self.cache_gb, self.cache_shared) if self.root else None

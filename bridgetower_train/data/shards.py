@@ -17,12 +17,13 @@ import numpy as np
 import numpy.typing as npt
 from isal.isal_zlib import crc32  # zlib's, eight times faster
 
-from bridgetower_train.data.cache import ShardCache, read_url
+from bridgetower_train.data.cache import ShardCache
 from bridgetower_train.data.manifest import Manifest, ShardInfo, reindex_hint
-from bridgetower_train.data.roots import is_remote, plain_root
+from bridgetower_train.data.roots import is_remote, plain_root, read_small
 from bridgetower_train.data.tar import BLOCK, member_key, parse_header
 from bridgetower_train.errors import ConfigError, DataError, UserError, nearest
 from bridgetower_train.files import sha256_file
+from bridgetower_train.foreign import MAX_JSON, inside, open_regular, read_bytes
 
 INDEX_DTYPE = np.dtype(
     [
@@ -54,6 +55,7 @@ _OPEN_SHARDS = 64
 _ONE_READ_GAP = 1 << 16  # most bytes between image and captions at which one read fetches both
 _STATS_AT_ONCE = 16
 _NPY_HEADER_BYTES = 4096  # more than numpy writes
+_LINKS = "follow_links=true, or in a run data.follow_links"
 
 Index = np.memmap[Any, np.dtype[np.void]]
 
@@ -150,15 +152,17 @@ class _OpenFile:
         os.close(self.fd)
 
 
-def _open_shard(folder: str, shards: list[ShardInfo], cache: ShardCache | None, shard: int) -> _OpenFile:
+def _open_shard(
+    folder: str, shards: list[ShardInfo], cache: ShardCache | None, follow_links: bool, shard: int
+) -> _OpenFile:
     if shard >= len(shards):
         raise BadRecordError("the index refers to a shard that is not in the manifest")
     info = shards[shard]
-    path = f"{folder}/{info.name}"
     if cache is not None:
-        return _OpenFile(cache.open(path, info.bytes, info.sha256))
+        return _OpenFile(cache.open(f"{folder}/{info.name}", info.bytes, info.sha256))
     try:
-        return _OpenFile(os.open(path, os.O_RDONLY))
+        with open_regular(inside(folder, info.name, follow_links, _LINKS)) as file:
+            return _OpenFile(os.dup(file.fileno()))
     except OSError as error:
         raise BadRecordError(f"shard cannot be opened: {error.strerror}") from None
 
@@ -166,8 +170,10 @@ def _open_shard(folder: str, shards: list[ShardInfo], cache: ShardCache | None, 
 class Corpus:
     """The records of one corpus, by row; opened by `open_corpus`. It may be forked and pickled."""
 
-    def __init__(self, folder: str, name: str, manifest: Manifest, cache: ShardCache | None) -> None:
-        """`folder` has the shards; with a cache it is a URL. DataError if the index does not match the manifest."""
+    def __init__(
+        self, folder: str, name: str, manifest: Manifest, cache: ShardCache | None, follow_links: bool = False
+    ) -> None:
+        """`folder` has the shards; with a cache it is a URL. Errors and `follow_links` as of `open_corpus`."""
         self.folder = folder
         self.name = name
         self.manifest = manifest
@@ -176,20 +182,25 @@ class Corpus:
         self.shard_rows: npt.NDArray[np.int64] = np.cumsum([0, *(s.records for s in manifest.shards)], dtype=np.int64)
         """int64 (shards + 1): the first row of each shard, then the number of rows."""
         self._cache = cache
+        self._follow_links = follow_links
         self._index_path, self.index = self._open_index()
         """INDEX_DTYPE (images,), memory-mapped."""
         self._rows = self.index.view(np.uint8).data
-        open_shard = functools.partial(_open_shard, folder, manifest.shards, cache)
+        open_shard = functools.partial(_open_shard, folder, manifest.shards, cache, follow_links)
         self._file = functools.lru_cache(maxsize=_OPEN_SHARDS)(open_shard)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Corpus, (self.folder, self.name, self.manifest, self._cache)
+        return Corpus, (self.folder, self.name, self.manifest, self._cache, self._follow_links)
+
+    def path(self, name: str) -> str:
+        """Path of a file of a local corpus. FileError if it is a link that leads outside and may not be followed."""
+        return str(inside(self.folder, name, self._follow_links, _LINKS))
 
     def read(self, row: int) -> Record:
         """The record of a row.
 
         BadRecordError if its shard is missing, shorter than indexed or changed, or if a member is too large;
-        DataError if a remote shard cannot be fetched.
+        DataError if a remote shard cannot be fetched, FileError if a local one is a link that leads outside, or no file.
         """
         shard, image_at, image_size, caption_at, caption_size, _, crc = _ROW.unpack_from(self._rows, row * _ROW.size)
         if image_size > MAX_IMAGE_BYTES:
@@ -234,8 +245,9 @@ class Corpus:
     def check_shards(self) -> None:
         """DataError naming every local shard whose size differs from the manifest's, or the index if its SHA-256 does.
 
-        Remote files are checked when they are fetched. An index of 14 million rows takes about 0.3 s, 14,000 shards on a
-        local disk less: one rank should check for all.
+        FileError if one is a link that leads outside and may not be followed.
+        Remote files are checked when they are fetched or first opened. An index of 14 million rows takes about 0.3 s, 14,000
+        shards on a local disk less: one rank should check for all.
         """
         if self._cache is not None:
             return
@@ -251,45 +263,50 @@ class Corpus:
 
     def _check_size(self, info: ShardInfo) -> str | None:
         try:
-            size = os.path.getsize(f"{self.folder}/{info.name}")
+            size = os.path.getsize(self.path(info.name))
         except OSError as error:
             return f"{info.name} ({error.strerror})"
         return None if size == info.bytes else f"{info.name} ({size:,} bytes, not {info.bytes:,})"
 
     def _open_index(self) -> tuple[str, Index]:
-        path = f"{self.folder}/index.npy"
         images = self.manifest.images
         if self._cache is not None:
-            path = str(self._cache.fetch(path, images * _ROW.size + _NPY_HEADER_BYTES, self.manifest.index_sha256))
+            url, size = f"{self.folder}/index.npy", images * _ROW.size + _NPY_HEADER_BYTES
+            path = str(self._cache.fetch(url, size, self.manifest.index_sha256))
+        else:
+            path = self.path("index.npy")
         try:
-            index = np.load(path, mmap_mode="r")
-            whole = index.dtype == INDEX_DTYPE and index.shape == (images,)
-            whole = whole and os.path.getsize(path) == index.offset + index.nbytes
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{path}: cannot be read ({error}); {reindex_hint(self.folder)}") from None
+            with open_regular(path) as file:
+                size = os.fstat(file.fileno()).st_size
+            index = np.lib.format.open_memmap(path, mode="r")
+            whole = index.dtype == INDEX_DTYPE and index.shape == (images,) and size == index.offset + index.nbytes
+        except Exception as error:  # numpy raises whatever Python's parser does with a header that is none
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise DataError(f"{path}: cannot be read ({reason}); {reindex_hint(self.folder)}") from None
         if not whole:
             raise DataError(f"{path}: does not have the {images:,} rows of its manifest; {reindex_hint(self.folder)}")
         return path, index
 
 
-def open_corpus(root: str, name: str, cache: ShardCache | None = None) -> Corpus:
+def open_corpus(root: str, name: str, cache: ShardCache | None = None, follow_links: bool = False) -> Corpus:
     """The corpus `name` under `root`, a folder or an fsspec URL, which needs `cache`.
 
-    Takes time in proportion to the shards, not to the records. ConfigError if there is no such folder, or no cache for
-    a remote one; DataError if manifest or index is missing or they do not match.
+    `follow_links`: the files in the corpus folder, which may be a link itself, may be links that lead outside. Takes time in
+    proportion to the shards, not to the records. ConfigError if there is no such folder, or no cache for a remote one;
+    DataError if manifest or index is missing or they do not match; FileError if one is a link that may not be followed.
     """
     root = plain_root(root)
     folder, path = f"{root}/{name}", f"{root}/{name}/manifest.json"
-    if is_remote(root):
-        if cache is None:
-            raise ConfigError(f"data.root={root}: is remote; set data.cache_dir to a folder for its shards")
-        return Corpus(folder, name, Manifest.from_json(read_url(path), path), cache)
+    if is_remote(root) and cache is None:
+        raise ConfigError(f"data.root={root}: is remote; set data.cache_dir to a folder for its shards")
     try:
-        with open(path, "rb") as file:
-            manifest = Manifest.from_json(file.read(), path)
+        if is_remote(root):
+            text = read_small(root, f"{name}/manifest.json")
+        else:
+            text = read_bytes(inside(folder, "manifest.json", follow_links, _LINKS), MAX_JSON)
     except OSError as error:
         raise _missing(root, name, error) from None
-    return Corpus(folder, name, manifest, None)
+    return Corpus(folder, name, Manifest.from_json(text, path), cache if is_remote(root) else None, follow_links)
 
 
 def _missing(root: str, name: str, error: OSError) -> UserError:

@@ -19,7 +19,8 @@ _WITHOUT_CONTENTS = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, fold
 _ADLER_PRIME = 65521
 _MAX_NAME_BYTES = 1 << 16
 _MAX_END_BYTES = 1 << 16  # tar writes 1 KiB of zeros and pads its last record, of 10 KiB by default
-_SCAN_BYTES = 1 << 20
+_MAX_DIGITS = 20  # of a number in a pax header
+_FIRST_SCAN, _SCAN_BYTES = 1 << 12, 1 << 20
 
 
 class Member(NamedTuple):
@@ -73,7 +74,10 @@ def walk_tar(file: BinaryIO) -> Iterator[Member | Gap]:
             yield Gap(start, position - start, "end mark in the middle of the tar")
             zeros_from = None
         if header.kind in _EXTENDED and length <= _MAX_NAME_BYTES:
-            name, size = _extended(header.kind, os.pread(fd, length, contents))
+            try:
+                name, size = _extended(header.kind, os.pread(fd, length, contents))
+            except ValueError:
+                yield Gap(position, contents - position, "broken tar header")
         elif header.kind in _REGULAR:
             yield Member(name or header.name, contents, length)
             name, size = "", None
@@ -120,31 +124,44 @@ def parse_header(block: bytes) -> _Header | None:
 
 
 def _extended(kind: bytes, payload: bytes) -> tuple[str, int | None]:
-    """(name, size) that a GNU long name or a pax header gives the next member; "" and None if it gives none."""
+    """(name, size) that a GNU long name or a pax header gives the next member; "" and None if it gives none.
+
+    ValueError if its records or its numbers are not what pax defines.
+    """
     if kind == b"L":
         return payload.rstrip(b"\0").decode("utf-8", "backslashreplace"), None
-    name, size = "", None
-    while payload:
-        length, _, _ = payload.partition(b" ")
-        if not length.isdigit() or not 0 < int(length) <= len(payload):
-            break
-        key, _, value = payload[len(length) + 1 : int(length) - 1].partition(b"=")
+    payload = payload.rstrip(b"\0")  # some writers pad it
+    name, size, start = "", None, 0
+    while start < len(payload):
+        space = payload.find(b" ", start, start + _MAX_DIGITS + 1)
+        end = start + _number(payload[start:space] if space >= 0 else b"")
+        if not space < end <= len(payload):
+            raise ValueError("a record that ends before it begins, or after the header")
+        key, _, value = payload[space + 1 : end - 1].partition(b"=")
         if key == b"path":
             name = value.decode("utf-8", "backslashreplace")
-        elif key == b"size" and value.isdigit():
-            size = int(value)
-        payload = payload[int(length) :]
+        elif key == b"size":
+            size = _number(value)
+        start = end
     return name, size
+
+
+def _number(digits: bytes) -> int:
+    if not digits.isdigit() or len(digits) > _MAX_DIGITS:
+        raise ValueError("not a number of at most 20 digits")
+    return int(digits)
 
 
 def _next_header(fd: int, start: int, end: int) -> int:
     """Where the first valid header at or after `start` begins, at any alignment; `end` where there is none."""
+    scanned = _FIRST_SCAN  # grows, so that a header close by does not cost a large read
     while start < end:
-        chunk = os.pread(fd, _SCAN_BYTES + BLOCK, start)
+        chunk = os.pread(fd, scanned + BLOCK, start)
         found = chunk.find(b"ustar", 257)
-        while 0 <= found < _SCAN_BYTES + 257:
+        while 0 <= found < scanned + 257:
             if parse_header(chunk[found - 257 : found - 257 + BLOCK]) is not None:
                 return start + found - 257
             found = chunk.find(b"ustar", found + 1)
-        start += _SCAN_BYTES
+        start += scanned
+        scanned = min(2 * scanned, _SCAN_BYTES)
     return end

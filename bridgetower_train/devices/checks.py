@@ -11,6 +11,7 @@ from bridgetower_train.devices import habana
 from bridgetower_train.devices.cpu_checks import check_cpu
 from bridgetower_train.devices.cuda_checks import check_cuda
 from bridgetower_train.devices.hpu_checks import check_hpu
+from bridgetower_train.devices.network_checks import check_addresses
 from bridgetower_train.findings import Finding, ok
 
 Run = Callable[[Sequence[str]], str | None]
@@ -27,7 +28,7 @@ def check_device(config: TrainConfig) -> list[Finding]:
     """
     one_of("device.name", config.device.name, ("auto", *PLATFORMS))
     name, why = (config.device.name, "as configured") if config.device.name != "auto" else detect()
-    return [ok("platform", f"{name}: {why}"), *PLATFORMS[name](config, os.environ, run)]
+    return [ok("platform", f"{name}: {why}"), *PLATFORMS[name](config, os.environ, run), *check_addresses(run)]
 
 
 def detect() -> tuple[str, str]:

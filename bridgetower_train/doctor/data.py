@@ -36,17 +36,22 @@ def check_tokenizer(config: TrainConfig) -> Finding:
 def check_corpora(config: TrainConfig) -> list[Finding]:
     """Every corpus of the run, and the held-out one."""
     data = config.data
-    cache = shard_cache(data.root, data.cache_dir, data.cache_gb)
+    try:
+        cache = shard_cache(data.root, data.cache_dir, data.cache_gb, data.cache_shared)
+    except UserError as error:
+        return [refused("data.cache_dir", error)]
     names = [*data.trained] + ([data.validation] if data.validation else [])
     if not names:
         return [fail("data.corpora", "is empty", "name at least one corpus, such as data.corpora={coco: 1.0}")]
-    return [check_corpus(data.root, name, cache, config.model.image_size) for name in names]
+    return [check_corpus(data.root, name, cache, config.model.image_size, data.follow_links) for name in names]
 
 
-def check_corpus(root: str, name: str, cache: ShardCache | None, image_size: int) -> Finding:
+def check_corpus(
+    root: str, name: str, cache: ShardCache | None, image_size: int, follow_links: bool = False
+) -> Finding:
     """Manifest, index, sizes of shards, first and last record, and whether images have the model's size."""
     try:
-        corpus = open_corpus(root, name, cache)
+        corpus = open_corpus(root, name, cache, follow_links)
         corpus.check_shards()
         for row in (0, corpus.manifest.images - 1):
             corpus.read(row)

@@ -29,6 +29,7 @@ from bridgetower_train.engines.partition import FlatPartition
 from bridgetower_train.engines.tensor_file import Read, shared_tensors
 from bridgetower_train.engines.zero_weights import Zero3Settings, leaves
 from bridgetower_train.errors import ConfigError, UserError
+from bridgetower_train.rendezvous import stay_on_this_host
 from bridgetower_train.tasks.base import Metrics, Task
 
 ZERO_BUCKET = 100_000_000
@@ -54,6 +55,7 @@ class ZeroEngine(Engine):
         check_device(device, stage)
         self.deepspeed = import_deepspeed(device, f"zero{stage}")
         if not dist.is_initialized():  # DeepSpeed needs a group even for a single process
+            stay_on_this_host()
             dist.init_process_group(device.backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
         self.stage, self.task, self.device, self.ranks, self.config = stage, task, device, ranks, config
         self.parameter_count = sum(p.numel() for p in task.parameters())

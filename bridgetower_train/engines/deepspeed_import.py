@@ -4,6 +4,7 @@ import importlib
 import logging
 import os
 import warnings
+from collections import defaultdict
 from types import ModuleType
 from typing import Any
 
@@ -31,7 +32,7 @@ def import_deepspeed(device: Device, engine: str) -> ModuleType:
     # Users cannot act on it, and every rank would print it.
     warnings.filterwarnings("ignore", r"`torch\.distributed\..*` is deprecated", FutureWarning)
     # No compiled operators are used. Otherwise each rank on a CPU would build DeepSpeed's collectives for inference.
-    vars(deepspeed.ops)["__compatible_ops__"] = {}
+    vars(deepspeed.ops)["__compatible_ops__"] = defaultdict(bool)
     # All ranks start with the same weights. DeepSpeed would broadcast them again, and fails at scalars.
     deepspeed.DeepSpeedEngine._broadcast_model = _nothing
     partitioned.Init._zero_init_param = _partition

@@ -21,12 +21,14 @@ from torch import Tensor
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.errors import CheckpointError
 from bridgetower_train.files import open_direct, write_direct
+from bridgetower_train.foreign import open_regular, parse_json
 
 Read = Callable[[str, torch.Size], Tensor]
 """(name, shape) -> a new float32 host tensor. Called on all ranks with the same arguments in the same order."""
 
 _BLOCK = 1 << 24
-_DAMAGE = (OSError, ValueError, LookupError)
+_LONGEST_HEADER = 100_000_000  # bytes, as in the library
+_DAMAGE = (OSError, ValueError, LookupError, TypeError, OverflowError)
 
 
 @contextmanager
@@ -41,7 +43,7 @@ def shared_tensors(path: Path, ranks: Ranks) -> Iterator[Read]:
     with ExitStack() as stack:
         if ranks.is_main:
             try:
-                file = _File(stack.enter_context(path.open("rb")))
+                file = _File(stack.enter_context(open_regular(path)))
             except _DAMAGE as error:
                 failure = str(error)
 
@@ -71,7 +73,9 @@ class _File:
     def __init__(self, file: BufferedReader) -> None:
         self.file = file
         size = int.from_bytes(file.read(8), "little")
-        self.entries: dict[str, Any] = json.loads(file.read(size))
+        if size > _LONGEST_HEADER:
+            raise ValueError(f"its header has {size:,} bytes, and {_LONGEST_HEADER:,} are allowed")
+        self.entries = parse_json(file.read(size), dict[str, dict[str, Any]], "its header")
         self.entries.pop("__metadata__", None)
         self.begin = 8 + size
 

@@ -47,7 +47,7 @@ def words(text: CaptionTokenizer, ids_L: Tensor, mask_L: Tensor) -> list[tuple[s
     for place, token in enumerate(ids_L[mask_L].tolist()):
         if text.special[token] and token != text.mask:
             continue
-        piece = str(text.tokenizer.decode([token], skip_special_tokens=False))
+        piece = text.piece(token)
         begins = begins or token == text.mask or piece.startswith(" ")
         if token == text.mask or any(letter.isalnum() for letter in piece):
             groups += [[]] if begins else []

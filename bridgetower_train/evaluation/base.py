@@ -144,4 +144,4 @@ def corpus_of(options: EvalOptions, config: TrainConfig) -> Corpus:
         raise ConfigError(
             f"root: data.root of the run is remote ({data.root}); to read it from there, give root=... and cache_dir=..."
         )
-    return open_corpus(root, name, options.cache)
+    return open_corpus(root, name, options.cache, options.follow_links)

@@ -36,7 +36,7 @@ def probe_words(text: CaptionTokenizer, images: EvalSet, words: list[str], max_l
 
     A word counts where it is a single token, with or without a space before it.
     """
-    forms = (text.tokenizer.encode(form, add_special_tokens=False).ids for word in words for form in (word, f" {word}"))
+    forms = (text.ids(form) for word in words for form in (word, f" {word}"))
     tokens = {ids[0] for ids in forms if len(ids) == 1}
     ids, mask = text.encode(images.first, max_len)
     image, position = torch.nonzero(torch.isin(ids, torch.tensor(sorted(tokens))), as_tuple=True)

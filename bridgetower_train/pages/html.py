@@ -1,4 +1,4 @@
-"""HTML that escapes by default: text is `str`, and only `Markup` is left as it is."""
+"""HTML that escapes by default: text is `str`, shown without secrets, and only `Markup` is left as it is."""
 
 import base64
 import hashlib
@@ -6,6 +6,8 @@ import html
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import TypeAlias
+
+from bridgetower_train.display import without_secrets
 
 
 class Markup(str):
@@ -21,7 +23,7 @@ _EMPTY = ("img", "meta")
 def element(name: str, /, *children: Child, **attributes: object) -> Markup:
     """An element. Children are escaped unless they are Markup; `class_` means class, `data_x` data-x, None nothing."""
     given = [(key.rstrip("_").replace("_", "-"), value) for key, value in attributes.items() if value is not None]
-    opening = "".join(f' {key}="{html.escape(str(value))}"' for key, value in given)
+    opening = "".join(f' {key}="{_escaped(str(value))}"' for key, value in given)
     if name in _EMPTY:
         return Markup(f"<{name}{opening}>")
     return Markup(f"<{name}{opening}>{join(*children)}</{name}>")
@@ -30,7 +32,11 @@ def element(name: str, /, *children: Child, **attributes: object) -> Markup:
 def join(*children: Child) -> Markup:
     """The children, escaped unless they are Markup, concatenated."""
     parts = (child if isinstance(child, str) else join(*child) for child in children)
-    return Markup("".join(part if isinstance(part, Markup) else html.escape(part) for part in parts))
+    return Markup("".join(part if isinstance(part, Markup) else _escaped(part) for part in parts))
+
+
+def _escaped(text: str) -> str:
+    return html.escape(without_secrets(text))
 
 
 def sections(parts: dict[str, Child]) -> Markup:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from bridgetower_train.data.image import check_pixels
+from bridgetower_train.data.image import Pixels, check_image
 from bridgetower_train.data.shards import BadRecordError
 
 _MAX_URI = 10_000_000  # characters; `eval` writes thumbnails of a few thousand
@@ -36,23 +36,24 @@ def thumbnail(source: str, edge: int = 240) -> str | None:
     if not source.startswith("data:image/") or len(source) > _MAX_URI:
         return None
     try:
-        image = Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])), formats=("JPEG", "PNG"))
-        check_pixels(image.height, image.width)
-        return shrunk(image, edge)
-    except (OSError, ValueError, SyntaxError, BadRecordError, Image.DecompressionBombError):
+        image = check_image(base64.b64decode(source.partition(",")[2]))
+        if image.format not in ("JPEG", "PNG"):
+            return None
+        return shrunk(image.decode(), edge)
+    except (ValueError, BadRecordError):
         return None
 
 
-def shrunk(image: Image.Image, edge: int) -> str:
+def shrunk(pixels: Pixels, edge: int) -> str:
     """A JPEG of at most `edge` pixels."""
-    small = image.convert("RGB")
-    small.thumbnail((edge, edge), Image.Resampling.BICUBIC)
-    return _uri(small, "JPEG")
+    image = Image.fromarray(pixels)
+    image.thumbnail((edge, edge), Image.Resampling.BICUBIC)
+    return _uri(image, "JPEG")
 
 
 def small(image_CHW: npt.NDArray[np.uint8], edge: int) -> str:
-    """The same of an array (uint8, 3 x H x W)."""
-    return shrunk(Image.fromarray(np.ascontiguousarray(image_CHW.transpose(1, 2, 0))), edge)
+    """The same of uint8, 3 x H x W."""
+    return shrunk(image_CHW.transpose(1, 2, 0), edge)
 
 
 def _uri(image: Image.Image, form: str) -> str:

@@ -1,6 +1,9 @@
 """The model card of an export, from what the run has recorded; its text is in model_card.md."""
 
+import json
+import re
 from importlib.resources import files
+from pathlib import PurePath
 from typing import Any
 
 import yaml
@@ -8,10 +11,13 @@ import yaml
 from bridgetower_train.config import DataConfig
 from bridgetower_train.data.manifest import Manifest
 from bridgetower_train.data.roots import read_manifest
+from bridgetower_train.errors import FileError
 from bridgetower_train.evaluation.protocol import OVERVIEW, evaluations_in
-from bridgetower_train.pages.markdown import cell, table
+from bridgetower_train.pages.markdown import Markdown, code, fill, link, table
+from bridgetower_train.pages.numbers import is_number
 from bridgetower_train.pages.run_folder import read_run
 from bridgetower_train.tasks import task_class
+from bridgetower_train.weights import hub
 from bridgetower_train.weights.hf_files import loadable_classes
 from bridgetower_train.weights.saved import SavedModel
 
@@ -29,7 +35,7 @@ UNKNOWN = "unknown"
 USES = {
     "BridgeTowerForContrastiveLearning": "similarity of images and texts",
     "BridgeTowerForImageAndTextRetrieval": "does a text describe an image",
-    "BridgeTowerForMaskedLM": "words under `<mask>`, with the image in view",
+    "BridgeTowerForMaskedLM": Markdown("words under `<mask>`, with the image in view"),
     "BridgeTowerModel": "features",
 }
 
@@ -51,7 +57,11 @@ def model_card(
     entries = evaluations_in(run.evaluation).items()
     this = [e for key, e in entries if key.startswith(f"{OVERVIEW} on ") and e.get("step") == saved.step]
     overview: dict[str, Any] = next((e for e in reversed(this) if e.get("figures")), {})
-    unusable = ", ".join(f"`{c}`" for c in USES if c not in classes)
+    if not all(map(is_number, overview.get("figures", {}).values())):
+        raise FileError(
+            f"{run.path}/eval.json: a figure of its overview is no number; restore the file, or evaluate again"
+        )
+    unusable = ", ".join(code(c) for c in USES if c not in classes)
     notes = [f"Not trained, and not to be loaded: {unusable}."] if unusable else []
     devices, device, seconds = (
         int(state.get("world_size", 1)),
@@ -59,39 +69,41 @@ def model_card(
         run.seconds(saved.step),
     )
     versions = {k: v for k, v in state.get("versions", {}).items() if k in ("python", "torch", "bridgetower-train")}
-    return (
-        (files(__package__) / "model_card.md")
-        .read_text("utf-8")
-        .format(
-            metadata=_metadata(run.path.name, list(manifests), overview, licence or UNKNOWN, device, carbon_kg),
-            title=run.path.name,
-            name=name,
-            saved=saved,
-            config=config,
-            uses=table(["class", "for"], [(f"`{c}`", USES[c]) for c in classes], left=2),
-            cls=classes[0],
-            notes="".join(f"\n{note}\n" for note in [*notes, *task.exported(config).notes]),
-            data=_data(config.data, manifests),
-            losses=table(["", ""], task.recipe(config), left=2),
-            start=", ".join(f"`{k}={v}`" for k, v in config.init.named.items()) or "random weights",
-            seen=_seen(saved, manifests),
-            clipping=f"{config.optim.clip_norm:g}" if config.optim.clip_norm else "none",
-            results=_results(overview),
-            devices=devices,
-            device=device,
-            time=f"about {seconds * devices / 3600:.3g} device hours in training steps" if seconds else UNKNOWN,
-            software=", ".join(f"{k} {v}" for k, v in versions.items()),
-            carbon=UNKNOWN if carbon_kg is None else f"{carbon_kg:g} kg CO2-eq",
-            cost=cell(cost or UNKNOWN),
-            licence=licence or UNKNOWN,
-            more=": see the corpora above." if manifests else ".",
-        )
+    return fill(
+        (files(__package__) / "model_card.md").read_text("utf-8"),
+        metadata=_metadata(run.path.name, list(manifests), overview, licence or UNKNOWN, device, carbon_kg),
+        title=run.path.name,
+        name=Markdown(json.dumps(name)),
+        saved=saved,
+        config=config,
+        uses=table(["class", "for"], [(code(c), USES[c]) for c in classes], left=2),
+        cls=classes[0],
+        notes=Markdown("".join(f"\n{note}\n" for note in [*notes, *task.exported(config).notes])),
+        data=_data(config.data, manifests),
+        losses=table(["", ""], task.recipe(config), left=2),
+        start=Markdown(", ".join(code(f"{k}={_named(v)}") for k, v in config.init.named.items()) or "random weights"),
+        seen=_seen(saved, manifests),
+        clipping=f"{config.optim.clip_norm:g}" if config.optim.clip_norm else "none",
+        results=_results(overview),
+        devices=devices,
+        device=device,
+        time=f"about {seconds * devices / 3600:.3g} device hours in training steps" if seconds else UNKNOWN,
+        software=", ".join(f"{k} {v}" for k, v in versions.items()),
+        carbon=UNKNOWN if carbon_kg is None else f"{carbon_kg:g} kg CO2-eq",
+        cost=cost or UNKNOWN,
+        licence=licence or UNKNOWN,
+        more=": see the corpora above." if manifests else ".",
     )
+
+
+def _named(weights: str) -> str:
+    """A name on the hub as it is; of a path its last component, since the others tell of their owner."""
+    return weights if re.fullmatch(hub.NAME, weights) else PurePath(weights).name
 
 
 def _metadata(
     title: str, corpora: list[str], overview: dict[str, Any], licence: str, device: str, carbon_kg: float | None
-) -> str:
+) -> Markdown:
     """The head of the card, in YAML."""
     data = [HUB_DATASETS[corpus] for corpus in corpora if corpus in HUB_DATASETS]
     results = {
@@ -111,22 +123,23 @@ def _metadata(
         **({"co2_eq_emissions": {"emissions": round(carbon_kg * 1000, 3)}} if carbon_kg is not None else {}),
         **({"model-index": [{"name": title, "results": [results]}]} if overview else {}),
     }
-    return str(yaml.safe_dump(head, sort_keys=False, allow_unicode=True))
+    return Markdown(yaml.safe_dump(head, sort_keys=False, allow_unicode=True))
 
 
-def _results(overview: dict[str, Any]) -> str:
+def _results(overview: dict[str, Any]) -> Markdown:
     if not overview:
-        return "This checkpoint was not evaluated (`bridgetower eval`).\n"
+        return Markdown("This checkpoint was not evaluated (`bridgetower eval`).\n")
     figures = table(["", ""], [(k, f"{v:.4f}") for k, v in overview["figures"].items()], left=2)
-    corpus = overview.get("corpus", UNKNOWN)
-    return f"On the held-out corpus `{corpus}`, by `bridgetower eval`, this checkpoint.\n\n{figures}"
+    corpus = code(overview.get("corpus", UNKNOWN))
+    return Markdown(f"On the held-out corpus {corpus}, by `bridgetower eval`, this checkpoint.\n\n{figures}")
 
 
-def _data(data: DataConfig, manifests: Manifests) -> str:
-    rows = []
+def _data(data: DataConfig, manifests: Manifests) -> Markdown:
+    rows: list[list[str]] = []
     for corpus, manifest in manifests.items():
-        about = manifest.extra.get("about", {}) if manifest else {}
-        title = f"[{about.get('title', corpus)}]({about['homepage']})" if about.get("homepage") else corpus
+        noted = manifest.extra.get("about") if manifest else None
+        about = noted if isinstance(noted, dict) else {}
+        title = link(about.get("title", corpus), str(about["homepage"])) if about.get("homepage") else corpus
         counts = [f"{n:,}" for n in (manifest.images, manifest.captions)] if manifest else [UNKNOWN, UNKNOWN]
         rows.append([title, *counts, f"{data.corpora[corpus]:g}", str(about.get("licence", UNKNOWN))])
     known = [manifest for manifest in manifests.values() if manifest]

@@ -6,10 +6,16 @@ import math
 MINUS = "\N{MINUS SIGN}"
 
 
+def is_number(value: object) -> bool:
+    """Whether it is a number that a float holds."""
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 1 << 53)
+
+
 def figure(value: object, digits: int = 4) -> str:
     """A number with `digits` significant digits and thousands separators; anything else as text."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not is_number(value):
         return "none" if value is None else str(value)
+    assert isinstance(value, (int, float))
     if not math.isfinite(value):
         return "not a number" if math.isnan(value) else "∞" if value > 0 else f"{MINUS}∞"
     if value == int(value) and abs(value) < 1e15:

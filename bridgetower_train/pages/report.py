@@ -203,9 +203,9 @@ def _bad_samples(run: RunFolder) -> Markup:
 
 
 def _environment(run: RunFolder) -> Markup:
-    """The state of the newest checkpoint, without what is in the configuration."""
+    """The state of the newest checkpoint, without what is in the configuration, and without the host: reports are passed on."""
     settings = dict(_leaves(run.config))
-    state = {k: v for k, v in run.state.items() if k not in ("identity", "config")}
+    state = {k: v for k, v in run.state.items() if k not in ("identity", "config", "host")}
     identity = run.state.get("identity")
     if isinstance(identity, dict):
         state["identity"] = {k: v for k, v in identity.items() if settings.get(k) != _text(v)}

@@ -1,6 +1,5 @@
 """Reads a run folder, in which every part may be missing, empty or truncated."""
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -8,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from bridgetower_train.errors import ConfigError
+from bridgetower_train.errors import ConfigError, FileError
+from bridgetower_train.foreign import MAX_JSON, MAX_YAML, parse_json, parse_yaml, read_bytes, read_lines
 from bridgetower_train.pages.chart import Floats
+from bridgetower_train.pages.numbers import is_number
+from bridgetower_train.weights.checkpoint import fault
 
 Json = dict[str, Any]
 
@@ -71,56 +72,60 @@ def read_run(path: Path) -> RunFolder:
         path=path,
         config=_read_config(path / "config.yaml", remarks),
         metrics=_columns(_lines(path / "metrics.jsonl", remarks)),
-        bad_samples=list(_lines(path / "bad_samples.jsonl", remarks, expected=False)),
+        bad_samples=list(_lines(path / "bad_samples.jsonl", remarks, metrics=False)),
         checkpoints=_checkpoints(path / "checkpoints", remarks),
-        evaluation=_read_object(path / "eval.json", remarks),
+        evaluation=_read_object(path, "eval.json", remarks),
         remarks=remarks,
     )
 
 
 def _read_config(path: Path, remarks: list[str]) -> Json:
-    if not path.exists():
-        remarks.append("config.yaml is missing.")
-        return {}
     try:
-        config = yaml.safe_load(path.read_text("utf-8", errors="replace"))
-    except yaml.YAMLError as error:
-        remarks.append(f"config.yaml cannot be read: {str(error).splitlines()[0]}.")
-        return {}
-    return config if isinstance(config, dict) else {}
+        return parse_yaml(read_bytes(path, MAX_YAML), path.name)
+    except FileNotFoundError:
+        remarks.append(f"{path.name} is missing.")
+    except (OSError, FileError) as error:
+        remarks.append(f"{error}.")
+    return {}
 
 
-def _read_object(path: Path, remarks: list[str]) -> Json:
+def _read_object(folder: Path, name: str, remarks: list[str]) -> Json:
     """A JSON object; empty if there is no file, and with a remark if it cannot be read."""
-    if not path.exists():
-        return {}
     try:
-        value = json.loads(path.read_text("utf-8", errors="replace"))
-    except json.JSONDecodeError:
-        value = None
-    if not isinstance(value, dict):
-        remarks.append(f"{path.name} cannot be read: it is not a JSON object.")
+        return parse_json(read_bytes(folder / name, MAX_JSON), Json, name)
+    except FileNotFoundError:
         return {}
-    return value
+    except (OSError, FileError) as error:
+        remarks.append(f"{error}.")
+        return {}
 
 
-def _lines(path: Path, remarks: list[str], expected: bool = True) -> Iterator[Json]:
-    """The JSON objects of a file of lines; others, such as a truncated last line, are counted in a remark."""
-    if not path.exists():
-        if expected:
-            remarks.append(f"{path.name} is missing.")
-        return
+def _lines(path: Path, remarks: list[str], metrics: bool = True) -> Iterator[Json]:
+    """The JSON objects of a file of lines; others, such as a truncated last line, are counted in a remark.
+
+    `metrics`: every run has the file, and its lines have a step.
+    """
     unreadable = 0
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for line in filter(str.strip, file):
+    try:
+        for line in filter(bytes.strip, read_lines(path)):
             try:
-                value = json.loads(line)
-            except json.JSONDecodeError:
-                value = None
-            if isinstance(value, dict):
-                yield value
-            else:
+                value = parse_json(line, Json, path.name)
+                step = value.get("step", None if metrics else 0)
+                if not (
+                    isinstance(step, int)
+                    and step >= 0
+                    and all(is_number(v) for v in value.values() if isinstance(v, int))
+                ):
+                    raise FileError("not what a run writes")
+            except FileError:
                 unreadable += 1
+            else:
+                yield value
+    except FileNotFoundError:
+        if metrics:
+            remarks.append(f"{path.name} is missing.")
+    except (OSError, FileError) as error:
+        remarks.append(f"{error}.")
     if unreadable:
         lines = "line" if unreadable == 1 else "lines"
         remarks.append(f"{path.name}: {unreadable} {lines} could not be read and left out.")
@@ -129,11 +134,9 @@ def _lines(path: Path, remarks: list[str], expected: bool = True) -> Iterator[Js
 def _columns(lines: Iterator[Json]) -> dict[str, tuple[Floats, Floats]]:
     columns: dict[str, dict[int, float]] = {}
     for line in lines:
-        step = line.get("step")
-        if isinstance(step, int):
-            for name, value in line.items():
-                if isinstance(value, (int, float)):
-                    columns.setdefault(name, {})[step] = value
+        for name, value in line.items():
+            if isinstance(value, (int, float)):
+                columns.setdefault(name, {})[line["step"]] = value
     pairs = {name: np.array(sorted(values.items()), dtype=np.float64) for name, values in columns.items()}
     return {name: (array[:, 0], array[:, 1]) for name, array in pairs.items()}
 
@@ -147,19 +150,5 @@ def _checkpoints(path: Path, remarks: list[str]) -> list[Checkpoint]:
 
 def _checkpoint(folder: Path, remarks: list[str]) -> Checkpoint:
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-    state = _read_object(folder / "state.json", remarks)
-    return Checkpoint(folder.name, int(folder.name[5:]), size, _fault(folder), state)
-
-
-def _fault(folder: Path) -> str:
-    """What names and sizes show to be wrong; the contents are checked when it is loaded."""
-    files = _read_object(folder / "manifest.json", []).get("files")
-    if not isinstance(files, dict):
-        return "no manifest"
-    for name, entry in files.items():
-        path, expected = folder / name, entry.get("bytes") if isinstance(entry, dict) else None
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != expected:
-            return f"{name} has {path.stat().st_size} bytes instead of {expected}"
-    return ""
+    state = _read_object(folder.parent, f"{folder.name}/state.json", remarks)
+    return Checkpoint(folder.name, int(folder.name[5:]), size, fault(folder) or "", state)

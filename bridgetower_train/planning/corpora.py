@@ -1,12 +1,10 @@
 """Size of the training data: from manifests where the corpora exist, otherwise from published counts."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from bridgetower_train.config import DataConfig
-from bridgetower_train.data.cache import read_url
 from bridgetower_train.data.manifest import Manifest
-from bridgetower_train.data.roots import is_remote, plain_root
+from bridgetower_train.data.roots import plain_root, read_small
 from bridgetower_train.errors import DataError
 
 RECORD_BYTES = 57e3
@@ -66,9 +64,9 @@ def count(data: DataConfig, image_size: int) -> Corpora:
 
 def _manifest(root: str, name: str) -> Manifest | None:
     """The manifest of a corpus; None where it cannot be read."""
-    path = f"{plain_root(root)}/{name}/manifest.json"
+    file = f"{name}/manifest.json"
     try:
-        content = read_url(path) if is_remote(path) else Path(path).read_bytes()
+        content = read_small(root, file)
     except (DataError, OSError):
         return None
-    return Manifest.from_json(content, path)
+    return Manifest.from_json(content, f"{plain_root(root)}/{file}")

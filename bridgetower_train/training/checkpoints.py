@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,16 +34,11 @@ class Checkpoints:
         Only rank 0 finds, verifies and reads it. The outcome is the same on all ranks.
 
         Raises CheckpointError if the state differs from `expected`, the values that must not change on resume. A key that an
-        older state does not have counts as its value in `defaults`.
+        older state does not have counts as its value in `defaults`. FileError if there is something else than a state.
         """
-        folder = newest(self.run_dir, self.log) if self.ranks.is_main else None
-        found = (folder, read_state(folder)) if folder else None
-        found, saved = self.ranks.gather_objects((found, bool(step_folders(self.run_dir))))[0]
+        found = self.ranks.on_main(self._newest)
         if found is None:
-            if saved:
-                raise CheckpointError(f"no checkpoint in {self.folder} is intact; move it away to start from scratch")
             return None
-        state: dict[str, Any]
         folder, state = found
         kept = defaults | state["identity"]
         changed = [f"{k} was {kept.get(k)!r}, is {v!r}" for k, v in expected.items() if kept.get(k) != v]
@@ -52,6 +48,18 @@ class Checkpoints:
             )
         engine.load(folder)
         return state
+
+    def _newest(self) -> tuple[Path, dict[str, Any]] | None:
+        """The newest intact checkpoint and its state; None if the run has not been saved yet."""
+        folder = newest(self.run_dir, self.log)
+        if folder is None:
+            if step_folders(self.run_dir):
+                raise CheckpointError(f"no checkpoint in {self.folder} is intact; move it away to start from scratch")
+            return None
+        state = read_state(folder)
+        if state["step"] != int(folder.name[5:]):
+            raise CheckpointError(f"{folder}: its state.json is that of step {state['step']}; move this folder away")
+        return folder, state
 
     def save(self, engine: Engine, state: dict[str, Any]) -> None:
         """Copy the checkpoint of `state["step"]` to host memory, and write it from there in the background.
@@ -98,11 +106,12 @@ class Checkpoints:
         temporary = final.with_suffix(".tmp")
         try:
             for left_over in self.folder.glob("*.tmp"):
-                shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
-            temporary.mkdir(parents=True)
+                _remove(left_over)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            temporary.mkdir()
             write_sealed(temporary, files, state)
-            if final.exists():  # it is damaged, and was skipped on resume
-                shutil.rmtree(final)
+            if os.path.lexists(final):  # it is damaged, and was skipped on resume
+                _remove(final)
             temporary.rename(final)
             sync(self.folder)
             atomic_write(self.folder / "latest", final.name)
@@ -122,7 +131,15 @@ class Checkpoints:
         folders = step_folders(self.run_dir)
         for folder in folders[: -self.config.keep_last]:
             if not (every and int(folder.name[5:]) % every == 0):
-                shutil.rmtree(folder)
+                _remove(folder)
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder with all that is in it, or a file. What a link leads to is left alone."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def write_sealed(folder: Path, files: Files, state: dict[str, Any]) -> None:

@@ -6,6 +6,8 @@ import os
 import secrets
 import sys
 import time
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,10 +18,16 @@ from tqdm import tqdm
 
 from bridgetower_train.config import TrainConfig
 from bridgetower_train.data.batch import BadRecord
+from bridgetower_train.display import print_line, printable, public
 from bridgetower_train.distributed import Ranks
+from bridgetower_train.errors import FileError
 from bridgetower_train.files import atomic_write
+from bridgetower_train.foreign import parse_json, read_bytes, read_lines
 
 LogRecord = dict[str, Any]
+
+METRICS, BAD_SAMPLES = "metrics.jsonl", "bad_samples.jsonl"
+"""Files of a run that have a JSON object in each line, with its `step`."""
 
 
 def to_host(metrics: dict[str, Tensor], ranks: Ranks) -> dict[str, float]:
@@ -63,10 +71,9 @@ class Sink(Protocol):
 
 
 class JsonLines:
-    """`metrics.jsonl`: one line per record, flushed at once. On resume, lines beyond the checkpoint are dropped."""
+    """`metrics.jsonl`: one line per record, flushed at once."""
 
-    def __init__(self, path: Path, resume_step: int) -> None:
-        keep_lines_until(path, resume_step)
+    def __init__(self, path: Path) -> None:
         self._file = path.open("a")
 
     def write(self, record: LogRecord) -> None:
@@ -77,16 +84,24 @@ class JsonLines:
         self._file.close()
 
 
+@dataclass(frozen=True)
+class _Line:
+    """What decides whether a line is kept."""
+
+    step: int
+
+
 def keep_lines_until(path: Path, step: int) -> None:
-    """Drop the JSON lines beyond `step`, and a line that was truncated by a kill."""
+    """Drop the JSON lines beyond `step`, and what is no such line: one was truncated if the run was killed.
+
+    Afterwards it is a file of our own, not a link. FileError if it is a FIFO or the like, or far too long.
+    """
     kept = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except ValueError:
-            continue
-    atomic_write(path, "".join(f"{line}\n" for line in kept))
+    for line in read_lines(path) if os.path.lexists(path) else []:
+        with suppress(FileError):
+            if parse_json(line, _Line, path.name).step <= step:
+                kept.append(line.rstrip(b"\n") + b"\n")
+    atomic_write(path, b"".join(kept))
 
 
 class TensorBoard:
@@ -118,7 +133,7 @@ class Wandb:
             id=run_id,
             resume="allow",
             dir=config.run_dir,
-            config=dataclasses.asdict(config),
+            config=public(dataclasses.asdict(config)),
             mode="online" if os.environ.get("WANDB_API_KEY") else "offline",
         )
 
@@ -145,9 +160,9 @@ class Console:
     def log(self, text: str) -> None:
         """Print a line without breaking the progress bar."""
         if self._bar is not None:
-            self._bar.write(text)
+            self._bar.write(printable(text))
         elif not self._quiet:
-            print(text, flush=True)
+            print_line(text)
 
     def write(self, record: LogRecord) -> None:
         if "loss" not in record:
@@ -173,7 +188,7 @@ class Console:
 
 def open_sinks(config: TrainConfig, run_dir: Path, start: int, console: Console) -> list[Sink]:
     """The configured sinks of a run that resumes after step `start`."""
-    sinks: list[Sink] = [JsonLines(run_dir / "metrics.jsonl", start), console]
+    sinks: list[Sink] = [JsonLines(run_dir / METRICS), console]
     if config.tensorboard:
         sinks.append(TensorBoard(run_dir / "tensorboard", start))
     if config.wandb.project:
@@ -186,7 +201,7 @@ def _wandb_id(run_dir: Path) -> str:
     path = run_dir / "wandb_id"
     if not path.exists():
         atomic_write(path, secrets.token_hex(4))
-    return path.read_text()
+    return read_bytes(path, 64).decode("ascii", "replace")
 
 
 def clock(seconds: float) -> str:
@@ -199,13 +214,11 @@ def clock(seconds: float) -> str:
 class BadSamples:
     """`bad_samples.jsonl`, and the number of records that it lists."""
 
-    def __init__(self, path: Path, ranks: Ranks, resume_step: int, count: int) -> None:
+    def __init__(self, path: Path, ranks: Ranks, count: int) -> None:
         self.path, self.ranks, self.count = path, ranks, count
         self.shards: list[str] = []
         """Shards in which there was one since this process started."""
         self._new: list[BadRecord] = []
-        if ranks.is_main:
-            keep_lines_until(path, resume_step)
 
     def add(self, records: list[BadRecord]) -> None:
         """Add the replaced records of a batch of this rank."""

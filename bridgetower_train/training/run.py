@@ -21,6 +21,7 @@ from bridgetower_train.data.batch import Batch
 from bridgetower_train.data.dataset import PairDataset, make_loader, open_data
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.devices import Device
+from bridgetower_train.display import print_line
 from bridgetower_train.distributed import Flag, Ranks, run_dir_lock
 from bridgetower_train.engines import ENGINES, Engine
 from bridgetower_train.engines.activation import checkpoint_blocks
@@ -30,7 +31,18 @@ from bridgetower_train.files import atomic_write
 from bridgetower_train.tasks import step_flops, task_class
 from bridgetower_train.training.checkpoints import Checkpoints, fingerprint
 from bridgetower_train.training.guards import NonFiniteGuard, check_bad_records
-from bridgetower_train.training.metrics import BadSamples, Console, LogRecord, Sink, StepTimer, open_sinks, to_host
+from bridgetower_train.training.metrics import (
+    BAD_SAMPLES,
+    METRICS,
+    BadSamples,
+    Console,
+    LogRecord,
+    Sink,
+    StepTimer,
+    keep_lines_until,
+    open_sinks,
+    to_host,
+)
 from bridgetower_train.training.preemption import Preemption
 from bridgetower_train.training.profiling import Profile
 from bridgetower_train.training.recompiles import RecompileGuard
@@ -92,13 +104,12 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
     validation = Validation(config, tokenizer, device, ranks) if config.validation.every else None
     stack.enter_context(run_dir_lock(run_dir, ranks))
     fixed = fingerprint(config, FROZEN_KEYS) | {"tokenizer": tokenizer.digest, "order": dataset.order.digest}
-    checkpoints = Checkpoints(run_dir, config.checkpoint, ranks, print if ranks.is_main else lambda text: None)
+    checkpoints = Checkpoints(run_dir, config.checkpoint, ranks, print_line if ranks.is_main else lambda text: None)
     stack.callback(checkpoints.close)
     state = checkpoints.load(engine, fixed, fingerprint(TrainConfig(), FROZEN_KEYS))
     state = state or {"step": 0, "skipped": 0, "bad_samples": 0}
     start = state["step"]
-    if ranks.is_main:
-        atomic_write(run_dir / "config.yaml", compose.to_yaml(config))
+    ranks.on_main(lambda: _begin_files(config, run_dir, start))
 
     length = RunLength.of(config.steps, config.global_batch, dataset.order.epoch_samples)
     total_steps, warmup = length.steps, length.in_steps("optim.warmup", config.optim.warmup)
@@ -123,7 +134,7 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
         guard=NonFiniteGuard(config.guards.max_skipped, device.torch_device, start, state["skipped"]),
         recompiles=RecompileGuard(device, config.guards.max_recompiles, console.log),
         profile=Profile(config.profile if ranks.is_main else ProfileConfig(), device, run_dir / "profile"),
-        bad_samples=BadSamples(run_dir / "bad_samples.jsonl", ranks, start, state["bad_samples"]),
+        bad_samples=BadSamples(run_dir / BAD_SAMPLES, ranks, state["bad_samples"]),
         console=console,
         sinks=open_sinks(config, run_dir, start, console) if ranks.is_main else [],
         fingerprint=fixed,
@@ -133,15 +144,25 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
     )
 
 
+def _begin_files(config: TrainConfig, run_dir: Path, start: int) -> None:
+    """Write `config.yaml`, and drop what was logged after step `start`."""
+    atomic_write(run_dir / "config.yaml", compose.to_yaml(config))
+    for name in (METRICS, BAD_SAMPLES):
+        keep_lines_until(run_dir / name, start)
+
+
 def read_data(config: TrainConfig, ranks: Ranks) -> tuple[TrainConfig, CaptionTokenizer, PairDataset]:
     """(`config` with the tokenizer's vocabulary size, tokenizer, data); checks that all shards are there."""
     tokenizer = CaptionTokenizer.load(config.tokenizer)
     config = dataclasses.replace(config, model=config.model.with_vocabulary(tokenizer.vocab_size))
     dataset = open_data(config, tokenizer, task_class(config).reader(config, tokenizer))
-    if ranks.is_main:
-        for corpus in dataset.corpora:
-            corpus.check_shards()
+    ranks.on_main(lambda: _check_shards(dataset))
     return config, tokenizer, dataset
+
+
+def _check_shards(dataset: PairDataset) -> None:
+    for corpus in dataset.corpora:
+        corpus.check_shards()
 
 
 def build_engine(
@@ -156,7 +177,7 @@ def build_engine(
     task = task_class(config)(config, device.attention)
     if tokenizer is not None:
         for line in start_weights(task, config.init, tokenizer, ranks):
-            print(f"{'init':10}{line}")
+            print_line(f"{'init':10}{line}")
     task.to(device.torch_device)
     if config.engine.activation_checkpointing:
         checkpoint_blocks(task.model)

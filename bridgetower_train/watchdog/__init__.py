@@ -4,7 +4,7 @@ The monitor, a thread of rank 0, sends a pulse to every rank, including rank 0, 
 with the status of its main thread. A process that ends closes its connection, one that is stopped does not answer, and one that
 hangs falls behind the others. All ranks receive the verdict and exit with code 1. All other ranks watch rank 0.
 
-May import distributed.
+May import distributed and rendezvous.
 """
 
 from bridgetower_train.watchdog.rank import Watchdog

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from bridgetower_train.watchdog.verdict import (
     HeartbeatLimits,
@@ -22,13 +23,8 @@ from bridgetower_train.watchdog.verdict import (
 )
 
 _FOR_ALL_TO_FAIL = 1.0  # seconds: an error of all ranks needs no verdict
-
-
-def listen() -> socket.socket:
-    """A server socket for all ranks, on every interface, for IPv4 and, if available, IPv6."""
-    if socket.has_dualstack_ipv6():
-        return socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024)
-    return socket.create_server(("", 0), backlog=1024)
+_GREETING = 10.0  # seconds within which a connection must name itself
+_STRANGERS = 64  # connections, besides one of each rank, that have not done so yet
 
 
 @dataclass
@@ -55,18 +51,22 @@ class Monitor(threading.Thread):
         limits: HeartbeatLimits,
         own: Callable[[], RankStatus],
     ) -> None:
-        """Ranks connect to `server` with the `secret`; `own` returns the status of this process."""
+        """Ranks connect to `server`, which closes once all have, with the `secret`; `own` returns this process's status."""
         super().__init__(name="monitor", daemon=True)
         self._members = [Member(info) for info in infos]
-        self._server, self._secret, self._limits, self._own = server, secret, limits, own
+        self._strangers: dict[asyncio.StreamWriter, None] = {}
+        self._server, self._secret, self._limits, self._own = server, secret.encode(), limits, own
         os.register_at_fork(after_in_child=self._close_in_child)
 
     def run(self) -> None:
         asyncio.run(self._watch())
 
     async def _watch(self) -> None:
-        self._outcome: asyncio.Future[Verdict | None] = asyncio.get_running_loop().create_future()
-        server = await asyncio.start_server(self._serve, sock=self._server, backlog=1024)
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_report_faults_of_ours)
+        self._outcome: asyncio.Future[Verdict | None] = loop.create_future()
+        self._door = await asyncio.start_server(self._serve, sock=self._server, backlog=1024, start_serving=False)
+        await self._door.start_serving()
         while not self._outcome.done():
             for member in self._present():
                 member.unanswered += 1
@@ -78,24 +78,37 @@ class Monitor(threading.Thread):
         if verdict:
             self._send(json.dumps(asdict(verdict)).encode() + b"\n")
             await asyncio.sleep(self._limits.pulse)  # during which this process ends
-        server.close()
+        self._door.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Read the answers of a rank until its process ends."""
-        try:
-            secret, rank = (await reader.readline()).decode().split()
-        except (ValueError, OSError):
-            secret = ""
-        if not secrets.compare_digest(secret, self._secret):
+        member = await self._greeted(reader, writer)
+        if member is None:
             return writer.close()
-        member = self._members[int(rank)]
         member.connection = writer
+        if all(each.connection for each in self._members):
+            self._door.close()
         with suppress(OSError, asyncio.CancelledError):  # some versions of asyncio raise the latter at the end
             while line := await reader.readline():
                 self._update(member, RankStatus(**json.loads(line)))
         if not member.status.left:
             self._decide(lost(member.info, self._own()))
         return None
+
+    async def _greeted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Member | None:
+        """The rank that has connected; None for a stranger."""
+        self._strangers[writer] = None
+        if len(self._strangers) > len(self._members) + _STRANGERS:
+            oldest = next(iter(self._strangers))  # a rank names itself at once
+            del self._strangers[oldest]
+            oldest.transport.abort()
+        try:
+            secret, rank = (await asyncio.wait_for(reader.readline(), _GREETING)).split()
+        except (OSError, ValueError, asyncio.TimeoutError):
+            return None
+        finally:
+            self._strangers.pop(writer, None)
+        return self._members[int(rank)] if secrets.compare_digest(secret, self._secret) else None
 
     def _update(self, member: Member, status: RankStatus) -> None:
         member.unanswered = 0
@@ -140,3 +153,9 @@ class Monitor(threading.Thread):
             if member.connection:
                 with suppress(OSError):
                     os.close(member.connection.get_extra_info("socket").fileno())
+
+
+def _report_faults_of_ours(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Says nothing of connections that cannot be accepted or break, of which strangers can make many."""
+    if not isinstance(context.get("exception"), OSError):
+        loop.default_exception_handler(context)

@@ -15,8 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from bridgetower_train.display import print_line
 from bridgetower_train.distributed import Ranks, local_rank
-from bridgetower_train.watchdog.monitor import Monitor, listen
+from bridgetower_train.rendezvous import address_of_rank_0, listen
+from bridgetower_train.watchdog.monitor import Monitor
 from bridgetower_train.watchdog.verdict import HeartbeatLimits, RankInfo, RankStatus, Verdict, lost, silent
 
 _PACKAGE = Path(__file__).parents[1]
@@ -73,7 +75,7 @@ class Watchdog:
             infos = [info for info, _, _ in gathered]
             self._monitor = Monitor(infos, server, secret, self.limits, lambda: self._status)
             self._monitor.start()
-        self._socket = socket.create_connection((os.environ["MASTER_ADDR"], port), self.limits.timeout)
+        self._socket = socket.create_connection((address_of_rank_0(), port), self.limits.timeout)
         self._socket.settimeout(self.limits.pulse)
         os.register_at_fork(after_in_child=self._socket.close)  # or loader workers would keep it open
         self._socket.sendall(f"{secret} {self.ranks.rank}\n".encode())
@@ -116,7 +118,7 @@ class Watchdog:
     def _end(self, verdict: Verdict) -> None:
         """Print the reason, once on each host, and end this process if its main thread does not."""
         if self.ranks.rank != verdict.rank and (local_rank() == 0 or self.ranks.rank == (0 if verdict.rank else 1)):
-            print(f"error: {verdict.text}", file=sys.stderr, flush=True)
+            print_line(f"error: {verdict.text}", sys.stderr)
         if verdict.stopped and verdict.machine == self._me.machine:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(verdict.stopped, signal.SIGKILL)

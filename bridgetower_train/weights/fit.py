@@ -1,7 +1,6 @@
 """Do these tensors, and the `config.json` beside them, fit that model? What does not is named."""
 
 import itertools
-import json
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -13,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bridgetower_train.config import HEAD_WIDTH, ModelConfig
-from bridgetower_train.errors import ConfigError
+from bridgetower_train.errors import ConfigError, FileError
+from bridgetower_train.foreign import read_json
 from bridgetower_train.model.heads import Head
 from bridgetower_train.weights.names import IMAGE_TOWER, POSITIONS, TEXT_TOWER, WORDS, Tensors
 
@@ -37,7 +37,7 @@ def fit(given: Tensors, wanted: Tensors, named: str, heads: Sequence[Head] = ())
     ConfigError beginning with `named`, the key and its value, lists every name that is missing, unknown or of another shape.
     """
     fitted, note = dict(given), ""
-    if POSITIONS in given and POSITIONS in wanted:
+    if POSITIONS in given and POSITIONS in wanted and given[POSITIONS].dim() == 2 and len(given[POSITIONS]):
         before, after = (math.isqrt(len(t) - 1) for t in (given[POSITIONS], wanted[POSITIONS]))
         if before != after and len(given[POSITIONS]) == before**2 + 1:
             fitted[POSITIONS] = interpolate_positions(given[POSITIONS], after)
@@ -72,9 +72,10 @@ def interpolate_positions(table: Tensor, grid: int) -> Tensor:
 def sizes(tensors: Tensors, heads: Sequence[Head] = ()) -> dict[str, int]:
     """Configuration key -> its value, as far as it follows from the shapes and names of `tensors`."""
     tables = _TABLES | {head.size_key: (f"{head.name}.fc.weight", 0) for head in heads if head.size_key}
-    found = {key: tensors[name].shape[axis] for key, (name, axis) in tables.items() if name in tensors}
-    if "model.width" not in found and WORDS in tensors:
-        found["model.width"] = tensors[WORDS].shape[1]
+    shapes = {name: tensor.shape for name, tensor in tensors.items() if tensor.dim()}
+    found = {key: shapes[name][axis] for key, (name, axis) in tables.items() if name in shapes}
+    if "model.width" not in found and WORDS in shapes:
+        found["model.width"] = shapes[WORDS][-1]
     for key, prefix in _LAYERS.items():
         layers = {name.removeprefix(prefix).split(".")[0] for name in tensors if name.startswith(prefix)}
         if layers:
@@ -83,10 +84,10 @@ def sizes(tensors: Tensors, heads: Sequence[Head] = ()) -> dict[str, int]:
 
 
 def check_description(file: Path, key: str, model: ModelConfig, named: str) -> None:
-    """ConfigError where a `config.json` beside the weights describes what this model does not do."""
+    """ConfigError where a `config.json` beside the weights describes what this model does not do, or cannot be read."""
     if not file.is_file():
         return
-    whole = read_json(file, named)
+    whole = read_description(file, named)
     described = {
         "init.vision": [whole.get("vision_config", whole)],
         "init.text": [whole],
@@ -103,23 +104,22 @@ def check_description(file: Path, key: str, model: ModelConfig, named: str) -> N
         "remove_last_layer": False,
     }
     for part in described:
-        wrong = [f"{k} is {part[k]!r}, here {v!r}" for k, v in expected.items() if part.get(k, v) != v]
+        if not isinstance(part, dict):
+            raise ConfigError(f"{named}: {file}: its text_config or vision_config is no object; restore the file")
+        wrong = [f"{k} is {part[k]!r:.80}, here {v!r}" for k, v in expected.items() if part.get(k, v) != v]
         heads, width = part.get("num_attention_heads"), part.get("hidden_size")
-        if heads and width and heads * HEAD_WIDTH != width:
+        if isinstance(heads, int) and heads and isinstance(width, int) and width and heads * HEAD_WIDTH != width:
             wrong.append(f"its {heads} attention heads are {width / heads:g} wide, here {HEAD_WIDTH}")
         if wrong:
             raise ConfigError(f"{named}: has a different architecture by its config.json: {'; '.join(wrong)}")
 
 
-def read_json(file: Path, named: str) -> dict[str, Any]:
-    """A JSON object; ConfigError beginning with `named`, the key and its value, where the file has none."""
+def read_description(file: Path, named: str) -> dict[str, Any]:
+    """A `config.json`; ConfigError beginning with `named`, the key and its value, where it is not a JSON object."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{named}: {file} is damaged ({error})") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{named}: {file} is damaged")
-    return content
+        return read_json(file, dict[str, Any])
+    except (OSError, FileError) as error:
+        raise ConfigError(f"{named}: {error}") from None
 
 
 def listed(names: Iterable[str]) -> str:

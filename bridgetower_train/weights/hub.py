@@ -13,34 +13,37 @@ from bridgetower_train.weights.read import WEIGHT_FILES, parts_of
 NAME = r"[\w.-]+(/[\w.-]+)?"
 """What a name on the hub looks like: `owner/name`, or `name` alone for the oldest models."""
 
+SOURCE = rf"{NAME}(@[\w./-]+)?"
+"""What stands for weights on the hub: a name, or `name@revision`, a commit, tag or branch; without one its newest commit."""
 
-def fetch(name: str, named: str) -> Path:
-    """The folder, in the hub's own cache, with the weights of `name` and what describes them.
+
+def fetch(source: str, named: str) -> Path:
+    """The folder, in the hub's own cache, with the weights of `source` and what describes them; it is named by their commit.
 
     ConfigError beginning with `named`, the key and its value, where there is no such name, no weights, or no way there.
     """
     hub = _hub(named)
+    name, _, revision = source.partition("@")
     errors = importlib.import_module("huggingface_hub.errors")
     missing = (errors.EntryNotFoundError, errors.LocalEntryNotFoundError)
     try:
         for file in WEIGHT_FILES:
             try:
-                found = Path(hub.hf_hub_download(name, file))
+                found = Path(hub.hf_hub_download(name, file, revision=revision or None))
                 break
             except missing as error:
                 reason = error
         else:
             raise ConfigError(f"{named}: the hub gives none of {', '.join(WEIGHT_FILES)} ({_first_line(reason)})")
+        commit = found.parent.name
         for file in parts_of(found, named) if found.suffix == ".json" else []:
-            hub.hf_hub_download(name, file)
+            hub.hf_hub_download(name, file, revision=commit)
         for file in ("config.json", "tokenizer.json", "vocab.json"):
             with suppress(*missing):
-                hub.hf_hub_download(name, file)
+                hub.hf_hub_download(name, file, revision=commit)
     except ConfigError:
         raise
-    except (
-        Exception
-    ) as error:  # the hub's package has changed its HTTP library, whose errors are its own, more than once
+    except Exception as error:  # the hub's package changes its HTTP library, and so its errors
         raise ConfigError(
             f"{named}: no such file or folder here, and the hub does not give it: {_first_line(error)}"
         ) from None

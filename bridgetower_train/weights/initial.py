@@ -3,16 +3,16 @@
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
 
 from bridgetower_train.config import InitConfig
-from bridgetower_train.data.text import CaptionTokenizer
+from bridgetower_train.data.text import CaptionTokenizer, read_tokenizer, vocabulary
 from bridgetower_train.distributed import Ranks
-from bridgetower_train.errors import ConfigError
+from bridgetower_train.errors import ConfigError, DataError, FileError
+from bridgetower_train.foreign import read_json
 from bridgetower_train.tasks import Task, known_heads
 from bridgetower_train.weights import names
 from bridgetower_train.weights.checkpoint import read_state
-from bridgetower_train.weights.fit import check_description, fit, read_json
+from bridgetower_train.weights.fit import check_description, fit
 from bridgetower_train.weights.names import Tensors
 from bridgetower_train.weights.read import read_tensors
 from bridgetower_train.weights.saved import locate
@@ -28,21 +28,13 @@ def start_weights(task: Task, config: InitConfig, tokenizer: CaptionTokenizer, r
     """Load the initial weights that `config` names into the model of `task`, on the host; returns the lines to print.
 
     Only rank 0 reads (and downloads, if a name on the hub is given), and broadcasts the weights. ConfigError on every rank
-    if something does not fit.
+    if something does not fit or cannot be read.
     """
     if not config.named:
         return []
-    lines, failed = [], None
-    if ranks.is_main:
-        try:
-            lines = _fill(task, config, tokenizer)
-        except ConfigError as error:
-            failed = str(error)
-    failed = ranks.gather_objects(failed)[0]
-    if failed is not None:
-        raise ConfigError(failed)
+    lines = ranks.on_main(lambda: _fill(task, config, tokenizer))
     ranks.broadcast(task.model.parameters())
-    return lines
+    return lines if ranks.is_main else []
 
 
 def _fill(task: Task, config: InitConfig, tokenizer: CaptionTokenizer) -> list[str]:
@@ -52,7 +44,7 @@ def _fill(task: Task, config: InitConfig, tokenizer: CaptionTokenizer) -> list[s
     for key, given in config.named.items():
         named = f"{key}={given}"
         rename, prefix = _READERS[key]
-        source = locate(given, named)
+        source = locate(given, named).absolute()  # so that a local folder is not taken for a name on the hub
         check_description(source / "config.json", key, model.config, named)
         if key != "init.vision":
             _check_vocabulary(source, tokenizer, named)
@@ -86,16 +78,19 @@ def _same_heads(tensors: Tensors, wanted: Tensors) -> tuple[Tensors, Tensors, se
 def _check_vocabulary(source: Path, tokenizer: CaptionTokenizer, named: str) -> None:
     """ConfigError if the files beside the weights belong to a different tokenizer than the run's."""
     ours = tokenizer.tokenizer.get_vocab()
-    if (source / "state.json").is_file():
-        if read_state(source)["identity"]["tokenizer"] != tokenizer.digest:
-            raise ConfigError(f"{named}: was trained with another tokenizer; set tokenizer to that run's")
-        return
-    if (source / "tokenizer.json").is_file():
-        theirs = Tokenizer.from_file(str(source / "tokenizer.json")).get_vocab()
-    elif (source / "vocab.json").is_file():
-        theirs = read_json(source / "vocab.json", named)
-    else:
-        return
+    try:
+        if (source / "state.json").is_file():
+            if read_state(source)["identity"].get("tokenizer") != tokenizer.digest:
+                raise ConfigError(f"{named}: was trained with another tokenizer; set tokenizer to that run's")
+            return
+        if (source / "tokenizer.json").is_file():
+            theirs = vocabulary(read_tokenizer(source / "tokenizer.json"), str(source / "tokenizer.json"))
+        elif (source / "vocab.json").is_file():
+            theirs = read_json(source / "vocab.json", dict[str, int])
+        else:
+            return
+    except (FileError, DataError, OSError) as error:
+        raise ConfigError(f"{named}: {error}") from None
     differ = sorted(token for token in theirs if ours.get(token) != theirs[token])
     if differ:
         raise ConfigError(

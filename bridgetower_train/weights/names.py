@@ -92,6 +92,7 @@ def _joined(tensors: Tensors) -> Tensors:
     for name in tensors:
         stem, _, kind = name.partition(".attn.q_proj.")
         parts = [f"{stem}.attn.{letter}_proj.{kind}" for letter in "qkv"]
-        if all(part in tensors for part in parts):
+        shapes = [tensors[part].shape for part in parts if part in tensors]
+        if len(shapes) == 3 and len(shapes[0]) and len(set(shapes)) == 1:
             joined[f"{stem}.attn.in_proj_{kind}"] = torch.cat([joined.pop(part) for part in parts])
     return joined

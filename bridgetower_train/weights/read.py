@@ -4,20 +4,22 @@ Pickles are always read with `weights_only=True`.
 """
 
 import io
-import json
 import pickletools
 import re
 import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bridgetower_train.errors import ConfigError
+from bridgetower_train.errors import ConfigError, FileError
+from bridgetower_train.foreign import open_regular, read_json
+from bridgetower_train.weights import pickles
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -26,6 +28,13 @@ WEIGHT_FILES = (
     "pytorch_model.bin.index.json",
 )
 """The files that a folder of weights may have, in order of preference; an index lists the parts of a split model."""
+
+_MAX_INFLATION = 10  # torch compresses code only; weights that were zipped again shrink by a tenth
+
+
+@dataclass(frozen=True)
+class _Index:
+    weight_map: dict[str, str]
 
 
 def read_tensors(path: Path, named: str) -> dict[str, Tensor]:
@@ -50,30 +59,62 @@ def read_tensors(path: Path, named: str) -> dict[str, Tensor]:
 def parts_of(index: Path, named: str) -> list[str]:
     """The names of the files that an index lists, all beside it; ConfigError if it is damaged."""
     try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        names = sorted(set(read_json(index, _Index).weight_map.values()))
         if not names or any(Path(name).name != name for name in names):
-            raise ValueError("it must list files in its own folder")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{named}: {index} is not an index of weights ({error})") from None
+            raise FileError(f"{index}: must list files in its own folder")
+    except (OSError, FileError) as error:
+        raise ConfigError(f"{named}: is not an index of weights: {error}") from None
     return names
 
 
 def _read_file(path: Path, named: str) -> dict[str, Tensor]:
+    content: Any
     try:
+        open_regular(path).close()
         if path.suffix == ".safetensors":
             return load_file(path)
-        if _is_torchscript(path):
-            return _read_torchscript(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError) as error:
+        names = _zipped(path)
+        if any(name.endswith("/constants.pkl") for name in names):
+            content = _read_torchscript(path)
+        else:
+            with open_regular(path) as file:
+                content = _load(file)
+    except (SafetensorError, OSError, FileError) as error:
         raise ConfigError(f"{named}: {path} cannot be read: {error}") from None
     except Exception as error:  # torch raises all kinds of errors for damaged or hostile pickles
         raise ConfigError(f"{named}: {path} cannot be read: {_reason(error)}") from None
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(isinstance(n, str) and _is_plain(t) for n, t in content.items()):
         raise ConfigError(f"{named}: {path} is not a state dict (names and tensors)")
-    return {str(name): value for name, value in content.items()}
+    return content
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value is a tensor whose elements all lie in its file; a stride of 0 makes terabytes of one."""
+    return (
+        isinstance(value, Tensor)
+        and (value.layout, value.device.type, value.is_quantized) == (torch.strided, "cpu", False)
+        and value.nbytes <= value.untyped_storage().nbytes()
+    )
+
+
+def _zipped(path: Path) -> list[str]:
+    """The names in an archive; none if it is no archive. FileError if it would take far more memory than its file."""
+    if not zipfile.is_zipfile(path):
+        return []
+    with zipfile.ZipFile(path) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+        if size > _MAX_INFLATION * path.stat().st_size + (1 << 20):
+            raise FileError(f"it would take {size:,} bytes, far more than its file has")
+        return archive.namelist()
+
+
+def _load(file: IO[bytes]) -> Any:
+    if not pickles.CHECKED_BY_TORCH:
+        pickles.check_pickle(file)
+        file.seek(0)
+    return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _reason(error: Exception) -> str:
@@ -92,13 +133,6 @@ class _Inert:
 
     def __init__(self, *args: Any) -> None:
         pass
-
-
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def _read_torchscript(path: Path) -> dict[str, Tensor]:
@@ -122,12 +156,18 @@ def _read_torchscript(path: Path) -> dict[str, Tensor]:
     ]
     data.seek(0)
     with torch.serialization.safe_globals(stubs):
-        return dict(_walk(torch.load(data, map_location="cpu", weights_only=True), ""))
+        return dict(_walk(_load(data), "", {}))
 
 
-def _walk(module: object, prefix: str) -> Iterator[tuple[str, Tensor]]:
+def _walk(module: object, prefix: str, done: dict[int, bool]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors below a module. One that several share is read once: its names could double with each level."""
+    done[id(module)] = False
     for name, value in vars(module).items():
         if isinstance(value, Tensor):
             yield prefix + name, value.data if isinstance(value, nn.Parameter) else value
         elif isinstance(value, _Inert):
-            yield from _walk(value, f"{prefix}{name}.")
+            if not done.get(id(value), True):
+                raise FileError("a module in it contains itself")
+            if id(value) not in done:
+                yield from _walk(value, f"{prefix}{name}.", done)
+    done[id(module)] = True

@@ -7,16 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from bridgetower_train import compose
 from bridgetower_train.config import ROBERTA_POSITION_OFFSET, ModelConfig, TrainConfig
 from bridgetower_train.data.text import CaptionTokenizer
+from bridgetower_train.display import print_line
 from bridgetower_train.errors import ConfigError, UserError
 from bridgetower_train.tasks import task_class
 from bridgetower_train.weights import hub
 from bridgetower_train.weights.checkpoint import newest, read_state, step_folders, verify
-from bridgetower_train.weights.fit import check_description, read_json, sizes
+from bridgetower_train.weights.fit import check_description, read_description, sizes
 from bridgetower_train.weights.hf_files import ENTRY
 from bridgetower_train.weights.names import POSITIONS, Tensors, whole_model
 from bridgetower_train.weights.read import read_tensors
@@ -30,7 +32,7 @@ class SavedModel:
     """A checkpoint of a run, or exported weights, without the tensors."""
 
     source: str
-    """As it was given: a folder, or a name on the hub."""
+    """A folder, as it was given, or `name@commit` on the hub."""
     folder: Path
     """Of the checkpoint, or of the exported weights."""
     config: TrainConfig
@@ -100,9 +102,11 @@ def _read_run(source: str, step: int | None, tokenizer: str | None) -> tuple[Sav
             state, weights = read_state(folder), load_file(folder / "model.safetensors")
         except FileNotFoundError:
             continue  # the run has saved again, and removed the oldest
+        except SafetensorError as error:
+            raise UserError(f"{folder}/model.safetensors: {error}; choose another step") from None
         path = tokenizer or config.tokenizer
         text = CaptionTokenizer.load(path)
-        if text.digest != state["identity"]["tokenizer"]:
+        if text.digest != state["identity"].get("tokenizer"):
             raise ConfigError(f"tokenizer={path}: is not the one that the run was trained with; give that one")
         return SavedModel(source, folder, config, text, run_dir, state), weights
     raise UserError(f"{source}: its checkpoints go faster than they can be read; raise its checkpoint.every")
@@ -110,7 +114,7 @@ def _read_run(source: str, step: int | None, tokenizer: str | None) -> tuple[Sav
 
 def _checkpoint(run_dir: Path, step: int | None) -> Path:
     if step is None:
-        folder = newest(run_dir, print)
+        folder = newest(run_dir, print_line)
         if folder is None:
             raise UserError(f"{run_dir}: has no complete checkpoint yet; wait for its first")
         return folder
@@ -130,12 +134,14 @@ def _read_export(source: str, tokenizer: str | None, key: str = "run_dir") -> tu
         raise ConfigError(
             f"{named}: has neither config.yaml nor config.json; give a run folder, an exported folder or a name on the hub"
         )
-    described = read_json(folder / "config.json", named)
+    described = read_description(folder / "config.json", named)
     weights = whole_model(read_tensors(folder, named))
     config = _config_of(described, weights, named)
     check_description(folder / "config.json", "init.checkpoint", config.model, named)
     text = CaptionTokenizer.load(tokenizer or str(folder))
     config.model.with_vocabulary(text.vocab_size)
+    if not Path(source).exists():
+        source = f"{source.partition('@')[0]}@{folder.name}"
     return SavedModel(source, folder, config, text, None, {}), weights
 
 
@@ -143,7 +149,7 @@ def _config_of(described: dict[str, Any], weights: Tensors, named: str) -> Train
     """The run that could have written these weights, as far as they and their `config.json` tell."""
     entry = described.get(ENTRY)
     settings = entry if isinstance(entry, dict) else {}
-    known = {key.removeprefix("model."): size for key, size in sizes(weights).items()}
+    known: dict[str, Any] = {key.removeprefix("model."): size for key, size in sizes(weights).items()}
     try:
         grid = math.isqrt(len(weights[POSITIONS]) - 1)
         longest = min(ModelConfig.max_text_len, known["text_positions"] - ROBERTA_POSITION_OFFSET)
@@ -155,7 +161,7 @@ def _config_of(described: dict[str, Any], weights: Tensors, named: str) -> Train
         )
         config = TrainConfig(task=str(settings.get("task", TrainConfig.task)), model=model)
         return task_class(config).from_export(config, settings, weights)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         missing = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise ConfigError(f"{named}: is not a BridgeTower of this project or the hub's: {missing}") from None
 
@@ -167,11 +173,11 @@ def locate(given: str, named: str) -> Path:
     """
     path = Path(given)
     if not path.exists():
-        if re.fullmatch(hub.NAME, given) and path.suffix not in (".safetensors", ".ckpt", ".pt", ".pth", ".bin"):
+        if re.fullmatch(hub.SOURCE, given) and path.suffix not in (".safetensors", ".ckpt", ".pt", ".pth", ".bin"):
             return hub.fetch(given, named)
         raise ConfigError(f"{named}: no such file or folder")
     if (path / "checkpoints").is_dir():
-        found = newest(path, print)
+        found = newest(path, print_line)
         if found is None:
             raise ConfigError(f"{named}: the run has no complete checkpoint")
         return found

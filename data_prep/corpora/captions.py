@@ -3,30 +3,34 @@
 import csv
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from bridgetower_train.data.shards import BadRecordError, parse_caption_member
+from bridgetower_train.data.shards import CAPTIONS_TOO_LARGE, MAX_CAPTION_BYTES, BadRecordError, parse_caption_member
 from bridgetower_train.errors import ConfigError, DataError, nearest
+from bridgetower_train.foreign import open_regular
 from data_prep.corpora.web import WebConfig
 from data_prep.fetch.images import WebImages
 from data_prep.job.job import run_job
 from data_prep.source.annotations import digest_file, expecting
-from data_prep.source.local import LocalImages, RowList
+from data_prep.source.local import MISSING, UNREADABLE, LinkConfig, LocalImages, RowList, local_path, read_local
+from data_prep.source.parquet import read_parquet
 from data_prep.source.rows import Images, Row
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 TEXTS = (".json", ".txt")
 NO_IMAGE = "no image"
 _WEB = ("http://", "https://")
+_LINE = 64 << 20  # characters of a table's row
 
 
 @dataclass(frozen=True)
-class CaptionsConfig(WebConfig):
+class CaptionsConfig(LinkConfig, WebConfig):
     """`bridgetower prep captions`: write any captioned images as a corpus."""
 
     source: str = "???"
@@ -37,7 +41,7 @@ class CaptionsConfig(WebConfig):
     caption: str = "caption"
     """Column of the table with its caption, or with a list of captions."""
     images: str | None = None
-    """Folder that the table's paths are relative to; null: the folder of the table."""
+    """Folder in which the table's images are, and that its paths are relative to; null: the folder of the table."""
 
 
 def run(config: CaptionsConfig) -> None:
@@ -47,22 +51,22 @@ def run(config: CaptionsConfig) -> None:
     """
     source = Path(config.source)
     if source.is_dir():
-        table = _folder(source)
-        run_job(config, table, LocalImages([source], config.size, config.workers), _about(config))
+        images: Images = LocalImages(source, config.size, config.workers, config.follow_links)
+        run_job(config, RowList(*_folder(source, config)), images, _about(config))
         return
     rows = _grouped(_table(config))
-    images: Images
     if any(row.location.startswith(_WEB) for row in rows):
         images = WebImages(config.size, config.workers, config.fetch)
     else:
         folder = config.images or source.parent
-        images = LocalImages([folder], config.size, config.workers)
-        if rows and not images.has_any(iter(rows)):
+        images = local = LocalImages(folder, config.size, config.workers, config.follow_links)
+        if rows and not local.has_any(iter(rows)):
             raise DataError(
                 f"source={source}: none of the {len(rows):,} paths in its column {config.image!r}, such as "
-                f"{rows[0].location!r}, exists; set images= to the folder that they are relative to"
+                f"{rows[0].location!r}, exists in {folder}; set images= to the folder in which they are"
             )
     identity = {"source": digest_file("source", config.source), "image": config.image, "caption": config.caption}
+    identity |= config.link_rule
     run_job(config, RowList(rows, identity), images, _about(config))
 
 
@@ -91,7 +95,7 @@ def _table(config: CaptionsConfig) -> Iterator[tuple[str, list[Any]]]:
         raise ConfigError(f"source={path}: {f'must be {kinds}' if path.exists() else 'does not exist'}")
     layout = f"is not a {path.suffix} of rows with columns {config.image}, {config.caption}"
     with expecting("source", config.source, layout):
-        for row in read(path):
+        for row in read(path, (config.image, config.caption)):
             for key, column in (("image", config.image), ("caption", config.caption)):
                 if column not in row:
                     names = [str(name) for name in row]
@@ -102,43 +106,39 @@ def _table(config: CaptionsConfig) -> Iterator[tuple[str, list[Any]]]:
             yield str(row[config.image] or ""), list(caption) if isinstance(caption, list) else [caption]
 
 
-def _csv(path: Path, **layout: Any) -> Iterator[dict[str, Any]]:
-    with _open_text(path) as file:
-        yield from csv.DictReader((line.replace("\0", " ") for line in file), **layout)
+def _csv(path: Path, columns: Sequence[str], **layout: Any) -> Iterator[dict[str, Any]]:
+    yield from csv.DictReader((line.replace("\0", " ") for line in _lines(path)), **layout)
 
 
-def _jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    with _open_text(path) as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise TypeError(f"line {number}: {line[:60]}")
-                yield row
+def _jsonl(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(_lines(path), 1):
+        if line.strip():
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise TypeError(f"line {number}: {line[:60]}")
+            yield row
 
 
-def _parquet(path: Path) -> Iterator[dict[str, Any]]:
-    import pyarrow.parquet as pq
-
-    for batch in pq.ParquetFile(path).iter_batches():
-        yield from batch.to_pylist()
-
-
-_READERS: dict[str, Callable[[Path], Iterator[dict[str, Any]]]] = {
+_READERS: dict[str, Callable[[Path, Sequence[str]], Iterator[dict[str, Any]]]] = {
     ".csv": partial(_csv, strict=True),
     ".tsv": partial(_csv, delimiter="\t", quoting=csv.QUOTE_NONE),
     ".jsonl": _jsonl,
-    ".parquet": _parquet,
+    ".parquet": read_parquet,
 }
+"""Suffix -> reader of a table's rows; of other columns than the named ones only some readers give values."""
 
 
-def _open_text(path: Path) -> TextIO:
-    """Bytes that are not UTF-8 become U+FFFD; a byte order mark is removed."""
-    return open(path, encoding="utf-8-sig", errors="replace", newline="")
+def _lines(path: Path) -> Iterator[str]:
+    """Bytes that are not UTF-8 become U+FFFD; a byte order mark is removed. ValueError for an endless line."""
+    with TextIOWrapper(open_regular(path), encoding="utf-8-sig", errors="replace", newline="") as file:
+        for number, line in enumerate(iter(partial(file.readline, _LINE), ""), 1):
+            if len(line) == _LINE:
+                raise ValueError(f"line {number} has over {_LINE:,} characters")
+            yield line
 
 
-def _folder(folder: Path) -> RowList:
-    """The images of a folder and its subfolders, in the order of their names, and the texts without an image."""
+def _folder(folder: Path, links: LinkConfig) -> tuple[list[Row], dict[str, str]]:
+    """(the images of a folder and its subfolders, in the order of their names, and the texts without an image; identity)."""
     files = sorted(
         os.path.relpath(os.path.join(parent, name), folder) for parent, _, names in os.walk(folder) for name in names
     )
@@ -146,27 +146,40 @@ def _folder(folder: Path) -> RowList:
     if not images:
         raise DataError(f"source={folder}: has no image; give a folder of {', '.join(IMAGES)}")
     texts = {_stem(file): file for file in reversed(files) if _suffix(file) in TEXTS}  # of two the .json
-    lonely = [text for stem, text in texts.items() if stem not in set(map(_stem, images))]
+    stems = set(map(_stem, images))
+    lonely = [text for stem, text in texts.items() if stem not in stems]
     digest = sha256()
     rows = []
     for number, file in enumerate(sorted([*images, *lonely])):
         text = texts.get(_stem(file))
-        content = Path(folder, text).read_bytes() if text else b""
-        size = os.path.getsize(folder / file)
+        content, captions, state = _read_text(folder, text, links.follow_links) if text else (b"", [], "")
+        size = _size(folder / file)
         digest.update(f"{file}\n{size}\n{text}\n{len(content)}\n".encode("utf-8", "replace") + content)
-        captions, state = _read_text(text, content) if text else ([], "")
         rows.append(Row(f"{number:09d}", file, captions, {"file": file}, state=NO_IMAGE if file == text else state))
-    return RowList(rows, {"source": digest.hexdigest()})
+    return rows, {"source": digest.hexdigest(), **links.link_rule}
 
 
-def _read_text(name: str, content: bytes) -> tuple[list[str], str]:
-    """(captions, "") of a text beside an image, or ([], why it has none)."""
-    if _suffix(name) == ".txt":
-        return content.decode("utf-8-sig", "replace").splitlines(), ""
+def _read_text(folder: Path, name: str, follow_links: bool) -> tuple[bytes, list[str], str]:
+    """(contents, captions, "") of a text beside an image, or (what could be read, [], why it has none)."""
+    content = b""
     try:
-        return parse_caption_member("json", content)[0], ""
+        content = read_local(local_path(str(folder), name, follow_links), MAX_CAPTION_BYTES, CAPTIONS_TOO_LARGE)
+        if _suffix(name) == ".txt":
+            return content, content.decode("utf-8-sig", "replace").splitlines(), ""
+        return content, parse_caption_member("json", content)[0], ""
+    except FileNotFoundError:  # a dangling link
+        return content, [], MISSING
+    except OSError:
+        return content, [], UNREADABLE
     except BadRecordError as error:
-        return [], error.reason
+        return content, [], error.reason
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # a dangling link
+        return 0
 
 
 def _stem(file: str) -> str:

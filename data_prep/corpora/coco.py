@@ -8,7 +8,7 @@ from bridgetower_train.errors import DataError
 from data_prep.job.job import JobConfig, run_job
 from data_prep.shards.writer import DUPLICATE_KEY
 from data_prep.source.annotations import digest_file, expecting, read_json
-from data_prep.source.local import LocalImages, RowList
+from data_prep.source.local import LinkConfig, LocalImages, RowList
 from data_prep.source.rows import Row
 
 SPLITS = ("train", "restval", "val", "test")
@@ -36,7 +36,7 @@ _KARPATHY = (
 
 
 @dataclass(frozen=True)
-class CocoConfig(JobConfig):
+class CocoConfig(LinkConfig, JobConfig):
     """`bridgetower prep coco`: write COCO images and their captions as a corpus."""
 
     images: str = "???"
@@ -64,10 +64,10 @@ def run(config: CocoConfig) -> None:
     content = read_json("annotations", config.annotations)
     karpathy = is_karpathy(content)
     rows = karpathy_rows(config, content) if karpathy else official_rows(config, content)
-    identity = {"annotations": digest_file("annotations", config.annotations)}
+    identity = {"annotations": digest_file("annotations", config.annotations), **config.link_rule}
     if karpathy:
         identity["splits"] = ", ".join(sorted(config.splits))
-    images = LocalImages([config.images], config.size, config.workers)
+    images = LocalImages(config.images, config.size, config.workers, config.follow_links)
     if not images.has_any(iter(rows)):
         raise DataError(
             f"images={config.images}: has none of the {len(rows):,} images of annotations={config.annotations}; "

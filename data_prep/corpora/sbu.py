@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from bridgetower_train.errors import DataError
+from bridgetower_train.foreign import inside
 from data_prep.corpora.web import WebConfig, prepare_from_web
 from data_prep.source.annotations import digest_file, expecting, read_json
+from data_prep.source.local import LinkConfig
 from data_prep.source.repeats import Repeats, hash_urls
 from data_prep.source.rows import Row, Table
 from data_prep.source.tsv import DUPLICATE, NOT_UTF8
@@ -26,7 +28,7 @@ _HISTORY = "about 86% in 2021 to 2023 (860,000 of 1,000,000)"
 
 
 @dataclass(frozen=True)
-class SbuConfig(WebConfig):
+class SbuConfig(LinkConfig, WebConfig):
     """`bridgetower prep sbu`: fetch the SBU captioned photographs."""
 
     annotations: str = "???"
@@ -38,11 +40,12 @@ class SbuConfig(WebConfig):
 class SbuTable(Table):
     """The rows of either layout: the first row of each URL has all its captions, the others are duplicates."""
 
-    def __init__(self, annotations: str) -> None:
-        """ConfigError where a file cannot be read, DataError where it has another layout."""
+    def __init__(self, annotations: str, follow_links: bool = False) -> None:
+        """ConfigError where a file cannot be read, DataError where it has another layout, FileError for links out of a folder."""
         if Path(annotations).is_dir():
-            self._identity = {name: digest_file("annotations", f"{annotations}/{name}") for name in (URLS, CAPTIONS)}
-            self._urls, self._captions = (_read_lines(Path(annotations, name)) for name in (URLS, CAPTIONS))
+            paths = {name: inside(annotations, name, follow_links) for name in (URLS, CAPTIONS)}
+            self._identity = {name: digest_file("annotations", str(path)) for name, path in paths.items()}
+            self._urls, self._captions = map(_read_lines, paths.values())
             self._users: list[Any] = []
             if len(self._urls) != len(self._captions):
                 raise DataError(
@@ -85,7 +88,7 @@ class SbuTable(Table):
 
 def run(config: SbuConfig) -> None:
     """Write the corpus, or resume. ConfigError where a file cannot be read, DataError where it has another layout."""
-    prepare_from_web(config, SbuTable(config.annotations), _ABOUT, _HISTORY)
+    prepare_from_web(config, SbuTable(config.annotations, config.follow_links), _ABOUT, _HISTORY)
 
 
 def _read_lines(path: Path) -> list[str]:

@@ -9,7 +9,7 @@ from data_prep.job.job import JobConfig, run_job
 from data_prep.shards.writer import DUPLICATE_KEY
 from data_prep.source.annotations import digest_file, expecting, read_array, read_json
 from data_prep.source.captions import tidy
-from data_prep.source.local import LocalImages
+from data_prep.source.local import LinkConfig, LocalImages
 from data_prep.source.rows import Row, Table
 
 FOLDERS = ("", "VG_100K", "VG_100K_2")
@@ -32,7 +32,7 @@ _KARPATHY = "is not Karpathy's dataset_coco.json; it must have `images` with `co
 
 
 @dataclass(frozen=True)
-class VisualGenomeConfig(JobConfig):
+class VisualGenomeConfig(LinkConfig, JobConfig):
     """`bridgetower prep visual_genome`: write Visual Genome's images and region phrases as a corpus."""
 
     images: str = "???"
@@ -67,7 +67,8 @@ class VisualGenome(Table):
         if config.karpathy != _NONE:
             files["karpathy"] = config.karpathy
             held_out = _held_out(config.karpathy)
-        self._identity = {"karpathy": _NONE, **{key: digest_file(key, path) for key, path in files.items()}}
+        digests = {key: digest_file(key, path) for key, path in files.items()}
+        self._identity = {"karpathy": _NONE, **digests, **config.link_rule}
         with expecting("image_data", config.image_data, _IMAGES):
             for image in read_array("image_data", config.image_data):
                 self._add(image["image_id"], image.get("coco_id"), held_out)
@@ -119,7 +120,7 @@ class VisualGenome(Table):
 def run(config: VisualGenomeConfig) -> None:
     """Write the corpus, or resume. Errors as of `VisualGenome`, and DataError where the folder has none of the images."""
     table = VisualGenome(config)
-    images = LocalImages([f"{config.images}/{folder}" for folder in FOLDERS], config.size, config.workers)
+    images = LocalImages(config.images, config.size, config.workers, config.follow_links, FOLDERS)
     if not images.has_any(iter(table.rows(0, len(table)))):
         raise DataError(
             f"images={config.images}: has none of the {len(table):,} images of image_data={config.image_data}; give the "

@@ -6,9 +6,11 @@ those that passed, and every redirect is checked again.
 """
 
 import asyncio
+import re
 import socket
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -19,8 +21,26 @@ from data_prep.fetch.states import BAD_URL, REFUSED_ADDRESS, REFUSED_SCHEME, Not
 
 SCHEMES = ("http", "https")
 
+_SPECIAL = [
+    ip_network(network)
+    for network in (
+        # https://www.iana.org/assignments/iana-ipv4-special-registry, the anycast addresses of protocols included
+        "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
+        "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.168.0.0/16", "192.175.48.0/24",
+        "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "240.0.0.0/4",
+        "224.0.0.0/4",  # multicast
+        "168.63.129.16/32",  # Azure's metadata; those of the other clouds lie in the networks above, or outside _UNICAST
+        # https://www.iana.org/assignments/iana-ipv6-special-registry, as far as it lies in _UNICAST
+        "2001::/23", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20",
+    )
+]  # fmt: skip
+"""Networks without web servers of the public. A table of our own, since `ipaddress` has another in each version of Python."""
+_UNICAST = ip_network("2000::/3")
+"""All that IANA has given to the public IPv6 internet."""
+_LOOPBACK = [ip_network("127.0.0.0/8"), ip_network("::1/128")]
 _NAT64 = ip_network("64:ff9b::/96")
-_CLOUD = ip_address("168.63.129.16")  # Azure's, the only metadata service among the public addresses
+_NUMERIC = re.compile(r"(.*\.)?(\d+|0x[\da-f]*)\.?|.*:.*", re.IGNORECASE)
+"""Hosts that programs take for an address, whatever `ip_address` says: `127.1`, `0`, `2130706433`, `0x7f.1`."""
 _DNS_TIMEOUT, _DNS_TRIES = 5.0, 2
 _CACHED_NAMES = 100_000
 
@@ -28,21 +48,24 @@ _Answer = tuple[list[ResolveResult], type[OSError] | None, str]  # an error is c
 
 
 def is_allowed(address: str, allow_loopback: bool) -> bool:
-    """Whether `address` (an IP address) belongs to the public internet, or to this machine where that is allowed."""
-    ip = _innermost(ip_address(address.partition("%")[0]))
-    if ip.is_loopback:
+    """Whether `address` belongs to the public internet, or to this machine where that is allowed; ValueError if it is none."""
+    return all(_is_allowed(ip, allow_loopback) for ip in _meant(ip_address(address.partition("%")[0])))
+
+
+def _is_allowed(ip: IPv4Address | IPv6Address, allow_loopback: bool) -> bool:
+    if any(ip in network for network in _LOOPBACK):
         return allow_loopback
-    special = ip.is_multicast or ip.is_reserved or ip.is_link_local or (ip.version == 6 and ip.is_site_local)
-    return ip.is_global and not special and ip != _CLOUD
+    return (ip.version == 4 or ip in _UNICAST) and not any(ip in network for network in _SPECIAL)
 
 
-def _innermost(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """The IPv4 address that an IPv6 address stands for, if any."""
+def _meant(ip: IPv4Address | IPv6Address) -> Sequence[IPv4Address | IPv6Address]:
+    """The IPv4 addresses that an IPv6 address stands for, or else the address itself."""
     if isinstance(ip, IPv4Address):
-        return ip
+        return [ip]
     if ip in _NAT64:
-        return IPv4Address(int(ip) & 0xFFFFFFFF)
-    return ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else ip)
+        return [IPv4Address(int(ip) & 0xFFFFFFFF)]
+    embedded = ip.ipv4_mapped or ip.sixtofour
+    return ip.teredo or [embedded or ip]
 
 
 def parse(location: str, base: URL | None = None) -> URL:
@@ -61,12 +84,14 @@ def parse(location: str, base: URL | None = None) -> URL:
 
 
 def check_literal(url: URL, allow_loopback: bool) -> None:
-    """NotAnImageError where the host is an address that is not allowed: such hosts are never resolved."""
+    """NotAnImageError where the host is an address that is not allowed, or resembles one: such hosts are never resolved."""
     assert url.host
     try:
         allowed = is_allowed(url.host, allow_loopback)
     except ValueError:
-        return  # a name
+        if _NUMERIC.fullmatch(url.host):
+            raise NotAnImageError(BAD_URL, f"{url.host} is neither a name nor an address") from None
+        return
     if not allowed:
         raise NotAnImageError(REFUSED_ADDRESS, url.host)
 

@@ -31,6 +31,8 @@ _REDIRECTS = {301, 302, 303, 307, 308}
 _BACK_OFF = 0.5  # seconds before the first retry; doubles
 _KEEP_ALIVE = 2.0  # seconds: an idle connection costs a file descriptor
 _BUFFER = 1 << 14  # bytes per connection beyond those that are counted
+_MAX_LINE = 1 << 15  # bytes of a header: policies and lists of links exceed aiohttp's 8,190
+_MAX_HEADERS = 100  # of an answer, trailers included; as in Python's http.client
 
 
 class Client:
@@ -63,6 +65,9 @@ class Client:
             auto_decompress=False,  # otherwise 10 MB would unpack to 10 GB before they are counted
             cookie_jar=aiohttp.DummyCookieJar(),
             read_bufsize=_BUFFER,
+            max_line_size=_MAX_LINE,
+            max_field_size=_MAX_LINE,
+            max_headers=_MAX_HEADERS,
         )
 
     async def __aexit__(self, *_: object) -> None:
@@ -144,11 +149,11 @@ def user_agent(contact: str) -> str:
 
 def _retry_after(header: str) -> float:
     """Seconds of a `Retry-After` header, 0 where it has none."""
-    if header.isdigit():
+    if header.isascii() and header.isdigit():
         return float(header[:9])
     try:
         return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
 
 

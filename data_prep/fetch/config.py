@@ -26,7 +26,7 @@ class FetchConfig:
     max_bytes: int = 32 << 20
     """Bytes of an image, as sent and as unpacked."""
     memory_mb: int = 512
-    """Megabytes of images in memory, fetched and prepared ones together."""
+    """Megabytes of images in memory, fetched and prepared ones together; each of `workers` may take 512 more to decode one."""
     min_edge: int = 64
     """Smallest shorter edge of an image, pixels: smaller ones are placeholders (CC3M took 400 and more, CC12M 256)."""
     contact: str = ""

@@ -7,6 +7,7 @@ images from the web, that happens. Here each process has its own socket, so its 
 import asyncio
 import contextlib
 import pickle
+import signal
 import socket
 import struct
 from collections import deque
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 
 from bridgetower_train.errors import UserError
-from data_prep.fetch.states import DECODER_DIED
+from data_prep.fetch.states import DECODER_DIED, DECODER_TIMED_OUT
 from data_prep.parallel import start_worker, worker_context
 from data_prep.source.rows import Outcome
 
@@ -26,6 +27,7 @@ _READY = b"\1"
 _LENGTH = struct.Struct("<Q")
 _SENT = 2  # images sent to a process at once, so that it need not wait for the next
 _LIVES = 2
+_SECONDS = 20  # of a core for one image: ten times what the check of `bridgetower_train.data.image` lets through
 _STARTS = 3
 _IMPORTED = (__name__, "data_prep.fetch.decode")  # once, by the server that forks them
 
@@ -38,11 +40,15 @@ class _Job:
 
 
 class Decoders:
-    """`workers` processes that run `function`. An asynchronous context manager; leaving it ends the processes."""
+    """`workers` processes that run `function`. An asynchronous context manager; leaving it ends the processes.
 
-    def __init__(self, function: Decode, workers: int) -> None:
+    One that computes for more than `seconds` over an image is killed, by a clock that stands still while others have its core.
+    """
+
+    def __init__(self, function: Decode, workers: int, seconds: float = _SECONDS) -> None:
         self._function = function
         self._workers = workers
+        self._seconds = seconds
         self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
 
     async def __aenter__(self) -> "Decoders":
@@ -56,7 +62,7 @@ class Decoders:
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
     async def decode(self, content: bytes, encoding: str, digest: str) -> Outcome:
-        """The outcome of an image; DECODER_DIED where two processes died over it."""
+        """The outcome of an image; DECODER_DIED where two processes died over it, DECODER_TIMED_OUT where one took too long."""
         job = _Job((content, encoding, digest), asyncio.get_running_loop().create_future())
         self._jobs.put_nowait(job)
         return await job.outcome
@@ -65,7 +71,7 @@ class Decoders:
         """Keep one process running, and replace it when it dies."""
         failed = 0
         while failed < _STARTS:
-            async with _process(self._function) as (process, connection):
+            async with _process(self._function, self._seconds) as (process, connection):
                 reader, writer = await asyncio.open_unix_connection(sock=connection)
                 with contextlib.closing(writer):
                     failed += 1
@@ -92,24 +98,26 @@ class Decoders:
                 _answer(sent.popleft(), outcome)
         except (ConnectionError, asyncio.IncompleteReadError):
             process.join()
-            self._blame(sent, f"exit code {process.exitcode}")
+            self._blame(sent, process.exitcode)
 
-    def _blame(self, sent: deque[_Job], detail: str) -> None:
+    def _blame(self, sent: deque[_Job], exitcode: int | None) -> None:
         """A process died over the first of its images; the others go back to the queue."""
         sent[0].deaths += 1
-        if sent[0].deaths == _LIVES:
-            _answer(sent.popleft(), Outcome(DECODER_DIED, detail))
+        if exitcode == -signal.SIGPROF:
+            _answer(sent.popleft(), Outcome(DECODER_TIMED_OUT, f"over {self._seconds:g} s of a core"))
+        elif sent[0].deaths == _LIVES:
+            _answer(sent.popleft(), Outcome(DECODER_DIED, f"exit code {exitcode}"))
         for job in sent:
             self._jobs.put_nowait(job)
 
 
 @contextlib.asynccontextmanager
-async def _process(function: Decode) -> AsyncIterator[tuple[BaseProcess, socket.socket]]:
+async def _process(function: Decode, seconds: float) -> AsyncIterator[tuple[BaseProcess, socket.socket]]:
     """A decoding process that ends with the context, and the socket to it."""
     here, there = socket.socketpair()
     with here:
         with there:
-            process = worker_context(*_IMPORTED).Process(target=_work, args=(there, function), daemon=True)
+            process = worker_context(*_IMPORTED).Process(target=_work, args=(there, function, seconds), daemon=True)
             await _start(process)
         try:
             yield process, here
@@ -140,11 +148,15 @@ def _frame(message: object) -> bytes:
     return _LENGTH.pack(len(payload)) + payload
 
 
-def _work(connection: socket.socket, function: Decode) -> None:
-    """A decoding process: answers images in order until the other end closes."""
+def _work(connection: socket.socket, function: Decode, seconds: float) -> None:
+    """A decoding process: answers images in order until the other end closes. SIGPROF ends it over one that takes too long."""
     start_worker()
     with connection, connection.makefile("rb") as requests, contextlib.suppress(ConnectionError):
         connection.sendall(_READY)
         while header := requests.read(_LENGTH.size):
             (length,) = _LENGTH.unpack(header)
-            connection.sendall(_frame(function(*pickle.loads(requests.read(length)))))
+            arguments = pickle.loads(requests.read(length))
+            signal.setitimer(signal.ITIMER_PROF, seconds)
+            answer = _frame(function(*arguments))
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            connection.sendall(answer)

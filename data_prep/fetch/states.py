@@ -1,4 +1,4 @@
-"""The states in which a URL can end, besides those of the images themselves (`data_prep.source.image`).
+"""The states in which a URL can end, besides those of the images themselves (`bridgetower_train.data.image`).
 
 An HTTP status other than 200 is its own state: "404", "403", "503".
 """
@@ -19,6 +19,7 @@ BAD_ENCODING = "bad encoding"
 HASH_MISMATCH = "hash mismatch"
 TOO_SMALL = "too small"
 DECODER_DIED = "decoder died"
+DECODER_TIMED_OUT = "decoder timed out"
 FAILED = "failed"
 
 UNANSWERED = {DNS, CONNECTION, TIMEOUT}

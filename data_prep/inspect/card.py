@@ -1,18 +1,20 @@
 """`bridgetower prep card`: a dataset card in Markdown, in the layout of the Hugging Face hub."""
 
-import json
+import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import fsspec
 import yaml
 
 from bridgetower_train.data.manifest import Manifest, reindex_hint
-from bridgetower_train.data.roots import is_remote, plain_root
-from bridgetower_train.errors import ConfigError, DataError
+from bridgetower_train.data.roots import is_remote, plain_root, read_small
+from bridgetower_train.display import print_line, without_secrets
+from bridgetower_train.errors import ConfigError, DataError, FileError
 from bridgetower_train.files import atomic_write
-from bridgetower_train.pages.markdown import one_line, table
+from bridgetower_train.foreign import parse_json
+from bridgetower_train.pages.markdown import Markdown, code, fill, link, one_line, table, text
 from bridgetower_train.pages.numbers import size
 from data_prep.inspect.notes import Notes
 from data_prep.inspect.places import Place, find_corpora
@@ -23,9 +25,11 @@ MARK = "<!-- written by bridgetower prep card -->"
 """A file without it is not overwritten."""
 _SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B")
 _UNKNOWN = "unknown"
+_NAME = re.compile(r"[\w.-]+")
+"""A name that means nothing to a shell, to Hydra or in Python."""
 _COLUMNS = ("corpus", "source", "images", "captions", "size", "of the source's rows")
 
-_LIMITS = """\
+_LIMITS = Markdown("""\
 - **The images belong to others.** The licences above are those of the collections, which for images from the web cover
   links and captions, not the images. Whether you may keep, train on or pass on the images is for you to settle.
 - **What is gone is not gone at random.** Images vanish with the sites and the people that published them, so the younger a
@@ -40,7 +44,7 @@ _LIMITS = """\
 - **Duplicates across corpora and with test sets are possible.** Links that the sources share are taken once where the
   preparation says so above; equal images under other links are found by `bridgetower prep lint`. Visual Genome contains
   about 51,000 images of COCO, among them some of its usual test split.
-"""
+""")
 
 _CARD = """\
 ---
@@ -68,7 +72,7 @@ each image once per epoch, `all` once for each of its captions. The shards are o
 ```python
 import webdataset
 
-for record in webdataset.WebDataset("FOLDER/{shard}", shardshuffle=False).decode("pil"):
+for record in webdataset.WebDataset({shard}, shardshuffle=False).decode("pil"):
     print(sorted(record))
 ```
 
@@ -106,28 +110,35 @@ def run(config: CardConfig) -> None:
     if out.exists() and MARK not in out.read_text("utf-8", "replace"):
         raise ConfigError(f"out={out}: exists and was not written by this command; remove it, or choose another `out`")
     atomic_write(out, card([describe(place) for place in places]))
-    print(f"card: {out.resolve()}")
+    print_line(f"card: {out.resolve()}")
 
 
 def describe(place: Place) -> Described:
-    """Read the manifest and, if intact, preparation.json. DataError where there is no manifest."""
+    """Read the manifest and, if intact, preparation.json.
+
+    DataError where there is no manifest, ConfigError for a name that commands of the card could not have in them.
+    """
+    if not _NAME.fullmatch(place.name):
+        raise ConfigError(
+            f"{place.folder}: rename the folder for a card: letters, digits, '.', '-' and '_' alone are allowed"
+        )
     path = f"{place.folder}/manifest.json"
-    text = _read(path)
+    text = _read(place, "manifest.json")
     if text is None:
         raise DataError(f"{path}: cannot be read; {reindex_hint(place.folder)}")
     manifest = Manifest.from_json(text, path)
+    path = f"{place.folder}/preparation.json"
     try:
-        preparation = json.loads(_read(f"{place.folder}/preparation.json") or b"{}")
-    except ValueError:
+        preparation = parse_json(_read(place, "preparation.json") or b"{}", dict[str, Any], path)
+    except FileError:
         preparation = {}
-    return Described(place, manifest, Notes.of(manifest), preparation if isinstance(preparation, dict) else {})
+    return Described(place, manifest, Notes.of(manifest), preparation)
 
 
-def _read(path: str) -> bytes | None:
+def _read(place: Place, file: str) -> bytes | None:
     try:
-        with fsspec.open(path, "rb") as file:
-            return bytes(file.read())
-    except OSError:
+        return read_small(place.root, f"{place.name}/{file}")
+    except (OSError, DataError):
         return None
 
 
@@ -135,7 +146,7 @@ def card(corpora: list[Described]) -> str:
     """The text of the card."""
     images = sum(c.manifest.images for c in corpora)
     first = corpora[0]
-    name = first.place.name if len(corpora) == 1 else Path(first.place.root).name
+    name = first.place.name if len(corpora) == 1 else Path(without_secrets(first.place.root)).name
     category = next((text for power, text in enumerate(_SIZES, 3) if images < 10**power), "n>1B")
     fields = {
         "pretty_name": name,
@@ -145,17 +156,18 @@ def card(corpora: list[Described]) -> str:
         "size_categories": [category],
         "tags": ["webdataset", "image-text", "bridgetower"],
     }
-    return _CARD.format(
-        front_matter=yaml.safe_dump(fields, sort_keys=False, allow_unicode=True),
-        mark=MARK,
+    return fill(
+        _CARD,
+        front_matter=Markdown(yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)),
+        mark=Markdown(MARK),
         name=name,
         images=images,
         captions=sum(c.manifest.captions for c in corpora),
         size=size(sum(shard_bytes(c.manifest) for c in corpora)),
         overview=table(_COLUMNS, map(_overview, corpora), left=2),
-        sections="\n".join(map(_section, corpora)),
-        weights=", ".join(f"{c.place.name}: 1.0" for c in corpora),
-        shard=f"{first.place.name}/{first.manifest.shards[0].name}",
+        sections=Markdown("\n".join(map(_section, corpora))),
+        weights=Markdown(", ".join(f"{c.place.name}: 1.0" for c in corpora)),
+        shard=Markdown(repr(f"FOLDER/{first.place.name}/{first.manifest.shards[0].name}")),
         limits=_LIMITS,
     )
 
@@ -167,34 +179,43 @@ def _overview(corpus: Described) -> tuple[str, ...]:
     return corpus.place.name, notes.title or _UNKNOWN, *counts, share
 
 
-def _section(corpus: Described) -> str:
+def _section(corpus: Described) -> Markdown:
     manifest, notes, preparation = corpus.manifest, corpus.notes, corpus.preparation
     edge = f"{manifest.image_size} px" if manifest.image_size else "of several sizes"
     started, finished = (preparation.get(key) or _UNKNOWN for key in ("started", "finished"))
     facts = {
         "source": notes.title,
-        "homepage": notes.homepage,
+        "homepage": link(notes.homepage, notes.homepage),
         "licence": notes.licence,
         "about the source": notes.note,
         "images": f"{manifest.images:,}, shorter edge {edge}",
         "captions": f"{manifest.captions:,}, {manifest.captions / manifest.images:.2f} an image",
         "shards": f"{len(manifest.shards):,}",
         "prepared": f"from {started} to {finished}" if preparation else "",
-        "command": f"`{preparation['command']}`" if isinstance(preparation.get("command"), str) else "",
-        "index": f"sha256 `{manifest.index_sha256}`",
-        **{f"made from {one_line(name)}": f"`{one_line(value)}`" for name, value in sorted(notes.source.items())},
+        "command": code(_without_folders(str(preparation.get("command", "")))),
+        "index": Markdown(f"sha256 {code(manifest.index_sha256)}"),
+        **{f"made from {one_line(name)}": code(value) for name, value in sorted(notes.source.items())},
     }
-    lines = [f"- {name}: {one_line(text) or _UNKNOWN}\n" for name, text in facts.items()]
-    return f"## {corpus.place.name}\n\n{''.join(lines)}\n{_states(corpus)}"
+    lines = [f"- {text(name)}: {text(value) or _UNKNOWN}\n" for name, value in facts.items()]
+    return Markdown(f"## {text(corpus.place.name)}\n\n{''.join(lines)}\n{_states(corpus)}")
 
 
-def _states(corpus: Described) -> str:
+def _without_folders(command: str) -> str:
+    """A command line with the last component of each path in it: the others tell of who ran it. Empty where it is none."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return ""
+    return shlex.join(word if "://" in word else re.sub(r"[^=,\[\]{}'\"]*/", "", word) for word in words)
+
+
+def _states(corpus: Described) -> Markdown:
     states, title = corpus.notes.states, "what became of the rows of the source"
     if not states and corpus.manifest.dropped:
         states = {**corpus.manifest.dropped, OK: corpus.manifest.images}
         title = "what became of the records in the tars"
     if not states:
-        return "What became of the rows of the source is not recorded, so the yield is unknown.\n"
+        return Markdown("What became of the rows of the source is not recorded, so the yield is unknown.\n")
     total = sum(states.values())
     ordered = sorted(states.items(), key=lambda item: (item[0] != OK, -item[1]))
     return table((title, "rows", "share"), ((s, f"{count:,}", f"{count / total:.2%}") for s, count in ordered))

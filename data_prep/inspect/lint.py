@@ -16,7 +16,8 @@ from tqdm import tqdm
 from bridgetower_train.config import ModelConfig, at_least, one_of
 from bridgetower_train.data.shards import Corpus, open_corpus
 from bridgetower_train.data.text import CaptionTokenizer
-from bridgetower_train.errors import DataError
+from bridgetower_train.display import print_line
+from bridgetower_train.errors import DataError, FileError
 from bridgetower_train.files import replacing
 from bridgetower_train.pages.histogram import Distribution
 from data_prep.inspect.duplicates import Hashes, find_duplicates
@@ -73,7 +74,7 @@ class Findings:
     def report(self, listing: str | None) -> None:
         """Print each reason with its first records; list everything in `listing`, or in lint.jsonl where it is much."""
         for reason, count in self.counts.most_common():
-            print(f"{reason}: {count:,} ({', '.join(self._first[reason])}{', ...' if count > _EXAMPLES else ''})")
+            print_line(f"{reason}: {count:,} ({', '.join(self._first[reason])}{', ...' if count > _EXAMPLES else ''})")
         total = sum(self.counts.values())
         if listing is None:
             if total <= SHOWN:
@@ -82,7 +83,7 @@ class Findings:
         self._lines.seek(0)
         with replacing(Path(listing)) as file:
             shutil.copyfileobj(self._lines, file)
-        print(f"all {total:,} findings: {listing}")
+        print_line(f"all {total:,} findings: {listing}")
 
 
 @dataclass
@@ -127,8 +128,8 @@ def _open(places: list[Place], config: LintConfig, findings: Findings) -> Iterat
     first = 0
     for place in places:
         try:
-            corpus = open_corpus(place.root, place.name, config.cache)
-        except DataError as error:
+            corpus = open_corpus(place.root, place.name, config.cache, config.follow_links)
+        except (DataError, FileError) as error:
             findings.add(Finding(place.name, "", "", str(error)))
             continue
         tally = Tally(place, corpus, first)
@@ -144,7 +145,14 @@ def _read_all(tallies: list[Tally], config: LintConfig, findings: Findings) -> t
     hashes = np.zeros((2, images if wanted else 0, 2), np.uint64)
     tasks = [(tally, shard) for tally in tallies for shard in range(len(tally.corpus.manifest.shards))]
     items = ((tally.place, shard) for tally, shard in tasks)
-    check = partial(check_shard, CorporaConfig(config.root, config.cache_dir, config.cache_gb), config.tokenizer)
+    corpora = CorporaConfig(
+        root=config.root,
+        cache_dir=config.cache_dir,
+        cache_gb=config.cache_gb,
+        cache_shared=config.cache_shared,
+        follow_links=config.follow_links,
+    )
+    check = partial(check_shard, corpora, config.tokenizer)
     with tqdm(desc="lint", total=images, unit=" images", unit_scale=True, disable=None) as bar:
         reports = ordered_map(check, items, min(config.workers, max(len(tasks), 1)), chunk=1)
         for (tally, shard), report in zip(tasks, reports, strict=True):
@@ -177,7 +185,7 @@ def _report_duplicates(tallies: list[Tally], images: Hashes, originals: Hashes, 
     for (origin_name, copy_name), count in sorted(between.items()):
         share = count / next(t.corpus.manifest.images for t in tallies if t.corpus.name == copy_name)
         which = "occur earlier in it" if origin_name == copy_name else f"are in {origin_name} too"
-        print(f"duplicates: {count:,} images of {copy_name} ({share:.1%}) {which}")
+        print_line(f"duplicates: {count:,} images of {copy_name} ({share:.1%}) {which}")
     return len(duplicates.row)
 
 
@@ -192,7 +200,7 @@ def _locate(tallies: list[Tally], starts: "np.ndarray[tuple[int], np.dtype[np.in
 def _print_captions(tally: Tally, config: LintConfig) -> None:
     manifest, characters, tokens = tally.corpus.manifest, tally.characters, tally.tokens
     faults = f"{tally.faults:,} faults" if tally.faults else "nothing wrong"
-    print(f"{tally.corpus.name}: {manifest.images:,} images, {manifest.captions:,} captions: {faults}")
+    print_line(f"{tally.corpus.name}: {manifest.images:,} images, {manifest.captions:,} captions: {faults}")
     print(f"  characters per caption: {describe(characters)}")
     if config.tokenizer is not None:
         cut = sum(count for length, count in tokens.items() if length > config.max_text_len)

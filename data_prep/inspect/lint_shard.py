@@ -9,15 +9,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bridgetower_train.data.image import decode_crop
+from bridgetower_train.data.image import check_image
 from bridgetower_train.data.roots import is_remote
 from bridgetower_train.data.shards import BadRecordError, Corpus, Record, open_corpus
 from bridgetower_train.data.text import CaptionTokenizer
-from bridgetower_train.errors import DataError
+from bridgetower_train.errors import DataError, FileError
 from bridgetower_train.files import sha256_file
 from data_prep.inspect.duplicates import image_hash, original_hash
 from data_prep.inspect.places import CorporaConfig, Place
-from data_prep.shards.index import image_size
 
 FREE_SIZE = 294
 """Size to which the images of a corpus of several sizes are resized, pixels."""
@@ -52,14 +51,14 @@ class ShardReport(NamedTuple):
 
 
 def check_folder(corpus: Corpus) -> Iterator[Finding]:
-    """What is wrong with manifest and index. Files of a local corpus only: those of a remote one are checked when fetched."""
+    """What is wrong with manifest and index. The cache has checked the files of a remote corpus."""
     manifest = corpus.manifest
     shard = corpus.index["shard"]
     if not np.array_equal(shard, np.repeat(np.arange(len(manifest.shards)), [s.records for s in manifest.shards])):
         yield Finding(corpus.name, "", "", "index and manifest differ in the records of their shards")
     if is_remote(corpus.folder):
         return
-    if sha256_file(f"{corpus.folder}/index.npy") != manifest.index_sha256:
+    if sha256_file(corpus.path("index.npy")) != manifest.index_sha256:
         yield Finding(corpus.name, "", "", "index.npy is not the one that the manifest describes")
     named = {info.name for info in manifest.shards}
     for name in sorted(os.listdir(corpus.folder)):
@@ -95,7 +94,7 @@ def check_shard(config: CorporaConfig, tokenizer: str | None, task: tuple[Place,
         characters = np.array([len(caption) for caption in captions], np.int64)
         tokens = _text(tokenizer).lengths(captions) if tokenizer and captions else np.empty(0, np.int64)
         return ShardReport(faults, hashes, characters, tokens)
-    except DataError as error:
+    except (DataError, FileError) as error:
         reason = str(error)
     except OSError as error:
         reason = f"shard cannot be read: {error.strerror}, and with it its {stop - start:,} records"
@@ -104,16 +103,15 @@ def check_shard(config: CorporaConfig, tokenizer: str | None, task: tuple[Place,
 
 
 def _check_file(corpus: Corpus, shard: int) -> Iterator[str]:
-    """Differences between a local shard and the one that was indexed. OSError where it cannot be read."""
-    if is_remote(corpus.folder):
-        return
+    """Differences between a shard and the one that was indexed. OSError where a local one cannot be read."""
     info = corpus.manifest.shards[shard]
-    path = f"{corpus.folder}/{info.name}"
-    size = os.path.getsize(path)
-    if size != info.bytes:
-        yield f"shard has another size than the manifest says: {size:,} bytes, not {info.bytes:,}"
-    elif sha256_file(path) != info.sha256:
-        yield "shard has another SHA-256 than the manifest says"
+    if not is_remote(corpus.folder):  # the cache checks the others
+        path = corpus.path(info.name)
+        size = os.path.getsize(path)
+        if size != info.bytes:
+            yield f"shard has another size than the manifest says: {size:,} bytes, not {info.bytes:,}"
+        elif sha256_file(path) != info.sha256:
+            yield "shard has another SHA-256 than the manifest says"
     rows = corpus.index[slice(*corpus.shard_rows[shard : shard + 2])]
     if int(rows["captions"].sum(dtype=np.int64)) != info.captions:
         yield "index and manifest differ in the number of captions"
@@ -125,13 +123,12 @@ def _read(corpus: Corpus, row: int) -> tuple[Record, str]:
     captions, indexed = len(record.captions), int(corpus.index["captions"][row])
     if captions < indexed:
         raise BadRecordError("fewer captions than indexed")
-    edge = min(image_size(bytes(record.image)))
+    image = check_image(record.image)
     expected = corpus.manifest.image_size
-    size = expected or FREE_SIZE
-    decode_crop(record.image, size, np.empty((size, size, 3), np.uint8))
+    image.decode(expected or FREE_SIZE)
     if captions > indexed:
         return record, "more captions than indexed"
-    if expected is not None and edge != expected:
+    if expected is not None and min(image.width, image.height) != expected:
         return record, "shorter edge that is not the manifest's image_size"
     return record, ""
 
@@ -143,7 +140,7 @@ def forget_corpora() -> None:
 
 @lru_cache(maxsize=8)
 def _corpus(config: CorporaConfig, place: Place) -> Corpus:
-    return open_corpus(*place, config.cache)
+    return open_corpus(*place, config.cache, config.follow_links)
 
 
 _text = lru_cache(maxsize=1)(CaptionTokenizer.load)

@@ -1,17 +1,17 @@
 """`bridgetower prep stats`: what corpora contain, printed and as a page."""
 
-import io
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from bridgetower_train.config import at_least
+from bridgetower_train.data.image import check_image, decode
 from bridgetower_train.data.shards import BadRecordError, Corpus, Record, open_corpus
 from bridgetower_train.data.text import CaptionTokenizer
+from bridgetower_train.display import print_line, printable, without_secrets
 from bridgetower_train.files import atomic_write
 from bridgetower_train.pages.corpora import CorpusView, Sample, corpora_page
 from bridgetower_train.pages.histogram import Distribution
@@ -19,7 +19,6 @@ from bridgetower_train.pages.images import shrunk
 from bridgetower_train.pages.numbers import size
 from data_prep.inspect.notes import Notes
 from data_prep.inspect.places import CorporaConfig, find_corpora
-from data_prep.shards.index import image_size
 from data_prep.shards.summary import shard_bytes
 
 _THUMBNAIL = 240
@@ -65,7 +64,7 @@ def run(config: StatsConfig) -> None:
     text = None if config.tokenizer is None else CaptionTokenizer.load(config.tokenizer)
     views, corpora = [], []
     for place in find_corpora(config.root):
-        corpus = open_corpus(place.root, place.name, config.cache)
+        corpus = open_corpus(place.root, place.name, config.cache, config.follow_links)
         corpora.append(corpus)
         views.append(view_corpus(corpus, config, text))
         print(_line(views[-1]))
@@ -75,8 +74,10 @@ def run(config: StatsConfig) -> None:
         "shards": f"{sum(len(c.manifest.shards) for c in corpora):,}",
         "size": size(sum(shard_bytes(c.manifest) for c in corpora)),
     }
-    atomic_write(Path(config.out), corpora_page(config.root.rstrip("/").rpartition("/")[2], total, views))
-    print(f"stats: {Path(config.out).resolve()}")
+    atomic_write(
+        Path(config.out), corpora_page(without_secrets(config.root).rstrip("/").rpartition("/")[2], total, views)
+    )
+    print_line(f"stats: {Path(config.out).resolve()}")
 
 
 def view_corpus(corpus: Corpus, config: StatsConfig, text: CaptionTokenizer | None) -> CorpusView:
@@ -129,10 +130,10 @@ def _sample(corpus: Corpus, config: StatsConfig, text: CaptionTokenizer | None) 
     rows = np.unique(np.linspace(0, images - 1, config.sample).astype(np.int64)).tolist()
     shown = set(np.unique(np.linspace(0, len(rows) - 1, config.images).astype(np.int64)).tolist())
     sampled = _Sampled(len(rows))
-    for number, row in enumerate(tqdm(rows, corpus.name, unit=" images", disable=None)):
+    for number, row in enumerate(tqdm(rows, printable(corpus.name), unit=" images", disable=None)):
         try:
             record = corpus.read(row)
-            edges, captions = image_size(bytes(record.image)), record.captions
+            edges, captions = check_image(record.image).upright_size(), record.captions
         except BadRecordError:
             sampled.bad += 1
             continue
@@ -150,17 +151,15 @@ def _original(meta: dict[str, Any]) -> list[tuple[int, int]]:
     """Size of the original image. img2dataset has it under `original_width`, and under `width` that of the stored one."""
     for names in (("original_width", "original_height"), ("width", "height")):
         edges = [meta.get(name) for name in names]
-        if all(isinstance(edge, int) and edge > 0 for edge in edges):
+        if all(isinstance(edge, int) and 0 < edge < 1 << 31 for edge in edges):
             return [(edges[0], edges[1])]  # type: ignore[list-item]
     return []
 
 
 def _show(record: Record) -> list[Sample]:
     try:
-        image = Image.open(io.BytesIO(record.image), formats=("JPEG", "PNG", "WEBP"))
-        image.draft("RGB", (_THUMBNAIL, _THUMBNAIL))
-        thumbnail = shrunk(image, _THUMBNAIL)
-    except (OSError, ValueError, Image.DecompressionBombError):
+        thumbnail = shrunk(decode(record.image), _THUMBNAIL)
+    except BadRecordError:
         return []
     caption = (record.captions or [""])[0]
     more = f"{caption[:_CAPTION_SHOWN]} …" if len(caption) > _CAPTION_SHOWN else caption
@@ -174,4 +173,5 @@ def _line(view: CorpusView) -> str:
         if len(d.values)
     ]
     states = [f"  {state}: {count:,}" for state, count in sorted(view.states.items(), key=lambda item: -item[1])]
-    return "\n".join([f"{view.name}: " + ", ".join(f"{k} {v}" for k, v in view.facts.items()), *lengths, *states])
+    lines = [f"{view.name}: " + ", ".join(f"{k} {v}" for k, v in view.facts.items()), *lengths, *states]
+    return "\n".join(map(printable, lines))

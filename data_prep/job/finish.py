@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from bridgetower_train.data.manifest import Manifest, ShardInfo
 from bridgetower_train.data.shards import INDEX_DTYPE
-from bridgetower_train.errors import DataError
+from bridgetower_train.errors import DataError, FileError
 from data_prep.job.log import RangeSummary, log_name, read_index, read_summary
 from data_prep.job.output import Output
 from data_prep.job.shard_range import SPOOL, Work
@@ -42,7 +42,7 @@ def _read_summary(output: Output, number: int) -> RangeSummary | None:
     try:
         with output.open(log_name(number)) as file:
             return read_summary(file)
-    except (pa.ArrowInvalid, FileNotFoundError):  # empty or torn by a crash of the machine
+    except (pa.ArrowException, FileError, FileNotFoundError):  # empty, torn by a crash of the machine, or no log
         return None
 
 
@@ -54,8 +54,15 @@ def finish(work: Work, ranges: int, extra: dict[str, Any]) -> Manifest:
     """Merge the logs of all `ranges` into `index.npy` and, last, `manifest.json`. DataError where no row has an image."""
 
     def read(number: int) -> tuple[RangeSummary, Rows]:
-        with work.output.open(log_name(number)) as file:
-            return read_index(file)
+        name = log_name(number)
+        try:
+            with work.output.open(name) as file:
+                return read_index(file)
+        except (pa.ArrowException, FileError, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise DataError(
+                f"{work.output}/{name}: cannot be read ({reason}); remove it, and run the same command to write it again"
+            ) from None
 
     with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
         shards, parts, states = _merge(pool.map(read, range(ranges)))

@@ -18,6 +18,7 @@ from typing import Any, cast
 from bridgetower_train.config import at_least, one_of
 from bridgetower_train.data.manifest import Manifest
 from bridgetower_train.data.roots import is_remote
+from bridgetower_train.display import print_line
 from bridgetower_train.errors import ConfigError, DataError
 from bridgetower_train.lock import hold
 from data_prep.job.finish import finish, finished
@@ -105,7 +106,7 @@ def _run(
     config: JobConfig, table: Table, images: Images, work: Work, preparation: Preparation, extra: dict[str, Any]
 ) -> Manifest:
     if manifest := preparation.whole(work.output):
-        print(f"{config.name}: {work.output} already contains these {manifest.images:,} images")
+        print_line(f"{config.name}: {work.output} already contains these {manifest.images:,} images")
         return manifest
     preparation.begin(work.output)
     rows, step = len(table), config.records_per_shard

@@ -12,6 +12,9 @@ import pyarrow.parquet as pq
 
 from bridgetower_train.data.manifest import ShardInfo
 from bridgetower_train.data.shards import INDEX_DTYPE
+from bridgetower_train.errors import FileError
+from bridgetower_train.files import recreate
+from bridgetower_train.foreign import parse_json
 from data_prep.shards.writer import Rows
 from data_prep.source.rows import FORMER_STATES, OK
 
@@ -63,17 +66,20 @@ def write_log(path: Path, lines: Sequence[Line], index: Rows, summary: RangeSumm
     columns += [pa.array(full[name], mask=~ok) for name in _INDEX_COLUMNS]
     shard = None if summary.shard is None else asdict(summary.shard)
     metadata = {"shard": json.dumps(shard), "states": json.dumps(summary.states)}
-    pq.write_table(pa.table(columns, SCHEMA.with_metadata(metadata)), path, compression="zstd")
+    with recreate(path) as file:
+        pq.write_table(pa.table(columns, SCHEMA.with_metadata(metadata)), file, compression="zstd")
 
 
 def read_summary(file: BinaryIO) -> RangeSummary:
-    """The result of a range, from the footer of its log."""
+    """The result of a range, from the footer of its log. FileError, pa.ArrowException or OSError where it is none."""
     return _summary(pq.read_metadata(file).metadata)
 
 
 def read_index(file: BinaryIO) -> tuple[RangeSummary, Rows]:
-    """The result of a range, and the rows of the index of its records; their `shard` is 0."""
+    """The result of a range, and the rows of the index of its records; their `shard` is 0. Errors as of `read_summary`."""
     table = pq.read_table(file, columns=_INDEX_COLUMNS)
+    if table.schema.types != [SCHEMA.field(name).type for name in _INDEX_COLUMNS]:
+        raise FileError("has other columns than a log")
     table = table.filter(table["crc"].is_valid())
     rows = np.zeros(len(table), INDEX_DTYPE)
     for name in _INDEX_COLUMNS:
@@ -81,10 +87,12 @@ def read_index(file: BinaryIO) -> tuple[RangeSummary, Rows]:
     return _summary(table.schema.metadata), rows
 
 
-def _summary(metadata: dict[bytes, bytes]) -> RangeSummary:
-    shard, states = json.loads(metadata[b"shard"]), json.loads(metadata[b"states"])
+def _summary(metadata: dict[bytes, bytes] | None) -> RangeSummary:
+    noted = metadata or {}
+    shard = parse_json(noted.get(b"shard", b""), ShardInfo | None, "shard")  # type: ignore[arg-type, var-annotated]
+    states = parse_json(noted.get(b"states", b""), dict[str, int], "states")
     named = {FORMER_STATES.get(state, state): rows for state, rows in states.items()}
-    return RangeSummary(None if shard is None else ShardInfo(**shard), named)
+    return RangeSummary(shard, named)
 
 
 def _valid(values: tuple[object, ...]) -> list[object]:

@@ -10,8 +10,10 @@ from typing import Any, BinaryIO
 from fsspec.core import url_to_fs
 
 from bridgetower_train.data.roots import is_remote, plain_root
+from bridgetower_train.display import without_secrets
 from bridgetower_train.errors import DataError
-from bridgetower_train.files import atomic_write, replacing, sync
+from bridgetower_train.files import atomic_write, own_folder, replacing, sync
+from bridgetower_train.foreign import MAX_JSON, open_regular, read_rest
 
 
 class Output:
@@ -23,7 +25,8 @@ class Output:
         """None where it is remote."""
 
     def __str__(self) -> str:
-        return self.url
+        """To show; without secrets."""
+        return without_secrets(self.url)
 
     def sizes(self, folder: str = "") -> dict[str, int]:
         """Name -> size, bytes, of its files or of those in a folder of it; empty where there are none."""
@@ -55,18 +58,18 @@ class Output:
             return None
 
     def open(self, name: str) -> BinaryIO:
-        """A file of it, for reading. FileNotFoundError where there is none."""
+        """A file of it, for reading. FileNotFoundError where there is none, FileError where it is no regular file."""
         if self.local is not None:
-            return open(self.local / name, "rb")
+            return open_regular(self.local / name)
         fs, path = self._remote(name)
         file: BinaryIO = fs.open(path, "rb")
         return file
 
     def read(self, name: str) -> bytes | None:
-        """The contents of a file of it; None where there is none."""
+        """The contents of a small file of it; None where there is none. FileError where it is large."""
         try:
             with self.open(name) as file:
-                return file.read()
+                return read_rest(file, MAX_JSON, f"{self}/{name}")
         except FileNotFoundError:
             return None
 
@@ -81,6 +84,8 @@ class Output:
     def take(self, source: Path, name: str) -> None:
         """Move a complete local file to its place."""
         if self.local is not None:
+            if "/" in name:
+                own_folder((self.local / name).parent)
             _move(source, self.local / name)
             return
         with self._writing(name) as (fs, path):
@@ -105,7 +110,6 @@ class Output:
 
 
 def _move(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
     if source.stat().st_dev == target.parent.stat().st_dev:
         sync(source)
         source.replace(target)

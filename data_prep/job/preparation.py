@@ -6,16 +6,28 @@ import shlex
 import socket
 import sys
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from bridgetower_train.data.manifest import Manifest
-from bridgetower_train.errors import DataError
+from bridgetower_train.display import without_secrets
+from bridgetower_train.errors import DataError, FileError
+from bridgetower_train.foreign import parse_json
 from bridgetower_train.versions import versions
 from data_prep.job.output import Output
 from data_prep.source.rows import Table
 
 NAME = "preparation.json"
 _FORMAT = 1  # increment it when the same source and settings give other shards
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """What an earlier run has noted."""
+
+    settings: dict[str, Any]
+    source: dict[str, str]
+    started: str | None
 
 
 class Preparation:
@@ -37,18 +49,17 @@ class Preparation:
 
     def begin(self, output: Output) -> None:
         """Claim the folder, unless an earlier run has."""
-        if output.read(NAME) is None:
+        if _read(output) is None:
             self._write(output, {"started": _now(), "finished": None})
 
     def end(self, output: Output) -> None:
         """Record when the corpus was finished."""
-        text = output.read(NAME)
-        assert text is not None
-        self._write(output, {"started": json.loads(text)["started"], "finished": _now()})
+        before = _read(output)
+        self._write(output, {"started": before.started if before else None, "finished": _now()})
 
     def _check(self, output: Output) -> None:
-        text = output.read(NAME)
-        if text is None:
+        before = _read(output)
+        if before is None:
             foreign = [name for name in output.sizes() if name.endswith(".tar") or name == "manifest.json"]
             if foreign:
                 raise DataError(
@@ -56,12 +67,7 @@ class Preparation:
                     "or choose another `out` or `name`"
                 )
             return
-        try:
-            before = json.loads(text)
-            changes = _changes("", before["settings"], self.settings)
-            changes += _changes("source ", before["source"], self.source)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{output}/{NAME}: is broken ({error!r}); remove the folder and start over") from None
+        changes = _changes("", before.settings, self.settings) + _changes("source ", before.source, self.source)
         if changes:
             raise DataError(
                 f"out={output}: was begun with another source or other settings: {'; '.join(changes)}; restore "
@@ -74,10 +80,19 @@ class Preparation:
             "source": self.source,
             **times,
             "host": socket.gethostname(),
-            "command": shlex.join(sys.argv),
+            "command": shlex.join(map(without_secrets, sys.argv)),
             "versions": versions(),
         }
         output.write(NAME, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def _read(output: Output) -> _Begun | None:
+    """None where no run has begun. DataError where something else has the file's name."""
+    text = output.read(NAME)
+    try:
+        return None if text is None else parse_json(text, _Begun, NAME)
+    except FileError as error:
+        raise DataError(f"out={output}: {error}, or remove the folder and start over") from None
 
 
 def _changes(kind: str, before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -2,20 +2,25 @@
 
 import importlib
 import os
+import secrets
 import signal
 from collections.abc import Generator, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import torch
+from packaging.version import Version
 
 from bridgetower_train.errors import ConfigError, DataError
+from bridgetower_train.versions import installed_version
 from data_prep.job.finish import summary_of
 from data_prep.job.progress import Progress
 from data_prep.job.shard_range import ShardRange, Work
 from data_prep.source.rows import Images, Outcome, Row
 
 _RETRIES = 5  # of a task whose worker dies
+_LOWEST = "2.52"  # version; the first with tokens
 _AHEAD = 2  # tasks submitted for each one that the cluster can run
 
 
@@ -24,14 +29,10 @@ def prepare_ranges(
 ) -> None:
     """Prepare each part (number, first row, rows) in a task with `workers` CPUs of the cluster at RAY_ADDRESS or a new one.
 
-    ConfigError where Ray is missing or no node has as many CPUs, DataError where a task's worker dies again and again.
+    ConfigError where Ray is missing, or older than its tokens, or no node has as many CPUs; DataError where a task's worker
+    dies again and again.
     """
-    try:
-        ray: Any = importlib.import_module("ray")
-    except ImportError:
-        raise ConfigError("engine=ray: Ray is not installed: pip install 'bridgetower-train[ray]'") from None
-    _start(ray)
-    try:
+    with _connected() as ray:
         at_once = sum(int(node["Resources"].get("CPU", 0)) // workers for node in ray.nodes() if node["Alive"])
         if not at_once:
             raise ConfigError(
@@ -46,15 +47,44 @@ def prepare_ranges(
                 running = _collect(ray, running, progress)
         while running:
             running = _collect(ray, running, progress)
-    finally:
-        ray.shutdown()
 
 
-def _start(ray: Any) -> None:
+@contextmanager
+def _connected() -> Iterator[Any]:
+    """Ray, connected to the cluster at RAY_ADDRESS, whose authentication is its owner's, or to a new one.
+
+    A new one listens on 127.0.0.1, obeys who has its token, and has its files in a folder of this user's.
+    """
+    found = installed_version("ray")
+    if found is None:
+        raise ConfigError("engine=ray: Ray is not installed: pip install 'bridgetower-train[ray]'")
+    if Version(found) < Version(_LOWEST):
+        raise ConfigError(
+            f"engine=ray: Ray {found} obeys whoever reaches its ports; {_LOWEST} has tokens: "
+            "pip install 'bridgetower-train[ray]'"
+        )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    before = signal.getsignal(signal.SIGTERM)
-    ray.init(log_to_driver=False, logging_level="warning")
-    signal.signal(signal.SIGTERM, before)  # Ray has replaced it
+    with TemporaryDirectory(
+        prefix="bridgetower-ray-",
+        dir=os.environ.get("RAY_TMPDIR", "/tmp"),  # short: the paths of Ray's sockets are limited
+        ignore_cleanup_errors=True,
+    ) as folder:
+        local: dict[str, Any] = {}
+        if not os.environ.get("RAY_ADDRESS"):
+            # Ray reads these when it is imported. In the environment, unlike in ~/.ray, only this user can read the token.
+            os.environ["RAY_AUTH_MODE"] = "token"
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+            os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on Linux, too, this means 127.0.0.1 alone
+            # Ray opens its own folder to everybody, so it lies in one that is closed.
+            local = {"address": "local", "include_dashboard": False, "_temp_dir": f"{folder}/ray"}
+        before = signal.getsignal(signal.SIGTERM)
+        ray = importlib.import_module("ray")
+        ray.init(log_to_driver=False, logging_level="warning", **local)
+        signal.signal(signal.SIGTERM, before)  # Ray has replaced it
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
 
 
 def _collect(ray: Any, running: list[Any], progress: Progress) -> list[Any]:

@@ -6,23 +6,28 @@ import os
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
+from bridgetower_train.files import open_own, own_folder
+from bridgetower_train.foreign import parse_json
 from data_prep.source.rows import FORMER_STATES, Outcome
 
 _FRAME = struct.Struct("<QIII")  # row, bytes of json, bytes of jpeg, CRC-32 of these three and both contents
 _HEAD = struct.Struct("<QII")
+_MAX_NOTE, _MAX_JPEG = 16 << 20, 1 << 29  # bytes, more than any outcome has
 
 
 class Spool:
     """A file of outcomes, each in a frame with a checksum; a torn frame, left by a kill or a full disk, is cut off.
 
-    Opening it waits until no other process has it open, as when a task that was believed lost runs a second time.
+    Opening it waits until no other process has it open, as when a task that was believed lost runs a second time. FileError if
+    something else has its name.
     """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        own_folder(path.parent)
         self._path = path
-        self._file = open(path, "a+b", buffering=0)  # noqa: SIM115
+        self._file = open_own(path, os.O_APPEND)
         fcntl.lockf(self._file, fcntl.LOCK_EX)
         self._places: dict[int, tuple[int, int, int]] = {}  # row -> offset of its json, bytes of json and jpeg
         self._end = 0
@@ -44,11 +49,11 @@ class Spool:
             data = data[self._file.write(data) :]
 
     def get(self, row: int) -> Outcome:
-        """The outcome of a row that is in it."""
+        """The outcome of a row that is in it. FileError if it is not what `add` writes."""
         start, note, jpeg = self._places[row]
         self._file.seek(start)
         data = self._file.read(note + jpeg)
-        state, detail, meta = json.loads(data[:note])
+        state, detail, meta = parse_json(data[:note], tuple[str, str, dict[str, Any]], str(self._path))
         return Outcome(FORMER_STATES.get(state, state), detail, data[note:], meta)
 
     def close(self) -> None:
@@ -67,7 +72,9 @@ class Spool:
             frame = self._file.read(_FRAME.size)
             row, note, jpeg, crc = _FRAME.unpack(frame)
             after = self._end + _FRAME.size + note + jpeg
-            if after > size or zlib.crc32(self._file.read(note + jpeg), zlib.crc32(frame[: _HEAD.size])) != crc:
+            if after > size or note > _MAX_NOTE or jpeg > _MAX_JPEG:
+                break
+            if zlib.crc32(self._file.read(note + jpeg), zlib.crc32(frame[: _HEAD.size])) != crc:
                 break
             self._places.setdefault(row, (self._end + _FRAME.size, note, jpeg))
             self._end = after

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import simplejpeg
 from tqdm import tqdm
 
+from bridgetower_train.data.image import check_image
 from bridgetower_train.data.manifest import Manifest, ShardInfo
 from bridgetower_train.data.shards import (
     CAPTIONS_TOO_LARGE,
@@ -21,30 +21,29 @@ from bridgetower_train.data.shards import (
     MAX_CAPTION_BYTES,
     MAX_CAPTIONS,
     MAX_IMAGE_BYTES,
-    MAX_PIXELS,
     BadRecordError,
     parse_caption_member,
 )
 from bridgetower_train.data.tar import Gap, Member, member_key, walk_tar
-from bridgetower_train.errors import ConfigError, DataError
+from bridgetower_train.display import print_line
+from bridgetower_train.errors import ConfigError, DataError, FileError
 from bridgetower_train.files import sha256_file
+from bridgetower_train.foreign import MAX_JSON, inside, open_regular, read_bytes
 from bridgetower_train.lock import hold
 from data_prep.shards.summary import LeftOut, list_left_out, summarize
 from data_prep.shards.writer import Rows, write_index
-from data_prep.source.image import TOO_MANY_PIXELS, open_image
+from data_prep.source.local import NOT_A_FILE, LinkConfig, local_path
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 """Suffixes of image members; where a record has several, the first of these is taken."""
 CAPTIONS = ("json", "txt")
 """Suffixes of caption members; a corpus uses one of them throughout. All other members are left unread."""
-TRAINABLE = ("JPEG", "PNG", "WEBP")
-"""Formats of images that training decodes, whatever the suffix says."""
 
 _VOTERS = 100
 
 
 @dataclass(frozen=True)
-class IndexConfig:
+class IndexConfig(LinkConfig):
     """`bridgetower prep index`: write index.npy and manifest.json for the tars in a folder."""
 
     root: str = "???"
@@ -72,19 +71,19 @@ def run(config: IndexConfig) -> None:
     if not folder.is_dir():
         raise ConfigError(f"root={folder}: no such folder; give the folder of the tars")
     with hold(folder, "root"):
-        manifest = build_index(folder)
+        manifest = build_index(folder, config.follow_links)
     print(summarize(manifest, str(folder)))
 
 
-def build_index(folder: Path) -> Manifest:
+def build_index(folder: Path, follow_links: bool = False) -> Manifest:
     """Write `index.npy`, `manifest.json` and, where something is left out, `dropped.jsonl`. Errors as of `run`."""
     paths = sorted(path for path in folder.glob("*.tar") if not path.name.startswith("."))
     if not paths:
         raise ConfigError(f"root={folder}: has no .tar; give the folder of the tars")
-    kind = _caption_member(paths)
+    kind = _caption_member(paths, follow_links)
     scans: list[_Scan] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(lambda path: _scan(path, kind), paths)
+        found = pool.map(lambda path: _scan(path, kind, follow_links), paths)
         with tqdm(desc="index", unit=" images", unit_scale=True, disable=None) as bar:
             for number, scan in enumerate(found, 1):
                 scans.append(scan)
@@ -100,7 +99,7 @@ def build_index(folder: Path) -> Manifest:
     edges = set().union(*(scan.edges for scan in usable))
     shards = [scan.info for scan in usable if scan.info is not None]
     unread = dict(sorted(sum((scan.unread for scan in scans), Counter[str]()).items()))
-    before, extra = _valid_notes(folder, shards)
+    before, extra = _valid_notes(folder, shards, follow_links)
     return write_index(
         folder,
         np.concatenate([scan.rows for scan in usable]),
@@ -113,29 +112,39 @@ def build_index(folder: Path) -> Manifest:
     )
 
 
-def _valid_notes(folder: Path, shards: list[ShardInfo]) -> tuple[dict[str, int], dict[str, Any]]:
+def _valid_notes(folder: Path, shards: list[ShardInfo], follow_links: bool) -> tuple[dict[str, int], dict[str, Any]]:
     """(what was dropped, notes of the writer) from the existing manifest, as far as they are still valid.
 
     With the same shards all are; with others only what the corpus is about, not the counts of its source's rows.
     """
-    path = folder / "manifest.json"
     try:
-        manifest = Manifest.from_json(path.read_bytes(), str(path))
-    except (OSError, DataError):
+        path = inside(folder, "manifest.json", follow_links)
+        manifest = Manifest.from_json(read_bytes(path, MAX_JSON), str(path))
+    except (OSError, DataError, FileError):
         return {}, {}
     if manifest.shards == shards:
         return manifest.dropped, manifest.extra
     kept = {"about": manifest.extra["about"]} if "about" in manifest.extra else {}
     if lost := sorted(manifest.extra.keys() - kept.keys()):
-        print(f"shards differ from those of the old manifest; its {', '.join(lost)} are no longer valid and left out")
+        print_line(
+            f"shards differ from those of the old manifest; its {', '.join(lost)} are no longer valid and left out"
+        )
     return {}, kept
 
 
-def _caption_member(paths: list[Path]) -> str:
+def _open(path: Path, follow_links: bool) -> BinaryIO:
+    """A tar, for reading. BadRecordError where it is a link out of its folder, or no file; OSError."""
+    try:
+        return open_regular(local_path(str(path.parent), path.name, follow_links))
+    except FileError:
+        raise BadRecordError(NOT_A_FILE) from None
+
+
+def _caption_member(paths: list[Path], follow_links: bool) -> str:
     """The kind of member with the captions of most of the first records: json, unless txt has those of more."""
     votes: Counter[str] = Counter()
     for path in paths:
-        with contextlib.suppress(OSError), open(path, "rb") as file:
+        with contextlib.suppress(OSError, BadRecordError), _open(path, follow_links) as file:
             for parts in list(_members(file, path.name, _Scan()).values())[:_VOTERS]:
                 votes.update(kind for kind in CAPTIONS if kind in parts and _gives_captions(file, parts[kind], kind))
         if votes:
@@ -170,11 +179,11 @@ def _members(file: BinaryIO, shard: str, scan: _Scan) -> dict[str, dict[str, Mem
     return records
 
 
-def _scan(path: Path, kind: str) -> _Scan:
+def _scan(path: Path, kind: str, follow_links: bool) -> _Scan:
     """Read a shard; whatever is wrong with it is listed in `dropped`."""
     scan, rows = _Scan(), []
     try:
-        with open(path, "rb", buffering=0) as file:
+        with _open(path, follow_links) as file:
             size, sha256 = os.fstat(file.fileno()).st_size, sha256_file(path)
             records = _members(file, path.name, scan)
             for key, parts in records.items():
@@ -187,6 +196,8 @@ def _scan(path: Path, kind: str) -> _Scan:
                     scan.edges.add(edge)
     except OSError as error:
         return _Scan(dropped=[LeftOut(path.name, f"cannot be read: {error.strerror}")])
+    except BadRecordError as error:
+        return _Scan(dropped=[LeftOut(path.name, error.reason)])
     if not records and not scan.dropped:
         scan.dropped.append(LeftOut(path.name, "no record in it"))
     if rows:
@@ -208,23 +219,14 @@ def _row(file: BinaryIO, parts: dict[str, Member], kind: str) -> tuple[tuple[int
     if not 0 < len(captions) <= MAX_CAPTIONS:
         raise BadRecordError(CAPTIONS_TOO_LARGE if captions else "no caption")
     jpeg = os.pread(file.fileno(), image.size, image.offset)
-    edge = min(image_size(jpeg))
+    checked = check_image(jpeg)
     crc = zlib.crc32(os.pread(file.fileno(), member.size, member.offset), zlib.crc32(jpeg))
-    return (0, image.offset, image.size, member.offset, member.size, len(captions), crc), edge
+    return (0, image.offset, image.size, member.offset, member.size, len(captions), crc), min(
+        checked.width, checked.height
+    )
 
 
 def _captions(file: BinaryIO, member: Member, kind: str) -> list[str]:
     if member.size > MAX_CAPTION_BYTES:
         raise BadRecordError(CAPTIONS_TOO_LARGE)
     return parse_caption_member(kind, os.pread(file.fileno(), member.size, member.offset))[0]
-
-
-def image_size(image: bytes) -> tuple[int, int]:
-    """(width, height) from the header; BadRecordError where it is not an image that training decodes."""
-    try:
-        height, width = simplejpeg.decode_jpeg_header(image)[:2]
-    except ValueError:
-        return open_image(image, TRAINABLE).size
-    if height * width > MAX_PIXELS:
-        raise BadRecordError(TOO_MANY_PIXELS)
-    return width, height

@@ -1,5 +1,6 @@
 """A large corpus of one small shard, for rehearsals and benchmarks: a real index of images that repeat."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,16 @@ from bridgetower_train.data.shards import INDEX_DTYPE, Corpus
 from bridgetower_train.files import sha256_file
 
 RECORDS_PER_SHARD = 1000
+_COPY = "shard"
 
 
 def repeat_shard(source: Corpus, folder: Path, records: int) -> Manifest:
     """Write a corpus of `records` records into `folder`, which is created: the first shard of `source` over and over.
 
-    Its shards, of 1,000 records each, are links to that one file.
+    Its shards, of 1,000 records each, are links to a copy of that file.
     """
     folder.mkdir()
+    shutil.copyfile(source.path(source.manifest.shards[0].name), folder / _COPY)
     info, last = source.manifest.shards[0], source.shard_rows[1]
     rows = np.resize(source.index[:last], RECORDS_PER_SHARD)
     index = np.lib.format.open_memmap(folder / "index.npy", "w+", INDEX_DTYPE, (records,))
@@ -26,7 +29,7 @@ def repeat_shard(source: Corpus, folder: Path, records: int) -> Manifest:
         part[:] = rows[: len(part)]
         part["shard"] = number
         name = f"{number:06d}.tar"
-        (folder / name).symlink_to(Path(source.folder, info.name).resolve())
+        (folder / name).symlink_to(_COPY)
         shards.append(ShardInfo(name, info.bytes, len(part), int(rows["captions"][: len(part)].sum()), info.sha256))
     index.flush()
     manifest = Manifest(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bridgetower_train.data.manifest import Manifest
+from bridgetower_train.display import print_line, printable
 from bridgetower_train.files import atomic_write
 from data_prep.source.rows import OK
 
@@ -26,10 +27,10 @@ def list_left_out(folder: Path, left_out: Sequence[LeftOut]) -> None:
     listing.unlink(missing_ok=True)
     for reason, count in Counter(image.reason for image in left_out).items():
         first = [image.file for image in left_out if image.reason == reason][:_SHOWN]
-        print(f"left out, {reason}: {count:,} ({', '.join(first)}{', ...' if count > _SHOWN else ''})")
+        print_line(f"left out, {reason}: {count:,} ({', '.join(first)}{', ...' if count > _SHOWN else ''})")
     if left_out:
         atomic_write(listing, "".join(json.dumps(image._asdict()) + "\n" for image in left_out))
-        print(f"full list: {listing}")
+        print_line(f"full list: {listing}")
 
 
 def shard_bytes(manifest: Manifest) -> int:
@@ -45,8 +46,8 @@ def summarize(manifest: Manifest, folder: str) -> str:
         f"{manifest.corpus}: {manifest.images:,} images{edge} and {manifest.captions:,} captions in "
         f"{len(manifest.shards):,} {shards}, {shard_bytes(manifest) / 1e6:,.1f} MB: {folder}"
     ]
-    if states := manifest.extra.get("states"):
-        rows = manifest.extra["rows"]
+    states, rows = manifest.extra.get("states"), manifest.extra.get("rows")
+    if isinstance(states, dict) and isinstance(rows, int) and rows > 0 and {*map(type, states.values())} == {int}:
         most_first = sorted(states.items(), key=lambda item: (item[0] != OK, -item[1]))
         lines += [f"  {count:>12,}  {count / rows:6.1%}  {state}" for state, count in most_first]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))

@@ -26,7 +26,7 @@ from bridgetower_train.data.shards import (
 )
 from bridgetower_train.data.tar import BLOCK
 from bridgetower_train.errors import DataError
-from bridgetower_train.files import atomic_write, replacing, sha256_file
+from bridgetower_train.files import atomic_write, recreate, replacing, sha256_file
 
 NO_CAPTION = "no caption"
 DUPLICATE_KEY = "duplicate key"
@@ -36,7 +36,7 @@ Rows = npt.NDArray[np.void]
 
 
 class Shard:
-    """A tar being written, at a temporary path."""
+    """A tar being written, at a temporary path, where it replaces what an earlier run left."""
 
     def __init__(self, path: Path, name: str, corpus: str, image_size: int | None) -> None:
         """`name`: its final name. `image_size`: shorter edge of every image, pixels; None where they differ."""
@@ -46,7 +46,7 @@ class Shard:
         self._image_size = image_size
         self._rows: list[tuple[int, ...]] = []
         self._keys: set[str] = set()
-        self._file = open(path, "wb")  # noqa: SIM115
+        self._file = recreate(path)
         self._digest = hashlib.sha256()
         self._size = 0
 

@@ -4,14 +4,15 @@ import csv
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import ijson
 
-from bridgetower_train.errors import ConfigError, DataError, UserError
+from bridgetower_train.errors import ConfigError, DataError, FileError, UserError
 from bridgetower_train.files import sha256_file
+from bridgetower_train.foreign import open_regular
 
+_SHOWN = 200  # characters of a library's message
 _HEAD = 1024  # bytes in which an array begins
 _OPENED = b"[" * 1000  # the parser's memory grows with the square of the depth
 _ALIKE, _NO_BRACKETS = bytes.maketrans(b"{}", b"[]"), bytes(set(range(256)) - set(b"[]{}"))
@@ -20,7 +21,10 @@ _ALIKE, _NO_BRACKETS = bytes.maketrans(b"{}", b"[]"), bytes(set(range(256)) - se
 def read_json(key: str, path: str) -> Any:
     """The contents of a JSON file. ConfigError where it cannot be read, DataError where it is not JSON in UTF-8."""
     try:
-        return json.loads(Path(path).read_bytes())
+        with open_regular(path) as file:
+            return json.loads(file.read())
+    except FileError:
+        raise
     except OSError as error:
         raise ConfigError(f"{key}={path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
@@ -42,8 +46,9 @@ def expecting(key: str, path: str, layout: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (KeyError, TypeError, AttributeError, ValueError, csv.Error) as error:
-        raise DataError(f"{key}={path}: {layout}; reading it failed with {error!r}") from None
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError, csv.Error) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:_SHOWN]}"
+        raise DataError(f"{key}={path}: {layout}; reading it failed with {reason}") from None
 
 
 def read_array(key: str, path: str) -> Iterator[Any]:
@@ -52,11 +57,13 @@ def read_array(key: str, path: str) -> Iterator[Any]:
     Errors as of `read_json`.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             if not file.read(_HEAD).lstrip().startswith(b"["):
                 raise ValueError("it does not start with [")
             file.seek(0)
             yield from ijson.items(_Shallow(file), "item", use_float=True)
+    except FileError:
+        raise
     except OSError as error:
         raise ConfigError(f"{key}={path}: cannot be read ({error.strerror})") from None
     except (ValueError, ijson.JSONError) as error:

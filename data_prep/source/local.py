@@ -1,16 +1,37 @@
-"""Images in local folders, and tables that fit into memory."""
+"""Images in a local folder, and tables that fit into memory."""
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 from bridgetower_train.data.shards import IMAGE_TOO_LARGE, MAX_IMAGE_BYTES, BadRecordError
+from bridgetower_train.errors import FileError
+from bridgetower_train.foreign import inside, open_regular
 from data_prep.parallel import ordered_map
 from data_prep.source.image import prepare
 from data_prep.source.rows import OK, Images, Outcome, Row, Table
 
 MISSING = "missing file"
+UNREADABLE = "file cannot be read"
+NOT_A_FILE = "not a regular file"
+OUTSIDE = "outside the folder"
+LINK_OUT = "link out of the folder (see follow_links)"
+
+
+@dataclass(frozen=True)
+class LinkConfig:
+    """The key of every command that reads local files of others."""
+
+    follow_links: bool = False
+    """Read files that are links to somewhere outside their folder, as those of DVC, git-annex and the hub's cache are. The folder
+    itself may always be a link; paths such as `../x.jpg` are never followed."""
+
+    @property
+    def link_rule(self) -> dict[str, str]:
+        """Its part in the identity of a table: rows may have other outcomes if it changes."""
+        return {"follow_links": "true"} if self.follow_links else {}
 
 
 class RowList(Table):
@@ -31,32 +52,40 @@ class RowList(Table):
 
 
 class LocalImages(Images):
-    """Images whose location is a path, absolute or relative to one of several folders; the first that has it counts."""
+    """Images whose location is a path in a folder, or in one of its subfolders; the first that has it counts."""
 
-    def __init__(self, folders: Sequence[str | Path], size: int, workers: int) -> None:
-        self._folders = [str(folder) for folder in folders]
+    def __init__(
+        self,
+        folder: str | Path,
+        size: int,
+        workers: int,
+        follow_links: bool = False,
+        subfolders: Sequence[str] = ("",),
+    ) -> None:
+        """size: shorter edge of the images for the shards, pixels. follow_links: as the key."""
+        self._folder = str(folder)
         self._size = size
         self._workers = workers
+        self._follow_links = follow_links
+        self._subfolders = subfolders
 
     def has_any(self, rows: Iterator[Row]) -> bool:
-        """Whether at least one of the rows' images exists."""
-        return any(self._find(row) is not None for row in rows)
+        """Whether at least one of the rows' images is in the folder, be it as a link that may not be followed."""
+        return any(self._is_there(row) for row in rows)
 
     def outcomes(self, rows: Iterator[tuple[int, Row]]) -> Iterator[tuple[int, Outcome]]:
         return ordered_map(self._numbered, rows, self._workers)
 
     def prepare(self, row: Row) -> Outcome:
         """Read the image of a row and encode it for the shard."""
-        path = self._find(row)
         try:
+            path = self._find(row)
             if path is None:
                 return Outcome(MISSING)
-            if os.path.getsize(path) > MAX_IMAGE_BYTES:
-                return Outcome(IMAGE_TOO_LARGE)
-            original = Path(path).read_bytes()
+            original = read_local(path, MAX_IMAGE_BYTES, IMAGE_TOO_LARGE)
             jpeg, width, height = prepare(original, self._size)
         except OSError as error:
-            return Outcome("file cannot be read", error.strerror or "")
+            return Outcome(UNREADABLE, error.strerror or "")
         except BadRecordError as error:
             return Outcome(error.reason)
         return Outcome(OK, "", jpeg, {"sha256": sha256(original).hexdigest(), "width": width, "height": height})
@@ -65,8 +94,45 @@ class LocalImages(Images):
         number, row = numbered
         return number, self.prepare(row)
 
-    def _find(self, row: Row) -> str | None:
+    def _is_there(self, row: Row) -> bool:
+        try:
+            return self._find(row) is not None
+        except BadRecordError as error:
+            return error.reason == LINK_OUT
+
+    def _find(self, row: Row) -> Path | None:
         if "\0" in row.location:
             return None
-        paths = (os.path.join(folder, row.location) for folder in self._folders)
-        return next((path for path in paths if os.path.isfile(path)), None)
+        refused = None
+        for subfolder in self._subfolders:
+            try:
+                path = local_path(self._folder, os.path.join(subfolder, row.location), self._follow_links)
+            except BadRecordError as error:
+                refused = error
+            else:
+                if os.path.exists(path) and not os.path.isdir(path):
+                    return path
+        if refused:
+            raise refused
+        return None
+
+
+def local_path(folder: str, name: str, follow_links: bool) -> Path:
+    """The path of `name` in `folder`; BadRecordError, whose reason is a state, where it leads outside."""
+    name = os.path.relpath(os.path.join(folder, name), folder)  # what tables name by absolute paths may well be inside
+    try:
+        return inside(folder, name, follow_links)
+    except FileError:
+        raise BadRecordError(OUTSIDE if name.split(os.sep)[0] == os.pardir else LINK_OUT) from None
+
+
+def read_local(path: Path, limit: int, too_large: str) -> bytes:
+    """The contents of a file. BadRecordError, whose reason is a state, where it is none or has over `limit` bytes; OSError."""
+    try:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > limit:
+                raise BadRecordError(too_large)
+            return file.read(size)
+    except FileError:
+        raise BadRecordError(NOT_A_FILE) from None

@@ -10,6 +10,7 @@ FORMER_STATES = {
     "not a picture": "not an image",
     "picture cannot be decoded": "image cannot be decoded",
     "picture over 64 MiB": "image over 64 MiB",
+    "longer than a JPEG can be": "too narrow",
 }
 """State as earlier versions named it, in logs and spools that a run may resume -> its name."""
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bridgetower_train.errors import ConfigError, DataError
+from bridgetower_train.foreign import open_regular
 from data_prep.source.repeats import Hashes, Repeats, hash_urls
 from data_prep.source.rows import Row, Table
 
@@ -19,6 +20,7 @@ NOT_TWO_COLUMNS = "not two columns"
 NOT_UTF8 = "not UTF-8"
 
 _BLOCK = 16 << 20
+_LINE = 64 << 20  # bytes, more than any row has
 _HASH_ROW = 1 << 14  # bytes, more than any row of the published hashes has
 _JUDGED = 1 << 16  # bytes that decide which column holds the URLs
 
@@ -42,7 +44,7 @@ def scan(key: str, path: str, column: int, columns: int = 2) -> Scan:
     digest = hashlib.sha256()
     lengths, hashes = array("I"), [np.zeros(0, np.uint64)]
     with _open(key, path) as file:
-        for block, lines in _lines(file):
+        for block, lines in _lines(key, path, file):
             digest.update(block)
             lengths.extend([len(line) + 1 for line in lines])
             hashes.append(hash_urls(_url(line, column, columns) for line in lines))
@@ -172,16 +174,18 @@ class TsvTable(Table):
 
 def _open(key: str, path: str) -> BinaryIO:
     try:
-        return open(path, "rb", buffering=0)
+        return open_regular(path)
     except OSError as error:
         raise ConfigError(f"{key}={path}: cannot be read ({error.strerror})") from None
 
 
-def _lines(file: BinaryIO) -> Iterator[tuple[bytes, list[bytes]]]:
+def _lines(key: str, path: str, file: BinaryIO) -> Iterator[tuple[bytes, list[bytes]]]:
     """Blocks of a file, each with the lines that end in it."""
     begun = b""
     while block := file.read(_BLOCK):
         *lines, begun = (begun + block).split(b"\n")
+        if len(begun) > _LINE:
+            raise DataError(f"{key}={path}: has a line of over {_LINE >> 20} MiB; take the published table")
         yield block, lines
     if begun:
         yield b"", [begun]

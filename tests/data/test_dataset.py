@@ -23,9 +23,10 @@ from bridgetower_train.config import DataConfig, ModelConfig, ObjectiveConfig, T
 from bridgetower_train.data.dataset import PairDataset, RankSamples, make_loader
 from bridgetower_train.data.image import decode_crop
 from bridgetower_train.data.shards import image_identity
-from bridgetower_train.errors import ConfigError, DataError
+from bridgetower_train.errors import ConfigError, DataError, FileError
 from bridgetower_train.tasks.pretraining.masking import IGNORE
 from data_prep.shards.writer import write_corpus
+from tests.hostile.attacks import attack
 
 TEXT = toy_text()
 LANES, LANE_BATCH = 4, 4
@@ -64,6 +65,17 @@ def loader(dataset, rank=0, world_size=1, micro_batch=BATCH, accumulation=1, sta
 @pytest.fixture(scope="module")
 def dataset(small_corpus):
     return open_pairs(configure(small_corpus), TEXT)
+
+
+@attack(15)
+def test_links_out_of_a_corpus_are_read_only_if_the_run_says_so(small_corpus, tmp_path):
+    (tmp_path / "small").mkdir()
+    for path in (small_corpus / "small").iterdir():
+        (tmp_path / "small" / path.name).symlink_to(path)
+    with pytest.raises(FileError, match=r"data\.follow_links=true"):
+        open_pairs(configure(tmp_path), TEXT)
+    dataset = open_pairs(configure(tmp_path, follow_links=True), TEXT)
+    assert dataset.__getitems__(range(BATCH)).bad == []
 
 
 def test_a_batch_holds_what_the_order_says(dataset):
@@ -236,7 +248,7 @@ def test_an_undecodable_image_is_listed_with_its_key(tmp_path, make_tar, jpeg):
     (bad,) = (bad for position in range(len(dataset)) for bad in dataset[position].bad)
     assert bad.key == "key-7"
     assert bad.shard == "000000.tar"
-    assert "JPEG" in bad.reason
+    assert bad.reason == "image cannot be decoded"
     assert dataset.order.at(bad.position).row == 7
 
 

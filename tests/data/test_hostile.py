@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -13,7 +14,10 @@ from PIL import Image
 from bridgetower_train.data.shards import open_corpus
 from bridgetower_train.data.tar import BLOCK, Gap, walk_tar
 from bridgetower_train.errors import DataError
+from data_prep.inspect import lint, stats
 from data_prep.shards.index import build_index
+from data_prep.source.local import LINK_OUT
+from tests.hostile.attacks import attack
 
 
 def members(jpeg: bytes, count: int = 6) -> list[tuple[str, bytes]]:
@@ -146,7 +150,7 @@ def test_files_that_are_no_tars_are_left_out_and_named(folder, tar, capsys):
     assert manifest.dropped["not a tar"] == 2
     assert manifest.dropped["zero-byte shard"] == 1
     assert manifest.dropped["no record in it"] == 1
-    assert manifest.dropped["cannot be read: Is a directory"] == 1
+    assert manifest.dropped["not a regular file"] == 1
     assert manifest.dropped["cannot be read: No such file or directory"] == 1
     shards = {file.partition(" ")[0] for file, _ in listed(folder)}
     assert shards == {"html.tar", "short.tar", "zero.tar", "ends.tar", "0-folder.tar", "gone.tar"}
@@ -161,6 +165,125 @@ def test_nothing_usable_is_an_error(folder):
     with pytest.raises(DataError, match="no usable record in its 2 tars"):
         build_index(folder)
     assert not (folder / "manifest.json").exists()
+
+
+@attack(1)
+def test_names_that_lead_out_are_read_where_they_lie(folder, make_tar, jpeg, tmp_path):
+    names = ["../x", "/abs/x", "dir/../y", "../../../tmp/z"]
+    parts = [(f"{name}.{suffix}", data) for name in names for suffix, data in (("jpg", jpeg), ("txt", b"text"))]
+    make_tar(folder / "0.tar", parts)
+    build_index(folder)
+    corpus = open_corpus(str(folder.parent), folder.name)
+    assert [corpus.read(row).key for row in range(4)] == names
+    files = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()]
+    assert sorted(map(str, files)) == ["c/0.tar", "c/index.npy", "c/manifest.json"]
+
+
+def header(name: str, kind: bytes, size: int) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+def extended(*records: bytes, kind: bytes = tarfile.XHDTYPE) -> bytes:
+    payload = b"".join(records)
+    return header("pax", kind, len(payload)) + payload + bytes(-len(payload) % BLOCK)
+
+
+@attack(3)
+@attack(4)
+@pytest.mark.parametrize(
+    ("before", "dropped"),
+    [
+        (header("x.jpg", tarfile.GNUTYPE_SPARSE, 0), {}),
+        (header("x.jpg", tarfile.REGTYPE, 8 << 30), {"broken tar header": 1}),
+        (extended(b"28 size=4611686018427387904\n") + header("x.jpg", tarfile.REGTYPE, 0), {"broken tar header": 1}),
+        (extended(b"60011 path=" + b"y" * 59_999 + b"\n") + header("x.bin", tarfile.REGTYPE, 0), {}),
+        (extended(b"5011 size=" + b"9" * 5000 + b"\n"), {"broken tar header": 1}),
+        (extended(b"9" * 5000 + b" size=3\n"), {"broken tar header": 1}),
+        (extended(b"30 size=" + b"9" * 21 + b"\n"), {"broken tar header": 1}),
+        (extended(b"-3 size=3\n"), {"broken tar header": 1}),
+        (extended(b"3 size=3\n"), {"broken tar header": 1}),
+        (extended(b"no pax"), {"broken tar header": 1}),
+        (extended(b"name", b"\0" * 5000, kind=tarfile.GNUTYPE_LONGNAME) + header("x.bin", tarfile.REGTYPE, 0), {}),
+    ],
+    ids=[
+        "sparse",
+        "octal 8 GiB",
+        "pax 2^62",
+        "long path",
+        "size",
+        "length",
+        "21 digits",
+        "minus",
+        "short",
+        "text",
+        "long name",
+    ],
+)
+def test_sizes_and_names_beyond_reason_cost_nothing_else(folder, tar, before, dropped):
+    at = header_at(tar, "3.jpg")
+    data = tar.read_bytes()
+    tar.write_bytes(data[:at] + before + data[at:])
+    assert build_index(folder).dropped == dropped
+    assert keys(folder) == list("012345")
+
+
+@attack(5)
+def test_many_headers_that_lie_are_read_in_linear_time(folder, make_tar, jpeg, monkeypatch):
+    tar = make_tar(folder / "0.tar", members(jpeg))
+    tar.write_bytes(b"".join(header(f"{i}.jpg", tarfile.REGTYPE, 8 << 30) for i in range(2000)) + tar.read_bytes())
+    read = []
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda *place: read.append(place[1]) or pread(*place))
+    with open(tar, "rb") as file:
+        found = list(walk_tar(file))
+    assert len([item for item in found if isinstance(item, Gap)]) == 2000
+    assert len(found) == 2012
+    assert sum(read) < 20 * tar.stat().st_size
+
+
+@attack(16)
+@pytest.mark.parametrize("follow_links", [False, True])
+def test_tars_that_are_no_files_are_refused_at_once(folder, tar, follow_links):
+    os.mkfifo(folder / "fifo.tar")
+    (folder / "zero.tar").symlink_to("/dev/zero")
+    manifest = build_index(folder, follow_links)
+    zero = {"not a regular file": 2} if follow_links else {LINK_OUT: 1, "not a regular file": 1}
+    assert manifest.dropped == zero
+    assert keys(folder) == list("012345")
+
+
+@attack(15)
+def test_links_to_tars_are_followed_only_if_the_user_says_so(folder, tar, tmp_path, capsys):
+    tar.rename(tmp_path / "elsewhere.tar")
+    tar.symlink_to(tmp_path / "elsewhere.tar")
+    with pytest.raises(DataError, match="no usable record"):
+        build_index(folder)
+    assert "left out, link out of the folder (see follow_links): 1 (0.tar)" in capsys.readouterr().out
+    assert build_index(folder, follow_links=True).images == 6
+    tar.unlink()
+    (tmp_path / "elsewhere.tar").rename(folder / "other")
+    tar.symlink_to("other")
+    assert build_index(folder).images == 6
+
+
+@attack(8)
+def test_strange_captions_are_read_and_shown_as_escapes(folder, make_tar, jpeg, tmp_path, capsys):
+    captions = ["x" * 500_000, "a\0b", "\u202eright to left\u2066", "\x1b]0;title\x07\x1b[2J<script>alert(1)</script>"]
+    records = [
+        (f"{i}.{suffix}", data)
+        for i, caption in enumerate(captions)
+        for suffix, data in (("jpg", jpeg), ("json", json.dumps({"caption": caption}).encode()))
+    ]
+    make_tar(folder / "0.tar", records)
+    build_index(folder)
+    corpus = open_corpus(str(folder.parent), folder.name)
+    assert [corpus.read(row).captions for row in range(4)] == [[caption] for caption in captions]
+    assert lint.run(lint.LintConfig(root=str(folder), workers=1, duplicates="ignore")) == 0
+    stats.run(stats.StatsConfig(root=str(folder), out=str(tmp_path / "stats.html")))
+    assert not set(capsys.readouterr().out) & set("\x1b\0\u202e\u2066")
+    assert "<script>alert" not in (tmp_path / "stats.html").read_text()
 
 
 def png(size: tuple[int, int]) -> bytes:

@@ -75,10 +75,10 @@ def test_scratch_memory_changes_nothing(shape):
     assert scratch.any() == (shape[0] * shape[1] * 3 <= scratch.size)
 
 
-@pytest.mark.parametrize("cut", [slice(0, 700), slice(5, None)])
-def test_scratch_memory_hides_no_damage(cut):
+@pytest.mark.parametrize(("cut", "reason"), [(slice(0, 700), "cannot be decoded"), (slice(5, None), "not an image")])
+def test_scratch_memory_hides_no_damage(cut, reason):
     out = np.empty((64, 64, 3), dtype=np.uint8)
-    with pytest.raises(BadRecordError, match="cannot be decoded"):
+    with pytest.raises(BadRecordError, match=reason):
         decode_crop(encode(photo(64, 64))[cut], 64, out, np.empty((4, 64, 64, 3), np.uint8))
 
 
@@ -127,11 +127,11 @@ def test_bombs_are_refused_from_their_header():
     size = jpeg.index(b"\xff\xc0") + 5
     jpeg[size : size + 4] = struct.pack(">HH", 60_000, 60_000)
     for data in (bytes(jpeg), png_of(12_000, 12_000)):
-        with pytest.raises(BadRecordError, match=r"x .* pixels: more than 100 million"):
+        with pytest.raises(BadRecordError, match="more than 100 megapixels"):
             decode(data)
     with pytest.raises(BadRecordError):
         decode(png_of(60_000, 60_000))
-    with pytest.raises(BadRecordError, match="more than 100 million"):
+    with pytest.raises(BadRecordError, match="too narrow"):
         decode(encode(photo(1, 60_000)))  # small itself, but not when its shorter edge is 64
 
 
@@ -152,8 +152,8 @@ def test_all_sorts_of_bytes_are_refused():
         rng.bytes(5000),
         b"\xff\xd8\xff" + rng.bytes(5000),
         png[: len(png) // 2],
-        encode(photo(64, 64), "GIF"),
-        encode(photo(64, 64), "BMP"),
+        encode(photo(64, 64), "TIFF"),
+        encode(photo(64, 64), "PPM"),
         encode(photo(64, 64), mode="CMYK")[:-200],
     ):
         with pytest.raises(BadRecordError):

@@ -1,7 +1,10 @@
 """Remote roots: a real HTTP server on the loopback, and memory://."""
 
+import contextlib
 import functools
+import gzip
 import http.server
+import itertools
 import multiprocessing
 import os
 import threading
@@ -15,8 +18,9 @@ import pytest
 from bridgetower_train.data import cache as cache_module
 from bridgetower_train.data.cache import ShardCache
 from bridgetower_train.data.shards import Corpus, open_corpus
-from bridgetower_train.errors import ConfigError, DataError
+from bridgetower_train.errors import ConfigError, DataError, UserError
 from bridgetower_train.files import sha256_file
+from tests.hostile.attacks import attack
 
 ROOMY = 1 << 30
 
@@ -29,7 +33,9 @@ class Server(http.server.ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.asked: Counter[str] = Counter()
         self.misdeeds: list[str] = []
-        """What the next requests meet: `500`; half of the file and the end (`drop`), silence (`stall`) or success (`cut`)."""
+        """What the next requests meet: `500`; half of the file and the end (`drop`), silence (`stall`) or success (`cut`);
+        bytes without `end`, or a gzip `bomb` of 200 MB."""
+        self.sent = 0
         self.delay = 0.0
         self.ended = threading.Event()
 
@@ -45,6 +51,8 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         misdeed = self.server.misdeeds.pop(0)
         if misdeed == "500":
             return self.send_error(500)
+        if misdeed in ("endless", "bomb"):
+            return self.send_too_much(misdeed)
         content = Path(self.translate_path(self.path)).read_bytes()
         self.send_response(200)
         self.send_header("Content-Length", str(len(content) // (2 if misdeed == "cut" else 1)))
@@ -55,8 +63,25 @@ class Handler(http.server.SimpleHTTPRequestHandler):
             self.server.ended.wait(600)
         return None
 
+    def send_too_much(self, misdeed: str) -> None:
+        self.send_response(200)
+        if misdeed == "bomb":
+            self.send_header("Content-Encoding", "gzip")
+        self.end_headers()
+        with contextlib.suppress(ConnectionError):
+            parts = [bomb()] if misdeed == "bomb" else itertools.repeat(bytes(1 << 16))
+            for part in parts:
+                self.wfile.write(part)
+                self.server.sent += len(part)
+        self.close_connection = True
+
     def log_message(self, *args: object) -> None:
         pass
+
+
+@functools.cache
+def bomb() -> bytes:
+    return gzip.compress(bytes(200_000_000), 1)
 
 
 @pytest.fixture
@@ -150,6 +175,41 @@ def test_a_lasting_failure_names_the_url(server, cache, misdeed):
         open_corpus(server.url, "small", cache)
 
 
+@attack(34)
+@pytest.mark.parametrize("misdeed", ["endless", "bomb"])
+def test_a_manifest_without_end_is_refused(server, cache, misdeed):
+    server.misdeeds = [misdeed]
+    with pytest.raises(DataError, match=rf"{server.url}/small/manifest.json: has more than 67,108,864 bytes"):
+        open_corpus(server.url, "small", cache)
+    assert server.asked["manifest.json"] == 1
+    assert server.sent < (100 << 20)
+
+
+@attack(35)
+@pytest.mark.parametrize("misdeed", ["endless", "bomb"])
+def test_no_file_becomes_longer_than_its_manifest_says(server, cache, misdeed, monkeypatch):
+    longest = 0
+
+    def limited(*args):
+        nonlocal longest
+        for chunk in chunks(*args):
+            longest = max([longest, *(path.stat().st_size for path in cache.folder.glob("*.part"))])
+            yield chunk
+
+    chunks = cache_module._chunks
+    corpus = open_corpus(server.url, "small", cache)
+    monkeypatch.setattr(cache_module, "_chunks", limited)
+    server.misdeeds = [misdeed]
+    with pytest.raises(DataError, match=r"000000.tar: has more than [\d,]+ bytes"):
+        corpus.read(0)
+    server.misdeeds = [misdeed]
+    with pytest.raises(DataError, match=r"index.npy: has more than [\d,]+ bytes"):
+        cache.fetch(f"{server.url}/small/index.npy", 10_000, "0")
+    assert longest <= corpus.manifest.shards[0].bytes
+    assert server.sent < (32 << 20)
+    assert kept(cache) == {"index.npy"}
+
+
 def test_what_does_not_exist_is_not_tried_again(server, cache):
     with pytest.raises(DataError, match=r"/smal/manifest.json: does not exist"):
         open_corpus(server.url, "smal", cache)
@@ -225,9 +285,10 @@ def test_a_partial_file_of_a_killed_process_goes_when_room_is_needed(server, tmp
     assert fresh.exists()
 
 
+@attack(36)
 def test_files_of_others_are_never_evicted(server, tmp_path):
     cache = ShardCache(str(tmp_path), 100_000)
-    others = [tmp_path / name for name in ("thesis.tex", "notes.part", "0123-photo.jpg")]
+    others = [tmp_path / name for name in ("thesis.tex", "notes.part", "0123-photo.jpg", f"notes.{'9' * 30}.part")]
     for path in others:
         path.write_bytes(bytes(200_000))
         os.utime(path, (1, 1))
@@ -238,6 +299,7 @@ def test_files_of_others_are_never_evicted(server, tmp_path):
     assert link.is_symlink()
 
 
+@attack(36)
 def test_a_folder_with_files_of_others_is_refused_as_cache(server, tmp_path):
     (tmp_path / "thesis.tex").write_text("my thesis")
     with pytest.raises(
@@ -245,6 +307,109 @@ def test_a_folder_with_files_of_others_is_refused_as_cache(server, tmp_path):
     ):
         ShardCache(str(tmp_path), ROOMY)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_cache_is_closed_to_others(tmp_path):
+    for name, mode in (("new", None), ("readable", 0o755)):
+        if mode:
+            (tmp_path / name).mkdir()
+            (tmp_path / name).chmod(mode)
+        ShardCache(str(tmp_path / name), ROOMY)
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o700
+
+
+@attack(37)
+def test_a_cache_that_others_can_change_is_refused(tmp_path, monkeypatch):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    with pytest.raises(ConfigError, match=r"data.cache_dir=.*others can write to it.*data.cache_shared=true"):
+        ShardCache(str(shared), ROOMY)
+    ShardCache(str(shared), ROOMY, shared=True)
+    assert shared.stat().st_mode & 0o777 == 0o777
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    with pytest.raises(ConfigError, match=r"data.cache_dir=.*is another user's.*data.cache_shared=true"):
+        ShardCache(str(tmp_path), ROOMY)
+
+
+def cached(cache: ShardCache, name: str) -> Path:
+    (path,) = cache.folder.glob(f"*-{name}")
+    return path
+
+
+def plant(path: Path) -> None:
+    """Other bytes, of the same number."""
+    path.write_bytes(bytes(byte ^ 1 for byte in path.read_bytes()))
+
+
+@attack(37)
+def test_changed_files_are_fetched_again(server, cache, expected, caplog):
+    contents(open_corpus(server.url, "small", cache))
+    plant(cached(cache, "000001.tar"))
+    plant(cached(cache, "index.npy"))
+    os.truncate(cached(cache, "000002.tar"), 1000)
+    server.asked.clear()
+    assert contents(open_corpus(server.url, "small", ShardCache(str(cache.folder), ROOMY))) == expected
+    assert set(server.asked) == {"manifest.json", "index.npy", "000001.tar", "000002.tar"}
+    assert "000001.tar: has changed since it was fetched" in caplog.text
+
+
+@attack(37)
+def test_links_are_not_followed(server, cache, tmp_path):
+    corpus = open_corpus(server.url, "small", cache)
+    info = corpus.manifest.shards[0]
+    url = f"{server.url}/small/{info.name}"
+    path = cache.fetch(url, info.bytes, info.sha256)
+    victim = tmp_path / "victim"
+    path.rename(victim)
+    path.symlink_to(victim)
+    path.with_name(f"{path.name}.{info.bytes}.part").symlink_to(victim)
+    before = victim.read_bytes()
+    assert cache.fetch(url, info.bytes, info.sha256) == path
+    assert not path.is_symlink()
+    assert victim.read_bytes() == before
+    assert server.asked[info.name] == 2
+    for lock in (cache.folder / "locks").iterdir():
+        lock.unlink()
+        lock.symlink_to(victim)
+    path.unlink()
+    with pytest.raises(UserError, match="must be a file of its own"):
+        cache.fetch(url, info.bytes, info.sha256)
+    assert victim.read_bytes() == before
+
+
+@attack(37)
+@pytest.mark.parametrize("shared", [False, True])
+def test_files_of_other_users_are_used_only_in_a_shared_cache(server, tmp_path, monkeypatch, shared):
+    cache = ShardCache(str(tmp_path / "cache"), ROOMY, shared)
+    corpus = open_corpus(server.url, "small", cache)
+    corpus.read(0)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    info = corpus.manifest.shards[0]
+    cache.fetch(f"{server.url}/small/{info.name}", info.bytes, info.sha256)
+    assert server.asked[info.name] == (1 if shared else 2)
+
+
+def test_a_process_checks_a_file_once(server, cache, monkeypatch):
+    checked = Counter()
+
+    def sha256(descriptor: int) -> str:
+        checked[os.readlink(f"/proc/self/fd/{descriptor}").rpartition("-")[2]] += 1
+        return sha256_file(descriptor)
+
+    monkeypatch.setattr(cache_module, "sha256_file", sha256)
+    info = open_corpus(server.url, "small", cache).manifest.shards[0]
+    file = f"{server.url}/small/{info.name}", info.bytes, info.sha256
+    for _ in range(3):
+        cache.fetch(*file)
+    assert not checked, "what it has fetched itself it has checked then"
+    other = ShardCache(str(cache.folder), ROOMY)
+    for _ in range(3):
+        other.fetch(*file)
+    assert checked == {info.name: 1}
+    os.truncate(other.fetch(*file), 1000)
+    os.close(other.open(*file))
+    assert other.fetch(*file).stat().st_size == info.bytes, "its size is checked each time"
 
 
 def test_a_cache_that_another_process_marks_meanwhile_is_taken(tmp_path, monkeypatch):

@@ -9,12 +9,13 @@ import tracemalloc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 from toy import SPECIAL, toy_text, toy_tokenizer
 
 from bridgetower_train.data.text import CaptionTokenizer
-from bridgetower_train.errors import ConfigError, DataError
+from bridgetower_train.errors import ConfigError, DataError, FileError
 from data_prep.shapes.tokenizer import train_tokenizer
+from tests.hostile.attacks import attack
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +154,46 @@ def test_what_is_no_tokenizer_is_refused(tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps({"a": 1}))
     with pytest.raises(DataError, match=r"tokenizer\.json: is not a tokenizer"):
         CaptionTokenizer.load(str(tmp_path))
+
+
+@attack(53)
+def test_an_impossible_id_is_refused_before_a_table_is_made(tmp_path):
+    content = json.loads(toy_tokenizer().to_str())
+    content["model"]["vocab"]["huge"] = 3_000_000_000
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"tokenizer\.json: has the id 3,000,000,000; take a tokenizer with ids below"):
+        CaptionTokenizer.load(str(tmp_path))
+
+
+@attack(53)
+@pytest.mark.parametrize("way", ["encode", "lengths", "ids"])
+def test_a_pattern_that_the_library_gives_up_names_the_file(tmp_path, way):
+    tokenizer = toy_tokenizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(a|aa)+$"), "isolated")
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    text = CaptionTokenizer.load(str(tmp_path))
+    caption = "a" * 60 + "b"
+    with pytest.raises(DataError, match=r"tokenizer\.json: is not a tokenizer that works") as caught:
+        getattr(text, way)(*{"encode": ([caption], 99), "lengths": ([caption],), "ids": (caption,)}[way])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"[" * 100_000, b"\xff", b'{"model": ' + b"9" * 5000])
+def test_a_broken_tokenizer_is_one_line(tmp_path, content):
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"tokenizer\.json: is not a tokenizer") as caught:
+        CaptionTokenizer.load(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_is_a_file_of_a_sensible_size(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "tokenizer.json")
+    with pytest.raises(FileError, match="is not a regular file"):
+        CaptionTokenizer.load(str(tmp_path))
+    monkeypatch.setattr("bridgetower_train.data.text._LONGEST_FILE", 100)
+    toy_tokenizer().save(str(tmp_path / "other.json"))
+    with pytest.raises(FileError, match="has more than 100 bytes"):
+        CaptionTokenizer.load(str(tmp_path / "other.json"))
 
 
 def test_truncation_and_padding_of_the_file_are_ignored(tmp_path):

@@ -48,6 +48,14 @@ def test_variables_that_cost_speed():
     assert [(f.subject, f.level) for f in found] == [("NCCL_IB_DISABLE", WARNING)]
 
 
+@pytest.mark.parametrize(
+    ("told", "level"),
+    [("10.0.0.1 fd00::2 172.17.0.1 \n", OK), ("10.0.0.1 8.8.8.8 \n", WARNING), ("2600::1\n", WARNING), (None, None)],
+)
+def test_public_addresses(told, level):
+    assert [f.level for f in network_checks.check_addresses(lambda command: told)] == ([level] if level else [])
+
+
 @pytest.mark.parametrize(("name", "part"), [("2", "2 ranks"), ("1000", "share a core")])
 def test_threads(name, part):
     config = TrainConfig(run_dir="run", steps="100", tokenizer="none")

@@ -170,6 +170,8 @@ def test_interfaces(given, level):
         ({"WORLD_SIZE": "512", "LOCAL_WORLD_SIZE": "8"}, FAIL),
         ({"WORLD_SIZE": "512", "LOCAL_WORLD_SIZE": "8", "MASTER_ADDR": "localhost"}, FAIL),
         ({"WORLD_SIZE": "512", "LOCAL_WORLD_SIZE": "8", "MASTER_ADDR": "10.0.0.1"}, OK),
+        ({"WORLD_SIZE": "512", "LOCAL_WORLD_SIZE": "8", "MASTER_ADDR": "nowhere.invalid"}, OK),
+        ({"WORLD_SIZE": "512", "LOCAL_WORLD_SIZE": "8", "MASTER_ADDR": "8.8.8.8"}, WARNING),
     ],
 )
 def test_rendezvous(env, level):

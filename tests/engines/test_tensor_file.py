@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.engines.tensor_file import shared_tensors, write_tensors
 from bridgetower_train.errors import CheckpointError
+from tests.hostile.attacks import attack
 
 shapes = st.lists(st.integers(0, 5), max_size=3)
 
@@ -66,6 +67,35 @@ def test_every_rank_gets_what_rank_0_reads_or_why_it_cannot(tmp_path):
     assert "ends within matrix" in damaged[1]
     assert len(damaged) == 4
     assert all(str(path) in said for said in damaged)
+
+
+def header(content: bytes, size: int | None = None) -> bytes:
+    return (len(content) if size is None else size).to_bytes(8, "little") + content + bytes(99)
+
+
+def entry(shape: str = "[70,110]", offsets: str = "[0,4]") -> bytes:
+    return f'{{"matrix":{{"dtype":"F32","shape":{shape},"data_offsets":{offsets}}}}}'.encode()
+
+
+@attack(42)
+@pytest.mark.parametrize(
+    "content",
+    [
+        header(b"{}", 1 << 63), header(b"{}", (1 << 64) - 1), header(b"{}", 99_999_999), header(b"[" * 200_000), header(b"[]"),
+        header(b'{"matrix": 3}'), header(b'{"matrix": {}}'), header(b'{"matrix": {"dtype": ' + b"9" * 5000 + b"}}"), b"", b"\1",
+        header(entry("3")), header(entry(offsets="3")), header(entry(offsets="[]")), header(entry(offsets='["a",1]')),
+        header(entry(offsets=f"[{10**30},1]")), header(entry(offsets="[-99999,1]")),
+        header(entry(offsets="[4611686018427387904,1]")),
+    ],
+    ids=lambda content: repr(content[:60]),
+)  # fmt: skip
+def test_a_header_that_lies_is_refused(tmp_path, content):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError) as caught:
+        read_all(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def read_all(path: Path) -> None:

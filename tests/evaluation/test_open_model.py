@@ -144,7 +144,7 @@ def test_another_tokenizer_is_refused(run_dir, shapes_root, tmp_path, capsys):
             "has neither config.yaml nor config.json; give a run folder",
         ),
         (lambda folder: (folder / "model.safetensors").unlink(), "has no weights"),
-        (lambda folder: (folder / "config.json").write_text("[1]"), "config.json is damaged"),
+        (lambda folder: (folder / "config.json").write_text("[1]"), "config.json: Input should be an object"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer="),
         (lambda folder: change(folder / "config.json", bridgetower_train={"task": "vqa"}), "task=vqa"),
         (lambda folder: change(folder / "config.json", bridgetower_train={"itc_form": "ms"}), "itc_cross_modal_head"),

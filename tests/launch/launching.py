@@ -1,11 +1,17 @@
 """Hosts made of network namespaces, and the tools that launchers need."""
 
+import ipaddress
 import os
 import shutil
+import struct
 import subprocess
-from contextlib import ExitStack
+from collections.abc import Iterable
+from contextlib import ExitStack, suppress
 
+import psutil
 import pytest
+
+from tests.training.runs import Job, last_step
 
 
 class Hosts:
@@ -48,3 +54,42 @@ def need(*tools: str, root: bool = False) -> None:
         pytest.skip(f"not installed: {', '.join(missing)}")
     if root and os.geteuid() != 0:
         pytest.skip("needs root")
+
+
+def listening(processes: Iterable[psutil.Process]) -> set[tuple[str, str]]:
+    """(name of the process, address) of each TCP port on which one of them listens."""
+    found = set()
+    for process in processes:
+        folder = f"/proc/{process.pid}"
+        with suppress(OSError, psutil.NoSuchProcess):  # it ends just now
+            name, sockets = process.name(), set()
+            for descriptor in os.listdir(f"{folder}/fd"):
+                with suppress(FileNotFoundError):
+                    sockets.add(os.readlink(f"{folder}/fd/{descriptor}"))
+            for table in ("tcp", "tcp6"):
+                with suppress(FileNotFoundError), open(f"{folder}/net/{table}") as lines:
+                    next(lines)
+                    for _, local, _, state, *_, inode in (line.split()[:10] for line in lines):
+                        if state == "0A" and f"socket:[{inode}]" in sockets:
+                            found.add((name, _address(local.partition(":")[0])))
+    return found
+
+
+def _address(digits: str) -> str:
+    """The kernel writes an address as words of 32 bits in the order of the host."""
+    words = [int(digits[at : at + 8], 16) for at in range(0, len(digits), 8)]
+    address = ipaddress.ip_address(struct.pack(f"={len(words)}I", *words))
+    return str(getattr(address, "ipv4_mapped", None) or address)
+
+
+def listening_until(job: Job, step: int) -> set[tuple[str, str]]:
+    """`listening` of a run's processes, looked at again and again until a step is done."""
+    found: set[tuple[str, str]] = set()
+
+    def done() -> bool:
+        with suppress(psutil.NoSuchProcess):
+            found.update(listening(job.family()))
+        return last_step(job.run_dir) >= step
+
+    assert job.wait_for(done), job.wait()
+    return found

@@ -7,8 +7,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.launch.launching import need
-from tests.training.runs import final_weights, metric_lines
+from tests.launch.launching import listening_until, need
+from tests.training.runs import final_weights, metric_lines, train_command
 
 DEEPSPEED = ["bash", "launch/deepspeed.sh"]
 SSHD = "/usr/sbin/sshd"  # outside of a user's PATH, and wants to be called by its whole name
@@ -46,6 +46,15 @@ def ssh(tmp_path, two_hosts):
             servers.callback(server.terminate)
         known = f"-o StrictHostKeyChecking=no -o UserKnownHostsFile={tmp_path / 'known'} -o ConnectionAttempts=20"
         yield {"SSH_PORT": "3022", "PDSH_SSH_ARGS_APPEND": f"-i {tmp_path / 'user'} {known}"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [DEEPSPEED, train_command()], ids=["two ranks", "one process"])
+def test_ranks_on_one_host_listen_on_the_loopback(tmp_path, start, command):
+    pytest.importorskip("deepspeed")
+    env = {"NPROC": "2", "DS_ACCELERATOR": "cpu"}
+    job = start(tmp_path / "run", "engine=zero2", "steps=4000", command=command, env=env)
+    assert {address for _, address in listening_until(job, 2)} == {"127.0.0.1"}
 
 
 @pytest.mark.slow

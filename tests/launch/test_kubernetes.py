@@ -4,6 +4,11 @@ The schemas of PyTorchJob and MPIJob themselves are not here: what stands around
 """
 
 import copy
+import os
+import shutil
+import socket
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -73,3 +78,84 @@ def test_ranks_are_as_many_as_cards():
     env = {entry["name"]: entry["value"] for entry in launcher["spec"]["containers"][0]["env"]}
     limits = worker["spec"]["containers"][0]["resources"]["limits"]
     assert job["slotsPerWorker"] == limits["habana.ai/gaudi"] == len(env["HABANA_VISIBLE_MODULES"].split(","))
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_pods_have_no_more_rights_than_they_need(name):
+    for template in pods(name).values():
+        spec = template["spec"]
+        (container,) = spec["containers"]
+        assert spec["automountServiceAccountToken"] is False
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+        assert container["securityContext"]["capabilities"]["drop"] == ["ALL"]
+        assert set(container["securityContext"]["capabilities"].get("add", [])) <= {"SYS_NICE"}
+        for context in (spec["securityContext"], container["securityContext"]):
+            assert context.get("runAsUser") != 0
+            assert "privileged" not in context
+        assert not {"hostNetwork", "hostPID"} & spec.keys()
+        assert not any("hostPath" in volume for volume in spec.get("volumes", []))
+    added = [line for line in (FOLDER / name).read_text().splitlines() if "add: [" in line]
+    assert added
+    assert all("#" in line for line in added), "say why"
+
+
+def test_only_pods_of_a_job_reach_each_other():
+    policy = yaml.safe_load((FOLDER / "networkpolicy.yaml").read_text())
+    validator.validate(policy, validator.latest_version(), strict=True)
+    spec = policy["spec"]
+    assert spec["policyTypes"] == ["Ingress"]
+    assert spec["ingress"] == [{"from": [{"podSelector": spec["podSelector"]}]}]
+    for name in JOBS:  # the operators label each pod with the name of its job
+        job = yaml.safe_load((FOLDER / name).read_text())["metadata"]["name"]
+        assert spec["podSelector"]["matchLabels"] == {"training.kubeflow.org/job-name": job}
+
+
+def test_the_launcher_logs_in_to_workers_of_its_job_alone(tmp_path):
+    """The commands of the MPIJob's pods, as this user, with a port and a home of the test's."""
+    for tool in ("/usr/sbin/sshd", "ssh", "ssh-keygen"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"no {tool}")
+    if os.geteuid() == 0:  # sshd of root wants it
+        Path("/run/sshd").mkdir(exist_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    for home in ("job", "other"):
+        keys = tmp_path / home / ".ssh"
+        keys.mkdir(parents=True)
+        subprocess.run(["ssh-keygen", "-q", "-t", "ecdsa", "-b", "521", "-N", "", "-f", keys / "id_rsa"], check=True)
+        shutil.copy(keys / "id_rsa.pub", keys / "authorized_keys")
+    launcher, worker = (template["spec"]["containers"][0] for template in pods("mpijob.yaml").values())
+
+    def here(command: list[str], home: Path) -> list[str]:
+        """A pod's command with ~ and its files in `home`: OpenSSH takes the home from the password database."""
+        places = {
+            "/tmp/": "~/",
+            "~/": f"{home}/",
+            "-p 2222": f"-p {port}",
+            "-De": f"-De -o ListenAddress=127.0.0.1 -o AuthorizedKeysFile={home}/.ssh/authorized_keys",
+            "exec bash /opt/bridgetower/launch/mpirun.sh": f"ssh -i {home}/.ssh/id_rsa $OMPI_MCA_plm_rsh_args 127.0.0.1",
+        }
+        for before, after in places.items():
+            command = [part.replace(before, after) for part in command]
+        return command
+
+    server = subprocess.Popen(here(worker["command"], tmp_path / "job"), stderr=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 20
+        while socket.socket().connect_ex(("127.0.0.1", int(port))):
+            assert server.poll() is None, server.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        login = [*here(launcher["command"], tmp_path / "job"), "echo", "here"]
+        done = subprocess.run(login, capture_output=True, text=True, timeout=60)
+        assert done.stdout == "here\n", done.stderr
+        login = [*here(launcher["command"], tmp_path / "other"), "echo", "here"]
+        stranger = subprocess.run(login, capture_output=True, text=True, timeout=60)
+        assert stranger.stdout == ""
+        assert "Host key verification failed" in stranger.stderr
+    finally:
+        server.terminate()
+        server.wait()

@@ -24,7 +24,7 @@ def test_shellcheck():
 
 def common(function: str, *arguments: object, path: Path | None = None) -> subprocess.CompletedProcess[str]:
     """A function of launch/common.sh, as a launcher calls it; with nothing but `path` to find tools in."""
-    script = 'set -euo pipefail; . launch/common.sh; "$@"; echo "${address-}${GLOO_SOCKET_IFNAME-}"'
+    script = 'set -euo pipefail; . launch/common.sh; "$@"; echo "${GLOO_SOCKET_IFNAME-}"'
     env = {"env": {"PATH": str(path)}} if path else {}
     command = ["/bin/bash", "-c", script, "-", function, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, **env)

@@ -6,6 +6,8 @@ import signal
 import psutil
 import pytest
 
+from tests.hostile.attacks import attack
+from tests.launch.launching import listening_until
 from tests.training.runs import final_weights, metric_lines
 
 TORCHRUN = ["bash", "launch/torchrun.sh"]
@@ -16,10 +18,11 @@ def test_a_wrong_key_is_told_once(tmp_path, start):
     assert output.count("stps: no such key") == 1
 
 
+@attack(63)
 @pytest.mark.slow
-def test_two_ranks_on_one_host_save_when_they_are_told_to_end(tmp_path, start):
+def test_two_ranks_on_one_host_listen_on_the_loopback_and_save_when_they_are_told_to_end(tmp_path, start):
     job = start(tmp_path, "steps=4000", "checkpoint.every=100000", command=TORCHRUN, env={"NPROC": "2"})
-    assert job.wait_for_step(3), job.wait()
+    assert {address for _, address in listening_until(job, 3)} == {"127.0.0.1"}
     job.process.terminate()
     output = job.wait()
     assert "= 2 ranks x" in output

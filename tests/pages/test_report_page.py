@@ -193,7 +193,7 @@ def test_damaged_checkpoints_are_named(run_folder):
     (run_folder / "checkpoints" / "step-00004000.tmp").mkdir()
     read = read_run(run_folder)
     assert [(c.step, c.fault) for c in read.checkpoints] == [
-        (2000, "no manifest"),
+        (2000, "manifest.json is missing or damaged"),
         (3000, "model.safetensors has 300001 bytes instead of 300000"),
     ]
     (newer / "optimizer" / "0.safetensors").unlink()

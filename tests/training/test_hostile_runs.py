@@ -1,13 +1,24 @@
-"""Runs on damaged shards: named, counted, replaced or refused, and never a hang."""
+"""Runs on damaged shards and in run folders that others changed: named, counted, replaced or refused, and never a hang."""
 
+import hashlib
 import json
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch.distributed as dist
+from helpers import run_ranks
 
+from bridgetower_train.config import CheckpointConfig
+from bridgetower_train.distributed import Ranks
+from bridgetower_train.errors import UserError
 from bridgetower_train.tasks.pretraining.reader import PretrainingReader
+from bridgetower_train.training.checkpoints import Checkpoints
+from bridgetower_train.weights.checkpoint import step_folders
 from data_prep.shards import index
+from tests.hostile.attacks import attack
 from tests.training.runs import metric_lines, train_here
 
 
@@ -96,3 +107,135 @@ def test_an_error_inside_a_worker_is_not_taken_for_its_death(tmp_path, shapes_ro
     monkeypatch.setattr(PretrainingReader, "labels", broken)
     with pytest.raises(RuntimeError, match="Caught RuntimeError in DataLoader worker process 0"):
         train_here(shapes_root, tmp_path / "run", "steps=2", "data.workers=1")
+
+
+# --- run folders
+
+
+def seal(folder: Path, state: bytes) -> None:
+    """Give a checkpoint another state, and a manifest that lists it."""
+    (folder / "state.json").write_bytes(state)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["state.json"] = {"bytes": len(state), "sha256": hashlib.sha256(state).hexdigest()}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def refusals(rank: int, runs: list[Path]) -> list[str]:
+    """What a rank says on resuming each run, of which only rank 0 sees the folder."""
+    said = []
+    for run_dir in runs:
+        ranks = Ranks(rank, dist.get_world_size(), dist.group.WORLD)
+        seen = run_dir if ranks.is_main else Path("/nowhere")
+        with pytest.raises(UserError) as caught:
+            Checkpoints(seen, CheckpointConfig(), ranks, print).load(None, {}, {})
+        said.append(str(caught.value))
+    return said
+
+
+@attack(52)
+def test_a_state_of_another_shape_ends_every_rank_with_one_line(tmp_path, shapes_root, capsys):
+    train_here(shapes_root, tmp_path / "run", "steps=1")
+    (folder,) = step_folders(tmp_path / "run")
+    state = json.loads((folder / "state.json").read_text())
+    broken = {
+        "list": b"[]",
+        "nesting": b"[" * 100_000,
+        "digits": b'{"step": ' + b"9" * 5000 + b"}",
+        "no identity": json.dumps({**state, "identity": []}).encode(),
+        "text": json.dumps({**state, "skipped": "1"}).encode(),
+        "negative": json.dumps({**state, "bad_samples": -1}).encode(),
+        "huge": json.dumps({**state, "skipped": 10**30}).encode(),
+        "another step": json.dumps({**state, "step": 2}).encode(),
+    }
+    runs = []
+    for name, content in broken.items():
+        runs.append(tmp_path / name)
+        shutil.copytree(tmp_path / "run", runs[-1])
+        seal(*step_folders(runs[-1]), content)
+    first, second = run_ranks(refusals, 2, runs)
+    assert first == second
+    for run_dir, said in zip(runs, first, strict=True):
+        assert said.startswith(str(run_dir))
+        assert "state.json" in said
+        assert "\n" not in said
+    capsys.readouterr()
+    train_here(shapes_root, tmp_path / "list", "steps=2", code=1)
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "manifest", [b"", b"[]", b"[" * 100_000, b'{"files": {}}', b'{"files": {"state.json": {"bytes": 1e400, "sha256": ""}}}']
+)  # fmt: skip
+def test_a_manifest_of_another_shape_is_that_of_no_checkpoint(tmp_path, shapes_root, capsys, manifest):
+    train_here(shapes_root, tmp_path, "steps=1")
+    (step_folders(tmp_path)[0] / "manifest.json").write_bytes(manifest)
+    train_here(shapes_root, tmp_path, "steps=2", code=1)
+    assert "manifest.json is missing or damaged" in capsys.readouterr().out
+
+
+@attack(50)
+@pytest.mark.parametrize("name", ["metrics.jsonl", "bad_samples.jsonl"])
+def test_what_is_no_file_is_not_waited_for(tmp_path, shapes_root, capsys, name):
+    os.mkfifo(tmp_path / name)
+    train_here(shapes_root, tmp_path, "steps=1", code=1)
+    error = capsys.readouterr().err
+    assert f"{name}: is not a regular file; remove or replace it" in error
+    assert error.count("\n") == 1
+
+
+@attack(51)
+def test_lines_of_others_do_not_keep_a_run_from_resuming(tmp_path, shapes_root):
+    train_here(shapes_root, tmp_path, "steps=2")
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(b'[1]\n"step"\n{"step": "1"}\n{"step": ' + b"9" * 5000 + b"}\n" + b"[" * 100_000 + b"\n\xff\n{")
+    train_here(shapes_root, tmp_path, "steps=3")
+    assert [line["step"] for line in metric_lines(tmp_path)] == [1, 2, 3]
+
+
+@attack(61)
+@pytest.mark.parametrize("name", ["x.tmp", "step-00000001.tmp", "step-00000001"])
+def test_links_among_the_checkpoints_are_removed_and_not_followed(tmp_path, shapes_root, name):
+    run_dir, victim = tmp_path / "run", tmp_path / "victim"
+    victim.mkdir()
+    (victim / "kept").write_text("kept")
+    (run_dir / "checkpoints").mkdir(parents=True)
+    (run_dir / "checkpoints" / "latest").symlink_to(victim / "kept")
+    train_here(shapes_root, run_dir, "steps=2", "checkpoint.every=2")
+    (run_dir / "checkpoints" / name).symlink_to(victim)
+    train_here(shapes_root, run_dir, "steps=4", "checkpoint.every=1", "checkpoint.keep_last=2")
+    assert [folder.name for folder in step_folders(run_dir)] == ["step-00000003", "step-00000004"]
+    assert sorted(path.name for path in (run_dir / "checkpoints").iterdir()) == [
+        "latest",
+        "step-00000003",
+        "step-00000004",
+    ]
+    assert [path.read_text() for path in victim.iterdir()] == ["kept"]
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("broken", ["weights", "tokenizer", "state", "log"])
+def test_two_ranks_end_with_the_one_message(tmp_path, shapes_root, start, broken):
+    run_dir, options, source = tmp_path / "run", [], tmp_path / "tower"
+    source.mkdir()
+    shutil.copy(shapes_root / "shapes" / "tokenizer.json", source)
+    (source / "model.safetensors").write_bytes(b"\xff" * 99)
+    if broken == "tokenizer":
+        (source / "tokenizer.json").write_bytes(b"[" * 100_000)
+    if broken in ("weights", "tokenizer"):
+        options = [f"init.text={source}"]
+    if broken == "state":
+        train_here(shapes_root, run_dir, "steps=1")
+        seal(*step_folders(run_dir), b"[]")
+    if broken == "log":
+        run_dir.mkdir()
+        os.mkfifo(run_dir / "metrics.jsonl")
+    output = start(run_dir, "steps=2", *options, ranks=2).finish(1)
+    names = {
+        "weights": "model.safetensors",
+        "tokenizer": "tokenizer.json",
+        "state": "state.json",
+        "log": "metrics.jsonl",
+    }
+    said = {line for line in output.splitlines() if "error: " in line.lower() and names[broken] in line}
+    assert len(said) == 1, output
+    assert output.count("Traceback") == 1, "torchrun's own"

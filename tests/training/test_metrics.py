@@ -14,7 +14,7 @@ def test_resuming_drops_later_lines_and_a_torn_one(tmp_path):
     path.write_text("".join(json.dumps({"step": step}) + "\n" for step in range(1, 6)) + '{"step": 6, "lo')
     keep_lines_until(path, 3)
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
-    sink = JsonLines(path, 2)
+    sink = JsonLines(path)
     sink.write({"step": 3, "loss": 0.1 + 0.2})
     sink.close()
     assert json.loads(path.read_text().splitlines()[-1])["loss"] == 0.1 + 0.2
@@ -22,7 +22,7 @@ def test_resuming_drops_later_lines_and_a_torn_one(tmp_path):
 
 def test_bad_samples_are_listed_and_counted(tmp_path):
     path = tmp_path / "bad_samples.jsonl"
-    bad = BadSamples(path, ALONE, 0, 0)
+    bad = BadSamples(path, ALONE, 0)
     bad.add([BadRecord("coco", "000001.tar", "a", "changed", 7)])
     assert [record.key for record in bad.flush(10)] == ["a"]
     assert bad.flush(15) == []
@@ -32,7 +32,8 @@ def test_bad_samples_are_listed_and_counted(tmp_path):
     assert bad.count == 2
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(line["step"], line["key"]) for line in lines] == [(10, "a"), (20, "b")]
-    resumed = BadSamples(path, ALONE, 10, 1)
+    keep_lines_until(path, 10)
+    resumed = BadSamples(path, ALONE, 1)
     resumed.add([BadRecord("coco", "000001.tar", "b", "changed", 9)])
     resumed.flush(20)
     assert resumed.count == 2

@@ -2,7 +2,7 @@
 
     python hub_server.py FOLDER TOKEN
 
-FOLDER/owner/name/ are the models. Prints its address.
+FOLDER/owner/name/ are the models, each of one commit. FOLDER/asked lists the revisions that were asked for. Prints its address.
 """
 
 import base64
@@ -11,14 +11,16 @@ import json
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import urlsplit
 
-COMMIT = "c" * 40
+COMMIT, TAG = "c" * 40, "v1.0"
 
 
 class Hub(BaseHTTPRequestHandler):
     root: Path
     token: str
+    asked: ClassVar[list[str]] = []
 
     def answer(self, code: int, content: object = None, **headers: str) -> None:
         body = json.dumps(content or {}).encode() if not isinstance(content, bytes) else content
@@ -41,13 +43,21 @@ class Hub(BaseHTTPRequestHandler):
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
     def do_GET(self) -> None:
-        model, _, file = urlsplit(self.path).path.strip("/").partition("/resolve/main/")
+        path = urlsplit(self.path).path.strip("/")
+        if path.startswith("api/models/"):  # huggingface_hub 0.30 asks it before an upload
+            return self.answer(200, {"id": path.removeprefix("api/models/").partition("/revision/")[0], "sha": COMMIT})
+        model, _, wanted = path.partition("/resolve/")
+        revision, _, file = wanted.partition("/")
         if not (self.root / model).is_dir():
             return self.answer(404, {"error": "no such model"}, X_Error_Code="RepoNotFound")
-        path = self.root / model / file
-        if not file or not path.is_file():
+        self.asked.append(f"{model}@{revision}")
+        (self.root / "asked").write_text("\n".join(self.asked))
+        if revision not in ("main", TAG, COMMIT):
+            return self.answer(404, {"error": "no such revision"}, X_Error_Code="RevisionNotFound")
+        stored = self.root / model / file
+        if not file or not stored.is_file():
             return self.answer(404, {"error": "no such file"}, X_Error_Code="EntryNotFound", X_Repo_Commit=COMMIT)
-        content = path.read_bytes()
+        content = stored.read_bytes()
         return self.answer(200, content, ETag=f'"{hashlib.sha1(content).hexdigest()}"', X_Repo_Commit=COMMIT)
 
     do_HEAD = do_GET  # noqa: N815

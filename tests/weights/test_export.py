@@ -1,8 +1,10 @@
 """`bridgetower export`: what transformers makes of the folder, and when there is none."""
 
+import ast
 import hashlib
 import json
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -22,12 +24,15 @@ from bridgetower_train.cli import main
 from bridgetower_train.config import TrainConfig
 from bridgetower_train.model.bridgetower import BridgeTower, Pairs
 from bridgetower_train.model.vision import CLIP_MEAN, CLIP_STD
+from bridgetower_train.pages.model_card import model_card
 from bridgetower_train.tasks.pretraining import Pretraining
 from bridgetower_train.tasks.pretraining.itc import embed_cross, embed_image, embed_text
 from bridgetower_train.weights.checkpoint import verify
 from bridgetower_train.weights.export import exported_weights, same_files
 from bridgetower_train.weights.hf_files import model_description
 from bridgetower_train.weights.saved import read_saved
+from tests.hostile.attacks import attack
+from tests.rendering import markup
 from tests.training.runs import train_here
 
 HEADS = ("mlm_score.", "itm_score.", "itc_text_head.", "itc_image_head.", "itc_cross_modal_head.", "logit_scale")
@@ -177,6 +182,75 @@ def test_the_card(run, folder, shapes_root):
     assert f"{run}" not in card.text
 
 
+def altered(run: Path, root: Path, folder: Path, evil: str, **config: str) -> Path:
+    """A copy of the run, below `folder`, where all that its corpora, state and configuration can say is `evil`."""
+    data, copy = shutil.copytree(root, folder / "data"), shutil.copytree(run, folder / "run")
+    path = data / "shapes" / "manifest.json"
+    about = dict.fromkeys(("title", "homepage", "licence", "note"), evil)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"extra": {"about": about}}))
+    settings = yaml.safe_load((copy / "config.yaml").read_text())
+    settings["data"] |= {"root": str(data), "corpora": {"shapes": 1.0, evil: 1.0}}
+    settings["init"] |= {"vision": evil, **config}
+    (copy / "config.yaml").write_text(yaml.safe_dump(settings))
+    (entry,) = (json.loads((copy / "eval.json").read_text()))["evaluations"].values()
+    entry |= {"corpus": evil, "figures": {evil: 0.5}}
+    (copy / "eval.json").write_text(json.dumps({"evaluations": {f"overview on {evil}": entry}}))
+    step = copy / "checkpoints" / "step-00000003"
+    state = json.loads((step / "state.json").read_text())
+    (step / "state.json").write_text(
+        json.dumps(state | {"device": evil, "versions": {"torch": evil}, "host": "a-host"})
+    )
+    files = json.loads((step / "manifest.json").read_text())
+    content = (step / "state.json").read_bytes()
+    files["files"]["state.json"] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (step / "manifest.json").write_text(json.dumps(files))
+    return copy
+
+
+@attack(57)
+@attack(58)
+@pytest.mark.parametrize(
+    "evil",
+    [
+        "<script>alert(1)</script>",
+        "x\r# Injected\n\n## Injected\n---\n",
+        "[a](javascript:alert(1))",
+        "`x` *a* | $y$",
+        "a\n```\n# b",
+    ],
+)
+def test_the_card_of_a_hostile_run(run, shapes_root, tmp_path, evil):
+    def body(copy):
+        saved, _ = read_saved(str(copy))
+        head, front, text = model_card(saved, evil, str(copy.parent / "data"), evil, None, evil).split("---\n", 2)
+        assert (head, yaml.safe_load(front)["license"]) == ("", evil)
+        return [kind for kind in markup(text) if kind != "code_inlinecode"], text
+
+    kinds, text = body(altered(run, shapes_root, tmp_path / "hostile", evil))
+    evil = "plain"
+    assert kinds == body(altered(run, shapes_root, tmp_path / "tame", evil))[0]
+    (python,) = re.findall(r"```python\n(.*?)\n```\n", text, re.S)
+    assert len(ast.parse(python).body) == 6
+
+
+@attack(74)
+@attack(69)
+def test_an_export_does_not_tell_whose_it_is(run, shapes_root, tmp_path, monkeypatch):
+    monkeypatch.setattr("bridgetower_train.data.cache.RETRY_DELAYS", ())
+    root = tmp_path / "home" / "alice"
+    copy = altered(run, shapes_root, root, "plain", text="/home/alice/secret-project/x.bin", vision="openai/clip")
+    settings = (copy / "config.yaml").read_text()
+    settings = settings.replace(str(root / "data"), "http://alice:s3cr3t@127.0.0.1:9/data?X-Amz-Signature=s3cr3t")
+    (copy / "config.yaml").write_text(settings)
+    assert main(["export", f"run_dir={copy}", f"out={root / 'out'}"]) == 0
+    card = (root / "out" / "README.md").read_text()
+    assert "`init.vision=openai/clip`, `init.text=x.bin`" in card
+    for path in (root / "out").iterdir():
+        content = path.read_bytes()
+        for private in ("alice", "s3cr3t", "secret-project", "a-host", str(tmp_path)):
+            assert private.encode() not in content, (path.name, private)
+
+
 def test_a_second_export_is_the_same_in_every_byte(run, folder, tmp_path, capsys):
     options = ["licence=mit", "carbon_kg=1.5", "cost='3 EUR'"]
     for out in ("a", "b", "b"):
@@ -293,6 +367,21 @@ def test_what_cannot_be_exported_leaves_nothing(run, text, tmp_path, capsys, mon
     assert all(part in error for part in parts), error
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
     assert [path.name for path in taken.iterdir()] == ["thesis.txt"]
+
+
+@attack(52)
+@pytest.mark.parametrize("value", [{"a": 1}, [1], "x", None, 10**400])
+def test_figures_that_are_no_numbers_are_refused(run, tmp_path, capsys, value):
+    copy, out = shutil.copytree(run, tmp_path / "run"), tmp_path / "out"
+    content = json.loads((copy / "eval.json").read_text())
+    (entry,) = content["evaluations"].values()
+    entry["figures"]["x"] = value
+    (copy / "eval.json").write_text(json.dumps(content))
+    assert main(["export", f"run_dir={copy}", f"out={out}"]) == 1
+    error = capsys.readouterr().err
+    assert f"{copy}/eval.json: a figure of its overview is no number" in error
+    assert error.count("\n") == 1
+    assert not out.exists()
 
 
 def test_another_export_is_not_overwritten(run, folder, tmp_path, capsys):

@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from bridgetower_train.cli import main
 from bridgetower_train.weights.export import same_files
+from tests.hostile.attacks import attack
 from tests.tiny import TINY
 from tests.training.runs import ROOT
 from tests.weights.conftest import clip_vision
@@ -69,6 +71,41 @@ def test_a_run_starts_from_names_on_the_hub(loopback, shapes_root, tmp_path):
     assert again.returncode == 0, again.stderr
 
 
+def test_a_revision_may_be_named(loopback, shapes_root, tmp_path):
+    clip = clip_vision(hidden_size=64, num_attention_heads=1, intermediate_size=256, num_hidden_layers=1, patch_size=16)
+    clip.save_pretrained(loopback.folder / "someone" / "clip")
+    source = "init.vision=someone/clip@v1.0"
+    started = loopback.bridgetower(*train(tmp_path / "run", shapes_root, source))
+    assert started.returncode == 0, started.stderr
+    assert f"{source}: 19 tensors" in started.stdout
+    assert "vision: someone/clip@v1.0" in (tmp_path / "run" / "config.yaml").read_text()
+    first, *others = (loopback.folder / "asked").read_text().splitlines()
+    assert first == "someone/clip@v1.0"
+    assert f"someone/clip@{'c' * 40}" in others
+    assert not any(line.endswith("@main") for line in others), "all files are of one commit"
+    refused = loopback.bridgetower(*train(tmp_path / "other", shapes_root, "init.vision=someone/clip@v2.0"))
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: init.vision=someone/clip@v2.0: ")
+    assert refused.stderr.count("\n") == 1
+
+
+class _Runs:
+    def __reduce__(self):
+        return os.system, ("touch ran",)
+
+
+@attack(44)
+def test_a_folder_that_looks_like_a_name_on_the_hub(shapes_root, tmp_path, monkeypatch, capsys):
+    planted = tmp_path / "openai" / "clip-vit-base-patch16"
+    planted.mkdir(parents=True)
+    torch.save({"weight": _Runs()}, planted / "pytorch_model.bin")
+    monkeypatch.chdir(tmp_path)
+    assert main(train(tmp_path / "run", shapes_root, "init.vision=openai/clip-vit-base-patch16")) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{planted}/pytorch_model.bin cannot be read: it refers to the Python object" in line
+    assert not (tmp_path / "ran").exists()
+
+
 def test_what_the_hub_does_not_give(loopback, shapes_root, tmp_path):
     (loopback.folder / "someone" / "empty").mkdir(parents=True)
     for name, part in (("someone/nothing", "does not give it"), ("someone/empty", "gives none of model.safetensors")):
@@ -125,5 +162,5 @@ def test_a_name_on_the_hub_is_evaluated(loopback, folder, shapes_root, tmp_path)
     done = loopback.bridgetower(*keys, f"out={out}")
     assert done.returncode == 0, done.stderr
     (entry,) = json.loads(out.read_text())["evaluations"].values()
-    assert entry["checkpoint"] == "someone/model"
+    assert entry["checkpoint"] == f"someone/model@{'c' * 40}"
     assert 0 <= entry["figures"]["AUC"] <= 1

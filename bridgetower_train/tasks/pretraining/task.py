@@ -130,7 +130,7 @@ class Pretraining(Task):
             rows.append(("ITM negatives", "hard, images and texts" if hard else "random images"))
         if objective.itc:
             same = "right" if objective.same_image == "positive" else "not compared"
-            form = f"form `{objective.itc_form}`, {objective.itc_dim} wide, captions of one image {same}"
+            form = f"form {objective.itc_form}, {objective.itc_dim} wide, captions of one image {same}"
             rows.append(("ITC", form))
         if objective.mlm:
             rows.append(("masked tokens", f"{objective.mlm_probability:.0%}"))

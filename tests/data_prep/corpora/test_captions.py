@@ -1,6 +1,9 @@
 """Any table, any folder of captioned images."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,10 @@ import pytest
 from PIL import Image
 
 from bridgetower_train.data.shards import Corpus, open_corpus
-from bridgetower_train.errors import ConfigError, DataError
+from bridgetower_train.errors import ConfigError, DataError, FileError
 from data_prep.corpora.captions import CaptionsConfig, run
+from data_prep.source.local import LINK_OUT
+from tests.hostile.attacks import attack
 
 ROWS = [
     ("b.jpg", 'a "dog'),
@@ -61,7 +66,7 @@ def test_a_table(tmp_path: Path, images: Path, suffix: str) -> None:
     assert [corpus.read(row).meta["file"] for row in range(2)] == ["b.jpg", "sub/a.png"]
     assert corpus.manifest.dropped == {"missing file": 1, "no caption": 1}
     with pytest.raises(
-        DataError, match=r"none of the 4 paths in its column 'image', such as 'b.jpg', exists; set images="
+        DataError, match=r"none of the 4 paths in its column 'image', such as 'b.jpg', exists in .*; set images="
     ):
         run(config(table, tmp_path / "out"))
 
@@ -93,7 +98,11 @@ def test_broken_text_in_a_table_is_one_row_s_matter(tmp_path: Path, images: Path
         ("t.csv", 'image,caption\nb.jpg,"never closed', "unexpected end of data"),
         ("t.jsonl", '{"image": "b.jpg", "caption": "a"}\n[1]\n', r"line 2: \[1\]"),
         ("t.jsonl", "{", "is not a .jsonl"),
+        ("t.jsonl", "[" * 100_000, "is not a .jsonl .*RecursionError"),
+        ("t.jsonl", '{"image": ' + "9" * 5000 + "}", "is not a .jsonl"),
+        ("t.csv", "image,caption\nb.jpg," + "x" * 200_000, "field larger than field limit"),
         ("t.parquet", "PAR1", "is not a .parquet"),
+        ("t.parquet", "PAR1" + "\0" * 40 + "PAR1", "is not a .parquet"),
     ],
 )
 def test_a_broken_table_is_one_error(tmp_path: Path, name: str, content: str, message: str) -> None:
@@ -127,3 +136,98 @@ def test_a_folder_of_images_with_texts(tmp_path: Path, images: Path) -> None:
     (images / "b.txt").write_text("one caption\nTWO captions\n")
     with pytest.raises(DataError, match="source source was"):
         run(config(images, tmp_path / "out"))
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "credentials").write_text("[default]\naws_access_key_id = AKIA")
+    Image.new("RGB", (50, 40)).save(tmp_path / "home" / "passport.jpg")
+    return tmp_path / "home"
+
+
+@attack(14)
+@attack(15)
+def test_links_out_of_the_folder_are_followed_only_if_the_user_says_so(
+    tmp_path: Path, images: Path, secret: Path
+) -> None:
+    for name in ("b.txt", "d.txt", "sub/a.txt"):
+        (images / name).write_text(f"caption of {name}")
+    (images / "c.txt").symlink_to(secret / "credentials")
+    (images / "d.jpg").unlink()
+    (images / "d.jpg").symlink_to(secret / "passport.jpg")
+    (images / "e.jpg").symlink_to("b.jpg")
+    (images / "e.txt").symlink_to("nowhere")
+    (images / "f.jpg").symlink_to("nowhere")
+    (images / "f.txt").write_text("dangling")
+    (images / "sub" / "g.jpg").symlink_to("../b.jpg")
+    (images / "sub" / "g.json").symlink_to("../b.txt")
+    (tmp_path / "link").symlink_to(images)
+    run(config(tmp_path / "link", tmp_path / "out"))
+    corpus = written(tmp_path / "out")
+    assert [corpus.read(row).captions for row in range(2)] == [["caption of b.txt"], ["caption of sub/a.txt"]]
+    assert corpus.manifest.dropped == {LINK_OUT: 2, "missing file": 2, "json cannot be read": 1}
+    assert b"AKIA" not in b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
+    with pytest.raises(DataError, match="source follow_links was missing and is true"):
+        run(config(images, tmp_path / "out", follow_links=True))
+    run(config(images, tmp_path / "followed", follow_links=True))
+    assert written(tmp_path / "followed").manifest.images == 4
+
+
+@attack(15)
+@pytest.mark.parametrize("location", ["../home/passport.jpg", "{home}/passport.jpg", "sub/../../home/passport.jpg"])
+def test_paths_out_of_the_folder_are_never_followed(tmp_path: Path, images: Path, secret: Path, location: str) -> None:
+    rows = [("b.jpg", "inside"), (str(images / "c.jpg"), "inside too"), (location.format(home=secret), "outside")]
+    table = write_table(images / "table.jsonl", rows)
+    run(config(table, tmp_path / "out", follow_links=True))
+    assert written(tmp_path / "out").manifest.dropped == {"outside the folder": 1}
+    assert written(tmp_path / "out").manifest.images == 2
+    alone = write_table(images / "alone.jsonl", rows[2:])
+    with pytest.raises(DataError, match=r"exists in .*/images; set images="):
+        run(config(alone, tmp_path / "other"))
+
+
+@attack(16)
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path, images: Path) -> None:
+    for name in ("b.txt", "e.jpg", "table.csv", "table.parquet"):
+        os.mkfifo(images / name)
+    (images / "c.txt").symlink_to("/dev/zero")
+    (images / "d.txt").write_text("d")
+    (images / "e.txt").write_text("e")
+    (images / "sub" / "a.json").write_text('{"caption": "' + "x" * (1 << 20) + '"}')
+    run(config(images, tmp_path / "out", follow_links=True))
+    dropped = {"not a regular file": 3, "caption member over 1 MiB": 1}
+    assert written(tmp_path / "out").manifest.dropped == dropped
+    for suffix in ("csv", "parquet"):
+        with pytest.raises(FileError, match="not a regular file"):
+            run(config(images / f"table.{suffix}", tmp_path / "other"))
+
+
+PEAK = """
+import resource, sys
+from data_prep.corpora.captions import CaptionsConfig, run
+from bridgetower_train.errors import DataError
+base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    run(CaptionsConfig(source=sys.argv[1], out=sys.argv[2], name="n", workers=1))
+except DataError as error:
+    print(error)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) // 1024)
+"""
+
+
+@attack(17)
+@pytest.mark.parametrize("kind", ["dictionary", "list", "compressed"])
+def test_a_small_table_of_much_text_takes_little_memory(tmp_path: Path, kind: str) -> None:
+    text = "x" * 100_000
+    captions: Any = pa.array([[text]] * 4000 if kind == "list" else [text] * 4000)
+    if kind == "dictionary":
+        captions = pa.DictionaryArray.from_arrays(pa.array([0] * 20_000, pa.int32()), pa.array([text]))
+    table = pa.table({"image": [f"{number}.jpg" for number in range(len(captions))], "caption": captions})
+    pq.write_table(table, tmp_path / "t.parquet", compression="zstd", use_dictionary=kind != "compressed")
+    assert (tmp_path / "t.parquet").stat().st_size < 200_000
+    command = [sys.executable, "-c", PEAK, str(tmp_path / "t.parquet"), str(tmp_path / "out")]
+    *message, peak = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(message) == 1
+    assert "its text takes more than 100 times the size of the file" in message[0]
+    assert int(peak) < 400

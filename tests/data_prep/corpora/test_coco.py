@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -18,8 +19,9 @@ import pytest
 from PIL import Image
 
 from bridgetower_train.data.shards import Corpus, open_corpus
-from bridgetower_train.errors import ConfigError, DataError
+from bridgetower_train.errors import ConfigError, DataError, FileError
 from data_prep.corpora.coco import CocoConfig, run
+from tests.hostile.attacks import attack
 
 IMAGES = {"wide.jpg": (90, 50), "tall.jpg": (50, 90), "tiny.png": (20, 24)}
 
@@ -264,3 +266,29 @@ def test_a_killed_run_leaves_no_process_and_goes_on(tmp_path: Path) -> None:
     run(replace(config, records_per_shard=300, out=str(tmp_path / "straight")))
     for name in ("manifest.json", "index.npy", "000004.tar", "log/000004.parquet"):
         assert (tmp_path / "out/coco" / name).read_bytes() == (tmp_path / "straight/coco" / name).read_bytes()
+
+
+@attack(15)
+def test_file_names_that_lead_out_of_the_folder_are_refused(tmp_path: Path) -> None:
+    config, content = source(tmp_path)
+    (tmp_path / "passport.jpg").write_bytes(Path(config.images, "wide.jpg").read_bytes())
+    Path(config.images, "link.jpg").symlink_to(tmp_path / "passport.jpg")
+    names = ["link.jpg", "../passport.jpg", str(tmp_path / "passport.jpg")]
+    for image, name in zip(content["images"], names, strict=False):
+        image["file_name"] = name
+    Path(config.annotations).write_text(json.dumps(content))
+    run(config)
+    dropped = corpus_of(config).manifest.dropped
+    assert (dropped["outside the folder"], dropped["link out of the folder (see follow_links)"]) == (2, 1)
+    run(replace(config, name="followed", follow_links=True))
+    assert corpus_of(replace(config, name="followed")).manifest.dropped["outside the folder"] == 2
+    assert (
+        "link out of the folder (see follow_links)" not in corpus_of(replace(config, name="followed")).manifest.dropped
+    )
+
+
+@attack(16)
+def test_annotations_that_are_no_file_are_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.json")
+    with pytest.raises(FileError, match="not a regular file"):
+        run(CocoConfig(images=str(tmp_path), annotations=str(tmp_path / "fifo.json"), out=str(tmp_path / "out")))

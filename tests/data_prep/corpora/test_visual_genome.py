@@ -11,6 +11,7 @@ from PIL import Image
 from bridgetower_train.data.shards import clean_captions, open_corpus
 from bridgetower_train.errors import ConfigError, DataError
 from data_prep.corpora.visual_genome import VisualGenome, VisualGenomeConfig, run
+from tests.hostile.attacks import attack
 
 
 def source(folder: Path) -> VisualGenomeConfig:
@@ -116,3 +117,16 @@ def test_the_two_photographs(shared: Path, tmp_path: Path) -> None:
     listed = json.loads(Path(config.regions).read_text())
     for row, image in enumerate(listed):
         assert corpus.read(row).captions == clean_captions(region["phrase"] for region in image["regions"])
+
+
+@attack(15)
+def test_a_folder_of_images_that_is_a_link_out_is_followed_only_if_the_user_says_so(tmp_path: Path) -> None:
+    (tmp_path / "vg").mkdir()
+    config = source(tmp_path / "vg")
+    (tmp_path / "vg" / "VG_100K").rename(tmp_path / "elsewhere")
+    (tmp_path / "vg" / "VG_100K").symlink_to(tmp_path / "elsewhere")
+    run(replace(config, karpathy="none"))
+    assert open_corpus(config.out, "vg").manifest.images == 2
+    assert open_corpus(config.out, "vg").manifest.dropped["link out of the folder (see follow_links)"] == 3
+    run(replace(config, karpathy="none", name="followed", follow_links=True))
+    assert open_corpus(config.out, "followed").manifest.images == 4

@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from bridgetower_train.data.shards import open_corpus
 from tests.data_prep.fetch.fault_server import kinds, serve
+from tests.hostile.attacks import attack
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +49,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in names if name not in ("preparation.json", "lock")}
 
 
+@attack(32)
 def test_cc12m_from_end_to_end(tmp_path: Path, hosts: list[str], jpeg: bytes) -> None:
     names = list(kinds())
     urls = [f"{hosts[n % 4]}/{name}/{n}" for n, name in enumerate(names)]
@@ -66,13 +69,15 @@ def test_cc12m_from_end_to_end(tmp_path: Path, hosts: list[str], jpeg: bytes) ->
     assert [record.key for record in records] == [f"{n:09d}" for n in good], "in the order of the source"
     assert records[0].captions == ["person at 0", "another caption"]
     assert min(Image.open(io.BytesIO(records[0].image)).size) == 48
-    states = Counter(kind.state for kind in kinds().values()) + Counter({"not two columns": 1})
-    states.update({"ok": -2, "duplicate": 2, "hash mismatch": 2, "too small": -1})  # the small one is no `jpeg` either
-    found = corpus.manifest.extra["states"]
-    moved = found.get("bad response", 0) - states["bad response"]  # of the kind that may end in either
-    states.update({"bad response": moved, "image cannot be decoded": -moved})
-    assert found == {state: count for state, count in sorted(states.items()) if count}
-    assert sum(found.values()) == corpus.manifest.extra["rows"] == len(lines)
+    logged = pq.read_table(tmp_path / "cc12m" / "log").sort_by("row").to_pylist()
+    expected = [{kind.state, kind.or_state} for kind in kinds().values()] + [{"duplicate"}, {"not two columns"}]
+    expected[1], expected[2], expected[names.index("tiny")] = {"duplicate"}, {"hash mismatch"}, {"hash mismatch"}
+    assert [line["state"] for line in logged if line["state"] not in expected[line["row"]]] == []
+    states = Counter(line["state"] for line in logged)
+    assert corpus.manifest.extra["states"] == dict(sorted(states.items()))
+    assert states.total() == corpus.manifest.extra["rows"] == len(lines)
+    assert logged[names.index("loud")]["detail"].startswith("\x1b]0;owned\x07<script>")
+    assert "owned" not in done.stdout + done.stderr
     assert f"yield {len(good) / len(lines):.1%}" in done.stdout
     assert "62.3% in 2025" in done.stdout
 

@@ -64,6 +64,9 @@ def _good() -> dict[str, Kind]:
     async def once_reset(reply: Reply) -> None:
         await (_reset(reply) if reply.first else reply.send(reply.image))
 
+    async def retry_after_unknown(reply: Reply) -> None:
+        await (reply.send(b"", "503 Busy", Retry_After="\u00b2") if reply.first else reply.send(reply.image))
+
     async def late(reply: Reply) -> None:
         await asyncio.sleep(0.5)
         await reply.send(reply.image)
@@ -83,6 +86,8 @@ def _good() -> dict[str, Kind]:
         "gzip": Kind(lambda r: r.send(gzip.compress(r.image, 1), Content_Encoding="gzip")),
         "once_503": Kind(once_503),
         "once_reset": Kind(once_reset),
+        "retry_after_unknown": Kind(retry_after_unknown),
+        "long_header": Kind(lambda r: r.send(r.image, Content_Security_Policy="x" * 30_000)),
         "other_bot": Kind(lambda r: r.send(r.image, X_Robots_Tag="otherbot: noai, noindex")),
         "mislabelled": Kind(lambda r: r.send(r.image, Content_Type="text/html")),
     }
@@ -107,7 +112,22 @@ def _bad_connections() -> dict[str, Kind]:
         reply.writer.write(b"SSH-2.0-OpenSSH_9.7\r\n\r\n")
         reply.writer.close()
 
+    def endless(first: bytes, again: bytes) -> Answer:
+        async def answer(reply: Reply) -> None:
+            reply.writer.write(first)
+            while True:
+                reply.writer.write(again * (EDGE // len(again)))
+                await reply.writer.drain()
+
+        return answer
+
+    start = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n"
     return {
+        "endless_100": Kind(endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), "timeout"),
+        "tiny_chunks": Kind(endless(start + b"\r\n", b"1\r\nx\r\n"), "timeout", "too large"),
+        "endless_headers": Kind(endless(start, b"X-Y: z\r\n"), "bad response"),
+        "endless_trailers": Kind(endless(start + b"\r\n1\r\nx\r\n0\r\n", b"X-Y: z\r\n"), "bad response", "truncated"),
+        "endless_line": Kind(endless(start + b"X-Y: ", b"z"), "bad response"),
         "drip": Kind(drip, "timeout"),
         "silent": Kind(lambda r: asyncio.sleep(3600), "timeout"),
         "reset": Kind(_reset, "connection"),
@@ -124,16 +144,27 @@ def _bad_answers() -> dict[str, Kind]:
     def status(text: str) -> Answer:
         return lambda r: r.send(b"<html>no</html>", text, Content_Type="text/html")
 
+    async def loud(reply: Reply) -> None:
+        body = b"\x1b]0;owned\x07<script>"
+        reply.writer.write(b"HTTP/1.1 404 %b\xff\r\nContent-Length: %d\r\n\r\n%b" % (body, len(body), body))
+        await reply.writer.drain()
+
     answers = {
+        "loud": Kind(loud, "404"),
         "to_refused_port": Kind(redirect("http://127.0.0.1:1/x.jpg"), "connection"),
         "to_private": Kind(redirect("http://10.0.0.1/x.jpg"), "refused address"),
         "to_metadata": Kind(redirect("http://169.254.169.254/latest/meta-data/"), "refused address"),
         "to_mapped": Kind(redirect("http://[::ffff:192.168.0.1]/x.jpg"), "refused address"),
+        "to_decimal": Kind(redirect("http://2130706433:1/x.jpg"), "bad url"),
+        "to_other_host": Kind(redirect("//10.0.0.1/x.jpg"), "refused address"),
         "to_file": Kind(redirect("file:///etc/passwd"), "refused scheme"),
+        "to_gopher": Kind(redirect("gopher://127.0.0.1:6379/_INFO"), "refused scheme"),
         "to_itself": Kind(redirect("/to_itself/{}"), "too many redirects"),
         "to_nowhere": Kind(redirect("http://"), "bad url"),
         "noai": Kind(lambda r: r.send(r.image, X_Robots_Tag="noai"), "opted out"),
         "noai_to_us": Kind(lambda r: r.send(r.image, X_Robots_Tag="bridgetower-train: noindex"), "opted out"),
+        "negative_length": Kind(lambda r: r.send(r.image, Content_Length=-5), "bad response"),
+        "two_lengths": Kind(lambda r: r.send(r.image, Content_length=5), "bad response"),
         "brotli": Kind(lambda r: r.send(r.image, Content_Encoding="br"), "bad encoding"),
     }
     for text in ("404 Not Found", "403 Forbidden", "410 Gone", "500 Internal Server Error", "429 Too Many Requests"):
@@ -142,7 +173,8 @@ def _bad_answers() -> dict[str, Kind]:
 
 
 def _bad_images() -> dict[str, Kind]:
-    bomb, small, zipped = pixel_bomb(), tiny_gif(), gzip_bomb()
+    bomb, small, zeros = pixel_bomb(), tiny_gif(), bytes(200_000_000)
+    zipped, deflated = gzip.compress(zeros, 1), zlib.compress(zeros, 1)
 
     def keep_back(reply: Reply) -> None:
         """Otherwise the kernel buffers megabytes for a client that reads none of them."""
@@ -166,6 +198,7 @@ def _bad_images() -> dict[str, Kind]:
         "five_gigabytes": Kind(five_gigabytes, "too large"),
         "endless": Kind(endless, "too large"),
         "gzip_bomb": Kind(lambda r: r.send(zipped, Content_Encoding="gzip"), "too large"),
+        "deflate_bomb": Kind(lambda r: r.send(deflated, Content_Encoding="deflate"), "too large"),
         "pixel_bomb": Kind(lambda r: r.send(bomb), "more than 100 megapixels"),
         "html": Kind(lambda r: r.send(b"<html>not found</html>"), "not an image"),
         "empty": Kind(lambda r: r.send(b""), "not an image"),
@@ -188,11 +221,6 @@ def pixel_bomb() -> bytes:
     header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
     chunk = struct.pack(">I", len(header)) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
     return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
-
-
-def gzip_bomb() -> bytes:
-    """200 MB of zeros in 200 kB."""
-    return gzip.compress(bytes(200_000_000), 6)
 
 
 def tiny_gif() -> bytes:

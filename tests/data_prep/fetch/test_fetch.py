@@ -12,9 +12,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -30,6 +31,7 @@ from data_prep.fetch.states import NotAnImageError
 from data_prep.source.image import prepare_jpeg
 from data_prep.source.rows import OK, Outcome, Row
 from tests.data_prep.fetch.fault_server import kinds, serve
+from tests.hostile.attacks import attack
 
 LOCAL = FetchConfig(allow_loopback=True, deadline=60, retries=2)
 SIZE = 48
@@ -69,6 +71,12 @@ def left_behind() -> Counter[str]:
     return Counter([*threads, *(f"process {c.pid}" for c in multiprocessing.active_children()), *sockets])
 
 
+@attack(22)
+@attack(24)
+@attack(27)
+@attack(28)
+@attack(30)
+@attack(33)
 def test_every_row_ends_in_its_one_state(hosts: list[str], jpeg: bytes) -> None:
     known = kinds()
     urls = [f"{hosts[i % 8]}/{name}/{i}" for i, name in enumerate(name for name in known for _ in range(8))]
@@ -87,6 +95,7 @@ def test_every_row_ends_in_its_one_state(hosts: list[str], jpeg: bytes) -> None:
             assert outcome.meta == {"sha256": sha256(jpeg).hexdigest(), "width": 72, "height": 64}
 
 
+@attack(22)
 @pytest.mark.parametrize(
     ("url", "state"),
     [
@@ -104,7 +113,10 @@ def test_every_row_ends_in_its_one_state(hosts: list[str], jpeg: bytes) -> None:
         ("http://nowhere.invalid/x.jpg", "dns"),
         ("http://10.0.0.1/x.jpg", "refused address"),
         ("http://[fe80::1%25lo]/x.jpg", "refused address"),
-        ("http://2130706433:1/x.jpg", "bad url"),
+        *(
+            (f"http://{host}:1/x.jpg", "bad url")
+            for host in ("0", "127.1", "2130706433", "0x7f.1", "0177.0.0.1", "127.0.0.1.")
+        ),
     ],
 )
 def test_urls_that_are_none_or_lead_elsewhere(url: str, state: str) -> None:
@@ -119,6 +131,7 @@ def test_this_machine_is_refused_unless_it_is_allowed(hosts: list[str]) -> None:
     assert states(urls, FetchConfig()) == ["refused address"] * 3
 
 
+@attack(25)
 def test_a_name_is_judged_by_the_address_it_is_connected_to(hosts: list[str]) -> None:
     port = hosts[0].rpartition(":")[2]
 
@@ -150,6 +163,31 @@ def test_a_name_is_asked_for_once(hosts: list[str]) -> None:
         found = states([f"http://{name}:{port}/ok/1" for name in names], replace(LOCAL, nameservers=[server]))
     assert found == ["dns", OK] * 40
     assert asked == {"gone.example": 1, "here.example": 1}
+
+
+@attack(26)
+def test_neither_credentials_nor_cookies_travel_on_and_no_proxy_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append((self.path, self.headers.get("Authorization"), self.headers.get("Cookie")))
+            self.send_response(302 if self.path == "/start" else 404)
+            self.send_header("Location", f"http://127.0.0.2:{server.server_port}/end")
+            self.send_header("Set-Cookie", "session=1; Path=/")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    asked: list[tuple[str, str | None, str | None]] = []
+    with ThreadingHTTPServer(("", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+        assert states([f"http://me:secret@127.0.0.1:{server.server_port}/start"] * 2) == ["404"] * 2
+        server.shutdown()
+    basic = "Basic bWU6c2VjcmV0"
+    assert Counter(asked) == {("/start", basic, None): 2, ("/end", None, None): 2}
 
 
 def test_a_image_must_be_the_published_one(hosts: list[str], jpeg: bytes) -> None:
@@ -184,26 +222,43 @@ def test_no_more_connections_to_a_host_than_allowed(hosts: list[str]) -> None:
     assert 0 < most <= 3
 
 
-def test_memory_is_bounded_however_much_is_sent(hosts: list[str]) -> None:
-    config = replace(LOCAL, in_flight=64, max_bytes=16 << 20, memory_mb=24, deadline=300)
-    urls = [f"{hosts[n % 8]}/{kind}/{n}" for n in range(32) for kind in ("endless", "five_gigabytes")]
-    me = psutil.Process()
-    fetch(urls[:2], config)
-    before, most, done = me.memory_info().rss, 0, threading.Event()
+@contextmanager
+def most_memory() -> Iterator[list[int]]:
+    """Bytes by which this process has grown since the block began, seen again and again while it runs."""
+    me, done = psutil.Process(), threading.Event()
+    before, seen = me.memory_info().rss, [0]
 
     def watch() -> None:
-        nonlocal most
         while not done.wait(0.005):
-            most = max(most, me.memory_info().rss)
+            seen.append(me.memory_info().rss - before)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        assert states([url.replace("five_gigabytes", "endless") for url in urls], config) == ["too large"] * 64
+        yield seen
     finally:
         done.set()
         watcher.join()
-    assert most - before < 400e6, "64 images of 16 MiB would be a gigabyte"
+
+
+@attack(27)
+def test_memory_is_bounded_however_much_is_sent(hosts: list[str]) -> None:
+    config = replace(LOCAL, in_flight=64, max_bytes=16 << 20, memory_mb=24, deadline=300)
+    urls = [f"{hosts[n % 8]}/{kind}/{n}" for n in range(32) for kind in ("endless", "five_gigabytes")]
+    fetch(urls[:2], config)
+    with most_memory() as most:
+        assert states([url.replace("five_gigabytes", "endless") for url in urls], config) == ["too large"] * 64
+    assert max(most) < 400e6, "64 images of 16 MiB would be a gigabyte"
+
+
+@attack(28)
+@pytest.mark.parametrize("kind", ["endless_headers", "endless_trailers", "endless_line"])
+def test_memory_is_bounded_however_long_the_headers_are(hosts: list[str], kind: str) -> None:
+    config = replace(LOCAL, retries=0)
+    fetch([f"{hosts[0]}/{kind}/0"], config)
+    with most_memory() as most:
+        assert set(states([f"{host}/{kind}/1" for host in hosts], config)) <= {"bad response", "truncated"}
+    assert max(most) < 100e6
 
 
 @pytest.mark.parametrize("kind", ["404", "to_file", "reset", "longer", "drip"])
@@ -308,6 +363,25 @@ def test_a_image_that_kills_two_decoders_is_the_only_one_to_suffer() -> None:
     for number, outcome in enumerate(asyncio.run(run())):
         dead = number in (3, 4, 17)
         assert outcome == (Outcome("decoder died", "exit code 7") if dead else Outcome(OK, str(number)))
+
+
+def endless(content: bytes, encoding: str, digest: str) -> Outcome:
+    while content == b"endless":
+        pass
+    time.sleep(1 if content == b"stalled" else 0)  # does not compute: another process has the core
+    return Outcome(OK, content.decode())
+
+
+@attack(31)
+def test_a_image_that_takes_too_long_ends_its_decoder_and_is_the_only_one_to_suffer() -> None:
+    async def run() -> list[Outcome]:
+        async with Decoders(endless, 2, seconds=0.3) as decoders:
+            contents = [{3: b"endless", 4: b"stalled", 9: b"endless"}.get(n, b"%d" % n) for n in range(12)]
+            return await asyncio.gather(*(decoders.decode(content, "", "") for content in contents))
+
+    outcomes = asyncio.run(run())
+    assert [outcome.state for outcome in outcomes] == ["decoder timed out" if n in (3, 9) else OK for n in range(12)]
+    assert outcomes[3].detail == "over 0.3 s of a core"
 
 
 def test_silence_of_all_hosts_is_the_fault_of_this_machine(hosts: list[str]) -> None:

@@ -1,19 +1,43 @@
 """Which addresses may be fetched from, and what X-Robots-Tag says."""
 
+import sys
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+
 import pytest
+from packaging.requirements import Requirement
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 from data_prep.fetch.addresses import is_allowed
 from data_prep.fetch.robots import opted_out
+from tests.hostile.attacks import attack
 
 
+@pytest.fixture(autouse=True)
+def _without_the_table_of_this_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in (IPv4Address, IPv6Address):
+        for name in [name for name in dir(kind) if name.startswith("is_")]:
+            monkeypatch.delattr(kind, name)
+
+
+@attack(22)
+@attack(23)
 @pytest.mark.parametrize(
     "address",
     [
         *("10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "100.100.100.200", "0.0.0.0"),
         *("224.0.0.1", "240.0.0.1", "255.255.255.255", "192.0.2.1", "198.18.0.1", "168.63.129.16"),
+        *("192.0.0.9", "192.0.0.192", "192.88.99.1", "192.31.196.1", "192.52.193.1", "192.175.48.1", "203.0.113.1"),
+        *("3fff::1", "3fff:fff:ffff::1", "2001:2::1", "2001:20::1", "2620:4f:8000::1", "5f00::1", "100::1", "4000::1"),
+        *("64:ff9b:1::8.8.8.8", "64:ff9b::192.0.0.192", "::ffff:0:8.8.8.8", "2002:c058:6301::1", "fd20:ce::254"),
         *("fe80::1", "fe80::1%eth0", "fc00::1", "fd00:ec2::254", "fec0::1", "ff02::1", "::", "2001:db8::1"),
         *("::ffff:10.0.0.1", "::ffff:169.254.169.254", "::10.0.0.1", "64:ff9b::10.0.0.1", "2002:a00:1::1"),
         "2001:0:4136:e378:8000:63bf:f5ff:fffe",  # Teredo, of 10.0.0.1
+        "2001:0:a00:1:8000:63bf:f7f7:f7f7",  # Teredo, of 8.8.8.8 by way of 10.0.0.1
     ],
 )
 def test_addresses_that_are_not_public(address: str) -> None:
@@ -21,7 +45,10 @@ def test_addresses_that_are_not_public(address: str) -> None:
     assert not is_allowed(address, True)
 
 
-@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "64:ff9b::8.8.8.8", "::ffff:8.8.8.8"])
+@pytest.mark.parametrize(
+    "address",
+    ["8.8.8.8", "192.0.1.1", "2606:4700::1111", "2001:200::1", "64:ff9b::8.8.8.8", "::ffff:8.8.8.8", "2002:808:808::1"],
+)
 def test_public_addresses(address: str) -> None:
     assert is_allowed(address, False)
 
@@ -48,3 +75,11 @@ def test_loopback_only_where_it_is_allowed(address: str) -> None:
 )
 def test_directives_for_everyone_and_for_us(headers: list[str], directive: str) -> None:
     assert opted_out(headers) == directive
+
+
+@attack(29)
+def test_the_lowest_allowed_aiohttp_limits_the_number_of_headers() -> None:
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+    (aiohttp,) = (r for r in map(Requirement, project["dependencies"]) if r.name == "aiohttp")
+    assert "3.13.4" in aiohttp.specifier
+    assert "3.13.3" not in aiohttp.specifier

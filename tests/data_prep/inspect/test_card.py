@@ -1,7 +1,9 @@
 """A dataset card tells what is known, and says what is not."""
 
+import ast
 import json
 import re
+import shlex
 
 import pytest
 import yaml
@@ -10,6 +12,8 @@ from bridgetower_train.cli import main
 from bridgetower_train.errors import ConfigError, DataError
 from data_prep.inspect.card import CardConfig, run
 from data_prep.shards.index import build_index
+from tests.hostile.attacks import attack
+from tests.rendering import markup
 
 ABOUT = {"title": "Some | captions", "homepage": "https://example.org", "licence": "CC BY 4.0", "note": "two\nlines"}
 
@@ -35,8 +39,8 @@ def test_what_is_known(root, capsys):
     text = (root / "README.md").read_text()
     small = text[text.index("## small") : text.index("## web")]
     for line in (
-        "- source: Some | captions",
-        "- homepage: https://example.org",
+        "- source: Some \\| captions",
+        "- homepage: [https://example.org](https://example.org)",
         "- licence: CC BY 4.0",
         "- about the source: two lines",
         "- images: 60, shorter edge 64 px",
@@ -119,3 +123,91 @@ def test_a_remote_root_needs_a_file(tmp_path):
     with pytest.raises(ConfigError, match="out="):
         run(CardConfig("memory://cards"))
     memory.rm("/cards", recursive=True)
+
+
+def hostile(root, evil: str) -> str:
+    """The card of `small` where all that its writer can name is `evil`, a line or several."""
+    folder, shard = root / "small", f"{evil.splitlines()[0].replace('/', '')[:60]}.tar"
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    (folder / manifest["shards"][0]["name"]).rename(folder / shard)
+    manifest["shards"][0]["name"] = shard
+    about = dict.fromkeys(("title", "homepage", "licence", "note"), evil)
+    manifest["extra"] = {"rows": 100, "states": {"ok": 60, evil: 40}, "source": {evil: evil}, "about": about}
+    path.write_text(json.dumps(manifest))
+    noted = {"started": evil, "finished": evil, "command": f"{shlex.quote(evil)} {shlex.quote(evil)}"}
+    (folder / "preparation.json").write_text(json.dumps(noted))
+    run(CardConfig(str(root)))
+    return (root / "README.md").read_text()
+
+
+@attack(56)
+@pytest.mark.parametrize(
+    "evil",
+    [
+        "<script>alert(1)</script>",
+        "x\r# Injected\n\n## Injected",
+        "x\u2028# Injected\x1b[2J",
+        "[a](javascript:alert(1)) ![i](http://evil)",
+        'x", y); import os  # ',
+        "'x\n```\nrm -rf ~\n```",
+        "`x` *a* | $y$ &lt;",
+    ],
+)
+def test_what_a_hostile_corpus_says_is_text(root, tmp_path, make_corpus, evil):
+    def body(card):
+        head, front, text = card.split("---\n", 2)
+        assert (head, yaml.safe_load(front)["pretty_name"]) == ("", "data")
+        return text, [kind for kind in markup(text) if kind != "code_inlinecode"]
+
+    text, kinds = body(hostile(root, evil))
+    make_corpus(make_corpus(tmp_path / "tame" / "data"), "web", 7)
+    assert kinds == body(hostile(tmp_path / "tame" / "data", "plain"))[1]
+    assert not set(text) & set("\x1b\r\u2028")
+    shell, python = (re.search(rf"```{language}\n(.*?)```", text, re.S)[1] for language in ("sh", "python"))
+    assert len(shell.splitlines()) == 1
+    assert shlex.split(shell)[4] == "data.corpora={small: 1.0, web: 1.0}"
+    (shard,) = [
+        n.value for n in ast.walk(ast.parse(python)) if isinstance(n, ast.Constant) and "FOLDER" in str(n.value)
+    ]
+    assert shard.startswith("FOLDER/small/")
+    assert len(ast.parse(python).body) == 2
+
+
+@attack(56)
+@pytest.mark.parametrize("name", ["s: 1.0}' ; touch X ; echo '{z", "bad\n# heading", "a b", "a'b"])
+def test_a_name_that_means_something_to_a_shell_is_refused(make_corpus, tmp_path, name):
+    with pytest.raises(ConfigError, match="rename the folder"):
+        run(CardConfig(str(make_corpus(tmp_path / "data", name, 7))))
+    assert not (tmp_path / "data" / "README.md").exists()
+
+
+@attack(58)
+def test_the_header_quotes_the_name_of_the_folder(make_corpus, tmp_path):
+    name = "x: [y]\n---\nlicense: mit # <b>"
+    for corpus in ("small", "web"):
+        make_corpus(tmp_path / name, corpus, 7)
+    run(CardConfig(str(tmp_path / name)))
+    header = re.match(r"---\n(.*?)\n---\n", (tmp_path / name / "README.md").read_text(), re.S)[1]
+    assert yaml.safe_load(header)["pretty_name"] == name
+    assert yaml.safe_load(header)["license"] == "other"
+
+
+def test_a_command_names_no_folders(root):
+    path = root / "small" / "preparation.json"
+    words = [
+        "/home/alice/.venv/bin/bridgetower", "prep", "cc12m", "annotations=/home/alice/a b/cc12m.tsv", "out=data/x",
+        "exclude=[/home/alice/y.tsv,'~/secret project/z.tsv']", "source=https://alice:hidden@host/x?sig=hidden",
+    ]  # fmt: skip
+    path.write_text(json.dumps({"command": shlex.join(words)}))
+    run(CardConfig(str(root)))
+    text = (root / "README.md").read_text()
+    shown = re.search("- command: `(.*)`\n", text)[1]
+    assert shlex.split(shown) == [
+        "bridgetower", "prep", "cc12m", "annotations=cc12m.tsv", "out=x", "exclude=[y.tsv,'z.tsv']",
+        "source=https://***@host/x?sig=***",
+    ]  # fmt: skip
+    assert "alice" not in text
+    path.write_text(json.dumps({"command": "it's broken"}))
+    run(CardConfig(str(root)))
+    assert "- command: unknown" in (root / "README.md").read_text()

@@ -25,6 +25,7 @@ from data_prep.shapes.tokenizer import train_tokenizer
 from data_prep.shards.index import build_index
 from data_prep.shards.writer import write_corpus
 from data_prep.source.image import prepare_jpeg
+from tests.hostile.attacks import attack
 
 ROOT = Path(__file__).parents[3]
 
@@ -67,6 +68,26 @@ def test_a_whole_corpus_passes(root, lint, workers):
     assert "small: 60 images, 180 captions: nothing wrong" in printed
     assert printed.splitlines()[-1] == "lint: all is well; 60 images in 1 corpus, 0 of them duplicates"
     assert lint(root / "small")[0] == 0
+
+
+@attack(15)
+@attack(16)
+def test_links_out_and_what_is_no_file_are_findings(root, lint, tmp_path):
+    shard = root / "small" / "000001.tar"
+    shard.rename(tmp_path / "elsewhere")
+    shard.symlink_to(tmp_path / "elsewhere")
+    code, found, _ = lint(root)
+    assert code == 1
+    assert len(found) == 1
+    assert "is a link that leads outside" in found[0][3]
+    assert "follow_links=true" in found[0][3]
+    assert lint(root, follow_links=True)[:2] == (0, [])
+    shard.unlink()
+    os.mkfifo(shard)
+    assert "not a regular file" in lint(root)[1][0][3]
+    (root / "small" / "index.npy").unlink()
+    os.mkfifo(root / "small" / "index.npy")
+    assert "not a regular file" in lint(root)[1][0][3]
 
 
 def test_caption_lengths(root, lint):
@@ -209,6 +230,10 @@ def test_remote_roots(root, tmp_path, lint):
     memory = fsspec.filesystem("memory")
     memory.put(f"{root}/small", "/far/data/small", recursive=True)
     assert lint("memory://far/data", cache_dir=str(tmp_path / "cache"))[:2] == (0, [])
+    (cached,) = (tmp_path / "cache").glob("*-000001.tar")
+    overwrite(cached, 600, b"damage")
+    assert lint("memory://far/data", cache_dir=str(tmp_path / "cache"))[:2] == (0, [])
+    assert cached.read_bytes() == (root / "small" / "000001.tar").read_bytes(), "it was fetched again"
     memory.rm("/far", recursive=True)
     overwrite(root / "small" / "000001.tar", 600, b"damage")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(root))) as server:
@@ -238,9 +263,11 @@ def test_impossible_keys_are_refused(tmp_path, small_corpus):
 
 
 def test_a_worker_that_is_killed_is_one_line(root):
-    shard = root / "small" / "000001.tar"
-    shard.unlink()
-    os.mkfifo(shard)  # nobody writes to it: who reads it waits
+    manifest = root / "small" / "manifest.json"
+    noted = json.loads(manifest.read_text())
+    noted["shards"][1]["bytes"] = 1 << 40  # it takes ten minutes to read it
+    manifest.write_text(json.dumps(noted))
+    os.truncate(root / "small" / "000001.tar", 1 << 40)
     command = [sys.executable, "-m", "bridgetower_train", "prep", "lint", f"root={root}", "workers=2"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     workers: list[psutil.Process] = []

@@ -15,6 +15,7 @@ from PIL import Image
 from bridgetower_train.data.shards import INDEX_DTYPE, open_corpus
 from bridgetower_train.errors import ConfigError, UserError
 from data_prep.shards.index import IndexConfig, build_index, run
+from tests.hostile.attacks import attack
 
 
 def encoded(kind: str, size: tuple[int, int] = (80, 64)) -> bytes:
@@ -107,9 +108,9 @@ def test_a_folder_that_is_being_written_is_left_alone(tmp_path, make_corpus):
     ) as holder:
         assert holder.stdout.readline() == b"held\n"
         with pytest.raises(UserError, match=r"root=.*in use by process"):
-            run(IndexConfig(str(folder)))
+            run(IndexConfig(root=str(folder)))
         holder.communicate(b"go\n")
-    run(IndexConfig(str(folder)))
+    run(IndexConfig(root=str(folder)))
 
 
 HOLDER = """
@@ -172,19 +173,24 @@ def test_sizes_that_pax_gives(tmp_path, make_tar):
     assert read_all(tmp_path / "c") == {"b": ["t"]}
 
 
-def test_folders_and_links_in_a_tar_are_passed_over(tmp_path):
+@attack(2)
+def test_folders_links_and_devices_in_a_tar_are_passed_over(tmp_path):
     path = tmp_path / "c" / "0.tar"
     path.parent.mkdir()
+    kinds = [("folder", tarfile.DIRTYPE), ("a.txt", tarfile.SYMTYPE), ("a.jpg", tarfile.LNKTYPE)]
+    no_images = [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE]
+    kinds += [(f"c{number}.jpg", kind) for number, kind in enumerate(no_images)]
     with tarfile.open(path, "w") as tar:
-        for name, kind in (("folder", tarfile.DIRTYPE), ("a.txt", tarfile.SYMTYPE), ("a.jpg", tarfile.LNKTYPE)):
+        for name, kind in kinds:
             header = tarfile.TarInfo(name)
             header.type, header.linkname, header.size = kind, "/etc/passwd", 4096  # a size, but no contents
             tar.addfile(header)
-        for name, data in (("b.jpg", encoded("JPEG")), ("b.txt", b"t")):
+        texts = [(f"c{number}.txt", b"t") for number in range(len(no_images))]
+        for name, data in (("b.jpg", encoded("JPEG")), ("b.txt", b"t"), *texts):
             header = tarfile.TarInfo(name)
             header.size = len(data)
             tar.addfile(header, io.BytesIO(data))
-    assert build_index(tmp_path / "c").dropped == {}
+    assert build_index(tmp_path / "c").dropped == {"no image": len(no_images)}
     assert read_all(tmp_path / "c") == {"b": ["t"]}
 
 
@@ -253,5 +259,15 @@ def test_a_folder_without_tars_is_an_error(tmp_path):
 
 def test_the_command_sums_up(tmp_path, make_corpus, capsys):
     make_corpus(tmp_path)
-    run(IndexConfig(str(tmp_path / "small")))
+    run(IndexConfig(root=str(tmp_path / "small")))
     assert "small: 60 images with a shorter edge of 64 px and 180 captions in 3 shards" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("extra", [{"states": [1]}, {"states": {"ok": 1}}, {"states": {"ok": 1}, "rows": 0},
+                                   {"states": {"ok": "x"}, "rows": 3}, {"states": {}, "rows": "x"}])  # fmt: skip
+def test_notes_of_an_old_manifest_that_are_no_counts_are_not_printed(tmp_path, make_corpus, capsys, extra):
+    folder = make_corpus(tmp_path) / "small"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"extra": extra}))
+    run(IndexConfig(root=str(folder)))
+    assert capsys.readouterr().out.count("\n") == 1

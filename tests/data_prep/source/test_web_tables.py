@@ -1,6 +1,7 @@
 """CC3M, CC12M and SBU as they are published, and as they may be broken."""
 
 import json
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridgetower_train.errors import ConfigError, DataError
+from bridgetower_train.errors import ConfigError, DataError, FileError
 from data_prep.corpora import conceptual, sbu
 from data_prep.corpora.sbu import SbuTable
+from data_prep.source import tsv
 from data_prep.source.repeats import Repeats, hash_urls
-from data_prep.source.tsv import TsvTable, url_column
+from data_prep.source.tsv import TsvTable, scan, url_column
+from tests.hostile.attacks import attack
 
 SHA = "ab" * 32
 
@@ -195,3 +198,28 @@ def test_a_broken_sbu_is_one_message(tmp_path: Path) -> None:
     write(tmp_path / sbu.CAPTIONS, b"a\n")
     with pytest.raises(DataError, match=r"has 2 lines, but .* has 1"):
         SbuTable(str(tmp_path))
+
+
+@attack(14)
+def test_a_folder_of_sbu_with_links_out_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "sbu").mkdir()
+    write(tmp_path / "sbu" / sbu.URLS, b"http://f/1\n")
+    write(tmp_path / "credentials", b"secret\n")
+    (tmp_path / "sbu" / sbu.CAPTIONS).symlink_to(tmp_path / "credentials")
+    with pytest.raises(FileError, match=r"is a link .*set follow_links=true"):
+        SbuTable(str(tmp_path / "sbu"))
+    assert SbuTable(str(tmp_path / "sbu"), follow_links=True).rows(0, 1)[0].captions == ["secret"]
+
+
+@attack(16)
+def test_a_table_that_is_no_file_or_one_endless_line_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "fifo.tsv")
+    for read in (lambda path: scan("annotations", path, 0), lambda path: url_column("annotations", path)):
+        with pytest.raises(FileError, match="not a regular file"):
+            read(str(tmp_path / "fifo.tsv"))
+    monkeypatch.setattr(tsv, "_BLOCK", 100)
+    monkeypatch.setattr(tsv, "_LINE", 1000)
+    with pytest.raises(DataError, match=r"annotations=.*endless: has a line of over"):
+        scan("annotations", write(tmp_path / "endless", bytes(2000)), 0)

@@ -1,0 +1,130 @@
+"""What strangers can do at the monitor's port."""
+
+import asyncio
+import logging
+import secrets
+import socket
+import time
+from contextlib import suppress
+
+import pytest
+
+from bridgetower_train.watchdog import monitor
+from bridgetower_train.watchdog.monitor import Monitor
+from bridgetower_train.watchdog.verdict import HeartbeatLimits, RankInfo, RankStatus
+from tests.hostile.attacks import attack
+
+RANKS = 2
+SECRET = secrets.token_hex()
+TOO_LATE = 5.0  # seconds
+
+
+@pytest.fixture
+def port():
+    """The port of a monitor of two ranks, whose pulses come every second."""
+    server = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    infos = [RankInfo(rank, "here", 0, "") for rank in range(RANKS)]
+    thread = Monitor(infos, server, SECRET, HeartbeatLimits(10), RankStatus)
+    thread.start()
+    yield server.getsockname()[1]
+    thread._decide(None)
+    thread.join(TOO_LATE)
+    assert not thread.is_alive()
+
+
+def greet(port: int, greeting: bytes) -> socket.socket:
+    """A connection that has said something."""
+    connection = socket.create_connection(("127.0.0.1", port), TOO_LATE)
+    with suppress(OSError):  # closed while a long one is sent
+        connection.sendall(greeting)
+    return connection
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Whether the monitor closes a connection before it is too late, and says nothing."""
+    try:
+        return connection.recv(100) == b""
+    except ConnectionError:
+        return True
+    except TimeoutError:
+        return False
+
+
+def joined(rank: int, port: int) -> socket.socket:
+    """The connection of a rank, which has received a pulse."""
+    connection = greet(port, f"{SECRET} {rank}\n".encode())
+    assert connection.recv(100).strip() == b""
+    return connection
+
+
+@attack(64)
+@pytest.mark.parametrize(
+    "greeting",
+    [b"nonsense 1\n", b"\xff\xfe 1\n", b"x" * 200_000 + b"\n", b"GET / HTTP/1.1\r\n\r\n", b"\n"],
+    ids=["wrong secret", "invalid UTF-8", "long line", "HTTP", "nothing"],
+)
+def test_a_stranger_is_turned_away(port, greeting, caplog):
+    with greet(port, greeting) as stranger:
+        assert is_closed(stranger)
+    assert not caplog.records
+
+
+@attack(65)
+def test_a_greeting_in_other_letters_is_no_error(port, caplog):
+    with greet(port, "sécret 1\n".encode()) as stranger:
+        assert is_closed(stranger)
+    assert not caplog.records
+
+
+@attack(65)
+def test_many_strangers_who_say_nothing_keep_no_rank_out(port):
+    strangers = [socket.create_connection(("127.0.0.1", port), TOO_LATE) for _ in range(500)]
+    rank = joined(1, port)
+    for stranger in strangers:
+        stranger.settimeout(0)
+    open_still = 500
+    deadline = time.monotonic() + TOO_LATE
+    while open_still > RANKS + monitor._STRANGERS and time.monotonic() < deadline:
+        time.sleep(0.05)
+        open_still = sum(not _ended(stranger) for stranger in strangers)
+    assert open_still <= RANKS + monitor._STRANGERS
+    for connection in (rank, *strangers):
+        connection.close()
+
+
+def _ended(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1, socket.MSG_PEEK) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+
+
+@attack(65)
+def test_a_stranger_who_says_nothing_is_turned_away_in_time(port, monkeypatch):
+    monkeypatch.setattr(monitor, "_GREETING", 0.2)
+    with greet(port, b"half a greet") as stranger:
+        assert is_closed(stranger)
+
+
+def test_nobody_can_connect_once_all_ranks_have(port):
+    ranks = [joined(rank, port) for rank in range(RANKS)]
+    with pytest.raises(ConnectionError):
+        greet(port, b"")
+    assert [rank.recv(100).strip() for rank in ranks] == [b"", b""]  # the next pulses
+    for rank in ranks:
+        rank.close()
+
+
+@attack(65)
+def test_connections_that_fail_are_not_reported_but_faults_of_ours_are(caplog):
+    async def fail(error: Exception) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(monitor._report_faults_of_ours)
+        loop.call_exception_handler({"message": "socket.accept() out of system resource", "exception": error})
+
+    asyncio.run(fail(OSError(24, "Too many open files")))
+    assert not caplog.records
+    asyncio.run(fail(KeyError("x")))
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
