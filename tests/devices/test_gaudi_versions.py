@@ -52,7 +52,7 @@ def vendor_packages() -> dict[str, list[str]]:
     """Package -> the versions that images of the table carry, as far as public lists and pins say.
 
     numpy, tensorboard, protobuf, PyYAML, fsspec and tqdm: lists of 1.15 and 1.24.0 images; numpy 1.23.5 is what the vendor's own
-    packages still pin in 1.20 below Python 3.12.
+    packages still pin in 1.20 below Python 3.12. Pillow is left out: ours replaces theirs, which is Pillow-SIMD.
     """
     return {
         "torch": [f"{s.torch}.0" for s in STACKS] + ["2.10.0a0+gitc1e5ed4", "2.6.0a0+git30ac7d1"],
@@ -61,11 +61,10 @@ def vendor_packages() -> dict[str, list[str]]:
         "pyyaml": ["6.0", "6.0.2"],
         "fsspec": ["2024.6.1", "2025.3.0"],
         "tqdm": ["4.66.5", "4.67.1"],
-        "pillow": ["10.4.0", "12.1.0"],
         "tokenizers": ["0.21.0", "0.21.4", "0.22.0"],  # those of transformers 4.51 and 4.55
         "safetensors": ["0.4.4", "0.6.2"],
         "packaging": ["24.1", "25.0"],
-        "transformers": ["4.51.0", "4.51.3", "4.55.0", "4.55.4"],
+        "transformers": ["4.51.3", "4.55.0", "4.55.4"],
     }
 
 
