@@ -186,7 +186,7 @@ def _run(model: OpenModel, corpus: Corpus, options: RetrievalOptions, ranks: Ran
         raise ConfigError(
             f"rerank={options.rerank}: needs the head itm_score, which the model does not have; set rerank=0"
         )
-    images = EvalSet(corpus, config.model.image_size, captions=options.captions)
+    images = EvalSet(corpus, config, captions=options.captions)
     figures = evaluate(predictor, images, options.rerank, options.fold, ranks, options.batch, options.rerank_rule)
     counts = Counter(len(captions) for captions in images.captions)
     of_each = ", ".join(f"{count} of {number:,}" for count, number in sorted(counts.items(), reverse=True))
