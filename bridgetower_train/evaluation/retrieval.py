@@ -44,7 +44,7 @@ class RetrievalOptions(EvalOptions):
     """`bridgetower eval retrieval`, also under torchrun; published figures need a corpus of a test split."""
 
     captions: int | None = 5
-    """At most so many captions of an image, the first ones; 5 as published; null: all."""
+    """At most so many captions of an image, the first ones; null: all, as published; some images of COCO have six or seven."""
     rerank: int = 0
     """Also re-rank the best so many candidates of each query by image-text matching: 256 for COCO and 128 for Flickr30k
     as published; 0: the contrast alone."""
