@@ -1,4 +1,4 @@
-"""`bridgetower ablate`: what each loss, ways to train them and re-ranking contribute: the demo with and without, on several seeds.
+"""`bridgetower ablate`: what losses, ways to train them and re-ranking contribute: the demo with and without, on several seeds.
 
 The images of the demo's corpus are square, and squashing changes nothing of them: crop and squash are compared on stretched
 images, whose sides a crop cuts off.

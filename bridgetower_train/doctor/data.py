@@ -63,9 +63,12 @@ def check_corpus(config: TrainConfig, name: str, cache: ShardCache | None) -> Fi
     if manifest.image_size == image_size:
         return ok(name, f"{found}, {image_size} px")
     edge = f"{manifest.image_size} px" if manifest.image_size else "of several sizes"
-    if config.data.always_resizes and not 0 < (manifest.image_size or 0) < image_size:
-        return ok(name, f"{found}, {edge}")
-    todo = f"prepare it with size={image_size}: otherwise the loader resizes every image every time"
+    reason = "the loader resizes every image every time"
+    if config.data.always_resizes:
+        if manifest.image_size is None or manifest.image_size > image_size:
+            return ok(name, f"{found}, {edge}")
+        reason = "its images are enlarged"
+    todo = f"prepare it with size={image_size}: otherwise {reason}"
     return warning(name, f"{found}, {edge}; the model needs {image_size} px", todo)
 
 
