@@ -201,7 +201,11 @@ def resized_shape(height: int, width: int, size: int) -> tuple[int, int]:
 
 
 def resize(pixels: Pixels, height: int, width: int) -> Pixels:
-    """Resize by torch's uint8 bicubic, 2-3 times as fast as Pillow's and within two levels of it."""
+    """Resize by torch's uint8 bicubic, 2-3 times as fast as Pillow's and within two levels of it.
+
+    Where the proportions change, single pixels at hard edges differ by up to 13: both clip between the resizing across and down,
+    which Pillow may do in the other order. The mean over 81 photographs squashed to 384 px is 0.04.
+    """
     import torch  # slow to import, and the process that hands out images does not resize
 
     image = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1)[None]

@@ -82,7 +82,7 @@ def test_the_card_says_so(folder):
 
 @pytest.mark.parametrize("name", ["AutoImageProcessor", "AutoProcessor", "BridgeTowerProcessor"])
 def test_processors_give_the_evaluated_pixels(folder, name):
-    """Within two of 255 levels, by which torch's and Pillow's bicubic differ."""
+    """Within two of 255 levels, by which torch's and Pillow's bicubic differ on smooth images."""
     import transformers
 
     processor = getattr(transformers, name).from_pretrained(folder)
