@@ -1,4 +1,8 @@
-"""`bridgetower ablate`: what each loss and re-ranking contribute: the demo with and without each, on several seeds."""
+"""`bridgetower ablate`: what losses, ways to train them and re-ranking contribute: the demo with and without, on several seeds.
+
+The images of the demo's corpus are square, and squashing changes nothing of them: crop and squash are compared on stretched
+images, whose sides a crop cuts off.
+"""
 
 import statistics
 import subprocess
@@ -26,9 +30,15 @@ VARIANTS = {
     "without ITM": ["objective.itm=0"],
     "without ITC": ["objective.itc=0"],
     "all three, hard ITM negatives": ["objective.itm_negatives=hard"],
+    "all three, hard ITM negatives from 20% on": ["objective.itm_negatives=hard", "objective.hard_after=20%"],
     "all three, then as long with hard ITM negatives": ["init.checkpoint={all_three}", "objective.itm_negatives=hard"],
-}
-"""Row of the table -> overrides of its runs; {all_three} is the run of that row with the same seed."""
+    "all three, then as long with hard ITM negatives, towers frozen": [
+        "init.checkpoint={all_three}", "objective.itm_negatives=hard", "optim.freeze=[image,text]",
+    ],
+    "all three, wide images, cropped": ["data.root={wide}"],
+    "all three, wide images, squashed": ["data.root={wide}", "data.square=squash"],
+}  # fmt: skip
+"""Row of the table -> overrides of its runs; {all_three} is the run of that row with the same seed, {wide} the key `wide`."""
 
 COLUMNS = {
     "Matching": ("matching", ["accuracy", "AUC", "ECE"]),
@@ -45,6 +55,8 @@ class AblateConfig:
 
     data: str = "data"
     """Folder that holds `shapes` and `shapes_heldout` (`bridgetower prep shapes out=data`)."""
+    wide: str = "data_wide"
+    """Folder with the same corpora of stretched images (`bridgetower prep shapes out=data_wide aspect=1.5`)."""
     runs: str = "runs/ablation"
     """Folder for the runs."""
     out: str = "docs/results.md"
@@ -69,15 +81,16 @@ def run(config: AblateConfig) -> int:
         for number, seed in enumerate(config.seeds):
             folder = Path(config.runs) / f"{name.replace(' ', '_').replace(',', '')}-{seed}"
             folders.setdefault(name, []).append(folder)
-            variant = [override.format(all_three=folders["all three"][number]) for override in overrides]
+            trained = folders["all three"][number]
+            variant = [override.format(all_three=trained, wide=config.wide) for override in overrides]
             _bridgetower(
                 "train", "experiment=demo", f"data.root={config.data}", f"run_dir={folder}", f"seed={seed}", *variant,
                 *config.overrides,
             )  # fmt: skip
-            trained = read_config(folder)
+            done = read_config(folder)
             for command, evaluation in EVALUATIONS.items():
-                if not evaluation.lacks(trained):
-                    rerank = config.rerank * bool(trained.objective.itm)
+                if not evaluation.lacks(done):
+                    rerank = config.rerank * bool(done.objective.itm)
                     more = ["captions=1", f"rerank={rerank}"] if command == "retrieval" else []
                     _bridgetower("eval", command, f"run_dir={folder}", *more)
     out = Path(config.out)
@@ -103,12 +116,13 @@ def results(config: AblateConfig, folders: dict[str, list[Path]]) -> str:
     work = {name: step_flops(read_config(runs[0])) for name, runs in folders.items()}
     shares = [(name, f"{flops / 1e9:.3f}", f"{flops / work['all three']:.2f}") for name, flops in work.items()]
     parts = [
-        "# What each loss buys\n",
+        "# What each loss buys, and each way to train it\n",
         f"The demo's recipe ({text(first.steps)} steps of {first.global_batch} pairs, tiny model, {first.model.image_size} px), "
         f"with and without each loss, seeds {', '.join(map(str, config.seeds))}: mean and, where there are several seeds, "
         f"standard deviation. Measured on {code(protocol['corpus'])}, whose combinations of colour, shape and texture "
         f"training never shows. Retrieval, in percent: the first caption of each of {protocol['images']:,} images, among all; "
-        f"re-ranked are the best {config.rerank} of each query.\n",
+        f"re-ranked are the best {config.rerank} of each query. Wide images are stretched, in training and here: "
+        "a crop loses what lies at their sides, squashing nothing.\n",
         f"Made by `bridgetower ablate` on {text(device.description)}; {text(installed)}.\n",
         "## Work\n",
         table(["", "GFLOP per pair, forward and backward", "of all three"], shares),

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bridgetower_train.config import at_least
-from bridgetower_train.data.image import decode_crop
+from bridgetower_train.config import TrainConfig, at_least
+from bridgetower_train.data.image import decode_square, preprocessing
 from bridgetower_train.data.shards import MAX_IMAGE_BYTES, BadRecordError
 from bridgetower_train.display import print_line
 from bridgetower_train.errors import ConfigError
@@ -26,7 +26,7 @@ class PredictConfig(ModelOptions):
     """`bridgetower predict`."""
 
     image: str = "???"
-    """The image: JPEG, PNG, WebP, GIF or BMP; the model sees its centre."""
+    """The image: JPEG, PNG, WebP, GIF or BMP; the model sees its centre, or with the run's `data.square=squash` all of it."""
     texts: list[str] = field(default_factory=list)
     """Texts to score for it; words are predicted for each `<mask>`."""
     words: list[str] = field(default_factory=list)
@@ -46,12 +46,12 @@ def run(config: PredictConfig) -> int:
         raise ConfigError(f"texts={config.texts}: give at least one, and none empty: \"texts=['a dog', 'a <mask>']\"")
     model, saved = open_model(config.run_dir, device=config.device, tokenizer=config.tokenizer)
     predictor = Predictor(*model)
-    pixels = read_image(config.image, saved.config.model.image_size)
+    pixels = read_image(config.image, saved.config)
     texts = [predict(predictor, pixels, text, config.top, config.words) for text in config.texts]
     facts = {
         "model": f"{saved.source}, {saved.name}" if saved.run_dir else saved.source,
         "image": config.image,
-        "seen as": f"{pixels.shape[-1]} x {pixels.shape[-1]} px",
+        "seen as": preprocessing(saved.config.model.image_size, saved.config.data.square),
     }
     for text in texts:
         print(text.text)
@@ -65,11 +65,12 @@ def run(config: PredictConfig) -> int:
     return 0
 
 
-def read_image(path: str, size: int) -> Tensor:
-    """uint8 (3, size, size), prepared as a corpus prepares its images; ConfigError where it cannot be read."""
+def read_image(path: str, config: TrainConfig) -> Tensor:
+    """uint8 (3, S, S) as the model sees it, prepared as a corpus prepares its images; ConfigError where it cannot be read."""
+    size = config.model.image_size
     out = np.empty((size, size, 3), dtype=np.uint8)
     try:
-        decode_crop(prepare_jpeg(read_bytes(path, MAX_IMAGE_BYTES), size), size, out)
+        decode_square(prepare_jpeg(read_bytes(path, MAX_IMAGE_BYTES), size), size, config.data.square, out)
     except OSError as error:
         raise ConfigError(f"image={path}: {error.strerror}") from None
     except BadRecordError as error:

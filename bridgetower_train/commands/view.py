@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bridgetower_train.config import TrainConfig, at_least
+from bridgetower_train.data.augment import in_training
 from bridgetower_train.data.dataset import PairDataset, open_data
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.display import print_line
@@ -49,7 +50,7 @@ def read_batch(config: ViewConfig, data: PairDataset, tokenizer: CaptionTokenize
         "lanes": f"{config.data.lanes:,}",
         "samples per epoch": f"{len(data):,}",
         "steps per epoch": f"{len(data) / config.global_batch:,.1f}",
-        "image": f"{config.model.image_size} px",
+        "image": in_training(config),
         "text length L": str(batch.input_ids.shape[1]),
     }
     remarks = ["Images are shown exactly as the model gets them, before CLIP's normalisation."]

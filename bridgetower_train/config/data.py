@@ -35,8 +35,12 @@ class DataConfig:
     """Micro-batches that each worker keeps ready."""
     text_buckets: list[int] = field(default_factory=list)
     """Text lengths, ascending: a micro-batch is padded to the smallest that fits its longest text; empty: max_text_len."""
+    square: str = "crop"
+    """How an image becomes a square of `model.image_size`: `crop`: its shorter edge is resized to it, and the centre is cut out;
+    `squash`: the whole image is resized to it, as in all published evaluations of fine-tuned models."""
     augment: str = "none"
-    """`none`: center crop; `randaugment`: random crop, flip and RandAugment(2, 7), for fine-tuning."""
+    """`none`: as `square` says; `randaugment`: random crop, flip and RandAugment(2, 7), for fine-tuning. `square` is then that
+    of validation and evaluation."""
     max_bad_fraction: float = 0.01
     """Fraction of unreadable records at which the run stops."""
     cache_dir: str | None = None
@@ -48,6 +52,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         one_of("data.captions", self.captions, ("all", "one"))
+        one_of("data.square", self.square, ("crop", "squash"))
         one_of("data.augment", self.augment, ("none", "randaugment"))
         one_of("data.shuffle", self.shuffle, ("windows", "whole"))
         at_least("data.lanes", self.lanes, 1)
@@ -60,6 +65,11 @@ class DataConfig:
             raise ConfigError(f"data.text_buckets={self.text_buckets}: must be ascending and distinct")
         if not 0 <= self.max_bad_fraction <= 1:
             raise ConfigError(f"data.max_bad_fraction={self.max_bad_fraction}: must be in [0, 1]")
+
+    @property
+    def always_resizes(self) -> bool:
+        """Whether images of every stored size are resized when they are read."""
+        return self.square == "squash" or self.augment != "none"
 
     @property
     def trained(self) -> dict[str, float]:

@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from bridgetower_train import random
-from bridgetower_train.data.image import Pixels
+from bridgetower_train.config import TrainConfig
+from bridgetower_train.data.image import Pixels, preprocessing
 
 SCALE = (0.5, 1.0)
 """Area of the crop as a share of the image's."""
@@ -68,6 +69,12 @@ def rand_augment(pixels: Pixels, size: int, seed: int, image_index: int) -> Pixe
         negative = name in _SIGNED and random.uniform(seed, "augment.sign", image_index, turn) < 0.5
         image = operation(image, -strength if negative else strength)
     return np.asarray(image)
+
+
+def in_training(config: TrainConfig) -> str:
+    """How training makes images square, in words."""
+    plain = preprocessing(config.model.image_size, config.data.square)
+    return plain if config.data.augment == "none" else f"random crop, flip and RandAugment; in evaluation: {plain}"
 
 
 def crop_box(width: int, height: int, seed: int, image_index: int) -> tuple[float, float, float, float]:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from bridgetower_train.config import RunLength, TrainConfig
 from bridgetower_train.data.augment import rand_augment
 from bridgetower_train.data.batch import BadRecord, Batch, empty_pixels
-from bridgetower_train.data.image import Pixels, decode, decode_crop, resize_shorter
+from bridgetower_train.data.image import Pixels, decode, decode_square, resize_shorter
 from bridgetower_train.data.order import IntArray, Order, Sample, Window
 from bridgetower_train.data.reader import Reader, Samples, View
 from bridgetower_train.data.roots import is_remote, shard_cache
@@ -188,7 +188,8 @@ class PairDataset(Dataset[Batch]):
                 image_index = read.sample.sample_index * self.reader.images + number
                 out_XSSC[number] = rand_augment(decode(image), self._size, self.config.seed, image_index)
             else:
-                decode_crop(image, self._size, out_XSSC[number], out_XSSC[number + 1 : number + 1 + SPARE])
+                scratch = out_XSSC[number + 1 : number + 1 + SPARE]
+                decode_square(image, self._size, self.config.data.square, out_XSSC[number], scratch)
 
     def _shard(self, sample: Sample) -> str:
         corpus = self.corpora[sample.corpus]
@@ -302,7 +303,7 @@ def open_data(
     cache = shard_cache(data.root, data.cache_dir, data.cache_gb, data.cache_shared)
     opened = [open_corpus(data.root, name, cache, data.follow_links) for name in corpora]
     _refuse_test_splits(opened, "data.validation" if validation else "data.corpora")
-    for corpus in opened:
+    for corpus in [] if config.data.always_resizes else opened:
         _warn_of_resizing(corpus, config.model.image_size)
     captions = "one" if validation else data.captions
     weights = list(corpora.values())

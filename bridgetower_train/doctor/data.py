@@ -43,15 +43,14 @@ def check_corpora(config: TrainConfig) -> list[Finding]:
     names = [*data.trained] + ([data.validation] if data.validation else [])
     if not names:
         return [fail("data.corpora", "is empty", "name at least one corpus, such as data.corpora={coco: 1.0}")]
-    return [check_corpus(data.root, name, cache, config.model.image_size, data.follow_links) for name in names]
+    return [check_corpus(config, name, cache) for name in names]
 
 
-def check_corpus(
-    root: str, name: str, cache: ShardCache | None, image_size: int, follow_links: bool = False
-) -> Finding:
-    """Manifest, index, sizes of shards, first and last record, and whether images have the model's size."""
+def check_corpus(config: TrainConfig, name: str, cache: ShardCache | None) -> Finding:
+    """Manifest, index, sizes of shards, first and last record, and whether images have a size that suits the model."""
+    image_size = config.model.image_size
     try:
-        corpus = open_corpus(root, name, cache, follow_links)
+        corpus = open_corpus(config.data.root, name, cache, config.data.follow_links)
         corpus.check_shards()
         for row in (0, corpus.manifest.images - 1):
             corpus.read(row)
@@ -64,7 +63,12 @@ def check_corpus(
     if manifest.image_size == image_size:
         return ok(name, f"{found}, {image_size} px")
     edge = f"{manifest.image_size} px" if manifest.image_size else "of several sizes"
-    todo = f"prepare it with size={image_size}: otherwise the loader resizes every image every time"
+    reason = "the loader resizes every image every time"
+    if config.data.always_resizes:
+        if manifest.image_size is None or manifest.image_size > image_size:
+            return ok(name, f"{found}, {edge}")
+        reason = "its images are enlarged"
+    todo = f"prepare it with size={image_size}: otherwise {reason}"
     return warning(name, f"{found}, {edge}; the model needs {image_size} px", todo)
 
 

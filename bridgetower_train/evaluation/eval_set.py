@@ -7,7 +7,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bridgetower_train.data.image import decode_crop
+from bridgetower_train.config import TrainConfig
+from bridgetower_train.data.image import decode_square
 from bridgetower_train.data.shards import BadRecordError, Corpus
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.errors import DataError
@@ -17,10 +18,13 @@ class EvalSet:
     """I images and T captions. The captions are in memory; an image is read when needed, or from memory after `load`."""
 
     def __init__(
-        self, corpus: Corpus, image_size: int, samples: int | None = None, captions: int | None = None
+        self, corpus: Corpus, config: TrainConfig, samples: int | None = None, captions: int | None = None
     ) -> None:
-        """`samples`: at most so many images, evenly spread; `captions`: at most the first so many of each. None: all."""
-        self.corpus, self.image_size = corpus, image_size
+        """`config`: of the run, which says how its model sees images.
+
+        `samples`: at most so many images, evenly spread; `captions`: at most the first so many of each. None: all.
+        """
+        self.corpus, self.size, self.square = corpus, config.model.image_size, config.data.square
         self.rows: list[int] = []
         self.captions: list[list[str]] = []
         """Of each image, in the source's order."""
@@ -76,11 +80,11 @@ class EvalSet:
         if self._pixels is not None:
             return self._pixels[part], {}
         images = range(len(self))[part]
-        pixels = np.zeros((len(images), self.image_size, self.image_size, 3), dtype=np.uint8)
+        pixels = np.zeros((len(images), self.size, self.size, 3), dtype=np.uint8)
         bad = {}
         for image, out in zip(images, pixels, strict=True):
             try:
-                decode_crop(self.corpus.read(self.rows[image]).image, self.image_size, out)
+                decode_square(self.corpus.read(self.rows[image]).image, self.size, self.square, out)
             except BadRecordError as error:
                 bad[image] = error.reason
         return torch.from_numpy(pixels).permute(0, 3, 1, 2), bad

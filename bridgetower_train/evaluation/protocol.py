@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bridgetower_train.config import TrainConfig
+from bridgetower_train.data.image import preprocessing
 from bridgetower_train.data.roots import read_manifest, root_of_run
 from bridgetower_train.data.shards import Corpus
 from bridgetower_train.devices import Device
@@ -78,7 +79,7 @@ def describe(saved: SavedModel, device: Device, corpus: Corpus) -> dict[str, Any
         "model": what_it_saw(config, run_dir, corpus) if run_dir else "not known: exported weights do not tell",
         "checkpoint": saved.name,
         "image size": config.model.image_size,
-        "preprocessing": f"shorter edge to {config.model.image_size} px, centre crop",
+        "preprocessing": preprocessing(config.model.image_size, config.data.square),
         "text length": config.model.max_text_len,
         "device": device.name,
     }

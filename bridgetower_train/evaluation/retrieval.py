@@ -44,7 +44,7 @@ class RetrievalOptions(EvalOptions):
     """`bridgetower eval retrieval`, also under torchrun; published figures need a corpus of a test split."""
 
     captions: int | None = 5
-    """At most so many captions of an image, the first ones; 5 as published; null: all."""
+    """At most so many captions of an image, the first ones; null: all, as published; some images of COCO have six or seven."""
     rerank: int = 0
     """Also re-rank the best so many candidates of each query by image-text matching: 256 for COCO and 128 for Flickr30k
     as published; 0: the contrast alone."""
@@ -186,7 +186,7 @@ def _run(model: OpenModel, corpus: Corpus, options: RetrievalOptions, ranks: Ran
         raise ConfigError(
             f"rerank={options.rerank}: needs the head itm_score, which the model does not have; set rerank=0"
         )
-    images = EvalSet(corpus, config.model.image_size, captions=options.captions)
+    images = EvalSet(corpus, config, captions=options.captions)
     figures = evaluate(predictor, images, options.rerank, options.fold, ranks, options.batch, options.rerank_rule)
     counts = Counter(len(captions) for captions in images.captions)
     of_each = ", ".join(f"{count} of {number:,}" for count, number in sorted(counts.items(), reverse=True))

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from bridgetower_train.config import DataConfig
+from bridgetower_train.data.augment import in_training
 from bridgetower_train.data.manifest import Manifest
 from bridgetower_train.data.roots import read_manifest
 from bridgetower_train.errors import FileError
@@ -31,6 +32,14 @@ HUB_DATASETS = {
 """Corpus folder -> its name in the metadata of the published cards."""
 
 UNKNOWN = "unknown"
+
+_PROCESSOR = {
+    "crop": "`BridgeTowerProcessor` gives the centre of an image, {0} pixels. Its class shrinks images of more than 5:3 until "
+    "their longer edge fits, and pads them with black: crop such images first.",
+    "squash": "`BridgeTowerProcessor` resizes the whole image to {0} pixels, whatever its proportions. Its class refuses images "
+    "of about 2:1 and more: resize those to {0} pixels first, by `Image.resize` with `Image.Resampling.BICUBIC`.",
+}
+"""By `data.square`."""
 
 USES = {
     "BridgeTowerForContrastiveLearning": "similarity of images and texts",
@@ -80,6 +89,10 @@ def model_card(
         cls=classes[0],
         notes=Markdown("".join(f"\n{note}\n" for note in [*notes, *task.exported(config).notes])),
         data=_data(config.data, manifests),
+        processor=Markdown(
+            _PROCESSOR[config.data.square].format(f"{config.model.image_size} x {config.model.image_size}")
+        ),
+        images=in_training(config),
         losses=table(["", ""], task.recipe(config), left=2),
         start=Markdown(", ".join(code(f"{k}={_named(v)}") for k, v in config.init.named.items()) or "random weights"),
         seen=_seen(saved, manifests),

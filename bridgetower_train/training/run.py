@@ -54,7 +54,7 @@ from bridgetower_train.weights.initial import start_weights
 
 FROZEN_KEYS = (
     "seed", "global_batch", "task", "model.", "objective.",
-    "data.corpora", "data.captions", "data.augment", "data.lanes", "data.shuffle",
+    "data.corpora", "data.captions", "data.augment", "data.square", "data.lanes", "data.shuffle",
     "optim.freeze",
 )  # fmt: skip
 """Keys that must not change on resume: they determine the weights and the order of data."""

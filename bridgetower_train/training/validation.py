@@ -31,7 +31,7 @@ class Validation:
             for part in range(0, per_rank, micro_batch)
         )
         self.batches = [dataset.__getitems__(range(start, start + micro_batch)) for start in starts]
-        self.images = EvalSet(dataset.corpora[0], config.model.image_size, config.validation.samples).load()
+        self.images = EvalSet(dataset.corpora[0], config, config.validation.samples).load()
 
     def run(self, task: Task) -> dict[str, float]:
         """`val_` metrics: the losses and accuracies of training, and what evaluations add as their `validation`."""

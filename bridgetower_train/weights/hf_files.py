@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from bridgetower_train.config import ROBERTA_POSITION_OFFSET, ModelConfig, TrainConfig
+from bridgetower_train.config import ROBERTA_POSITION_OFFSET, TrainConfig
 from bridgetower_train.data.text import END, MASK, PAD, START, CaptionTokenizer
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.model.vision import CLIP_MEAN, CLIP_STD
@@ -37,7 +37,12 @@ def model_description(config: TrainConfig) -> dict[str, Any]:
         "init_layernorm_from_vision_encoder": False,
         "tie_word_embeddings": False,
         **exported.description,
-        ENTRY: {"task": config.task, "max_text_len": model.max_text_len, **exported.settings},
+        ENTRY: {
+            "task": config.task,
+            "max_text_len": model.max_text_len,
+            "square": config.data.square,
+            **exported.settings,
+        },
         "text_config": {
             "model_type": "bridgetower_text_model",
             **shared,
@@ -68,22 +73,29 @@ def model_description(config: TrainConfig) -> dict[str, Any]:
     }
 
 
-def image_processor(model: ModelConfig) -> dict[str, Any]:
-    """`preprocessor_config.json` that gives images of the model's size as in training.
+def image_processor(size: int, square: str) -> dict[str, Any]:
+    """`preprocessor_config.json` that gives images of `size` as in evaluation; `square` is `data.square`.
 
-    The class rounds the resized edges down to multiples of `size_divisor`, 32 unless told: 294 became 288, and the crop to
-    294 padded it with black. Where `crop_size` is left out it takes 288.
+    The class resizes to a shorter edge of `size`, and a longer one of at most 1333/800 of it, then rounds both down to multiples
+    of `size_divisor`, 32 unless told: 294 became 288, and the crop to 294 padded it with black. Where `crop_size` is left out it
+    takes 288.
+
+    With the divisor `size` it squashes: both edges are rounded down to it as long as they come out below twice as long. Images of
+    2:1 and more come out too low, and the class raises ValueError. CLIP's processor squashes those too, but before version 5
+    transformers reads this file with BridgeTower's class whatever it says.
     """
-    edge = {"shortest_edge": model.image_size}
+    shorter, divisor = size, 1
+    if square == "squash":
+        shorter, divisor = (2 * size * 800 - 1) // 1333, size  # the largest whose longer edge stays below 2 * size
     return {
         "image_processor_type": "BridgeTowerImageProcessor",
         "processor_class": "BridgeTowerProcessor",
         "do_resize": True,
-        "size": edge,
-        "size_divisor": 1,
+        "size": {"shortest_edge": shorter},
+        "size_divisor": divisor,
         "resample": 3,  # Pillow's number of bicubic
         "do_center_crop": True,
-        "crop_size": edge,
+        "crop_size": {"shortest_edge": size},
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
@@ -135,7 +147,7 @@ def description_files(config: TrainConfig) -> dict[str, str]:
     """Name -> content of what describes the model, its images, and its training on Gaudi."""
     return {
         "config.json": _json(model_description(config)),
-        "preprocessor_config.json": _json(image_processor(config.model)),
+        "preprocessor_config.json": _json(image_processor(config.model.image_size, config.data.square)),
         "gaudi_config.json": _json(  # which optimum-habana reads
             {"use_fused_adam": True, "use_fused_clip_norm": True, "use_torch_autocast": True}
         ),

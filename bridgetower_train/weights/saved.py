@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from bridgetower_train import compose
-from bridgetower_train.config import ROBERTA_POSITION_OFFSET, ModelConfig, TrainConfig
+from bridgetower_train.config import ROBERTA_POSITION_OFFSET, DataConfig, ModelConfig, TrainConfig
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.display import print_line
 from bridgetower_train.errors import ConfigError, UserError
@@ -159,7 +159,8 @@ def _config_of(described: dict[str, Any], weights: Tensors, named: str) -> Train
             layer_norm_eps=float(described.get("layer_norm_eps", ModelConfig.layer_norm_eps)),
             **known,
         )
-        config = TrainConfig(task=str(settings.get("task", TrainConfig.task)), model=model)
+        data = DataConfig(square=str(settings.get("square", DataConfig.square)))
+        config = TrainConfig(task=str(settings.get("task", TrainConfig.task)), model=model, data=data)
         return task_class(config).from_export(config, settings, weights)
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         missing = f"lacks {error}" if isinstance(error, KeyError) else str(error)

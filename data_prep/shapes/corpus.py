@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from PIL import Image
+
 from bridgetower_train.config import at_least
 from bridgetower_train.files import atomic_write
 from data_prep.job.job import JobConfig, run_job
@@ -43,14 +45,16 @@ class ShapesConfig:
     heldout: int = 1024
     """Images of combinations that training never shows."""
     size: int = 64
-    """Edge of the images, pixels."""
+    """Shorter edge of the images, pixels."""
+    aspect: float = 1.0
+    """Width over height: above 1, the scenes are stretched, and a crop to the centre loses what lies at the sides."""
     seed: int = 0
     """Seed of images and captions."""
     workers: int = field(default_factory=cores)
     """Processes that draw; the output does not depend on it."""
 
     def __post_init__(self) -> None:
-        for name, least in (("records", 1), ("heldout", 1), ("size", 32), ("seed", 0), ("workers", 1)):
+        for name, least in (("records", 1), ("heldout", 1), ("size", 32), ("aspect", 1), ("seed", 0), ("workers", 1)):
             at_least(name, getattr(self, name), least)
 
 
@@ -63,6 +67,7 @@ class Drawn(Table, Images):
     seed: int
     size: int
     workers: int
+    aspect: float = 1.0
 
     def __len__(self) -> int:
         return self.records
@@ -75,7 +80,8 @@ class Drawn(Table, Images):
         texts = captions(scene, dice)
         shown = ("colour", "shape", "texture", "size")
         objects = [
-            {**{name: getattr(item, name) for name in shown}, "box": item.box(self.size)} for item in scene.items
+            {**{name: getattr(item, name) for name in shown}, "box": self._stretched(item.box(self.size))}
+            for item in scene.items
         ]
         return Row(f"{self.corpus}-{number:09d}", "", texts, {"image_id": number, "objects": objects})
 
@@ -83,10 +89,18 @@ class Drawn(Table, Images):
         """Draw a record: a JPEG."""
         dice, scene = self._scene(number)
         captions(scene, dice)  # the drawing continues with the numbers after those of the captions
-        return prepare_jpeg(draw(scene, dice, self.size), self.size)
+        drawn = draw(scene, dice, self.size)
+        if self.aspect > 1:
+            drawn = drawn.resize((round(self.size * self.aspect), self.size), Image.Resampling.BICUBIC)
+        return prepare_jpeg(drawn, self.size)
+
+    def _stretched(self, box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+        left, top, right, bottom = box
+        return round(left * self.aspect), top, round(right * self.aspect), bottom
 
     def identity(self) -> dict[str, str]:
-        return {"version": str(_VERSION), "seed": str(self.seed), "records": str(self.records)}
+        stretched = {"aspect": f"{self.aspect:g}"} if self.aspect > 1 else {}
+        return {"version": str(_VERSION), "seed": str(self.seed), "records": str(self.records), **stretched}
 
     def outcomes(self, rows: Iterator[tuple[int, Row]]) -> Iterator[tuple[int, Outcome]]:
         return ordered_map(self._outcome, rows, self.workers)
@@ -105,7 +119,7 @@ def run(config: ShapesConfig) -> None:
     DataError where a folder has another corpus, or the same from another configuration.
     """
     for name, records in (("shapes", config.records), ("shapes_heldout", config.heldout)):
-        drawn = Drawn(name, records, config.seed, config.size, config.workers)
+        drawn = Drawn(name, records, config.seed, config.size, config.workers, config.aspect)
         job = JobConfig(out=config.out, name=name, size=config.size, workers=config.workers)
         run_job(job, drawn, drawn, _ABOUT, {"probe_words": list(COLOURS)})
     tokenizer = Path(config.out, "shapes", "tokenizer.json")

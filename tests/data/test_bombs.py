@@ -110,8 +110,11 @@ def test_many_scans_of_few_pixels_are_read(scans):
 def test_a_bomb_in_a_corpus_is_replaced_in_training_and_named_by_lint(tmp_path):
     images = [jpeg_of_scans(1000) if n == 3 else JPEG for n in range(8)]
     write_corpus(tmp_path / "c", SIZE, ((f"{n}", image, ["text"], {}) for n, image in enumerate(images)), 8)
-    model, data = ModelConfig(image_size=SIZE, patch_size=SIZE), DataConfig(root=str(tmp_path), corpora={"c": 1.0}, lanes=1)
-    batch = open_pairs(TrainConfig(global_batch=8, model=model, data=data), toy_text()).__getitems__(range(8))
+    model = ModelConfig(image_size=SIZE, patch_size=SIZE)
+    config = TrainConfig(
+        steps="1", global_batch=8, model=model, data=DataConfig(root=str(tmp_path), corpora={"c": 1.0}, lanes=1)
+    )
+    batch = open_pairs(config, toy_text()).__getitems__(range(8))
     assert [(bad.key, bad.reason) for bad in batch.bad] == [("3", "more than 500 scans")]
     (found,) = check_shard(CorporaConfig(root=str(tmp_path)), None, (Place(str(tmp_path), "c"), 0)).faults
     assert (found.key, found.reason) == ("3", "more than 500 scans")

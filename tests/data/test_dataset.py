@@ -21,7 +21,7 @@ from toy import toy_text
 
 from bridgetower_train.config import DataConfig, ModelConfig, ObjectiveConfig, TrainConfig
 from bridgetower_train.data.dataset import PairDataset, RankSamples, make_loader
-from bridgetower_train.data.image import decode_crop
+from bridgetower_train.data.image import decode_square
 from bridgetower_train.data.shards import image_identity
 from bridgetower_train.errors import ConfigError, DataError, FileError
 from bridgetower_train.tasks.pretraining.masking import IGNORE
@@ -93,7 +93,7 @@ def test_a_batch_holds_what_the_order_says(dataset):
     for row, sample in enumerate(dataset.order.take(positions)):
         record = dataset.corpora[0].read(sample.row)
         pixels = np.empty((64, 64, 3), dtype=np.uint8)
-        decode_crop(record.image, 64, pixels)
+        decode_square(record.image, 64, "crop", pixels)
         assert np.array_equal(batch.pixel_values[row].permute(1, 2, 0).numpy(), pixels)
         assert TEXT.decode(batch.input_ids[row]) == record.captions[sample.caption]
         assert batch.image_id[row] == sample.row

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bridgetower_train.data.image import decode_crop
+from bridgetower_train.data.image import decode_square
 from bridgetower_train.data.shards import BadRecordError
 
 
@@ -26,9 +26,9 @@ def encode(pixels, kind="JPEG", mode="RGB", **options):
     return out.getvalue()
 
 
-def decode(data, size=64):
+def decode(data, size=64, square="crop"):
     out = np.full((size, size, 3), 77, dtype=np.uint8)
-    decode_crop(data, size, out)
+    decode_square(data, size, square, out)
     return out
 
 
@@ -59,19 +59,39 @@ def test_other_sizes_are_resized_with_antialias(shape, resized):
     assert difference.max() <= 2
 
 
+@pytest.mark.parametrize(
+    "shape", [(64, 64), (64, 85), (150, 200), (211, 97), (40, 30), (9, 300), (800, 1000), (2600, 700)]
+)
+def test_squashing_shows_the_whole_image(shape):
+    """Also where libjpeg shrinks it while decoding: the last two."""
+    data = encode(photo(*shape))
+    reference = np.array(Image.open(io.BytesIO(data)).resize((64, 64), Image.Resampling.BICUBIC))
+    difference = np.abs(decode(data, square="squash").astype(int) - reference)
+    assert difference.max() <= (2 if max(shape) < 800 else 6)
+    assert difference.mean() < 1
+
+
+def test_an_image_is_never_too_narrow_to_be_squashed():
+    data = encode(photo(1, 60_000), "PNG")
+    with pytest.raises(BadRecordError, match="too narrow"):
+        decode(data)
+    assert decode(data, square="squash").std() > 10
+
+
 def test_a_strided_place_is_filled_too():
     whole = np.zeros((64, 128, 3), dtype=np.uint8)
-    decode_crop(encode(photo(64, 64)), 64, whole[:, ::2])
+    decode_square(encode(photo(64, 64)), 64, "crop", whole[:, ::2])
     assert np.array_equal(whole[:, ::2], decode(encode(photo(64, 64))))
     assert not whole[:, 1::2].any()
 
 
+@pytest.mark.parametrize("square", ["crop", "squash"])
 @pytest.mark.parametrize("shape", [(64, 64), (64, 91), (80, 64), (64, 300), (150, 200)])
-def test_scratch_memory_changes_nothing(shape):
+def test_scratch_memory_changes_nothing(shape, square):
     data, out = encode(photo(*shape)), np.empty((64, 64, 3), dtype=np.uint8)
     scratch = np.zeros((4, 64, 64, 3), dtype=np.uint8)
-    decode_crop(data, 64, out, scratch)
-    assert np.array_equal(out, decode(data))
+    decode_square(data, 64, square, out, scratch)
+    assert np.array_equal(out, decode(data, square=square))
     assert scratch.any() == (shape[0] * shape[1] * 3 <= scratch.size)
 
 
@@ -79,7 +99,7 @@ def test_scratch_memory_changes_nothing(shape):
 def test_scratch_memory_hides_no_damage(cut, reason):
     out = np.empty((64, 64, 3), dtype=np.uint8)
     with pytest.raises(BadRecordError, match=reason):
-        decode_crop(encode(photo(64, 64))[cut], 64, out, np.empty((4, 64, 64, 3), np.uint8))
+        decode_square(encode(photo(64, 64))[cut], 64, "crop", out, np.empty((4, 64, 64, 3), np.uint8))
 
 
 def test_greyscale_becomes_three_equal_channels():

@@ -14,7 +14,7 @@ from toy import toy_text
 from bridgetower_train.commands.predict import read_image
 from bridgetower_train.config import DataConfig, ModelConfig, TrainConfig
 from bridgetower_train.data.augment import rand_augment
-from bridgetower_train.data.image import check_image, decode, decode_crop
+from bridgetower_train.data.image import check_image, decode, decode_square
 from bridgetower_train.data.shards import BadRecordError, open_corpus
 from bridgetower_train.errors import UserError
 from bridgetower_train.evaluation.eval_set import EvalSet
@@ -138,19 +138,33 @@ ODD = {
 """Name -> (bytes, the picture that one sees; None: that of the other readers will do)."""
 
 
-def centre(pixels):
-    """What `decode_crop` makes of such a picture, by Pillow."""
+def by_pillow(pixels, square):
+    """What `decode_square` makes of such a picture."""
     height, width = pixels.shape[:2]
     shape = SIZE * width // min(pixels.shape[:2]), SIZE * height // min(pixels.shape[:2])
+    shape = (SIZE, SIZE) if square == "squash" else shape
     image = np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).resize(shape, Image.Resampling.BICUBIC))
     top, left = round((shape[1] - SIZE) / 2), round((shape[0] - SIZE) / 2)
     return image[top : top + SIZE, left : left + SIZE]
 
 
-def cropped(data):
+def squared(data, square="crop"):
     out = np.empty((SIZE, SIZE, 3), np.uint8)
-    decode_crop(data, SIZE, out)
+    decode_square(data, SIZE, square, out)
     return out
+
+
+def run_on(root, square="crop"):
+    """A run that reads the corpus `odd`."""
+    return TrainConfig(
+        steps="10",
+        global_batch=4,
+        model=ModelConfig(image_size=SIZE, patch_size=SIZE),
+        data=DataConfig(root=str(root), corpora={"odd": 1.0}, lanes=1, square=square),
+    )
+
+
+both = pytest.mark.parametrize("square", ["crop", "squash"])
 
 
 def rounding(name):
@@ -178,12 +192,13 @@ def root(tmp_path_factory, make_tar):
 
 
 @attack(19)
+@both
 @pytest.mark.parametrize("name", ODD)
-def test_it_is_read_as_one_sees_it(name):
+def test_it_is_read_as_one_sees_it(name, square):
     data, seen = ODD[name]
     if seen is None:
         return
-    assert_alike(cropped(data), centre(seen), rounding(name))
+    assert_alike(squared(data, square), by_pillow(seen, square), rounding(name))
     if name != "much larger":
         assert decode(data).shape == seen.shape
         assert check_image(data).upright_size() == seen.shape[1::-1]
@@ -192,30 +207,24 @@ def test_it_is_read_as_one_sees_it(name):
 @pytest.mark.parametrize("name", ODD)
 def test_a_preparation_stores_what_the_loader_reads(name):
     data, _ = ODD[name]
-    assert_alike(cropped(prepare_jpeg(data, SIZE)), cropped(data), rounding(name))
+    assert_alike(squared(prepare_jpeg(data, SIZE)), squared(data), rounding(name))
 
 
-def test_training_evaluation_and_prediction_read_the_same(root, tmp_path):
-    wanted = [cropped(data) for data, _ in ODD.values()]
-    dataset = open_pairs(
-        TrainConfig(
-            global_batch=4,
-            model=ModelConfig(image_size=SIZE, patch_size=SIZE),
-            data=DataConfig(root=str(root), corpora={"odd": 1.0}, lanes=1),
-        ),
-        toy_text(),
-    )
+@both
+def test_training_evaluation_and_prediction_read_the_same(root, tmp_path, square):
+    wanted = [squared(data, square) for data, _ in ODD.values()]
+    dataset = open_pairs(run_on(root, square), toy_text())
     rows = [sample.row for sample in dataset.order.take(range(len(ODD)))]
     trained = dataset.__getitems__(range(len(ODD)))
     assert not trained.bad
-    evaluated, bad = EvalSet(open_corpus(str(root), "odd"), SIZE).read(slice(0, len(ODD)))
+    evaluated, bad = EvalSet(open_corpus(str(root), "odd"), run_on(root, square)).read(slice(0, len(ODD)))
     assert not bad
     for place, row in enumerate(rows):
         assert np.array_equal(trained.pixel_values[place].permute(1, 2, 0), wanted[row]), list(ODD)[row]
     for row, (name, (data, _)) in enumerate(ODD.items()):
         assert np.array_equal(evaluated[row].permute(1, 2, 0), wanted[row]), name
         (tmp_path / "image").write_bytes(data)
-        predicted = read_image(str(tmp_path / "image"), SIZE).permute(1, 2, 0).numpy()
+        predicted = read_image(str(tmp_path / "image"), run_on(root, square)).permute(1, 2, 0).numpy()
         assert_alike(predicted, wanted[row], rounding(name))
 
 
@@ -238,21 +247,21 @@ def test_an_augmented_image_is_upright():
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (2, 3), (60, 1)])
 def test_a_narrow_image_is_enlarged(shape):
     data = encoded(np.full((*shape, 3), 90, np.uint8), "PNG")
-    assert (cropped(data) == 90).all()
-    assert_alike(cropped(prepare_jpeg(data, SIZE)), cropped(data), 1)
+    assert (squared(data) == 90).all()
+    assert_alike(squared(prepare_jpeg(data, SIZE)), squared(data), 1)
 
 
 @attack(18)
 @pytest.mark.parametrize("shape", [(1, 100_000), (100_000, 1)])
 def test_one_that_is_too_narrow_is_refused_by_all(shape, tmp_path):
     data = encoded(Image.new("1", shape), "PNG")
-    for read in (cropped, lambda data: prepare_jpeg(data, SIZE)):
+    for read in (squared, lambda data: prepare_jpeg(data, SIZE)):
         with pytest.raises(BadRecordError) as refusal:
             read(data)
         assert refusal.value.reason == "too narrow"
     (tmp_path / "thread.png").write_bytes(data)
     with pytest.raises(UserError, match=r"image=.*: too narrow"):
-        read_image(str(tmp_path / "thread.png"), SIZE)
+        read_image(str(tmp_path / "thread.png"), run_on(tmp_path))
 
 
 def test_a_page_shows_a_thumbnail_upright():

@@ -99,6 +99,13 @@ def test_images_of_another_size_are_a_warning(report, small_corpus):
     assert "size=32" in found["small"]["todo"]
 
 
+@pytest.mark.parametrize("key", ["data.square=squash", "data.augment=randaugment"])
+def test_images_that_are_resized_anyway_may_be_larger(report, small_corpus, key):
+    for size, level in ((32, "ok"), (80, "warning")):
+        _, found = report("checks=[data]", *run_of(small_corpus), key, f"model.image_size={size}")
+        assert found["small"]["level"] == level
+
+
 HL_SMI = """#!/bin/sh
 if [ "$1" = "-Q" ]; then
   for i in 0 1 2 3 4 5 6 7; do echo "$i, $i, {board}, 98304 MiB, 768 MiB"; done

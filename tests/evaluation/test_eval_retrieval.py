@@ -40,7 +40,7 @@ def uneven(tmp_path_factory):
 
 def test_blocks_score_as_one_pair_after_the_other_does(trained_run, uneven):
     predictor = Predictor(*open_model(str(trained_run), device="cpu")[0])
-    images = EvalSet(open_corpus(str(uneven), "uneven"), 32)
+    images = EvalSet(open_corpus(str(uneven), "uneven"), predictor.task.config)
     images.leave_out(dict.fromkeys(range(12, 30), "enough"))
     assert [len(c) for c in images.captions[:6]] == [1, 2, 3, 4, 5, 1]
     count, texts = len(images), images.texts
@@ -61,7 +61,7 @@ def test_blocks_score_as_one_pair_after_the_other_does(trained_run, uneven):
 
 def test_folds_are_tests_of_their_own(trained_run, uneven):
     predictor = Predictor(*open_model(str(trained_run), device="cpu")[0])
-    images = EvalSet(open_corpus(str(uneven), "uneven"), 32)
+    images = EvalSet(open_corpus(str(uneven), "uneven"), predictor.task.config)
     figures = evaluate(predictor, images, 4, 12, ALONE, batch=8)
     assert list(figures) == [
         f"{method}{group}"
@@ -70,7 +70,7 @@ def test_folds_are_tests_of_their_own(trained_run, uneven):
     ]
     folds = []
     for first in (0, 12):
-        part = EvalSet(open_corpus(str(uneven), "uneven"), 32)
+        part = EvalSet(open_corpus(str(uneven), "uneven"), predictor.task.config)
         part.leave_out({i: "of another fold" for i in range(30) if not first <= i < first + 12})
         folds.append(evaluate(predictor, part, 4, None, ALONE, batch=8))
     for method in ("ITC", "ITC, best 4 re-ranked by ITM"):

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import simplejpeg
 import torch
+from helpers import run_config
 
+from bridgetower_train.config import ModelConfig
 from bridgetower_train.data.shards import open_corpus
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.errors import DataError
@@ -53,7 +55,7 @@ def held_out(captions=CAPTIONS, broken=()) -> EvalSet:
                     tar.addfile(member, io.BytesIO(data))
         index.run(index.IndexConfig(root=str(folder)))
         damage(folder, broken)
-        return EvalSet(open_corpus(root, "grey"), 16).load()
+        return EvalSet(open_corpus(root, "grey"), run_config(ModelConfig(image_size=16, patch_size=16))).load()
 
 
 def damage(folder: Path, broken) -> None:

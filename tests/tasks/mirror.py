@@ -123,7 +123,7 @@ class MirrorOptions(SampledOptions):
 
 def evaluate(model: OpenModel, corpus: Corpus, options: MirrorOptions, ranks: Ranks) -> Result:
     """Every other image comes with its mirror image."""
-    images = EvalSet(corpus, model.config.model.image_size, options.samples).load()
+    images = EvalSet(corpus, model.config, options.samples).load()
     B = len(images)
     truth = torch.arange(B) % 2
     pixels = images.pixels.repeat_interleave(2, 0)

@@ -15,7 +15,7 @@ import transformers
 from PIL import Image
 
 from bridgetower_train.cli import main
-from bridgetower_train.data.image import decode_crop
+from bridgetower_train.data.image import decode_square
 from bridgetower_train.tasks.pretraining.itc import itc_loss
 from tests.weights.test_export import ours, outputs, pixels_of
 
@@ -160,7 +160,7 @@ def test_images_are_294_wide_without_black_borders(shared, photo_export):
         assert encoding["pixel_values"].shape == (1, 3, 294, 294)
         theirs = pixels_of(encoding)[0].permute(1, 2, 0).numpy()
         mine = np.empty((294, 294, 3), np.uint8)
-        decode_crop(path.read_bytes(), 294, mine)
+        decode_square(path.read_bytes(), 294, "crop", mine)
         edges = [np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]]
         assert all(theirs[edge].max() > 0 or mine[edge].max() < 9 for edge in edges), path
         # Up to a pixel apart: the class rounds the longer edge up where training, as torchvision, rounds it down.

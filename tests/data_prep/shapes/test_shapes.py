@@ -278,3 +278,17 @@ def test_run_keeps_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_config_names_the_wrong_key(wrong: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         ShapesConfig(out="x", **wrong)
+
+
+def test_wide_images_show_the_same_scene_stretched(tmp_path):
+    square, wide = (Drawn("shapes", 4, 0, 64, 1, aspect) for aspect in (1.0, 1.5))
+    for number in range(4):
+        stretched = Image.open(io.BytesIO(wide.image(number)))
+        assert stretched.size == (96, 64)
+        again = np.asarray(stretched.resize((64, 64), Image.Resampling.BICUBIC)).astype(int)
+        assert np.abs(again - np.asarray(Image.open(io.BytesIO(square.image(number))))).mean() < 3
+    (plain,), (row,) = square.rows(0, 1), wide.rows(0, 1)
+    assert row.captions == plain.captions
+    (left, top, right, bottom), box = plain.meta["objects"][0]["box"], row.meta["objects"][0]["box"]
+    assert box == (round(1.5 * left), top, round(1.5 * right), bottom)
+    assert "aspect" not in square.identity()
