@@ -73,7 +73,7 @@ class _Source:
         """`files` are named where the hub cannot be reached; `local`: only the cache is looked at."""
         self.name, _, revision = source.partition("@")
         self.revision, self.named, self.files, self.local = revision or None, named, files, local
-        self.unreachable: Exception | None = None
+        self.unreachable: BaseException | None = None
         """Why the hub cannot be reached; then its cache has to do."""
 
     def __enter__(self) -> "_Source":
@@ -106,6 +106,8 @@ class _Source:
                 return Path(file)
             except self.missing as error:
                 reason = error
+                if isinstance(error, self.errors.LocalEntryNotFoundError):  # something else answered, perhaps a proxy
+                    self.unreachable = self.unreachable or error.__cause__ or error
         if self.unreachable is not None:
             raise ConfigError(self._advice(f"the hub cannot be reached ({_first_line(self.unreachable)})"))
         raise ConfigError(f"{self.named}: the hub gives none of {', '.join(files)} ({_first_line(reason)})")
@@ -132,7 +134,7 @@ class _Source:
         key = self.named.partition("=")[0]
         return (
             f"{self.named}: no such file or folder here, and {reason}; put {self.files} from "
-            f"https://huggingface.co/{self.name} into the folder {Path(self.name).absolute()}, or name another folder with {key}="
+            f"https://huggingface.co/{self.name} into the folder {Path(self.name).absolute()}, or give another: {key}=FOLDER"
         )
 
 
@@ -170,5 +172,5 @@ def _hub(named: str) -> Any:
         ) from None
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
