@@ -79,11 +79,11 @@ class _Source:
     def __enter__(self) -> "_Source":
         try:
             self.hub = importlib.import_module("huggingface_hub")
+            self.errors = importlib.import_module("huggingface_hub.errors")
         except ImportError:
             raise ConfigError(
                 self._advice("the hub needs huggingface_hub: pip install 'bridgetower-train[hub]'")
             ) from None
-        self.errors = importlib.import_module("huggingface_hub.errors")
         self.missing = (self.errors.EntryNotFoundError, self.errors.LocalEntryNotFoundError)
         return self
 

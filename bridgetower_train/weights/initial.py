@@ -57,11 +57,13 @@ class Start(NamedTuple):
 
 
 def open_tokenizer(given: str, ranks: Ranks) -> CaptionTokenizer:
-    """The tokenizer of a run: a file, a folder, or a name on the hub.
+    """The tokenizer of a run: a file or folder on every host, else a name on the hub.
 
-    Only rank 0 reads it (and downloads it, if a name on the hub is given), and sends it to the others. ConfigError, DataError or
-    FileError on every rank if there is none or it cannot be used.
+    Then only rank 0 downloads it, and sends it to the others. ConfigError, DataError or FileError if there is none or it cannot
+    be used.
     """
+    if not any(ranks.gather_objects(hub.is_name(given))):
+        return CaptionTokenizer.load(given)
     path = ranks.on_main(lambda: tokenizer_file(hub.tokenizer(given)))
     data = ranks.bytes_on_main(lambda: read_bytes(path, LONGEST_FILE))
     return CaptionTokenizer(parse_tokenizer(data, str(path)), str(path))

@@ -13,8 +13,10 @@ from bridgetower_train.config import TrainConfig
 from bridgetower_train.devices import make_device
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.doctor.start import check_random, check_start
+from bridgetower_train.errors import UserError
 from bridgetower_train.findings import FAIL, OK
 from bridgetower_train.training.run import build_engine, read_data
+from bridgetower_train.weights.initial import open_tokenizer
 from tests.tiny import TINY
 from tests.training.runs import final_weights, metric_lines, train_here
 from tests.weights.conftest import clip_vision
@@ -121,6 +123,25 @@ def test_rehearsals_and_plans_need_no_initial_weights(tmp_path, capsys):
     out = capsys.readouterr().out
     assert f"start     random weights in place of {start}, which is neither fetched nor read" in out
     assert "init      random: all weights" in out
+
+
+# --- the tokenizer
+
+
+def opened(rank: int, given: list[str]) -> str:
+    """The digest of a tokenizer, or why there is none, where each of two ranks is given another source."""
+    try:
+        return open_tokenizer(given[rank], Ranks(rank, 2, torch.distributed.group.WORLD)).digest
+    except UserError as error:
+        return str(error)
+
+
+def test_the_first_rank_sends_the_tokenizer_to_those_that_lack_it(text, tmp_path):
+    assert run_ranks(opened, 2, [str(text.path), "someone/nowhere"]) == [text.digest] * 2
+    (tmp_path / "tokenizer.json").write_text("")
+    first, second = run_ranks(opened, 2, [str(tmp_path), "someone/nowhere"])
+    assert first == second
+    assert first.startswith(f"{tmp_path}/tokenizer.json: is not a tokenizer that works")
 
 
 # --- rates
