@@ -61,18 +61,23 @@ def tokenizer(given: str, ask: bool = True) -> str:
     if ask:
         with _Source(given, f"tokenizer={given}", TOKENIZER) as model:
             return str(model.first((TOKENIZER,)))
-    with suppress(ConfigError), _Source(given, "", TOKENIZER, local=True) as model:
-        return str(model.first((TOKENIZER,)))
+    with suppress(ImportError, ValueError):  # ValueError: no possible name
+        name, _, revision = given.partition("@")
+        # The package's `local_files_only` asks a server about the user agent all the same.
+        cached = importlib.import_module("huggingface_hub").try_to_load_from_cache(
+            name, TOKENIZER, revision=revision or None
+        )
+        return cached if isinstance(cached, str) else given
     return given
 
 
 class _Source:
     """A model on the hub, for the block in which its files are fetched; whatever goes wrong there is a ConfigError."""
 
-    def __init__(self, source: str, named: str, files: str, local: bool = False) -> None:
-        """`files` are named where the hub cannot be reached; `local`: only the cache is looked at."""
+    def __init__(self, source: str, named: str, files: str) -> None:
+        """`files` are named where the hub cannot be reached."""
         self.name, _, revision = source.partition("@")
-        self.revision, self.named, self.files, self.local = revision or None, named, files, local
+        self.revision, self.named, self.files = revision or None, named, files
         self.unreachable: BaseException | None = None
         """Why the hub cannot be reached; then its cache has to do."""
 
@@ -96,8 +101,7 @@ class _Source:
 
     def first(self, files: tuple[str, ...], fetched: bool = True) -> Path:
         """The first of `files` that there is, in the cache; its mere name where it is on the hub and is not to be `fetched`."""
-        if not self.local:
-            self._knock(files[0])
+        self._knock(files[0])
         for file in files:
             try:
                 if fetched or self.unreachable is not None:
@@ -114,7 +118,7 @@ class _Source:
 
     def download(self, file: str, revision: str | None) -> Path:
         """A file in the cache, fetched if the hub can be reached."""
-        local = self.local or self.unreachable is not None
+        local = self.unreachable is not None
         return Path(self.hub.hf_hub_download(self.name, file, revision=revision, local_files_only=local))
 
     def _knock(self, file: str) -> None:
