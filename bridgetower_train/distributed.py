@@ -63,6 +63,21 @@ class Ranks:
             raise failure
         return found  # type: ignore[no-any-return]
 
+    def bytes_on_main(self, read: Callable[[], bytes]) -> bytes:
+        """What `read`, which only rank 0 does, returns there, as `on_main`, which would need room for one per rank."""
+        found = b""
+
+        def length() -> int:
+            nonlocal found
+            found = read()
+            return len(found)
+
+        buffer = torch.empty(self.on_main(length), dtype=torch.uint8)
+        if self.is_main:
+            buffer.numpy()[:] = np.frombuffer(found, np.uint8)
+        self.broadcast([buffer])
+        return buffer.numpy().tobytes()
+
     def total(self, value: int) -> int:
         """The sum of `value` over all ranks."""
         return int(self.add_up(np.array(value)))

@@ -9,6 +9,7 @@ from bridgetower_train.doctor.data import check_data
 from bridgetower_train.doctor.folders import check_folders
 from bridgetower_train.doctor.machine import check_machine
 from bridgetower_train.doctor.software import check_software
+from bridgetower_train.doctor.start import check_start
 from bridgetower_train.findings import FAIL, Finding, as_json, as_text, counts
 
 CHECKS: dict[str, Callable[[TrainConfig], Iterable[Finding]]] = {
@@ -17,6 +18,7 @@ CHECKS: dict[str, Callable[[TrainConfig], Iterable[Finding]]] = {
     "machine": check_machine,
     "folders": check_folders,
     "data": check_data,
+    "start": check_start,
 }
 """Theme -> its checks, in the order of the report."""
 
@@ -26,7 +28,7 @@ class DoctorConfig(TrainConfig):
     """The run to start here, and what to check."""
 
     checks: list[str] = field(default_factory=list)
-    """Themes to check: software, device, machine, folders, data; empty: all."""
+    """Themes to check: software, device, machine, folders, data, start; empty: all."""
     json: bool = False
     """Print JSON; also as the flag `--json`."""
 

@@ -48,6 +48,9 @@ def summary(plan: Plan) -> Iterator[str]:
         f"memory      {here.use.total / 1e9:.1f} GB per card at {here.micro_batch} pairs a micro-batch, {config.engine.name}; "
         f"{plan.memory.per_pair_kept / 1e9:.3f} GB per pair kept for the backward pass (traced)"
     )
+    if config.init.named:
+        named = ", ".join(f"{key}={given}" for key, given in config.init.named.items())
+        yield f"start       {named}: neither fetched nor read, since a plan needs no weights"
     speeds = ", ".join(f"{speed / 1e12:,.0f}" for speed in config.achieved(card.peak))
     yield (
         f"step        {1e3 * here.expected:,.0f} ms expected, {1e3 * here.fastest:,.0f} to {1e3 * here.slowest:,.0f}, at "

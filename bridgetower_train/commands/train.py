@@ -5,10 +5,14 @@ from contextlib import ExitStack
 import torch
 
 from bridgetower_train.config import TrainConfig
+from bridgetower_train.data.roots import is_remote
 from bridgetower_train.devices import make_device
 from bridgetower_train.display import print_line
 from bridgetower_train.distributed import exit_with_parent, init_ranks, local_rank, shut_down
+from bridgetower_train.doctor.data import check_identity
+from bridgetower_train.doctor.start import check_random
 from bridgetower_train.errors import UserError
+from bridgetower_train.findings import Finding
 from bridgetower_train.training.metrics import clock
 from bridgetower_train.training.run import Run, build, fit, planned_graphs
 from bridgetower_train.watchdog import Watchdog
@@ -73,8 +77,17 @@ def print_summary(run: Run, why: str) -> None:
         )
     for name, text in lines.items():
         print_line(f"{name:10}{text}")
+    for finding in remarks(run):
+        print_line(f"{'warning':10}{finding.subject}: {finding.found}; {finding.todo}")
     if run.start_step:
         ignored = f" (ignoring {', '.join(config.init.named)})" if config.init.named else ""
         print_line(
             f"{'resume':10}from step {run.start_step:,}{ignored}" + (": nothing left to do" if left <= 0 else "")
         )
+
+
+def remarks(run: Run) -> list[Finding]:
+    """What would make the run learn less than it could; of remote corpora no record is fetched for it."""
+    local = [corpus for corpus in run.dataset.corpora if not is_remote(corpus.folder)]
+    shared = check_identity(local) if len(local) == len(run.dataset.corpora) else []
+    return shared if run.start_step else [*check_random(run.config), *shared]

@@ -12,6 +12,7 @@ from bridgetower_train.display import print_line
 from bridgetower_train.files import atomic_write
 from bridgetower_train.pages.batch import BatchView, batch_page
 from bridgetower_train.tasks import task_class
+from bridgetower_train.weights import hub
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class ViewConfig(TrainConfig):
 
 def run(config: ViewConfig) -> None:
     """Write the page."""
-    tokenizer = CaptionTokenizer.load(config.tokenizer)
+    tokenizer = CaptionTokenizer.load(hub.tokenizer(config.tokenizer))
     data = open_data(config, tokenizer, task_class(config).reader(config, tokenizer))
     atomic_write(Path(config.out), batch_page(read_batch(config, data, tokenizer)))
     print_line(f"view: {Path(config.out).resolve()}")

@@ -142,8 +142,7 @@ class ObjectiveConfig:
 class InitConfig:
     """Initial weights of a new run; parts that are not given start at random. A resumed run ignores this.
 
-    Each value is a local file or folder, or a name on the Hugging Face hub, from which nothing else is downloaded;
-    NAME@REVISION takes a commit, tag or branch.
+    Each value is a local file or folder, or else a name on the Hugging Face hub; NAME@REVISION takes a commit, tag or branch.
     """
 
     vision: str | None = None
@@ -152,8 +151,13 @@ class InitConfig:
     """RoBERTa (base, large) for the text tower; `tokenizer` must be its tokenizer."""
     checkpoint: str | None = None
     """A complete BridgeTower: a published folder, Microsoft's .ckpt, a run folder, or one of its checkpoints."""
+    optimizer: bool = False
+    """Take the optimizer's state over too, to continue the run in `checkpoint` on changed data or with a changed schedule. Heads
+    that it did not have begin with moments of zero."""
 
     def __post_init__(self) -> None:
+        if self.optimizer and not self.checkpoint:
+            raise ConfigError("init.optimizer=true: needs the run to continue; name it in init.checkpoint")
         if self.checkpoint and (self.vision or self.text):
             raise ConfigError(f"init.checkpoint={self.checkpoint}: has both towers; remove init.vision and init.text")
 

@@ -36,7 +36,7 @@ class TrainConfig:
     log_every: int = 10
     """Steps between lines of metrics."""
     tokenizer: str = "???"
-    """A `tokenizer.json` (or its folder) with RoBERTa's special tokens."""
+    """A `tokenizer.json` with RoBERTa's special tokens, its folder, or a name on the Hugging Face hub (NAME@REVISION)."""
     task: str = "pretraining"
     """What the model is trained for."""
     tensorboard: bool = True

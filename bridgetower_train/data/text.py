@@ -19,7 +19,8 @@ from bridgetower_train.foreign import read_bytes
 
 START, PAD, END, MASK = "<s>", "<pad>", "</s>", "<mask>"
 
-_LONGEST_FILE = 64 << 20  # bytes; that of a vocabulary of 250,000 has 17 MB
+LONGEST_FILE = 64 << 20
+"""Most bytes of a `tokenizer.json`; that of a vocabulary of 250,000 has 17 MB."""
 _MOST_IDS = 1 << 20  # each is a row of the word embeddings; the largest known vocabulary has 1,000,002
 _KEPT_WORDS = 1 << 16
 _KEPT_LETTERS = 32  # longer words are rare, and often not words at all
@@ -77,10 +78,22 @@ def _by_words(tokenizer: Tokenizer) -> bool:
     )
 
 
+def tokenizer_file(path: str) -> Path:
+    """`path`, or the `tokenizer.json` in it where it is a folder; ConfigError if there is none."""
+    file = Path(path, "tokenizer.json") if os.path.isdir(path) else Path(path)
+    if not file.exists():
+        raise ConfigError(f"tokenizer={path}: no such file; give a tokenizer.json or the folder that contains it")
+    return file
+
+
 def read_tokenizer(path: Path) -> Tokenizer:
     """Read a `tokenizer.json`. DataError if it is none; FileError if it is no file, or too long; OSError if it cannot be read."""
-    data = read_bytes(path, _LONGEST_FILE)
-    with _Naming(str(path)):
+    return parse_tokenizer(read_bytes(path, LONGEST_FILE), str(path))
+
+
+def parse_tokenizer(data: bytes, path: str) -> Tokenizer:
+    """The tokenizer in the bytes of a `tokenizer.json`; DataError naming `path` if it is none."""
+    with _Naming(path):
         return Tokenizer.from_buffer(data)
 
 
@@ -134,9 +147,7 @@ class CaptionTokenizer:
 
         ConfigError if there is none, DataError or FileError if it cannot be used.
         """
-        file = Path(path, "tokenizer.json") if os.path.isdir(path) else Path(path)
-        if not file.exists():
-            raise ConfigError(f"tokenizer={path}: no such file; give a tokenizer.json or the folder that contains it")
+        file = tokenizer_file(path)
         return CaptionTokenizer(read_tokenizer(file), str(file))
 
     def encode(self, texts: Sequence[str], max_len: int, buckets: Sequence[int] = ()) -> tuple[Tensor, Tensor]:

@@ -1,15 +1,18 @@
 """Tokenizer and corpora: whether a run could open them, and whether their index is complete."""
 
 import os
+from collections.abc import Sequence
+from contextlib import suppress
 
 from bridgetower_train import compose
 from bridgetower_train.config import TrainConfig
 from bridgetower_train.data.cache import ShardCache
 from bridgetower_train.data.roots import shard_cache
-from bridgetower_train.data.shards import BadRecordError, open_corpus
+from bridgetower_train.data.shards import BadRecordError, Corpus, image_identity, open_corpus
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.errors import UserError
-from bridgetower_train.findings import Finding, fail, ok, warning
+from bridgetower_train.findings import FAIL, Finding, fail, ok, warning
+from bridgetower_train.weights import hub
 
 
 def check_data(config: TrainConfig) -> list[Finding]:
@@ -24,13 +27,14 @@ def check_data(config: TrainConfig) -> list[Finding]:
 def check_tokenizer(config: TrainConfig) -> Finding:
     """Whether it loads, and whether the word table has a row for each token."""
     try:
-        tokens = CaptionTokenizer.load(config.tokenizer).vocab_size
+        path = hub.tokenizer(config.tokenizer)
+        tokens = CaptionTokenizer.load(path).vocab_size
     except UserError as error:
         return refused("tokenizer", error)
     rows = config.model.vocab_size
     if rows is not None and rows < tokens:
         return fail("tokenizer", f"{tokens} tokens, but model.vocab_size={rows}", "raise model.vocab_size")
-    return ok("tokenizer", f"{config.tokenizer}: {tokens} tokens")
+    return ok("tokenizer", f"{path}: {tokens} tokens")
 
 
 def check_corpora(config: TrainConfig) -> list[Finding]:
@@ -43,7 +47,26 @@ def check_corpora(config: TrainConfig) -> list[Finding]:
     names = [*data.trained] + ([data.validation] if data.validation else [])
     if not names:
         return [fail("data.corpora", "is empty", "name at least one corpus, such as data.corpora={coco: 1.0}")]
-    return [check_corpus(config, name, cache) for name in names]
+    findings = [check_corpus(config, name, cache) for name in names]
+    if FAIL not in {finding.level for finding in findings}:
+        findings += check_identity([open_corpus(data.root, name, cache, data.follow_links) for name in data.trained])
+    return findings
+
+
+def check_identity(corpora: Sequence[Corpus]) -> list[Finding]:
+    """A warning where several corpora are mixed and the first record of one does not say which image it has."""
+    without = []
+    for corpus in corpora if len(corpora) > 1 else ():
+        with suppress(BadRecordError):
+            if image_identity(corpus.read(0).meta) is None:
+                without.append(corpus.name)
+    if not without:
+        return []
+    found = (
+        f"the records of {', '.join(without)} name no coco_id or url: an image that another corpus has too counts as another, "
+        "and its captions as wrong"
+    )
+    return [warning("data.corpora", found, "prepare them with bridgetower prep, if they share images with the others")]
 
 
 def check_corpus(config: TrainConfig, name: str, cache: ShardCache | None) -> Finding:

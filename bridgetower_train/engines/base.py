@@ -1,7 +1,7 @@
 """The interface of an engine to the training loop: forward and backward pass, update, save, load."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from bridgetower_train.data.batch import Batch
-from bridgetower_train.engines.tensor_file import Read
+from bridgetower_train.distributed import Ranks
+from bridgetower_train.engines.tensor_file import Read, shared_tensors
 from bridgetower_train.tasks.base import Metrics, Task
 
 Files = dict[str, dict[str, Tensor]]
@@ -28,6 +29,7 @@ class Engine(ABC):
 
     task: Task
     """The model with its losses, unwrapped; its weights may be sharded across ranks (see `full_params`)."""
+    ranks: Ranks
     optimizer: torch.optim.Optimizer
     """Its groups have `lr` and `initial_lr` (see engines.optim)."""
     parameter_count: int
@@ -68,6 +70,26 @@ class Engine(ABC):
 
         Called on every rank; only rank 0 reads. Raises CheckpointError on all ranks if that fails.
         """
+
+    def load_optimizer(self, folder: Path, fresh: Collection[str], step: float) -> None:
+        """Load the optimizer's state of another run's snapshot, in which only the parameters `fresh` are missing.
+
+        Theirs is zero, but for the number of updates, `step`, which is the same for all: ZeRO keeps one for many parameters.
+        Called on every rank; raises CheckpointError on all of them if the file cannot be read.
+        """
+        with shared_tensors(folder / OPTIMIZER, self.ranks, some=True) as read:
+
+            def read_or_zero(name: str, shape: torch.Size) -> Tensor:
+                parameter, _, slot = name.rpartition(".")
+                if parameter not in fresh:
+                    return read(name, shape)
+                return torch.full(shape, step if slot == "step" else 0.0)
+
+            self._load_slots(read_or_zero)
+
+    @abstractmethod
+    def _load_slots(self, read: Read) -> None:
+        """Load the optimizer's state of all trained parameters."""
 
 
 def read_slots(read: Read, name: str, shape: torch.Size) -> dict[str, Tensor]:

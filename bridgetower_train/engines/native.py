@@ -16,7 +16,7 @@ from bridgetower_train.distributed import Ranks
 from bridgetower_train.engines.base import OPTIMIZER, WEIGHTS, Engine, Files, read_slots, snapshot_shapes
 from bridgetower_train.engines.host import HostCopies
 from bridgetower_train.engines.optim import parameter_groups
-from bridgetower_train.engines.tensor_file import shared_tensors
+from bridgetower_train.engines.tensor_file import Read, shared_tensors
 from bridgetower_train.tasks.base import Metrics, Task
 
 
@@ -89,9 +89,12 @@ class NativeEngine(Engine):
             for name, parameter in self.task.model.named_parameters():
                 parameter.copy_(read(name, parameter.shape))
         with shared_tensors(folder / OPTIMIZER, self.ranks) as read:
-            for group, name, parameter in self._named():
-                slots = read_slots(read, name, parameter.shape)
-                self.device.load_optimizer_state(self.optimizer, group, parameter, slots)
+            self._load_slots(read)
+
+    def _load_slots(self, read: Read) -> None:
+        for group, name, parameter in self._named():
+            slots = read_slots(read, name, parameter.shape)
+            self.device.load_optimizer_state(self.optimizer, group, parameter, slots)
 
     def _named(self) -> Iterator[tuple[dict[str, Any], str, nn.Parameter]]:
         """(group, name, parameter) of all trained parameters."""

@@ -32,8 +32,8 @@ _DAMAGE = (OSError, ValueError, LookupError, TypeError, OverflowError)
 
 
 @contextmanager
-def shared_tensors(path: Path, ranks: Ranks) -> Iterator[Read]:
-    """The tensors of a file, all of which must be read inside the block.
+def shared_tensors(path: Path, ranks: Ranks, some: bool = False) -> Iterator[Read]:
+    """The tensors of a file, all of which must be read inside the block, unless only `some` are wanted.
 
     Only rank 0 opens the file, and broadcasts one tensor at a time. If it fails to read one it keeps broadcasting, so that no
     rank hangs, and at the end of the block all ranks raise CheckpointError.
@@ -59,7 +59,7 @@ def shared_tensors(path: Path, ranks: Ranks) -> Iterator[Read]:
             return tensor
 
         yield read
-    if file is not None and failure is None and file.entries:
+    if file is not None and failure is None and file.entries and not some:
         failure = f"it contains {', '.join(list(file.entries)[:3])}, which the model does not have"
     message = failure and f"cannot read {path}: {failure}. Move this checkpoint away to resume from the one before it"
     message = ranks.gather_objects(message)[0]

@@ -5,7 +5,7 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bridgetower_train.config import ModelConfig, TrainConfig
+from bridgetower_train.config import InitConfig, ModelConfig, TrainConfig
 from bridgetower_train.data.roots import is_remote, plain_root
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.host import free_memory
@@ -54,6 +54,10 @@ def set_up(config: TrainConfig, rank: int, world_size: int, folder: Path) -> Set
         config = replace(config, tokenizer=str(folder / "tokenizer.json"))
         config = replace(config, model=replace(config.model, vocab_size=config.model.vocab_size or ROBERTA_TOKENS))
         synthetic_tokenizer().save(config.tokenizer)
+    if config.init.named:
+        named = ", ".join(f"{key}={given}" for key, given in config.init.named.items())
+        notes["start"] = f"random weights in place of {named}, which is neither fetched nor read"
+        config = replace(config, init=InitConfig())
     if config.device.name != "cpu":
         notes["device"] = f"cpu in place of {config.device.name}, {config.device.precision}"
         config = replace(config, device=replace(config.device, name="cpu", execution="auto", graphs=False))

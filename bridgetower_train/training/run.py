@@ -50,7 +50,7 @@ from bridgetower_train.training.validation import Validation
 from bridgetower_train.versions import versions
 from bridgetower_train.watchdog import Watchdog
 from bridgetower_train.weights.checkpoint import step_folders
-from bridgetower_train.weights.initial import start_weights
+from bridgetower_train.weights.initial import Start, open_tokenizer, start_weights
 
 FROZEN_KEYS = (
     "seed", "global_batch", "task", "model.", "objective.",
@@ -153,7 +153,7 @@ def _begin_files(config: TrainConfig, run_dir: Path, start: int) -> None:
 
 def read_data(config: TrainConfig, ranks: Ranks) -> tuple[TrainConfig, CaptionTokenizer, PairDataset]:
     """(`config` with the tokenizer's vocabulary size, tokenizer, data); checks that all shards are there."""
-    tokenizer = CaptionTokenizer.load(config.tokenizer)
+    tokenizer = open_tokenizer(config.tokenizer, ranks)
     config = dataclasses.replace(config, model=config.model.with_vocabulary(tokenizer.vocab_size))
     dataset = open_data(config, tokenizer, task_class(config).reader(config, tokenizer))
     ranks.on_main(lambda: _check_shards(dataset))
@@ -175,14 +175,19 @@ def build_engine(
     one_of("engine.name", config.engine.name, tuple(ENGINES))
     torch.manual_seed(config.seed)
     task = task_class(config)(config, device.attention)
+    start = Start([f"resume: the newest intact checkpoint of {config.run_dir}"])
     if tokenizer is not None:
-        for line in start_weights(task, config.init, tokenizer, ranks):
-            print_line(f"{'init':10}{line}")
+        start = start_weights(task, config.init, tokenizer, ranks)
+    for line in start.lines if ranks.is_main else ():
+        print_line(f"{'init':10}{line}")
     task.to(device.torch_device)
     if config.engine.activation_checkpointing:
         checkpoint_blocks(task.model)
     graphs = planned_graphs(config, accumulation)
-    return ENGINES[config.engine.name](task, device, ranks, config.optim, graphs, accumulates=accumulation > 1)
+    engine = ENGINES[config.engine.name](task, device, ranks, config.optim, graphs, accumulates=accumulation > 1)
+    if start.optimizer is not None:
+        engine.load_optimizer(*start.optimizer)
+    return engine
 
 
 def planned_graphs(config: TrainConfig, accumulation: int) -> int:

@@ -1,16 +1,25 @@
 """What a run starts from instead of random weights: published towers, or a whole checkpoint."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from bridgetower_train.config import InitConfig
-from bridgetower_train.data.text import CaptionTokenizer, read_tokenizer, vocabulary
+from bridgetower_train.data.text import (
+    LONGEST_FILE,
+    CaptionTokenizer,
+    parse_tokenizer,
+    read_tokenizer,
+    tokenizer_file,
+    vocabulary,
+)
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.errors import ConfigError, DataError, FileError
-from bridgetower_train.foreign import read_json
+from bridgetower_train.foreign import read_bytes, read_json
 from bridgetower_train.tasks import Task, known_heads
-from bridgetower_train.weights import names
+from bridgetower_train.weights import hub, names
 from bridgetower_train.weights.checkpoint import read_state
 from bridgetower_train.weights.fit import check_description, fit
 from bridgetower_train.weights.names import Tensors
@@ -24,23 +33,61 @@ _READERS = {
 }
 
 
-def start_weights(task: Task, config: InitConfig, tokenizer: CaptionTokenizer, ranks: Ranks) -> list[str]:
-    """Load the initial weights that `config` names into the model of `task`, on the host; returns the lines to print.
+_OPTIMIZER = Path("optimizer", "state.safetensors")
+
+
+class Inherited(NamedTuple):
+    """The optimizer's state of another run, from which this one continues."""
+
+    folder: Path
+    """The checkpoint of that run."""
+    fresh: frozenset[str]
+    """Parameters of heads that it did not have."""
+    step: float
+    """Updates that went into it."""
+
+
+class Start(NamedTuple):
+    """Where the weights of a new run are from."""
+
+    lines: list[str]
+    """To be printed."""
+    optimizer: Inherited | None = None
+    """With `init.optimizer`."""
+
+
+def open_tokenizer(given: str, ranks: Ranks) -> CaptionTokenizer:
+    """The tokenizer of a run: a file or folder on every host, else a name on the hub.
+
+    Then only rank 0 downloads it, and sends it to the others. ConfigError, DataError or FileError if there is none or it cannot
+    be used.
+    """
+    if not any(ranks.gather_objects(hub.is_name(given))):
+        return CaptionTokenizer.load(given)
+    path = ranks.on_main(lambda: tokenizer_file(hub.tokenizer(given)))
+    data = ranks.bytes_on_main(lambda: read_bytes(path, LONGEST_FILE))
+    return CaptionTokenizer(parse_tokenizer(data, str(path)), str(path))
+
+
+def start_weights(task: Task, config: InitConfig, tokenizer: CaptionTokenizer, ranks: Ranks) -> Start:
+    """Load the initial weights that `config` names into the model of `task`, on the host.
 
     Only rank 0 reads (and downloads, if a name on the hub is given), and broadcasts the weights. ConfigError on every rank
     if something does not fit or cannot be read.
     """
     if not config.named:
-        return []
-    lines = ranks.on_main(lambda: _fill(task, config, tokenizer))
+        return Start(
+            ["random: all weights, by the seed; nothing is named in init.vision, init.text or init.checkpoint"]
+        )
+    start = ranks.on_main(lambda: _fill(task, config, tokenizer))
     ranks.broadcast(task.model.parameters())
-    return lines if ranks.is_main else []
+    return start
 
 
-def _fill(task: Task, config: InitConfig, tokenizer: CaptionTokenizer) -> list[str]:
+def _fill(task: Task, config: InitConfig, tokenizer: CaptionTokenizer) -> Start:
     model = task.model
     state = model.state_dict()
-    lines, random, left_out = [], set(state), set[str]()
+    lines, random, left_out, optimizer = [], set(state), set[str](), None
     for key, given in config.named.items():
         named = f"{key}={given}"
         rename, prefix = _READERS[key]
@@ -59,9 +106,42 @@ def _fill(task: Task, config: InitConfig, tokenizer: CaptionTokenizer) -> list[s
         random -= fitted.keys()
         parameters = sum(t.numel() for t in fitted.values()) / 1e6
         lines.append(f"{named}: {len(fitted)} tensors, {parameters:.2f} M parameters, from {source}{note}")
+        if config.optimizer:
+            optimizer = _inherited(task, source, frozenset(random), named)
+            lines.append(f"init.optimizer=true: the optimizer's state after {optimizer.step:,.0f} updates")
     if left_out:
         lines.append(f"ignored, since no loss of this run uses them: {', '.join(sorted(left_out))}")
-    return [*lines, f"random: {', '.join(sorted(set(map(_part, random)))) or 'nothing'}"]
+    return Start([*lines, f"random: {', '.join(sorted(set(map(_part, random)))) or 'nothing'}"], optimizer)
+
+
+def _inherited(task: Task, source: Path, fresh: frozenset[str], named: str) -> Inherited:
+    """The optimizer's state beside the weights at `source`; ConfigError where it is not one of the same trained parameters."""
+    if not (source / _OPTIMIZER).is_file():
+        raise ConfigError(
+            f"init.optimizer=true: {named} has no optimizer's state; name a run of this project, or one of its checkpoints"
+        )
+    trained = {name: p.shape for name, p in task.model.named_parameters() if p.requires_grad and name not in fresh}
+    if not trained:
+        raise ConfigError(f"init.optimizer=true: this run trains nothing that {named} has trained; remove it")
+    try:
+        with safe_open(source / _OPTIMIZER, framework="pt") as file:
+            there = set(file.keys())
+            for name, shape in trained.items():
+                if f"{name}.exp_avg" not in there:
+                    raise ConfigError(
+                        f"init.optimizer=true: {named} did not train {name}, this run does; change optim.freeze and objective "
+                        "to those of that run, or leave init.optimizer out"
+                    )
+                found = file.get_slice(f"{name}.exp_avg").get_shape()
+                if found != list(shape):
+                    raise ConfigError(
+                        f"init.optimizer=true: {name} is {found} in {named}, {list(shape)} here; change the model back, or leave "
+                        "init.optimizer out"
+                    )
+            step = float(file.get_tensor(f"{next(iter(trained))}.step"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ConfigError(f"init.optimizer=true: {source / _OPTIMIZER} cannot be read: {error}") from None
+    return Inherited(source, fresh, step)
 
 
 def _same_heads(tensors: Tensors, wanted: Tensors) -> tuple[Tensors, Tensors, set[str]]:

@@ -2,7 +2,6 @@
 
 import math
 import os
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -105,7 +104,7 @@ def _read_run(source: str, step: int | None, tokenizer: str | None) -> tuple[Sav
         except SafetensorError as error:
             raise UserError(f"{folder}/model.safetensors: {error}; choose another step") from None
         path = tokenizer or config.tokenizer
-        text = CaptionTokenizer.load(path)
+        text = CaptionTokenizer.load(hub.tokenizer(path, ask=tokenizer is not None))
         if text.digest != state["identity"].get("tokenizer"):
             raise ConfigError(f"tokenizer={path}: is not the one that the run was trained with; give that one")
         return SavedModel(source, folder, config, text, run_dir, state), weights
@@ -138,7 +137,7 @@ def _read_export(source: str, tokenizer: str | None, key: str = "run_dir") -> tu
     weights = whole_model(read_tensors(folder, named))
     config = _config_of(described, weights, named)
     check_description(folder / "config.json", "init.checkpoint", config.model, named)
-    text = CaptionTokenizer.load(tokenizer or str(folder))
+    text = CaptionTokenizer.load(hub.tokenizer(tokenizer) if tokenizer else str(folder))
     config.model.with_vocabulary(text.vocab_size)
     if not Path(source).exists():
         source = f"{source.partition('@')[0]}@{folder.name}"
@@ -174,7 +173,7 @@ def locate(given: str, named: str) -> Path:
     """
     path = Path(given)
     if not path.exists():
-        if re.fullmatch(hub.SOURCE, given) and path.suffix not in (".safetensors", ".ckpt", ".pt", ".pth", ".bin"):
+        if hub.is_name(given):
             return hub.fetch(given, named)
         raise ConfigError(f"{named}: no such file or folder")
     if (path / "checkpoints").is_dir():

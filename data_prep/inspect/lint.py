@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +20,7 @@ from bridgetower_train.display import print_line
 from bridgetower_train.errors import DataError, FileError
 from bridgetower_train.files import replacing
 from bridgetower_train.pages.histogram import Distribution
+from bridgetower_train.weights import hub
 from data_prep.inspect.duplicates import Hashes, find_duplicates
 from data_prep.inspect.lint_shard import Finding, check_folder, check_shard, forget_corpora
 from data_prep.inspect.places import CorporaConfig, Place, find_corpora
@@ -38,7 +39,7 @@ class LintConfig(CorporaConfig):
     """`bridgetower prep lint`: read every record and report the bad ones. Exit code 1 where anything is wrong."""
 
     tokenizer: str | None = None
-    """A `tokenizer.json` (or its folder) to count tokens with; null: only characters are counted."""
+    """A `tokenizer.json`, its folder, or a name on the Hugging Face hub, to count tokens with; null: characters only."""
     max_text_len: int = ModelConfig.max_text_len
     """Tokens at which training cuts a caption, `<s>` and `</s>` included: model.max_text_len."""
     duplicates: str = "report"
@@ -104,6 +105,7 @@ def run(config: LintConfig) -> int:
     forget_corpora()
     places = find_corpora(config.root)
     if config.tokenizer is not None:
+        config = replace(config, tokenizer=hub.tokenizer(config.tokenizer))
         CaptionTokenizer.load(config.tokenizer)
     with tempfile.TemporaryFile() as lines:
         findings = Findings(lines)

@@ -17,6 +17,7 @@ from bridgetower_train.pages.corpora import CorpusView, Sample, corpora_page
 from bridgetower_train.pages.histogram import Distribution
 from bridgetower_train.pages.images import shrunk
 from bridgetower_train.pages.numbers import size
+from bridgetower_train.weights import hub
 from data_prep.inspect.notes import Notes
 from data_prep.inspect.places import CorporaConfig, find_corpora
 from data_prep.shards.summary import shard_bytes
@@ -30,7 +31,7 @@ class StatsConfig(CorporaConfig):
     """`bridgetower prep stats`: print and plot what corpora contain."""
 
     tokenizer: str | None = None
-    """A `tokenizer.json` (or its folder) to count tokens with; null: only characters are counted."""
+    """A `tokenizer.json`, its folder, or a name on the Hugging Face hub, to count tokens with; null: characters only."""
     sample: int = 20_000
     """Records of each corpus, evenly spaced, that are read for resolutions and caption lengths."""
     images: int = 24
@@ -61,7 +62,7 @@ class _Sampled:
 
 def run(config: StatsConfig) -> None:
     """Print the figures of every corpus and write the page. ConfigError or DataError where there is none."""
-    text = None if config.tokenizer is None else CaptionTokenizer.load(config.tokenizer)
+    text = None if config.tokenizer is None else CaptionTokenizer.load(hub.tokenizer(config.tokenizer))
     views, corpora = [], []
     for place in find_corpora(config.root):
         corpus = open_corpus(place.root, place.name, config.cache, config.follow_links)

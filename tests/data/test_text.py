@@ -190,7 +190,7 @@ def test_a_tokenizer_is_a_file_of_a_sensible_size(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "tokenizer.json")
     with pytest.raises(FileError, match="is not a regular file"):
         CaptionTokenizer.load(str(tmp_path))
-    monkeypatch.setattr("bridgetower_train.data.text._LONGEST_FILE", 100)
+    monkeypatch.setattr("bridgetower_train.data.text.LONGEST_FILE", 100)
     toy_tokenizer().save(str(tmp_path / "other.json"))
     with pytest.raises(FileError, match="has more than 100 bytes"):
         CaptionTokenizer.load(str(tmp_path / "other.json"))

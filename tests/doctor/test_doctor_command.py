@@ -57,7 +57,7 @@ def test_as_a_process_on_this_machine(shapes_root, tmp_path):
     report = json.loads(result.stdout)
     assert result.returncode == 0, [f for f in report["findings"] if f["level"] == "fail"]
     assert report["counts"]["fail"] == 0
-    assert {f["theme"] for f in report["findings"]} == {"software", "device", "machine", "folders", "data"}
+    assert {f["theme"] for f in report["findings"]} == {"software", "device", "machine", "folders", "data", "start"}
     shapes = next(f for f in report["findings"] if f["subject"] == "shapes")
     assert shapes["found"].startswith("96 images")
 

@@ -60,7 +60,7 @@ def build(text):
         changes = {k: v for k, v in keys.items() if k not in ("vision", "text", "checkpoint")}
         torch.manual_seed(0)
         task = pretraining(replace(SMALL, vocab_size=text.vocab_size, **changes), objective)
-        return task.model.eval(), start_weights(task, init, text, ranks or Ranks(0, 1, None))
+        return task.model.eval(), start_weights(task, init, text, ranks or Ranks(0, 1, None)).lines
 
     return build
 

@@ -2,20 +2,24 @@
 
 import json
 import os
+import re
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from bridgetower_train.cli import main
+from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.weights.export import same_files
 from tests.hostile.attacks import attack
 from tests.tiny import TINY
 from tests.training.runs import ROOT
-from tests.weights.conftest import clip_vision
+from tests.weights.conftest import clip_vision, roberta
 
 TOKEN = "hf_" + "x" * 34
 
@@ -31,13 +35,13 @@ class Loopback:
         assert self.process.stdout is not None
         self.address = self.process.stdout.readline().strip()
 
-    def bridgetower(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    def bridgetower(self, *arguments: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
         environment = {
             **os.environ, "PYTHONPATH": str(ROOT), "HF_ENDPOINT": self.address, "HF_HOME": str(self.cache), "HF_TOKEN": "",
             "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1", **env,
         }  # fmt: skip
         command = [sys.executable, "-m", "bridgetower_train", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=400)
+        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=400, cwd=cwd)
 
     def close(self) -> None:
         self.process.terminate()
@@ -104,6 +108,98 @@ def test_a_folder_that_looks_like_a_name_on_the_hub(shapes_root, tmp_path, monke
     (line,) = capsys.readouterr().err.splitlines()
     assert f"{planted}/pytorch_model.bin cannot be read: it refers to the Python object" in line
     assert not (tmp_path / "ran").exists()
+
+
+RECIPE = [
+    "train", "experiment=ms_base_4m", *TINY, "data.workers=0", "data.corpora={shapes: 1.0, coco: 0, vg: 0, sbu: 0, cc3m: 0}",
+    "micro_batch=null",
+    "device.precision=fp32", "model.vocab_size=null", "model.text_positions=514", "steps=1", "checkpoint.every=1",
+]  # fmt: skip
+
+
+def save_towers(folder: Path, root: Path) -> None:
+    """Little towers under the names of those of the recipe."""
+    one = {"hidden_size": 64, "num_attention_heads": 1, "intermediate_size": 256, "num_hidden_layers": 1}
+    clip_vision(**one, patch_size=16).save_pretrained(folder / "openai" / "clip-vit-base-patch16")
+    tokenizer = (root / "shapes" / "tokenizer.json").read_text()
+    tokens = CaptionTokenizer.load(str(root / "shapes")).vocab_size
+    roberta(tokens, **one, max_position_embeddings=514).save_pretrained(folder / "roberta-base")
+    (folder / "roberta-base" / "tokenizer.json").write_text(tokenizer)
+
+
+@pytest.mark.parametrize("source", ["hub", "folders"])
+def test_a_recipe_starts_by_its_printed_names(loopback, shapes_root, tmp_path, source):
+    here = tmp_path / "here"
+    here.mkdir()
+    save_towers(loopback.folder if source == "hub" else here, shapes_root)
+    if source == "folders":
+        loopback.close()
+    run = [*RECIPE, f"data.root={shapes_root}"]
+    started = loopback.bridgetower(*run, cwd=here)
+    assert started.returncode == 0, started.stderr
+    assert "init.vision=openai/clip-vit-base-patch16: 19 tensors" in started.stdout
+    assert "init.text=roberta-base: 21 tensors" in started.stdout
+    assert "random: fusion encoder, itm_score, mlm_score\n" in started.stdout
+    # What a run's configuration names is looked for in the cache, and no more.
+    loopback.close()
+    evaluate = ["eval", "masked_lm", "run_dir=runs/ms_base_4m", "corpus=shapes_heldout", f"root={shapes_root}"]
+    evaluated = loopback.bridgetower(*evaluate, cwd=here)
+    assert evaluated.returncode == 0, evaluated.stderr
+
+
+def test_the_configuration_of_a_run_is_no_reason_to_ask_the_hub(loopback, run, tmp_path):
+    """It may be a stranger's: even a tokenizer is fetched only where the command line names it."""
+    copy = shutil.copytree(run, tmp_path / "copy")
+    config = (copy / "config.yaml").read_text()
+    (tokenizer,) = re.findall(r"^tokenizer: (.*)$", config, re.MULTILINE)
+    (copy / "config.yaml").write_text(config.replace(f"tokenizer: {tokenizer}", "tokenizer: someone/model"))
+    (loopback.folder / "someone" / "model").mkdir(parents=True)
+    shutil.copy(tokenizer, loopback.folder / "someone" / "model" / "tokenizer.json")
+    refused = loopback.bridgetower("eval", f"run_dir={copy}")
+    assert refused.returncode == 2
+    assert refused.stderr == (
+        "error: tokenizer=someone/model: no such file; give a tokenizer.json or the folder that contains it\n"
+    )
+    assert not (loopback.folder / "asked").exists()
+    named = loopback.bridgetower("eval", f"run_dir={copy}", "tokenizer=someone/model")
+    assert named.returncode == 0, named.stderr
+    assert "someone/model@main" in (loopback.folder / "asked").read_text()
+
+
+@pytest.mark.parametrize("fault", ["refuses", "is silent", "offline"])
+def test_without_a_way_to_the_hub_one_line_says_what_to_put_where(loopback, shapes_root, tmp_path, fault):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1] if fault == "is silent" else 1
+        env = {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HUB_OFFLINE": str(int(fault == "offline"))}
+        keys = {"init.vision": "openai/clip", "tokenizer": "roberta-base"}
+        for key, given in keys.items() if fault == "refuses" else [*keys.items()][:1]:
+            began = time.monotonic()
+            result = loopback.bridgetower(*train(tmp_path / "run", shapes_root, f"{key}={given}"), cwd=tmp_path, **env)
+            assert time.monotonic() - began < 30
+            assert result.returncode == 2
+            (line,) = result.stderr.splitlines()
+            assert line.startswith(
+                f"error: {key}={given}: no such file or folder here, and the hub cannot be reached ("
+            )
+            files = (
+                "tokenizer.json" if key == "tokenizer" else "config.json and model.safetensors (or pytorch_model.bin)"
+            )
+            put = f"; put {files} from https://huggingface.co/{given} into the folder {tmp_path / given}, or give another: "
+            assert line.endswith(f"{put}{key}=FOLDER")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_doctor_asks_the_hub_and_fetches_no_weights(loopback, shapes_root, tmp_path):
+    save_towers(loopback.folder, shapes_root)
+    doctor = ["doctor", *RECIPE[1:], f"data.root={shapes_root}", "checks=[data,start]"]
+    there = loopback.bridgetower(*doctor, cwd=tmp_path)
+    assert "init.vision: openai/clip-vit-base-patch16: on the hub, model.safetensors" in there.stdout, there.stdout
+    assert not list(loopback.cache.rglob("model.safetensors"))
+    assert list(loopback.cache.rglob("tokenizer.json"))
+    shutil.rmtree(loopback.folder / "openai")
+    gone = loopback.bridgetower(*doctor, cwd=tmp_path)
+    assert gone.returncode == 1
+    assert "fail    init.vision: init.vision=openai/clip-vit-base-patch16: no such file or folder here" in gone.stdout
 
 
 def test_what_the_hub_does_not_give(loopback, shapes_root, tmp_path):
