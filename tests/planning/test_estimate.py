@@ -75,7 +75,7 @@ def test_the_micro_batch_divides_what_fits(plan):
 
 
 def test_checkpoints_that_come_too_often_are_remarked(plan):
-    often = small_plan(checkpoint=CheckpointConfig(every=1), disk=0.01)
+    often = small_plan(checkpoint=CheckpointConfig(every="1"), disk=0.01)
     assert any("checkpoint.every=1" in remark for remark in replace(plan, config=often).remarks)
     seldom = small_plan(disk=100.0)
     assert replace(plan, config=seldom).remarks == ["The size of corpus mine is unknown; it is left out."]
