@@ -62,7 +62,7 @@ def print_summary(run: Run, why: str) -> None:
         else f"{left * flops / 1e12:.1f} TFLOP to go; the first steps will show how long that takes",
     }
     if run.validation:
-        lines["held out"] = run.validation.described
+        lines["held out"] = f"every {run.validate_every:,} steps, {run.validation.described}"
     if device.compiles:
         lengths = ", ".join(map(str, config.text_lengths))
         lines["graphs"] = (

@@ -75,7 +75,7 @@ class Validation:
     def described(self) -> str:
         """What is validated, in a line."""
         images, validation = self.images, self.config.validation
-        line = f"{len(images):,} images of {images.corpus.name}, every {validation.every}"
+        line = f"{len(images):,} images of {images.corpus.name}"
         if validation.retrieval == "quick":
             return line
         ranked = f", the best {validation.rerank} re-ranked" if validation.rerank else ""

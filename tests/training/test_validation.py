@@ -105,7 +105,7 @@ def test_what_is_validated_is_printed_and_reported(shapes_root, tmp_path, capsys
     train_here(shapes_root, tmp_path, *STILL, *VALIDATED, *FULL, "checkpoint.best=val_rsum")
     said = capsys.readouterr().out
     assert (
-        "held out  30 images of shapes_heldout, every 1; retrieval among all of them and 90 captions, the best 5 "
+        "held out  every 1 steps, 30 images of shapes_heldout; retrieval among all of them and 90 captions, the best 5 "
         in said
     )
     assert "val_images 30  val_captions 90" in said
