@@ -148,7 +148,7 @@ def _train_config(config: BenchRanksConfig, world_size: int, root: Path, run_dir
         tokenizer=tokenizer,
         tensorboard=False,
         data=DataConfig(root=str(root), corpora={"synthetic": 1.0}, lanes=world_size),
-        checkpoint=CheckpointConfig(every=1 << 40),
+        checkpoint=CheckpointConfig(every="100%"),
     )
 
 

@@ -31,7 +31,7 @@ def options_of(name: str) -> type[EvalOptions]:
 
 def run(config: EvalOptions) -> int:
     """Evaluate as the class of `config` says, print figures and protocol, and keep both in `eval.json`."""
-    model, saved = open_model(config.run_dir, device=config.device, tokenizer=config.tokenizer)
+    model, saved = open_model(config.run_dir, config.step, config.device, config.tokenizer)
     path = file_of(saved, config.out)
     evaluation = next((e for e in EVALUATIONS.values() if type(config) is e.options), None)
     if evaluation and (lacking := evaluation.lacks(saved.config)):

@@ -22,8 +22,8 @@ class ExportConfig:
     """Folder of the run, which may be in progress."""
     out: str = "???"
     """Folder to write."""
-    step: int | None = None
-    """Checkpoint to export; null: the newest complete one."""
+    step: str = "newest"
+    """Checkpoint to export: `newest`, `best` (see `checkpoint.best`), or a number of steps."""
     tokenizer: str | None = None
     """Where the run's tokenizer is now; null: where the run had it."""
     root: str | None = None
@@ -42,8 +42,6 @@ class ExportConfig:
     """If `repo` is new, make it visible only to its owner."""
 
     def __post_init__(self) -> None:
-        if self.step is not None:
-            at_least("step", self.step, 0)
         if self.carbon_kg is not None:
             at_least("carbon_kg", self.carbon_kg, 0)
 

@@ -71,8 +71,8 @@ def summary(plan: Plan) -> Iterator[str]:
     known = f"{data.bytes / 1e9:,.0f} GB of shards, {data.samples / 1e6:,.3g} M samples per epoch"
     counts = f" (published counts of {', '.join(data.published)})" if data.published else ""
     yield f"data        {known if data.samples else 'unknown'}{counts}"
-    seconds, interval = plan.checkpoint_bytes / 1e9 / config.disk, config.checkpoint.every * here.expected
+    seconds, interval = plan.checkpoint_bytes / 1e9 / config.disk, plan.checkpoint_interval
     stored = f"{plan.checkpoint_bytes / 1e9:.1f} GB, {seconds:,.0f} s at {config.disk:g} GB/s"
-    yield f"checkpoint  {stored}, every {duration(interval)}"
+    yield f"checkpoint  {stored}, every {duration(interval) if interval else config.checkpoint.every}"
     flops = f", {plan.flops * plan.samples:.3g} FLOP, {plan.steps:,.0f} steps" if plan.samples and plan.steps else ""
     yield f"run         {time_to_train(plan)}{flops}"

@@ -44,7 +44,7 @@ def run(config: PredictConfig) -> int:
     """Print the scores of each text for the image, and write a page of them."""
     if not config.texts or not all(text.strip() for text in config.texts):
         raise ConfigError(f"texts={config.texts}: give at least one, and none empty: \"texts=['a dog', 'a <mask>']\"")
-    model, saved = open_model(config.run_dir, device=config.device, tokenizer=config.tokenizer)
+    model, saved = open_model(config.run_dir, config.step, config.device, config.tokenizer)
     predictor = Predictor(*model)
     pixels = read_image(config.image, saved.config)
     texts = [predict(predictor, pixels, text, config.top, config.words) for text in config.texts]

@@ -8,6 +8,7 @@ from bridgetower_train.files import atomic_write
 from bridgetower_train.foreign import inside
 from bridgetower_train.pages.report import report
 from bridgetower_train.pages.run_folder import read_run
+from bridgetower_train.weights.checkpoint import chosen, step_of
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,8 @@ class ReportConfig:
 
     run_dir: str = "???"
     """Folder of the run."""
+    step: str = "newest"
+    """`newest`: the whole run. `best` or a number of steps: the run as it was at that checkpoint, with its evaluations."""
     out: str | None = None
     """Where the page is written; null: report.html in the run folder."""
     follow_links: bool = False
@@ -23,11 +26,13 @@ class ReportConfig:
 
 
 def run(config: ReportConfig) -> None:
-    """Write the report; UserError where there is no run, FileError where a file of it lies elsewhere."""
+    """Write the report; UserError where there is no run or no such step, FileError where a file of it lies elsewhere."""
     folder = Path(config.run_dir)
     out = Path(config.out) if config.out else folder / "report.html"
     run = read_run(folder)
     _check_links(folder, config.follow_links)
+    if config.step != "newest":
+        run = run.until(step_of(chosen(folder, config.step, print_line)))
     atomic_write(out, report(run))
     print_line(f"report: {out.resolve()}")
 

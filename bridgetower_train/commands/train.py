@@ -65,6 +65,8 @@ def print_summary(run: Run, why: str) -> None:
         if device.peak_flops
         else f"{left * flops / 1e12:.1f} TFLOP to go; the first steps will show how long that takes",
     }
+    if run.validation:
+        lines["held out"] = f"every {run.validate_every:,} steps, {run.validation.described}"
     if device.compiles:
         lengths = ", ".join(map(str, config.text_lengths))
         lines["graphs"] = (

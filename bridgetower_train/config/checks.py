@@ -61,3 +61,7 @@ class RunLength:
     def in_steps(self, key: str, duration: str) -> int:
         """Optimizer steps of a duration, the value of `key`."""
         return Duration.parse(key, duration).steps(self.global_batch, self.epoch_samples, self.steps)
+
+    def every(self, key: str, duration: str) -> int:
+        """Steps from one time to the next of what is done every `duration`: at least 1, and 0 only where `duration` is 0."""
+        return self.in_steps(key, duration) or int(Duration.parse(key, duration).amount > 0)

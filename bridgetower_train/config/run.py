@@ -88,8 +88,14 @@ class TrainConfig:
                     raise ConfigError(
                         f"optim.freeze: {entry} names more than the {layers} blocks of the tower; give {tower}"
                     )
-        if self.validation.every and self.data.validation is None:
+        if self.validation.wanted and self.data.validation is None:
             raise ConfigError(f"validation.every={self.validation.every}: needs a corpus in data.validation")
+        if self.checkpoint.best and not self.validation.wanted:
+            raise ConfigError(f"checkpoint.best={self.checkpoint.best}: needs validations; set validation.every")
+        if self.validation.patience and not self.checkpoint.best:
+            raise ConfigError(
+                f"validation.patience={self.validation.patience}: needs the metric to wait for in checkpoint.best"
+            )
 
     @property
     def samples_per_lane(self) -> int:

@@ -98,31 +98,59 @@ class DeviceConfig:
 class CheckpointConfig:
     """When checkpoints are saved and which are kept."""
 
-    every: int = 1000
-    """Steps between checkpoints; the last step is always saved."""
+    every: str = "1000"
+    """Between checkpoints: steps, '2e6 samples', '1 epochs' or a percentage of the run; the last step is always saved."""
+    best: str | None = None
+    """Metric of the validation (`val_loss`, `val_rsum`, ...): the checkpoint where it was best is kept beside the newest, and is
+    saved at that validation; null: none."""
     keep_last: int = 2
     """Newest checkpoints to keep; at least two, since the newest may turn out to be damaged."""
     keep_every: int = 0
     """Checkpoints at multiples of this many steps are never deleted; 0: none."""
 
     def __post_init__(self) -> None:
-        at_least("checkpoint.every", self.every, 1)
+        if Duration.parse("checkpoint.every", self.every).amount <= 0:
+            raise ConfigError(f"checkpoint.every={self.every}: must be above 0")
         at_least("checkpoint.keep_last", self.keep_last, 2)
         at_least("checkpoint.keep_every", self.keep_every, 0)
 
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """Evaluation on `data.validation` during the run."""
+    """Evaluation on `data.validation` during the run: always of the same images, whatever the ranks, lanes and seed."""
 
-    every: int = 0
-    """Steps between validations; 0: none."""
-    samples: int = 1024
-    """Images of the held-out corpus to evaluate on."""
+    every: str = "0"
+    """Between validations: a duration as `checkpoint.every`; the last step is always validated. 0: none."""
+    samples: int | None = 1024
+    """Images of the held-out corpus to evaluate on, evenly spread; null: all."""
+    batch: int = 64
+    """Images that are computed at once on a rank; the losses compare at most so many with each other."""
+    retrieval: str = "quick"
+    """`quick`: R@1 of each image with its first caption, among 128. `full`: as `bridgetower eval retrieval`, R@1, R@5, R@10 and
+    RSUM (at most 600) among all these images and their captions."""
+    captions: int | None = 5
+    """For `full`: at most so many captions of an image, the first ones; null: all."""
+    rerank: int = 0
+    """For `full`: the figures are of the best so many candidates of each query, re-ranked by image-text matching; 0: of the
+    contrast alone."""
+    patience: int = 0
+    """The run ends after so many validations in a row without a new best of `checkpoint.best`; 0: never."""
 
     def __post_init__(self) -> None:
-        at_least("validation.every", self.every, 0)
-        at_least("validation.samples", self.samples, 2)
+        Duration.parse("validation.every", self.every)
+        at_least("validation.samples", 2 if self.samples is None else self.samples, 2)
+        at_least("validation.batch", self.batch, 2)
+        one_of("validation.retrieval", self.retrieval, ("quick", "full"))
+        at_least("validation.captions", 1 if self.captions is None else self.captions, 1)
+        at_least("validation.rerank", self.rerank, 0)
+        at_least("validation.patience", self.patience, 0)
+        if self.rerank and self.retrieval == "quick":
+            raise ConfigError(f"validation.rerank={self.rerank}: needs validation.retrieval=full")
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the run validates."""
+        return Duration.parse("validation.every", self.every).amount > 0
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import logging
 import time
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,9 +92,32 @@ class PairDataset(Dataset[Batch]):
         """
         if self._remote:
             self._prefetch(sample_indices)
-        count = len(sample_indices) * self.reader.images
-        pixels = empty_pixels(count + SPARE, self._size)
+        pixels = self._empty_pixels(len(sample_indices))
         read, bad = self._fill(self.order.take(sample_indices), pixels.numpy())
+        return self._batch(read, sample_indices, pixels, bad)
+
+    def batch_of(self, samples: Sequence[Sample]) -> Batch:
+        """The batch of these samples, without those that cannot be used; DataError where none can."""
+        pixels, read = self._empty_pixels(len(samples)), list[_Read]()
+        for sample in samples:
+            with suppress(BadRecordError):
+                one = self._read(sample)
+                self._decode(one, pixels.numpy()[len(read) * self.reader.images :])
+                read.append(one)
+        if not read:
+            raise DataError(
+                f"none of {len(samples)} records in a row of {self.corpora[samples[0].corpus].name} can be used; see why with "
+                "`bridgetower prep lint`"
+            )
+        return self._batch(read, [one.sample.sample_index for one in read], pixels, [])
+
+    def _empty_pixels(self, samples: int) -> torch.Tensor:
+        return empty_pixels(samples * self.reader.images + SPARE, self._size)
+
+    def _batch(
+        self, read: Sequence[_Read], sample_indices: Sequence[int], pixels_XSSC: torch.Tensor, bad: list[BadRecord]
+    ) -> Batch:
+        """The batch of what was read, each in place of one of `sample_indices`; its images come first in `pixels_XSSC`."""
         records = [one.record for one in read]
         image_id = self._image_ids(read)
         texts = [one.view.text for one in read]
@@ -101,7 +125,8 @@ class PairDataset(Dataset[Batch]):
         index = np.asarray(sample_indices, dtype=np.int64)
         numbers = [one.sample.caption for one in read]
         labels = self.reader.labels(Samples(records, numbers, index, image_id, ids, mask, self.length))
-        return Batch(pixels[:count].permute(0, 3, 1, 2), ids, mask, torch.from_numpy(image_id), labels, bad)
+        images_B3SS = pixels_XSSC[: len(read) * self.reader.images].permute(0, 3, 1, 2)
+        return Batch(images_B3SS, ids, mask, torch.from_numpy(image_id), labels, bad)
 
     def describe(self, sample_index: int) -> dict[str, Any]:
         """A sample in plain values: its index (`position`), epoch, corpus, shard, row, key, caption and the source's `meta`."""

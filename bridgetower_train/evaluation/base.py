@@ -38,12 +38,9 @@ def open_model(
 ) -> tuple[OpenModel, SavedModel]:
     """(the model, ready to use; where it is from): `source` is a run folder, an exported folder or a name on the hub.
 
-    `step`: the number of a run's checkpoint, or `newest`, its newest complete one. `device`: as `device.name`. `tokenizer`, and
-    errors: as those of `read_saved` and `make_device`.
+    `device`: as `device.name`. `step`, `tokenizer` and errors: as those of `read_saved` and `make_device`.
     """
-    if step != "newest" and not step.isdecimal():
-        raise ConfigError(f"step={step}: must be a number, or newest")
-    saved, weights = read_saved(source, None if step == "newest" else int(step), tokenizer)
+    saved, weights = read_saved(source, step, tokenizer)
     config = saved.config
     chosen, _ = make_device(DeviceConfig(device, config.device.precision), local_rank())
     task = task_class(config)(config, chosen.attention)
@@ -57,7 +54,9 @@ class ModelOptions:
     """What all commands take that ask a model."""
 
     run_dir: str = "???"
-    """Run folder (its newest complete checkpoint is used), exported folder, or name on the Hugging Face hub."""
+    """Run folder, exported folder, or name on the Hugging Face hub."""
+    step: str = "newest"
+    """Checkpoint of the run: `newest`, `best` (see `checkpoint.best`), or a number of steps."""
     tokenizer: str | None = None
     """Where the model's tokenizer is now; null: where the run had it, or in the exported folder."""
     device: str = "auto"
@@ -121,8 +120,8 @@ class Evaluation:
     """(model, corpus, options, ranks) -> result, the same on all ranks."""
     brief: Callable[[OpenModel, EvalSet], Result] | None = None
     """What `bridgetower eval` shows of it, on a sample of images; None: all."""
-    validation: Callable[[OpenModel, EvalSet], dict[str, float]] | None = None
-    """What is logged during training, by the names of `Task.metrics`."""
+    validation: Callable[[OpenModel, EvalSet, Ranks], dict[str, float]] | None = None
+    """What is logged during training, by the names of `Task.metrics`: the work of all ranks, the same on all."""
     show: Callable[[Figures], None] = print_figures
     """Prints the figures."""
 

@@ -128,10 +128,17 @@ def _mean(folds: Sequence[Figures]) -> Figures:
     return {name: float(np.mean([figures[name] for figures in folds])) for name in folds[0]}
 
 
-def similarities(predictor: Predictor, images: EvalSet, batch: int = 64) -> Tensor:
-    """Cosine similarity (I, I) of every image (rows) with the first caption of every image (columns)."""
-    alone = Ranks(0, 1, None)
-    return _embed_images(predictor, images, alone, batch) @ _embed_texts(predictor, images.first, alone, batch).T
+ALONE = Ranks(0, 1, None)
+
+
+def similarities(predictor: Predictor, images: EvalSet, batch: int = 64, ranks: Ranks = ALONE) -> Tensor:
+    """Cosine similarity (I, I) of every image (rows) with the first caption of every image (columns).
+
+    Images that cannot be decoded are removed from `images`. DataError where fewer than two remain.
+    """
+    images_IE = _embed_images(predictor, images, ranks, batch)
+    images.require_two()
+    return images_IE @ _embed_texts(predictor, images.first, ranks, batch).T
 
 
 def _embed_images(predictor: Predictor, images: EvalSet, ranks: Ranks, batch: int, title: str | None = None) -> Tensor:
@@ -213,9 +220,16 @@ def _brief(model: OpenModel, images: EvalSet) -> Result:
     return Result(figures, examples=retrieval_examples(similarity_II[:among, :among], images))
 
 
-def _validation(model: OpenModel, images: EvalSet) -> dict[str, float]:
-    found = recall(similarities(Predictor(*model), images), AMONG)
-    return dict(zip(("i2t_r1", "t2i_r1"), found, strict=True))
+def _validation(model: OpenModel, images: EvalSet, ranks: Ranks) -> dict[str, float]:
+    """By `validation.retrieval`; for `full` also the number of images and captions among which each recall is."""
+    predictor, config = Predictor(*model), model.config.validation
+    if config.retrieval == "quick":
+        found = recall(similarities(predictor, images, config.batch, ranks), AMONG)
+        return dict(zip(("i2t_r1", "t2i_r1"), found, strict=True))
+    *_, figures = evaluate(predictor, images, config.rerank, None, ranks, config.batch).values()
+    ways = (("i2t", "image to text"), ("t2i", "text to image"))
+    recalls = {f"{short}_r{k}": figures[f"{way} R@{k}"] / 100 for short, way in ways for k in (1, 5, 10)}
+    return {**recalls, "rsum": figures["RSUM"], "images": len(images), "captions": len(images.texts)}
 
 
 def print_table(figures: Figures) -> None:

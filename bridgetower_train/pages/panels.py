@@ -60,7 +60,7 @@ def learning(run: RunFolder) -> tuple[Panel, ...]:
         for prefix, when in (("", "training"), ("val_", "validation")):
             coloured = zip(shares, itertools.cycle(COLOURS), strict=False)
             lines = tuple(Line(prefix + m.name, m.title, colour) for m, colour in coloured)
-            panels.append(Panel(f"{title} in {when}", lines, limits=(0, 1)))
+            panels.append(Panel(f"{title} in {when}", lines, limits=(0, max(m.most for m in shares))))
     panels += [Panel(m.title, (Line(m.name, m.title.lower()),), smooth=False) for m in metrics if not m.better]
     return tuple(panels)
 

@@ -253,20 +253,18 @@ def _loader(plan: Plan) -> Markup:
 
 
 def _storage(plan: Plan) -> Markup:
-    data, here, config = plan.corpora, plan.here, plan.config
-    every = config.checkpoint.every * here.expected
+    data, config = plan.corpora, plan.config
+    every = plan.checkpoint_interval
     facts = {
         "images": f"{data.images / 1e6:,.3g} M" if data.images else "unknown",
         "samples per epoch": f"{data.samples / 1e6:,.3g} M" if data.samples else "unknown",
         "shards": f"{data.bytes / 1e9:,.0f} GB" if data.bytes else "unknown",
         "steps of the run": figure(round(plan.steps)) if plan.steps else "unknown",
         "checkpoint": f"{plan.checkpoint_bytes / 1e9:.1f} GB",
-        "one every": duration(every),
+        "one every": duration(every) if every else config.checkpoint.every,
     }
-    rows = [
-        [f"{disk:g}", f"{plan.checkpoint_bytes / 1e9 / disk:,.1f}", f"{plan.checkpoint_bytes / 1e9 / disk / every:.1%}"]
-        for disk in sorted({*DISKS, config.disk})
-    ]
+    seconds = {disk: plan.checkpoint_bytes / 1e9 / disk for disk in sorted({*DISKS, config.disk})}
+    rows = [[f"{disk:g}", f"{s:,.1f}", f"{s / every:.1%}" if every else "unknown"] for disk, s in seconds.items()]
     text = "Time to write a checkpoint by the speed of its file system, and its share of the training if training waits for it."
     return join(
         figures(facts), element("h3", "Checkpoints"), note(text), table(["GB/s", "seconds", "of the training"], rows)

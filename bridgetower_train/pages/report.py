@@ -71,6 +71,13 @@ def _key_figures(run: RunFolder, step: int, planned: int | None) -> Iterator[tup
         yield "epoch", tick(epoch)
     if "step_s" in run.metrics:
         yield "time in training", duration(run.seconds())
+    if run.best:
+        yield (
+            f"best {run.best.get('metric')}",
+            f"{figure(run.best.get('value'))} at step {figure(run.best.get('step'))}",
+        )
+    if images := run.last("val_images"):
+        yield "validated among", f"{images:,.0f} images, {run.last('val_captions') or 0:,.0f} captions"
     if "loss" in run.metrics:
         yield "loss at the end", figure(float(running_mean(run.metrics["loss"][1])[-1]))
     for metric, name, factor, unit in (("samples_per_s", "samples/s", 1, ""), ("data_wait", "data wait", 100, " %")):
@@ -185,7 +192,9 @@ def _image(holder: Json) -> Markup:
 def _checkpoints(run: RunFolder) -> Markup:
     if not run.checkpoints:
         return element("p", "None has been written yet.", class_="empty")
-    rows = [(f"{c.step:,}", size(c.bytes), c.fault or "whole", c.name) for c in reversed(run.checkpoints)]
+    best = run.best.get("step")
+    kept = ((c, "whole, best" if c.step == best else "whole") for c in reversed(run.checkpoints))
+    rows = [(f"{c.step:,}", size(c.bytes), c.fault or whole, c.name) for c, whole in kept]
     return table(("step", "size", "state", "folder"), rows)
 
 

@@ -2,17 +2,18 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bridgetower_train.errors import ConfigError, FileError
+from bridgetower_train.evaluation.protocol import evaluations_in
 from bridgetower_train.foreign import MAX_JSON, MAX_YAML, parse_json, parse_yaml, read_bytes, read_lines
 from bridgetower_train.pages.chart import Floats
 from bridgetower_train.pages.numbers import is_number
-from bridgetower_train.weights.checkpoint import fault
+from bridgetower_train.weights.checkpoint import fault, step_of
 
 Json = dict[str, Any]
 
@@ -58,6 +59,24 @@ class RunFolder:
     def state(self) -> Json:
         """`state.json` of the newest checkpoint that has one."""
         return next((c.state for c in reversed(self.checkpoints) if c.state), {})
+
+    @property
+    def best(self) -> Json:
+        """What the newest checkpoint knows of the best one; empty if that is nothing."""
+        best = self.state.get("best")
+        return best if isinstance(best, dict) else {}
+
+    def until(self, step: int) -> "RunFolder":
+        """The run as it was at this step, with the evaluations of that checkpoint alone."""
+        upto = {name: (steps <= step, steps, values) for name, (steps, values) in self.metrics.items()}
+        evaluations = {name: e for name, e in evaluations_in(self.evaluation).items() if e.get("step") == step}
+        return replace(
+            self,
+            metrics={name: (steps[kept], values[kept]) for name, (kept, steps, values) in upto.items() if kept.any()},
+            bad_samples=[sample for sample in self.bad_samples if sample.get("step", 0) <= step],
+            checkpoints=[checkpoint for checkpoint in self.checkpoints if checkpoint.step <= step],
+            evaluation={"evaluations": evaluations},
+        )
 
 
 def read_run(path: Path) -> RunFolder:
@@ -151,4 +170,4 @@ def _checkpoints(path: Path, remarks: list[str]) -> list[Checkpoint]:
 def _checkpoint(folder: Path, remarks: list[str]) -> Checkpoint:
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     state = _read_object(folder.parent, f"{folder.name}/state.json", remarks)
-    return Checkpoint(folder.name, int(folder.name[5:]), size, fault(folder) or "", state)
+    return Checkpoint(folder.name, step_of(folder), size, fault(folder) or "", state)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from bridgetower_train.config import Duration
+from bridgetower_train.config import Duration, RunLength
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.planning.arithmetic import Step, links_times, memory_time
 from bridgetower_train.planning.collectives import Collective, collective_bytes
@@ -116,6 +116,15 @@ class Plan:
         return WEIGHT * self.memory.parameters + MOMENTS * self.memory.trained
 
     @property
+    def checkpoint_interval(self) -> float | None:
+        """Seconds from one checkpoint to the next; None where `checkpoint.every` refers to what is not known."""
+        key, every = "checkpoint.every", self.config.checkpoint.every
+        unit, epoch = Duration.parse(key, every).unit, 0 if self.corpora.unknown else round(self.corpora.samples)
+        if (unit == "epoch" and not epoch) or (unit == "%" and not self.steps):
+            return None
+        return RunLength(self.config.global_batch, epoch, round(self.steps or 0)).every(key, every) * self.here.expected
+
+    @property
     def remarks(self) -> list[str]:
         """What to change, and what is unknown."""
         config, card = self.config, self.cluster.card
@@ -125,8 +134,8 @@ class Plan:
             found.append(
                 "The card's peak is that of bf16, and device.precision is fp32: set tflops=[...] to what it achieves in fp32."
             )
-        interval, saving = config.checkpoint.every * self.here.expected, self.checkpoint_bytes / 1e9 / config.disk
-        if saving > NOTABLE * interval:
+        interval, saving = self.checkpoint_interval, self.checkpoint_bytes / 1e9 / config.disk
+        if interval and saving > NOTABLE * interval:
             found.append(
                 f"checkpoint.every={config.checkpoint.every} is a checkpoint every {interval:,.0f} s, each of which takes "
                 f"{saving:,.0f} s to write at {config.disk:g} GB/s: raise it."

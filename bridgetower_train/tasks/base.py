@@ -40,6 +40,8 @@ class Metric(NamedTuple):
     """Which direction is better: `max` for fractions, `min` for losses; empty for neither, and then it is not validated."""
     chart: str = "Accuracy"
     """The report draws all metrics with `max` and the same `chart` together."""
+    most: float = 1.0
+    """The largest value of one with `max`."""
 
 
 class Token(NamedTuple):

@@ -3,21 +3,36 @@
 Shapes: B local rows, G rows of all W ranks, in the order of the ranks.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+_alone = False
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside the block nothing is gathered: each rank is the only one of a run of its own."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
+
 
 def world_size() -> int:
     """Ranks of the run; 1 without a process group."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return dist.get_world_size() if dist.is_initialized() and not _alone else 1
 
 
 def rank() -> int:
     """This process's rank; 0 without a process group."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    return dist.get_rank() if dist.is_initialized() and not _alone else 0
 
 
 class _AllGather(torch.autograd.Function):

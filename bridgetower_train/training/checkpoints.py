@@ -16,7 +16,7 @@ from bridgetower_train.engines.base import Files
 from bridgetower_train.engines.tensor_file import write_tensors
 from bridgetower_train.errors import CheckpointError
 from bridgetower_train.files import atomic_write, sha256_file, sync
-from bridgetower_train.weights.checkpoint import Log, newest, read_state, step_folders
+from bridgetower_train.weights.checkpoint import Best, Log, folder_name, newest, read_state, step_folders, step_of
 
 
 class Checkpoints:
@@ -57,19 +57,24 @@ class Checkpoints:
                 raise CheckpointError(f"no checkpoint in {self.folder} is intact; move it away to start from scratch")
             return None
         state = read_state(folder)
-        if state["step"] != int(folder.name[5:]):
+        if state["step"] != step_of(folder):
             raise CheckpointError(f"{folder}: its state.json is that of step {state['step']}; move this folder away")
+        best: Best | None = state["best"]
+        if best and not (self.folder / folder_name(best.step)).is_dir():
+            self.log(f"the best checkpoint, of step {best.step}, is gone; the next validation begins anew")
+            state["best"] = None
         return folder, state
 
-    def save(self, engine: Engine, state: dict[str, Any]) -> None:
+    def save(self, engine: Engine, state: dict[str, Any], best: Best | None = None) -> None:
         """Copy the checkpoint of `state["step"]` to host memory, and write it from there in the background.
 
+        The checkpoint of the `best` validation so far is kept; it may be this one.
         There is one copy, so only one write at a time: waits for the previous one. Raises as `finish` does.
         """
         self.finish()
         files = engine.snapshot()
         if self.ranks.is_main:
-            self._writing = self._thread.submit(self._write, files, state)
+            self._writing = self._thread.submit(self._write, files, state, best)
 
     @property
     def failed(self) -> bool:
@@ -100,22 +105,29 @@ class Checkpoints:
             return str(error)
         return None
 
-    def _write(self, files: Files, state: dict[str, Any]) -> None:
-        """Write a checkpoint, point `latest` at it, and remove what is no longer kept."""
-        final = self.folder / f"step-{state['step']:08d}"
+    def _write(self, files: Files, state: dict[str, Any], best: Best | None) -> None:
+        """Write a checkpoint, point `latest` at it and `best` at the best, and remove what is no longer kept.
+
+        The two names are for people: the best is what the newest whole checkpoint knows as such, so that both change at once.
+        """
+        final = self.folder / folder_name(state["step"])
         temporary = final.with_suffix(".tmp")
         try:
             for left_over in self.folder.glob("*.tmp"):
                 _remove(left_over)
             self.folder.mkdir(parents=True, exist_ok=True)
             temporary.mkdir()
-            write_sealed(temporary, files, state)
+            write_sealed(temporary, files, state | ({"best": vars(best)} if best else {}))
             if os.path.lexists(final):  # it is damaged, and was skipped on resume
                 _remove(final)
             temporary.rename(final)
             sync(self.folder)
             atomic_write(self.folder / "latest", final.name)
-            self._remove_old()
+            if best:
+                atomic_write(self.folder / "best", folder_name(best.step))
+            elif (self.folder / "best").is_file():
+                (self.folder / "best").unlink()
+            self._remove_old(best)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
             needed = sum(tensor.nbytes for tensors in files.values() for tensor in tensors.values())
@@ -126,11 +138,12 @@ class Checkpoints:
                 + f"Free space in run_dir={self.run_dir}, or make it writable, and run the same command again"
             ) from error
 
-    def _remove_old(self) -> None:
+    def _remove_old(self, best: Best | None) -> None:
         every = self.config.keep_every
         folders = step_folders(self.run_dir)
         for folder in folders[: -self.config.keep_last]:
-            if not (every and int(folder.name[5:]) % every == 0):
+            step = step_of(folder)
+            if not ((every and step % every == 0) or (best and step == best.step)):
                 _remove(folder)
 
 

@@ -166,7 +166,8 @@ class Console:
 
     def write(self, record: LogRecord) -> None:
         if "loss" not in record:
-            figures = "  ".join(f"{k} {v:.3f}" for k, v in record.items() if k not in ("step", "time"))
+            shown = {k: f"{v:.3f}" if isinstance(v, float) else f"{v:,}" for k, v in record.items()}
+            figures = "  ".join(f"{k} {v}" for k, v in shown.items() if k not in ("step", "time"))
             self.log(f"step {record['step']}  {figures}")
         elif self._bar is not None:
             self._bar.set_postfix_str(

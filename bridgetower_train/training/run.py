@@ -29,6 +29,7 @@ from bridgetower_train.engines.optim import Schedule, set_lr
 from bridgetower_train.errors import UserError
 from bridgetower_train.files import atomic_write
 from bridgetower_train.tasks import step_flops, task_class
+from bridgetower_train.training.best import BestSoFar
 from bridgetower_train.training.checkpoints import Checkpoints, fingerprint
 from bridgetower_train.training.guards import NonFiniteGuard, check_bad_records
 from bridgetower_train.training.metrics import (
@@ -46,7 +47,7 @@ from bridgetower_train.training.metrics import (
 from bridgetower_train.training.preemption import Preemption
 from bridgetower_train.training.profiling import Profile
 from bridgetower_train.training.recompiles import RecompileGuard
-from bridgetower_train.training.validation import Validation
+from bridgetower_train.training.validation import Validation, check_validation
 from bridgetower_train.versions import versions
 from bridgetower_train.watchdog import Watchdog
 from bridgetower_train.weights.checkpoint import step_folders
@@ -73,7 +74,12 @@ class Run:
     accumulation: int
     schedule: Schedule
     checkpoints: Checkpoints
+    save_every: int
+    """Steps."""
     validation: Validation | None
+    validate_every: int
+    """Steps; 0 without validation."""
+    best: BestSoFar
     guard: NonFiniteGuard
     recompiles: RecompileGuard
     profile: Profile
@@ -97,17 +103,18 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
     After the configuration has been checked, the run folder is created, and locked until `stack` closes.
     """
     micro_batch, accumulation = config.rank_batch(ranks.world_size)
+    check_validation(config)
     config, tokenizer, dataset = read_data(config, ranks)
     run_dir = Path(config.run_dir)
     resumes: bool = ranks.gather_objects(bool(step_folders(run_dir)))[0]
     engine = build_engine(config, device, ranks, accumulation, None if resumes else tokenizer)
-    validation = Validation(config, tokenizer, device, ranks) if config.validation.every else None
+    validation = Validation(config, tokenizer, device, ranks) if config.validation.wanted else None
     stack.enter_context(run_dir_lock(run_dir, ranks))
     fixed = fingerprint(config, FROZEN_KEYS) | {"tokenizer": tokenizer.digest, "order": dataset.order.digest}
     checkpoints = Checkpoints(run_dir, config.checkpoint, ranks, print_line if ranks.is_main else lambda text: None)
     stack.callback(checkpoints.close)
     state = checkpoints.load(engine, fixed, fingerprint(TrainConfig(), FROZEN_KEYS))
-    state = state or {"step": 0, "skipped": 0, "bad_samples": 0}
+    state = state or {"step": 0, "skipped": 0, "bad_samples": 0, "best": None}
     start = state["step"]
     ranks.on_main(lambda: _begin_files(config, run_dir, start))
 
@@ -130,7 +137,10 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
             config.optim.schedule, warmup, total_steps, length.in_steps("optim.decay", config.optim.decay)
         ),
         checkpoints=checkpoints,
+        save_every=length.every("checkpoint.every", config.checkpoint.every),
         validation=validation,
+        validate_every=length.every("validation.every", config.validation.every),
+        best=BestSoFar(config, state["best"], console.log),
         guard=NonFiniteGuard(config.guards.max_skipped, device.torch_device, start, state["skipped"]),
         recompiles=RecompileGuard(device, config.guards.max_recompiles, console.log),
         profile=Profile(config.profile if ranks.is_main else ProfileConfig(), device, run_dir / "profile"),
@@ -200,6 +210,9 @@ def fit(run: Run, watchdog: Watchdog) -> int:
 
     Returns the exit code, which is not 0 if a preemption requires another.
     """
+    if run.best.exhausted:
+        run.console.log(f"nothing left to do: {run.best.exhausted}")
+        return 0
     preemption, stop = Preemption(), Flag(run.ranks)
     timer = StepTimer()
     run.engine.preallocate()  # after the loader's workers were forked: earlier pages would be shared and copied
@@ -219,21 +232,25 @@ def fit(run: Run, watchdog: Watchdog) -> int:
         run.console.advance()
         if step % run.config.log_every == 0 or step == run.total_steps:
             log(run, step, metrics, timer)
-        if run.validation and (step % run.config.validation.every == 0 or step == run.total_steps):
+        is_best = False
+        if run.validation and (step % run.validate_every == 0 or step == run.total_steps):
             watchdog.at(step, "validating")
-            with run.engine.full_params() as task:
-                run.write({"step": step, **run.validation.run(task)})
-            run.recompiles.forget()
+            is_best = validate(run, run.validation, step)
             timer.restart()
-        if step % run.config.checkpoint.every == 0 or step == run.total_steps or stopping:
+        ended = step == run.total_steps or bool(run.best.exhausted)
+        if step % run.save_every == 0 or ended or stopping or is_best:
             watchdog.at(step, "saving")
             save(run, step)
             timer.restart()
-        if stopping and step < run.total_steps:
+        if ended:
+            break
+        if stopping:
             run.checkpoints.finish()
             run.console.log(f"stopped by a signal after step {step}; the same command resumes from there")
             return preemption.exit_code
     run.checkpoints.finish()
+    if run.best.exhausted:
+        run.console.log(f"ended before its last step: {run.best.exhausted}")
     preemption.close()
     return 0
 
@@ -258,6 +275,15 @@ def train_step(run: Run, step: int, batches: list[Batch]) -> dict[str, Tensor]:
     run.guard.record(metrics.pop("skipped"))
     run.device.mark_step()
     return metrics
+
+
+def validate(run: Run, validation: Validation, step: int) -> bool:
+    """Write what a validation finds; whether it is the best so far."""
+    with run.engine.full_params() as task:
+        figures = validation.run(task)
+    run.write({"step": step, **figures})
+    run.recompiles.forget()
+    return run.best.judge(step, figures)
 
 
 def log(run: Run, step: int, metrics: dict[str, Tensor], timer: StepTimer) -> None:
@@ -320,4 +346,4 @@ def save(run: Run, step: int) -> None:
         "host": platform.node(),
         "versions": versions(),
     }
-    run.checkpoints.save(run.engine, state)
+    run.checkpoints.save(run.engine, state, run.best.best)

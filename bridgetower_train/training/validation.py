@@ -1,55 +1,129 @@
-"""Validation during training: losses and quick evaluations on the held-out corpus, always on the same samples."""
+"""Validation during training: losses and retrieval on the held-out corpus, always on the same images.
 
+What it finds depends on the weights alone: not on ranks, lanes, micro-batches, the step or the seed of the run.
+"""
+
+from collections import ChainMap
+from dataclasses import replace
+
+import numpy as np
 import torch
-import torch.distributed as dist
 
+from bridgetower_train import random
 from bridgetower_train.config import TrainConfig
-from bridgetower_train.data.dataset import open_data
+from bridgetower_train.data.batch import Batch
+from bridgetower_train.data.dataset import PairDataset, open_data
+from bridgetower_train.data.order import Sample
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.devices import Device
 from bridgetower_train.distributed import Ranks
+from bridgetower_train.errors import ConfigError, nearest
 from bridgetower_train.evaluation import EVALUATIONS
 from bridgetower_train.evaluation.base import OpenModel
 from bridgetower_train.evaluation.eval_set import EvalSet
 from bridgetower_train.tasks import Task, task_class
-from bridgetower_train.tasks.base import evaluating
-from bridgetower_train.training.metrics import to_host
+from bridgetower_train.tasks.base import Metric, Metrics, evaluating
+from bridgetower_train.tasks.gather import alone
+
+_SEED = 0
+"""Of the masks, negatives and captions, whatever the seed of the run."""
+
+
+def judged(config: TrainConfig) -> dict[str, Metric]:
+    """What the validation of a run finds, by its name in metrics.jsonl, as far as one direction is better."""
+    metrics = (Metric("loss", "Loss", "min"), *task_class(config).metrics(config))
+    return {f"val_{metric.name}": metric for metric in metrics if metric.better}
+
+
+def check_validation(config: TrainConfig) -> None:
+    """ConfigError where the validation needs heads that the model lacks, or does not find `checkpoint.best`."""
+    validation, best, known = config.validation, config.checkpoint.best, judged(config)
+    asked = {
+        "retrieval": ("retrieval=full", validation.retrieval == "full"),
+        "matching": ("rerank", validation.rerank > 0),
+    }
+    for name, (key, wanted) in asked.items():
+        if validation.wanted and wanted and (lacking := EVALUATIONS[name].lacks(config)):
+            raise ConfigError(
+                f"validation.{key}: needs {', '.join(lacking)}, which the model of this run does not have"
+            )
+    if best and best not in known:
+        raise ConfigError(
+            f"checkpoint.best={best}: the validation does not give it; choose one of {', '.join(known)}{nearest(best, known)}"
+        )
 
 
 class Validation:
-    """Loads the samples once; `run` evaluates the current model and does not affect the order of training."""
+    """Loads the samples once; `run` evaluates the current model and does not affect the order of training.
+
+    The losses are those of fixed batches of up to `validation.batch` images, of nearly equal sizes, so that no batch is left
+    with few images to compare, and a device compiles for two sizes at most. Ranks share the batches; nothing is gathered in
+    between.
+    """
 
     def __init__(self, config: TrainConfig, tokenizer: CaptionTokenizer, device: Device, ranks: Ranks) -> None:
-        self.device, self.ranks, self.tokenizer = device, ranks, tokenizer
-        dataset = open_data(config, tokenizer, task_class(config).reader(config, tokenizer), validation=True)
-        micro_batch, _ = config.rank_batch(ranks.world_size)
-        per_rank = config.global_batch // ranks.world_size
-        steps = max(1, config.validation.samples // config.global_batch)
-        starts = (
-            step * config.global_batch + ranks.rank * per_rank + part
-            for step in range(steps)
-            for part in range(0, per_rank, micro_batch)
-        )
-        self.batches = [dataset.__getitems__(range(start, start + micro_batch)) for start in starts]
-        self.images = EvalSet(dataset.corpora[0], config, config.validation.samples).load()
+        self.config, self.device, self.ranks, self.tokenizer = config, device, ranks, tokenizer
+        validation = config.validation
+        captions = validation.captions if validation.retrieval == "full" else 1
+        dataset = _open(config, tokenizer)
+        self.images = EvalSet(dataset.corpora[0], config, validation.samples, captions)
+        self.images.require_two()
+        self.batches = _batches(dataset, self.images.rows, validation.batch, ranks)
+        """Number -> batch, those of this rank."""
+
+    @property
+    def described(self) -> str:
+        """What is validated, in a line."""
+        images, validation = self.images, self.config.validation
+        line = f"{len(images):,} images of {images.corpus.name}"
+        if validation.retrieval == "quick":
+            return line
+        ranked = f", the best {validation.rerank} re-ranked" if validation.rerank else ""
+        return f"{line}; retrieval among all of them and {len(images.texts):,} captions{ranked}"
 
     def run(self, task: Task) -> dict[str, float]:
-        """`val_` metrics: the losses and accuracies of training, and what evaluations add as their `validation`."""
-        on_device = [batch.to(self.device.torch_device) for batch in self.batches]
-        totals = torch.stack([task.counts(batch) for batch in on_device]).sum(0)
-        if self.ranks.world_size > 1:
-            dist.all_reduce(totals)
-        with evaluating(task, self.device):
-            parts = []
-            for batch in on_device:
-                parts.append(task(batch, totals)[1])
-                self.device.mark_step()
-        sums = {name: torch.stack([part[name] for part in parts]).sum() for name in parts[0]}
-        unjudged = {metric.name for metric in task.metrics(task.config) if not metric.better}
-        figures = {f"val_{name}": value for name, value in to_host(sums, self.ranks).items() if name not in unjudged}
+        """`val_` metrics, the same on all ranks: the losses and accuracies of training, and what evaluations add as their
+        `validation`."""
+        figures = self._losses(task)
         model = OpenModel(task, self.tokenizer, self.device)
         for evaluation in EVALUATIONS.values():
             if evaluation.validation and not evaluation.lacks(task.config):
-                found = evaluation.validation(model, self.images)
-                figures |= {f"val_{name}": value for name, value in found.items()}
-        return figures
+                figures |= evaluation.validation(model, self.images, self.ranks)
+        found = {f"val_{name}": value for name, value in figures.items()}
+        return self.ranks.gather_objects(found)[0]  # type: ignore[no-any-return]
+
+    def _losses(self, task: Task) -> dict[str, float]:
+        """The metrics of `task` as means over all samples."""
+        counted = self.ranks.gather_objects([task.counts(batch) for batch in self.batches.values()])
+        totals = torch.stack([count for counts in counted for count in counts]).sum(0).to(self.device.torch_device)
+        parts: dict[int, Metrics] = {}
+        with evaluating(task, self.device), alone():
+            for number, batch in self.batches.items():
+                self.device.seed(int(random.bits(_SEED, "validation", number)))
+                parts[number] = task(batch.to(self.device.torch_device), totals)[1]
+                self.device.mark_step()
+        on_host = {n: {name: float(value) for name, value in part.items()} for n, part in parts.items()}
+        whole = ChainMap(*self.ranks.gather_objects(on_host))
+        first, *others = (whole[number] for number in sorted(whole))  # always in this order: sums round
+        unjudged = {metric.name for metric in task.metrics(task.config) if not metric.better}
+        return {
+            name: sum((part[name] for part in others), value) for name, value in first.items() if name not in unjudged
+        }
+
+
+def _open(config: TrainConfig, tokenizer: CaptionTokenizer) -> PairDataset:
+    """The held-out corpus, of which a batch is one lane, and all texts have one length."""
+    data = replace(config.data, lanes=1, text_buckets=[])
+    config = replace(config, seed=_SEED, global_batch=config.validation.batch, micro_batch=None, data=data)
+    return open_data(config, tokenizer, task_class(config).reader(config, tokenizer), validation=True)
+
+
+def _batches(dataset: PairDataset, rows: list[int], size: int, ranks: Ranks) -> dict[int, Batch]:
+    """This rank's share of the batches of these images, each with one of its captions, by their numbers."""
+    captions = random.below(_SEED, "validation.caption", dataset.corpora[0].index["captions"][rows], rows)
+    samples = np.array_split(np.stack([rows, captions], axis=1), -(-len(rows) // size))
+    batches = {}
+    for number in range(ranks.rank, len(samples), ranks.world_size):
+        pairs = enumerate(samples[number].tolist(), number * size)
+        batches[number] = dataset.batch_of([Sample(index, 0, 0, row, caption) for index, (row, caption) in pairs])
+    return batches

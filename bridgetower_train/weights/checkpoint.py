@@ -1,12 +1,13 @@
 """Finds, verifies and reads checkpoints on disk; `training.checkpoints` writes them."""
 
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bridgetower_train.errors import FileError
+from bridgetower_train.errors import ConfigError, FileError, UserError
 from bridgetower_train.files import sha256_file
 from bridgetower_train.foreign import inside, read_json
 
@@ -34,6 +35,24 @@ class _Manifest:
 
 
 @dataclass(frozen=True)
+class Best:
+    """The best validation of a run so far."""
+
+    metric: str
+    value: float
+    step: int
+    """Whose checkpoint is kept."""
+    missed: int = 0
+    """Validations since."""
+    of: dict[str, Any] = field(default_factory=dict)
+    """The keys on which the value depends."""
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.step < _MOST and 0 <= self.missed < _MOST and math.isfinite(self.value)):
+            raise ValueError("its best is none")
+
+
+@dataclass(frozen=True)
 class _State:
     """What is read of `state.json`; there is more in it for people."""
 
@@ -44,6 +63,7 @@ class _State:
     world_size: int = 1
     device: str = "unknown"
     versions: dict[str, str] = field(default_factory=dict)
+    best: Best | None = None
 
     def __post_init__(self) -> None:
         if not all(0 <= count < _MOST for count in (self.step, self.skipped, self.bad_samples, self.world_size)):
@@ -89,6 +109,51 @@ def newest(run_dir: Path, log: Log) -> Path | None:
     return None
 
 
+def chosen(run_dir: Path, step: str, log: Log) -> Path:
+    """The intact checkpoint that a key `step` names: `newest`, `best` (see `checkpoint.best`), or a number of steps.
+
+    ConfigError where there is no such step; UserError where it is not intact, or there is none yet.
+    """
+    if step == "newest":
+        folder = newest(run_dir, log)
+        if folder is None:
+            raise UserError(f"{run_dir}: has no complete checkpoint yet; wait for its first")
+        return folder
+    if not (step == "best" or step.isdecimal()):
+        raise ConfigError(f"step={step}: must be a number, newest or best")
+    there = {step_of(folder): folder for folder in step_folders(run_dir)}
+    steps = ", ".join(map(str, there)) or "none"
+    number = _best_step(run_dir) if step == "best" else int(step)
+    if number is None:
+        raise ConfigError(f"step=best: the run has kept no best checkpoint (checkpoint.best); there are {steps}")
+    if number not in there:
+        which = f" of step {number}" if step == "best" else ""
+        raise ConfigError(f"step={step}: no such checkpoint{which}; there are {steps}")
+    wrong = verify(there[number])
+    if wrong is not None:
+        raise UserError(f"{there[number]}: {wrong}; choose another step")
+    return there[number]
+
+
+def _best_step(run_dir: Path) -> int | None:
+    """As the newest whole checkpoint knows it."""
+    for folder in reversed(step_folders(run_dir)):
+        if fault(folder) is None:
+            best: Best | None = read_state(folder)["best"]
+            return best.step if best else None
+    return None
+
+
+def folder_name(step: int) -> str:
+    """Of the checkpoint of a step."""
+    return f"step-{step:08d}"
+
+
+def step_of(folder: Path) -> int:
+    """The step of a checkpoint's folder."""
+    return int(folder.name[5:])
+
+
 def step_folders(run_dir: Path) -> list[Path]:
     """The folders of complete checkpoints, oldest first."""
     return sorted((run_dir / "checkpoints").glob("step-" + "[0-9]" * 8))
@@ -96,7 +161,7 @@ def step_folders(run_dir: Path) -> list[Path]:
 
 def read_state(folder: Path) -> dict[str, Any]:
     """The `state.json` of a checkpoint, as far as it is used: `step`, `identity`, `skipped`, `bad_samples`, `world_size`,
-    `device` and `versions`. FileError if that has another shape; OSError if it cannot be read.
+    `device`, `versions` and `best` (a Best, or None). FileError if that has another shape; OSError if it cannot be read.
     """
     return vars(read_json(folder / "state.json", _State, _LONGEST))
 

@@ -16,7 +16,7 @@ from bridgetower_train.display import print_line
 from bridgetower_train.errors import ConfigError, UserError
 from bridgetower_train.tasks import task_class
 from bridgetower_train.weights import hub
-from bridgetower_train.weights.checkpoint import newest, read_state, step_folders, verify
+from bridgetower_train.weights.checkpoint import chosen, newest, read_state, verify
 from bridgetower_train.weights.fit import check_description, read_description, sizes
 from bridgetower_train.weights.hf_files import ENTRY
 from bridgetower_train.weights.names import POSITIONS, Tensors, whole_model
@@ -79,24 +79,24 @@ def config_of(source: str, key: str = "run_dir") -> TrainConfig:
     return read_config(source) if is_run(source) else _read_export(source, None, key)[0].config
 
 
-def read_saved(source: str, step: int | None = None, tokenizer: str | None = None) -> tuple[SavedModel, Tensors]:
+def read_saved(source: str, step: str = "newest", tokenizer: str | None = None) -> tuple[SavedModel, Tensors]:
     """(what is at `source`, its weights): a run folder, a folder that `bridgetower export` wrote, or a name on the hub.
 
-    `step`: the checkpoint of a run; None: its newest complete one. The run may be in progress. `tokenizer`: where the
-    tokenizer is now; None: where the run had it, or in the exported folder. ConfigError where there is no such source, step
+    `step`: which checkpoint of a run, see `checkpoint.chosen`. The run may be in progress. `tokenizer`: where the tokenizer is
+    now; None: where the run had it, or in the exported folder. ConfigError where there is no such source, step
     or tokenizer, or where the tokenizer is another one; UserError where no checkpoint is complete.
     """
     if is_run(source):
         return _read_run(source, step, tokenizer)
-    if step is not None:
+    if step != "newest":
         raise ConfigError(f"step={step}: {source} is not a run, and only a run has steps; leave it out")
     return _read_export(source, tokenizer)
 
 
-def _read_run(source: str, step: int | None, tokenizer: str | None) -> tuple[SavedModel, Tensors]:
+def _read_run(source: str, step: str, tokenizer: str | None) -> tuple[SavedModel, Tensors]:
     config, run_dir = read_config(source), Path(source)
     for _ in range(ATTEMPTS):
-        folder = _checkpoint(run_dir, step)
+        folder = chosen(run_dir, step, print_line)
         try:
             state, weights = read_state(folder), load_file(folder / "model.safetensors")
         except FileNotFoundError:
@@ -109,21 +109,6 @@ def _read_run(source: str, step: int | None, tokenizer: str | None) -> tuple[Sav
             raise ConfigError(f"tokenizer={path}: is not the one that the run was trained with; give that one")
         return SavedModel(source, folder, config, text, run_dir, state), weights
     raise UserError(f"{source}: its checkpoints go faster than they can be read; raise its checkpoint.every")
-
-
-def _checkpoint(run_dir: Path, step: int | None) -> Path:
-    if step is None:
-        folder = newest(run_dir, print_line)
-        if folder is None:
-            raise UserError(f"{run_dir}: has no complete checkpoint yet; wait for its first")
-        return folder
-    there = {int(folder.name[5:]): folder for folder in step_folders(run_dir)}
-    if step not in there:
-        raise ConfigError(f"step={step}: no such checkpoint; there are {', '.join(map(str, there)) or 'none'}")
-    wrong = verify(there[step])
-    if wrong is not None:
-        raise UserError(f"{there[step]}: {wrong}; choose another step")
-    return there[step]
 
 
 def _read_export(source: str, tokenizer: str | None, key: str = "run_dir") -> tuple[SavedModel, Tensors]:

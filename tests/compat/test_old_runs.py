@@ -38,10 +38,16 @@ def old(unpacked, tmp_path, monkeypatch):
     return tmp_path / "old"
 
 
+NEW_SINCE = re.compile(r"val_(?!i2t|t2i)")
+"""What is validated otherwise since: the losses were those of the first batches of an order by the run's seed."""
+
+
 def same_lines(lines: list[dict], expected: list[dict]) -> None:
-    """Every figure of the older version's lines is there and the same, but for the rounding of another torch or processor."""
+    """Every figure of the older version's lines that means the same is the same, but for the rounding of another torch or
+    processor."""
     assert len(lines) == len(expected)
-    for line, known in zip(lines, expected, strict=True):
+    for line, then in zip(lines, expected, strict=True):
+        known = {name: value for name, value in then.items() if not NEW_SINCE.match(name)}
         assert {name: line.get(name) for name in known} == pytest.approx(known, rel=1e-4, abs=1e-5)
 
 
@@ -143,7 +149,7 @@ def test_it_predicts(old, capsys):
 
 def test_a_run_starts_from_it(old):
     assert main(["train", *FINE_TUNE]) == 0
-    new_since = {"loss", "loss_itm", "acc_itm", "grad_norm", "val_loss"}  # its hard negatives were images alone
+    new_since = {"loss", "loss_itm", "acc_itm", "grad_norm"}  # its hard negatives were images alone
     expected = metric_lines(old / "expected", "tuned.jsonl")
     first = {name: value for name, value in expected[0].items() if name not in new_since}
     same_lines(metric_lines(old / "tuned")[:1], [first])

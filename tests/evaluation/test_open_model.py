@@ -105,7 +105,7 @@ def test_a_step_of_a_run(shapes_root, tmp_path):
     train_here(shapes_root, run_dir, *keys)
     assert open_model(str(run_dir), "1", "cpu")[1].step == 1
     assert open_model(str(run_dir), device="cpu")[1].step == 2
-    for step, part in (("7", "there are 1, 2"), ("last", "must be a number, or newest")):
+    for step, part in (("7", "there are 1, 2"), ("last", "must be a number, newest or best")):
         with pytest.raises(ConfigError, match=f"step={step}: .*{part}"):
             open_model(str(run_dir), step, "cpu")
 

@@ -117,8 +117,8 @@ def test_a_run_goes_on_across_devices_without_restarting_the_bias_correction(tmp
 
 
 def test_validation_marks_after_each_forward(tmp_path, on_hpu, calls):
-    on_hpu("steps=2", "validation.every=2", "validation.samples=16")
-    assert own_marks(calls()) == ["fit", *["forward_backward", "train_step"] * 2, "run", "run"]
+    on_hpu("steps=2", "validation.every=2", "validation.samples=16", "validation.batch=8")
+    assert own_marks(calls()) == ["fit", *["forward_backward", "train_step"] * 2, "_losses", "_losses"]
 
 
 def test_a_task_of_its_own(tmp_path, shapes_root, hpu):

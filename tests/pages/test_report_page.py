@@ -26,7 +26,7 @@ FILES = (
 WORDS = (
     "step", "steps", "global_batch", "loss", "val_loss", "grad_norm", "data_wait", "step_s", "epoch", "position",
     "skipped", "reason", "key", "figures", "examples", "results", "query_kind", "image", "text", "score", "files",
-    "bytes", "versions", "evaluations", "protocol",
+    "bytes", "versions", "evaluations", "protocol", "best", "metric", "value",
 )  # fmt: skip
 
 

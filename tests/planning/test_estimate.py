@@ -13,6 +13,7 @@ from bridgetower_train.cli import main
 from bridgetower_train.config import CheckpointConfig, DataConfig, EngineConfig
 from bridgetower_train.data.manifest import Manifest, ShardInfo
 from bridgetower_train.errors import ConfigError
+from bridgetower_train.pages.plan import plan_page
 from bridgetower_train.planning.corpora import PUBLISHED, RECORD_BYTES, count
 from bridgetower_train.planning.estimate import Plan, best_micro_batch, estimate, make_plan, plan_from, run_samples
 from bridgetower_train.planning.hardware import Cluster, parse
@@ -75,10 +76,19 @@ def test_the_micro_batch_divides_what_fits(plan):
 
 
 def test_checkpoints_that_come_too_often_are_remarked(plan):
-    often = small_plan(checkpoint=CheckpointConfig(every=1), disk=0.01)
+    often = small_plan(checkpoint=CheckpointConfig(every="1"), disk=0.01)
     assert any("checkpoint.every=1" in remark for remark in replace(plan, config=often).remarks)
     seldom = small_plan(disk=100.0)
     assert replace(plan, config=seldom).remarks == ["The size of corpus mine is unknown; it is left out."]
+
+
+@pytest.mark.parametrize(("every", "steps"), [("4", 4), ("2 epochs", None), ("10%", 1000), ("3000 samples", 2)])
+def test_the_interval_of_checkpoints_is_a_duration(plan, every, steps):
+    """Of a run of 10,000 steps of 2,048 samples from a corpus of unknown size."""
+    config = small_plan(checkpoint=CheckpointConfig(every=every), steps="10000")
+    found = replace(plan, config=config, samples=10_000 * 2048.0)
+    assert found.checkpoint_interval == (steps and pytest.approx(steps * plan.here.expected))
+    assert "one every" in plan_page(found)
 
 
 def test_recomputed_blocks_cost_a_third(plan):

@@ -70,15 +70,19 @@ class Pretraining(Task):
     @classmethod
     def metrics(cls, config: TrainConfig) -> tuple[Metric, ...]:
         """`recall_itc`: texts whose nearest image of all ranks is right; `logit_scale`: the factor of the logits."""
-        objective = config.objective
+        objective, full = config.objective, config.validation.retrieval == "full"
         of_loss = {
             "mlm": [Metric("loss_mlm", "Masked language modelling", "min"), Metric("acc_mlm", "masked token", "max")],
             "itm": [Metric("loss_itm", "Image-text matching", "min"), Metric("acc_itm", "matching", "max")],
             "itc": [
                 Metric("loss_itc", "Image-text contrast", "min"),
                 Metric("recall_itc", "contrast R@1", "max"),
-                Metric("i2t_r1", "image to text", "max", "Retrieval R@1"),
-                Metric("t2i_r1", "text to image", "max", "Retrieval R@1"),
+                *(
+                    Metric(f"{way}_r{k}", title, "max", f"Retrieval R@{k}")
+                    for k in ((1, 5, 10) if full else (1,))
+                    for way, title in (("i2t", "image to text"), ("t2i", "text to image"))
+                ),
+                *([Metric("rsum", "RSUM", "max", "Retrieval RSUM", 600)] if full else []),
                 Metric("logit_scale", "Logit scale", ""),
             ],
         }
