@@ -131,3 +131,12 @@ def test_a_task_of_its_own(tmp_path, shapes_root, hpu):
         [line["loss_mirror"] for line in metric_lines(tmp_path / device)] for device in ("cpu", "hpu")
     )
     assert measured == pytest.approx(expected, abs=SAME)
+
+
+def test_frozen_parts(on_hpu, reference):
+    """And over a resume."""
+    freeze = "optim.freeze=[image,text:1]"
+    expected = losses(reference(*FP32, "steps=4", freeze))
+    on_hpu("steps=2", "checkpoint.every=2", freeze)
+    measured, _ = on_hpu("steps=4", freeze)
+    assert_near(measured, expected, abs=SAME)
