@@ -58,27 +58,28 @@ def training_flops(model: ModelConfig, work: Work, freeze: Sequence[str] = ()) -
     Below the lowest part that trains there is no backward pass; above it a frozen part has one for its input alone. That of
     attention, which has no weights, is left out with it: an error of a few percent of the part.
     """
-    towers = {
-        "image": work.images * (_patches(model) + model.vision_layers * _layer(model.image_tokens, model.width)),
-        "text": work.texts * model.text_layers * _layer(model.max_text_len, model.width),
-    }
-    layers = {"image": model.vision_layers, "text": model.text_layers}
-    frozen = {tower: frozen_blocks(tower, freeze, layers[tower]) for tower in towers}
-    lower = {
-        "image": work.images * _patches(model) * (frozen["image"] >= 0)
-        + work.images * max(frozen["image"], 0) * _layer(model.image_tokens, model.width),
-        "text": work.texts * max(frozen["text"], 0) * _layer(model.max_text_len, model.width),
-    }
+    blocks = {"image": model.vision_layers, "text": model.text_layers}
+    frozen = {tower: frozen_blocks(tower, freeze, count) for tower, count in blocks.items()}
+    towers = sum(_lowest(model, work, tower, count) for tower, count in blocks.items())
+    below = sum(_lowest(model, work, tower, count) for tower, count in frozen.items())
     heads = _heads(model, work.heads)
     forward = forward_flops(model, work)
-    fusion = forward - heads - sum(towers.values())
-    passed = 2 if all(frozen[tower] == layers[tower] for tower in towers) else 1
+    fusion = forward - heads - towers
+    passed = 2 if frozen == blocks else 1
     return (
         TRAINING * forward
-        - (TRAINING - 1) * sum(lower.values())
+        - (TRAINING - 1) * below
         - passed * fusion * ("fusion" in freeze)
         - heads * ("heads" in freeze)
     )
+
+
+def _lowest(model: ModelConfig, work: Work, tower: str, blocks: int) -> float:
+    """FLOPs of the forward pass per sample of a tower's embeddings and lowest blocks; -1: of nothing."""
+    if tower == "text":
+        return work.texts * max(blocks, 0) * _layer(model.max_text_len, model.width)
+    patches = _patches(model) if blocks >= 0 else 0.0
+    return work.images * (patches + max(blocks, 0) * _layer(model.image_tokens, model.width))
 
 
 def _heads(model: ModelConfig, heads: Iterable[Head]) -> float:

@@ -16,6 +16,7 @@ from bridgetower_train.data.text import (
     vocabulary,
 )
 from bridgetower_train.distributed import Ranks
+from bridgetower_train.engines.base import OPTIMIZER
 from bridgetower_train.errors import ConfigError, DataError, FileError
 from bridgetower_train.foreign import read_bytes, read_json
 from bridgetower_train.tasks import Task, known_heads
@@ -31,9 +32,6 @@ _READERS = {
     "init.text": (names.text_tower, names.TEXT_TOWER),
     "init.checkpoint": (names.whole_model, ""),
 }
-
-
-_OPTIMIZER = Path("optimizer", "state.safetensors")
 
 
 class Inherited(NamedTuple):
@@ -116,7 +114,7 @@ def _fill(task: Task, config: InitConfig, tokenizer: CaptionTokenizer) -> Start:
 
 def _inherited(task: Task, source: Path, fresh: frozenset[str], named: str) -> Inherited:
     """The optimizer's state beside the weights at `source`; ConfigError where it is not one of the same trained parameters."""
-    if not (source / _OPTIMIZER).is_file():
+    if not (source / OPTIMIZER).is_file():
         raise ConfigError(
             f"init.optimizer=true: {named} has no optimizer's state; name a run of this project, or one of its checkpoints"
         )
@@ -124,7 +122,7 @@ def _inherited(task: Task, source: Path, fresh: frozenset[str], named: str) -> I
     if not trained:
         raise ConfigError(f"init.optimizer=true: this run trains nothing that {named} has trained; remove it")
     try:
-        with safe_open(source / _OPTIMIZER, framework="pt") as file:
+        with safe_open(source / OPTIMIZER, framework="pt") as file:
             there = set(file.keys())
             for name, shape in trained.items():
                 if f"{name}.exp_avg" not in there:
@@ -140,7 +138,7 @@ def _inherited(task: Task, source: Path, fresh: frozenset[str], named: str) -> I
                     )
             step = float(file.get_tensor(f"{next(iter(trained))}.step"))
     except (SafetensorError, OSError, ValueError) as error:
-        raise ConfigError(f"init.optimizer=true: {source / _OPTIMIZER} cannot be read: {error}") from None
+        raise ConfigError(f"init.optimizer=true: {source / OPTIMIZER} cannot be read: {error}") from None
     return Inherited(source, fresh, step)
 
 

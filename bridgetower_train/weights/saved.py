@@ -13,6 +13,7 @@ from bridgetower_train import compose
 from bridgetower_train.config import ROBERTA_POSITION_OFFSET, DataConfig, ModelConfig, TrainConfig
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.display import print_line
+from bridgetower_train.engines.base import WEIGHTS
 from bridgetower_train.errors import ConfigError, UserError
 from bridgetower_train.tasks import task_class
 from bridgetower_train.weights import hub
@@ -98,11 +99,11 @@ def _read_run(source: str, step: str, tokenizer: str | None) -> tuple[SavedModel
     for _ in range(ATTEMPTS):
         folder = chosen(run_dir, step, print_line)
         try:
-            state, weights = read_state(folder), load_file(folder / "model.safetensors")
+            state, weights = read_state(folder), load_file(folder / WEIGHTS)
         except FileNotFoundError:
             continue  # the run has saved again, and removed the oldest
         except SafetensorError as error:
-            raise UserError(f"{folder}/model.safetensors: {error}; choose another step") from None
+            raise UserError(f"{folder / WEIGHTS}: {error}; choose another step") from None
         path = tokenizer or config.tokenizer
         text = CaptionTokenizer.load(hub.tokenizer(path, ask=tokenizer is not None))
         if text.digest != state["identity"].get("tokenizer"):

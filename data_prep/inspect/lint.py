@@ -147,14 +147,7 @@ def _read_all(tallies: list[Tally], config: LintConfig, findings: Findings) -> t
     hashes = np.zeros((2, images if wanted else 0, 2), np.uint64)
     tasks = [(tally, shard) for tally in tallies for shard in range(len(tally.corpus.manifest.shards))]
     items = ((tally.place, shard) for tally, shard in tasks)
-    corpora = CorporaConfig(
-        root=config.root,
-        cache_dir=config.cache_dir,
-        cache_gb=config.cache_gb,
-        cache_shared=config.cache_shared,
-        follow_links=config.follow_links,
-    )
-    check = partial(check_shard, corpora, config.tokenizer)
+    check = partial(check_shard, config, config.tokenizer)
     with tqdm(desc="lint", total=images, unit=" images", unit_scale=True, disable=None) as bar:
         reports = ordered_map(check, items, min(config.workers, max(len(tasks), 1)), chunk=1)
         for (tally, shard), report in zip(tasks, reports, strict=True):

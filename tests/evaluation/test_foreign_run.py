@@ -1,11 +1,8 @@
 """A run folder of strangers: what its config.yaml names is contacted, written and deleted only if the command line names it."""
 
-import functools
-import http.server
 import os
 import shutil
 import socket
-import threading
 from pathlib import Path
 
 import pytest
@@ -16,6 +13,7 @@ from bridgetower_train.cli import main
 from bridgetower_train.evaluation.protocol import read_evaluations
 from bridgetower_train.weights.saved import read_config
 from tests.hostile.attacks import attack
+from tests.serving import of_folder, serving
 from tests.training.runs import train_here
 
 COMMANDS = (["eval"], ["eval", "masked_lm"], ["eval", "matching"], ["eval", "retrieval", "rerank=4"])
@@ -38,19 +36,11 @@ def contacts(monkeypatch) -> list[object]:
     return seen
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args: object) -> None:
-        pass
-
-
 @pytest.fixture
 def url(shapes_root):
     """The corpora on a server of the loopback."""
-    handler = functools.partial(Quiet, directory=str(shapes_root))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with serving(of_folder(shapes_root)) as server:
+        yield f"http://{server}"
 
 
 @pytest.fixture

@@ -14,15 +14,13 @@ from bridgetower_train.evaluation.base import open_model
 from bridgetower_train.tasks.pretraining.predictor import Predictor
 from bridgetower_train.weights import saved as weights_saved
 from bridgetower_train.weights.saved import ATTEMPTS, read_saved
-from tests.training.runs import train_here
+from tests.training.runs import export_here, train_here
 
 
 @pytest.fixture(scope="session")
 def exported(trained_run, tmp_path_factory) -> Path:
     """The export of a run. Do not write to it."""
-    out = tmp_path_factory.mktemp("exported") / "folder"
-    assert main(["export", f"run_dir={trained_run}", f"out={out}"]) == 0
-    return out
+    return export_here(trained_run, tmp_path_factory.mktemp("exported") / "folder")
 
 
 @pytest.fixture

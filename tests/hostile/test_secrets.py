@@ -1,12 +1,9 @@
 """Secrets in URLs are used, but neither shown nor stored."""
 
 import base64
-import functools
-import http.server
 import json
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import fsspec
@@ -21,6 +18,7 @@ from bridgetower_train.data.roots import plain_root
 from bridgetower_train.data.shards import open_corpus
 from bridgetower_train.errors import ConfigError, DataError
 from tests.hostile.attacks import attack
+from tests.serving import Folder, of_folder, serving
 from tests.tiny import TINY
 
 ROOT = Path(__file__).parents[2]
@@ -31,27 +29,21 @@ USER = f"alice:{SECRET}@"
 HEADER = f"Basic {base64.b64encode(USER[:-1].encode()).decode()}"
 
 
-class Handler(http.server.SimpleHTTPRequestHandler):
+class Handler(Folder):
     """Serves a folder to those who have the password."""
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802  # of http.server
         if self.headers["Authorization"] == HEADER:
             super().do_GET()
         else:
             self.send_error(401)
 
-    def log_message(self, *args: object) -> None:
-        pass
-
 
 @pytest.fixture
 def server(shapes_root):
     """Its host and port; it serves the shapes corpora."""
-    handler = functools.partial(Handler, directory=str(shapes_root))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield f"127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with serving(of_folder(shapes_root, Handler)) as server:
+        yield server
 
 
 def keys(server: str, shapes_root: Path, tmp_path: Path) -> list[str]:

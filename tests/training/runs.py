@@ -36,6 +36,12 @@ def train_here(root: Path, run_dir: Path, *overrides: str, code: int = 0) -> Non
     assert main(["train", *TINY, f"data.root={root}", f"run_dir={run_dir}", *overrides]) == code
 
 
+def export_here(run_dir: Path, out: Path) -> Path:
+    """`out`, with the export of a run."""
+    assert main(["export", f"run_dir={run_dir}", f"out={out}"]) == 0
+    return out
+
+
 class Job:
     """A run of the tiny model as a user starts it, by `command` and overrides, in a process group of its own."""
 

@@ -16,7 +16,7 @@ from bridgetower_train.model.bridgetower import BridgeTower
 from bridgetower_train.weights.initial import start_weights
 from data_prep.shapes.tokenizer import train_tokenizer
 from tests.tiny import SMALL
-from tests.training.runs import train_here
+from tests.training.runs import export_here, train_here
 
 ALL_LOSSES = ObjectiveConfig(itc_dim=24)
 
@@ -44,9 +44,7 @@ def run(shapes_root, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def folder(run, tmp_path_factory) -> Path:
     """Its export. Do not write to it."""
-    out = tmp_path_factory.mktemp("exports") / "little"
-    assert main(["export", f"run_dir={run}", f"out={out}"]) == 0
-    return out
+    return export_here(run, tmp_path_factory.mktemp("exports") / "little")
 
 
 @pytest.fixture

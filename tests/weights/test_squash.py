@@ -15,7 +15,7 @@ from bridgetower_train.data.image import decode_square
 from bridgetower_train.weights.hf_files import image_processor
 from bridgetower_train.weights.saved import config_of
 from tests.conftest import image as photograph
-from tests.training.runs import train_here
+from tests.training.runs import export_here, train_here
 from tests.weights.test_export import pixels_of
 
 SIZE = 32
@@ -36,9 +36,7 @@ def run(small_corpus, keys, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(run, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("exported") / "squashed"
-    assert main(["export", f"run_dir={run}", f"out={out}"]) == 0
-    return out
+    return export_here(run, tmp_path_factory.mktemp("exported") / "squashed")
 
 
 def test_evaluations_of_the_run_and_of_its_export_squash_and_say_so(run, folder, small_corpus, capsys):

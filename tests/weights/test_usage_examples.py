@@ -17,6 +17,7 @@ from PIL import Image
 from bridgetower_train.cli import main
 from bridgetower_train.data.image import decode_square
 from bridgetower_train.tasks.pretraining.itc import itc_loss
+from tests.training.runs import export_here
 from tests.weights.test_export import ours, outputs, pixels_of
 
 SEEDS = Path(__file__).resolve().parents[3] / "shared" / "seeds"
@@ -96,9 +97,7 @@ def trained(shared, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def photo_export(trained, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("exported") / "photographs"
-    assert main(["export", f"run_dir={trained}", f"out={out}"]) == 0
-    return out
+    return export_here(trained, tmp_path_factory.mktemp("exported") / "photographs")
 
 
 def test_there_are_examples(shared):

@@ -1,13 +1,10 @@
 """Everything that is wrong with a corpus is named, and nothing else."""
 
-import functools
-import http.server
 import json
 import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -26,6 +23,7 @@ from data_prep.shards.index import build_index
 from data_prep.shards.writer import write_corpus
 from data_prep.source.image import prepare_jpeg
 from tests.hostile.attacks import attack
+from tests.serving import of_folder, serving
 
 ROOT = Path(__file__).parents[3]
 
@@ -221,11 +219,6 @@ def test_long_lists_go_to_a_file(root, tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "lint.jsonl").exists()
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args: object) -> None:
-        pass
-
-
 def test_remote_roots(root, tmp_path, lint):
     memory = fsspec.filesystem("memory")
     memory.put(f"{root}/small", "/far/data/small", recursive=True)
@@ -236,13 +229,9 @@ def test_remote_roots(root, tmp_path, lint):
     assert cached.read_bytes() == (root / "small" / "000001.tar").read_bytes(), "it was fetched again"
     memory.rm("/far", recursive=True)
     overwrite(root / "small" / "000001.tar", 600, b"damage")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(root))) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}"
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("bridgetower_train.data.cache.RETRY_DELAYS", (0.01,))
-            code, found, _ = lint(url, cache_dir=str(tmp_path / "cache"))
-        server.shutdown()
+    with serving(of_folder(root)) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bridgetower_train.data.cache.RETRY_DELAYS", (0.01,))
+        code, found, _ = lint(f"http://{server}", cache_dir=str(tmp_path / "cache"))
     assert code == 1
     ((corpus, shard, key, reason),) = found
     assert (corpus, shard, key) == ("small", "000001.tar", "")

@@ -2,7 +2,6 @@
 
 import http.server
 import itertools
-import threading
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +12,7 @@ from data_prep.inspect import card
 from data_prep.inspect.places import Place, find_corpora
 from data_prep.job.output import Output
 from tests.hostile.attacks import attack
+from tests.serving import serving
 
 
 @pytest.fixture
@@ -35,11 +35,9 @@ def pages() -> Iterator[dict[str, Iterator[bytes]]]:
             pass
 
     answers: dict = {}
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        answers["url"] = f"http://127.0.0.1:{server.server_port}"
+    with serving(Handler) as server:
+        answers["url"] = f"http://{server}"
         yield answers
-        server.shutdown()
 
 
 def test_the_folders_of_a_web_server(pages):
