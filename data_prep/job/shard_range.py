@@ -84,12 +84,13 @@ class ShardRange:
     def _add_to(self, shard: Shard, number: int, row: Row) -> Line:
         state, detail, jpeg, meta = self._outcome(number)
         if state == OK:
-            state = shard.add(row.key, jpeg, row.captions, {**row.meta, **meta}) or OK
+            state = shard.add(row.key, jpeg, row.captions, {**row.meta, **meta}, row.kinds) or OK
         original = meta.get("sha256"), meta.get("width"), meta.get("height")
         return Line(number, row.key, row.location, state, detail, *original)
 
 
 def _checked(row: Row) -> Row:
     """The row with tidy captions, and with a state where there are none."""
-    captions = tidy(row.captions)
-    return row._replace(captions=captions, state=row.state or ("" if captions else NO_CAPTION))
+    captions = tidy(row.captions, row.kinds)
+    state = row.state or ("" if captions else NO_CAPTION)
+    return row._replace(captions=list(captions), kinds=list(captions.values()), state=state)
