@@ -117,7 +117,11 @@ def copy(drawing: Path, image: Path) -> None:
     """Write a PNG of a drawing."""
     if drawing.suffix == ".svg":
         text = drawing.read_text("utf-8")
-        image.write_bytes(resvg_py.svg_to_bytes(svg_string=text, width=EDGE, height=EDGE, skip_system_fonts=True))
+        try:
+            png = resvg_py.svg_to_bytes(svg_string=text, width=EDGE, height=EDGE, skip_system_fonts=True)
+        except ValueError as error:
+            raise ValueError(f"{drawing}: cannot be drawn ({error})") from None
+        image.write_bytes(png)
     else:
         shutil.copyfile(drawing, image)
 
