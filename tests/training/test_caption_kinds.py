@@ -3,8 +3,11 @@
 import json
 
 import pytest
+from helpers import open_pairs
 
 from bridgetower_train.cli import main
+from bridgetower_train.data.text import CaptionTokenizer
+from bridgetower_train.weights.saved import read_config
 from data_prep.shards.writer import write_corpus
 from data_prep.source.image import prepare_jpeg
 from tests.conftest import image
@@ -48,6 +51,29 @@ def test_it_resumes_where_it_was_and_with_these_shares_alone(root, tmp_path, key
     for captions in ("data.captions={alt: 0.9, synthetic: 0.1}", "data.captions=one"):
         train_here(root, tmp_path / "twice", *others, captions, "steps=6", code=1)
         assert "data.captions" in capsys.readouterr().err
+
+
+def test_long_texts_run_by_their_recipe(root, shapes_root, tmp_path, jpeg):
+    """Some are longer than the 512 tokens there is room for; a micro-batch without long ones is short."""
+    tokenizer = root / "shapes" / "tokenizer.json"
+    texts = [["red " * 900] if number == 3 else [f"a red circle {number}"] for number in range(16)]
+    write_corpus(tmp_path / "long", 64, [(str(n), jpeg, captions, {}) for n, captions in enumerate(texts)])
+    here = [
+        f"data.root={tmp_path}",
+        "data.corpora={long: 1.0}",
+        f"tokenizer={tokenizer}",
+        "init.vision=null",
+        "init.text=null",
+    ]
+    small = ["global_batch=16", "data.lanes=4", "micro_batch=4", "data.workers=0"]
+    train_here(
+        root, tmp_path / "run", *here, *small, "experiment=long_texts", "model.max_text_len=512", "steps=2", "seed=1"
+    )
+    config = read_config(tmp_path / "run")
+    assert config.text_lengths == [64, 128, 256, 512]
+    dataset = open_pairs(config, CaptionTokenizer.load(str(tokenizer)))
+    lengths = [dataset.__getitems__(range(first, first + 4)).input_ids.shape[1] for first in range(0, 16, 4)]
+    assert sorted(lengths) == [64, 64, 64, 512]
 
 
 def test_validation_and_evaluation_are_of_one_kind_or_of_all(root, tmp_path, keys, capsys):
