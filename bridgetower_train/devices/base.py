@@ -62,8 +62,8 @@ class Device(ABC):
 
     @classmethod
     @abstractmethod
-    def probe(cls, config: DeviceConfig) -> Probe:
-        """Whether this device can be used as configured."""
+    def probe(cls, config: DeviceConfig, engine: str = "native") -> Probe:
+        """Whether this device can be used as configured; it is set up for `engine`."""
 
     @property
     @abstractmethod

@@ -20,9 +20,13 @@ bits, `softmax` and `log_softmax`."""
 
 FP32_OPS = Path(__file__).parent / "hpu_fp32_ops.txt"
 """Operators that it runs in float32: the vendor's list with those two, and without divisions, which would make the hidden layer
-of every image block float32. Operators on neither list keep the precision of their inputs."""
+of every image block float32. Operators on neither list keep the precision of their inputs, but for those that the package always
+runs in the widest type among them: add, iadd, sub, mul, div, truediv, pow, exp, addcmul, addcdiv, cat and stack."""
 
 AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"
+
+ZERO = {"PT_HPU_LAZY_ACC_PAR_MODE": "0", "PT_HPU_ENABLE_REFINE_DYNAMIC_SHAPES": "0"}
+"""What the vendor's DeepSpeed wants in lazy mode: it sets these too, but only after the package has read them."""
 
 
 def installed() -> bool:
@@ -35,8 +39,8 @@ def module(name: str) -> Any:
     return importlib.import_module(f"{PACKAGE}.{name}")
 
 
-def load(lazy: bool, graphs: bool) -> None:
-    """Import the package in the given mode.
+def load(lazy: bool, graphs: bool, zero: bool = False) -> None:
+    """Import the package in the given mode, and for ZeRO with the variables that it needs, unless they are given.
 
     ConfigError if the environment or an earlier import conflicts with it. Other errors of the import are passed on.
     """
@@ -62,6 +66,8 @@ def load(lazy: bool, graphs: bool) -> None:
                 f"{PACKAGE} was imported before {name} could be set: export {AUTOLOAD}=0, or import it after bridgetower_train"
             )
     os.environ.update(wanted)
+    for name, value in ZERO.items() if lazy and zero else ():
+        os.environ.setdefault(name, value)
     for name in (PACKAGE, f"{PACKAGE}.core", f"{PACKAGE}.distributed.hccl"):
         importlib.import_module(name)
     if module("utils.internal").is_lazy() != lazy:

@@ -53,12 +53,12 @@ class HpuDevice(Device):
         self._set_iteration_count: Callable[[int], None] = lambda number: None
 
     @classmethod
-    def probe(cls, config: DeviceConfig) -> Probe:
+    def probe(cls, config: DeviceConfig, engine: str = "native") -> Probe:
         """Usable if the vendor's package can be imported in the configured mode and a card responds."""
         if not habana.installed():
             return Probe(False, f"{habana.PACKAGE} is not installed")
         try:
-            habana.load(config.execution in ("auto", "lazy"), config.graphs)
+            habana.load(config.execution in ("auto", "lazy"), config.graphs, engine.startswith("zero"))
         except ConfigError:
             raise
         except Exception as error:  # its C++ side raises ImportError, OSError, AssertionError and AttributeError
