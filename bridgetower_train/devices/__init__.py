@@ -19,12 +19,14 @@ def make_device(config: DeviceConfig, local_rank: int = 0, engine: str = "native
     if config.name == "auto":
         passed_over: list[str] = []
         for name, device in DEVICES.items():
-            probe = device.probe(config, engine)
+            device.prepare(engine)
+            probe = device.probe(config)
             if probe.usable:
                 return device(config, local_rank), "; ".join([probe.why, *passed_over])
             passed_over.append(f"no {name}: {probe.why}")
     one_of("device.name", config.name, ("auto", *DEVICES))
-    probe = DEVICES[config.name].probe(config, engine)
+    DEVICES[config.name].prepare(engine)
+    probe = DEVICES[config.name].probe(config)
     if not probe.usable:
         raise ConfigError(f"device.name={config.name}: not available here ({probe.why}); use device=auto")
     return DEVICES[config.name](config, local_rank), "as configured"

@@ -83,7 +83,7 @@ class CpuDevice(Device):
         keep_freed_memory()
 
     @classmethod
-    def probe(cls, config: DeviceConfig, engine: str = "native") -> Probe:
+    def probe(cls, config: DeviceConfig) -> Probe:
         return Probe(True, "always available")
 
     @property

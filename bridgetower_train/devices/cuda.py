@@ -26,7 +26,7 @@ class CudaDevice(Device):
         torch.backends.cuda.matmul.allow_tf32 = True  # Microsoft's fp32 run used it: torch 1.11's default on A100
 
     @classmethod
-    def probe(cls, config: DeviceConfig, engine: str = "native") -> Probe:
+    def probe(cls, config: DeviceConfig) -> Probe:
         if torch.cuda.is_available():
             return Probe(True, f"{torch.cuda.device_count()} GPUs found")
         return Probe(False, "torch finds no GPU")

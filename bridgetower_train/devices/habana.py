@@ -25,8 +25,8 @@ runs in the widest type among them: add, iadd, sub, mul, div, truediv, pow, exp,
 
 AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"
 
-ZERO = {"PT_HPU_LAZY_ACC_PAR_MODE": "0", "PT_HPU_ENABLE_REFINE_DYNAMIC_SHAPES": "0"}
-"""What the vendor's DeepSpeed wants in lazy mode: it sets these too, but only after the package has read them."""
+ZERO = ("PT_HPU_LAZY_ACC_PAR_MODE", "PT_HPU_ENABLE_REFINE_DYNAMIC_SHAPES")
+"""Variables that ZeRO needs at 0 in lazy mode (accelerator/hpu_accelerator.py of the vendor's DeepSpeed 1.21.0)."""
 
 
 def installed() -> bool:
@@ -39,8 +39,8 @@ def module(name: str) -> Any:
     return importlib.import_module(f"{PACKAGE}.{name}")
 
 
-def load(lazy: bool, graphs: bool, zero: bool = False) -> None:
-    """Import the package in the given mode, and for ZeRO with the variables that it needs, unless they are given.
+def load(lazy: bool, graphs: bool) -> None:
+    """Import the package in the given mode.
 
     ConfigError if the environment or an earlier import conflicts with it. Other errors of the import are passed on.
     """
@@ -66,8 +66,6 @@ def load(lazy: bool, graphs: bool, zero: bool = False) -> None:
                 f"{PACKAGE} was imported before {name} could be set: export {AUTOLOAD}=0, or import it after bridgetower_train"
             )
     os.environ.update(wanted)
-    for name, value in ZERO.items() if lazy and zero else ():
-        os.environ.setdefault(name, value)
     for name in (PACKAGE, f"{PACKAGE}.core", f"{PACKAGE}.distributed.hccl"):
         importlib.import_module(name)
     if module("utils.internal").is_lazy() != lazy:

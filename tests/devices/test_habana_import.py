@@ -51,19 +51,18 @@ raise ImportError
 
 
 @pytest.mark.parametrize(
-    ("engine", "execution", "given", "seen"),
+    ("engine", "given", "seen"),
     [
-        ("native", "lazy", {}, "None None"),
-        ("zero1", "lazy", {}, "0 0"),
-        ("zero3", "lazy", {"PT_HPU_LAZY_ACC_PAR_MODE": "1"}, "1 0"),
-        ("zero2", "eager", {}, "None None"),
+        ("native", {}, "None None"),
+        ("zero1", {}, "0 0"),
+        ("zero3", {"PT_HPU_LAZY_ACC_PAR_MODE": "1"}, "1 0"),
     ],
 )
-def test_zero_finds_its_variables_set_before_the_package_reads_them(tmp_path, engine, execution, given, seen):
+def test_zero_finds_its_variables_set_before_the_package_reads_them(tmp_path, engine, given, seen):
     package = tmp_path / "habana_frameworks" / "torch"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(SEEN)
-    overrides = [f"engine={engine}", f"device.execution={execution}", "device=hpu", f"run_dir={tmp_path / 'run'}"]
+    overrides = [f"engine={engine}", "device=hpu", f"run_dir={tmp_path / 'run'}"]
     command = [sys.executable, "-m", "bridgetower_train", "train", *overrides]
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}", **given}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
