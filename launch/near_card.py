@@ -55,8 +55,11 @@ def share(near: Sequence[set[int]], rank: int) -> set[int]:
 
 
 def siblings(processor: int) -> set[int]:
-    """All threads of its core."""
-    return numbers(Path(f"/sys/devices/system/cpu/cpu{processor}/topology/thread_siblings_list").read_text())
+    """All threads of its core; itself alone where the system does not say."""
+    try:
+        return numbers(Path(f"/sys/devices/system/cpu/cpu{processor}/topology/thread_siblings_list").read_text())
+    except OSError:
+        return {processor}
 
 
 def numbers(text: str) -> set[int]:
