@@ -194,7 +194,9 @@ def build_engine(
     if config.engine.activation_checkpointing:
         checkpoint_blocks(task.model)
     graphs = planned_graphs(config, accumulation)
-    engine = ENGINES[config.engine.name](task, device, ranks, config.optim, graphs, accumulates=accumulation > 1)
+    engine = ENGINES[config.engine.name](
+        task, device, ranks, config.optim, graphs, accumulates=accumulation > 1, parallel=config.engine
+    )
     if start.optimizer is not None:
         engine.load_optimizer(*start.optimizer)
     return engine
