@@ -2,8 +2,6 @@
 
 from dataclasses import asdict, dataclass, replace
 
-import torch
-
 from bridgetower_train.bench.kit import BenchModelConfig, Figures, as_run, bench, make_task, random_batch
 from bridgetower_train.config import EngineConfig, ModelConfig, TrainConfig, at_least, one_of
 from bridgetower_train.devices import Device, make_device
@@ -14,6 +12,8 @@ from bridgetower_train.planning.memory import ENGINES, Breakdown
 from bridgetower_train.planning.memory import measure as plan_memory
 from bridgetower_train.planning.trace import Platform
 from bridgetower_train.rehearsal.group import agree_for_deepspeed, join
+from bridgetower_train.tasks import Contrast, contrast
+from bridgetower_train.training.step import backward
 
 STEPS = 2
 """Real ones: AdamW's moments exist from the first update on, so the second forward pass meets them."""
@@ -95,14 +95,21 @@ def compare(config: BenchMemoryConfig, device: Device, ranks: Ranks) -> Peak:
     before = device.memory_gb()
     measured = device.peak_bytes(lambda: train(config, device, ranks))
     process = 1e9 * (device.memory_gb() - before)
-    memory = plan_memory(_run(config), Platform.of(device), config.activation_checkpointing)
-    planned = memory.use(config.engine, config.batch, config.world_size, config.micro_batches > 1)
+    run = _run(config)
+    memory = plan_memory(run, Platform.of(device), config.activation_checkpointing)
+    accumulates = config.micro_batches > 1
+    planned = memory.use(config.engine, config.batch, config.world_size, accumulates, compared(config, run))
     return Peak(planned, measured, process)
 
 
 def _run(config: BenchMemoryConfig) -> TrainConfig:
     engine = EngineConfig(config.engine, config.activation_checkpointing, config.reduce, config.reduce_precision)
     return replace(as_run(config), engine=engine)
+
+
+def compared(config: BenchMemoryConfig, run: TrainConfig) -> Contrast:
+    """What is compared with each other in a step."""
+    return contrast(run, config.world_size, config.batch, config.batch * config.micro_batches * config.world_size)
 
 
 def train(config: BenchMemoryConfig, device: Device, ranks: Ranks) -> None:
@@ -116,9 +123,7 @@ def train(config: BenchMemoryConfig, device: Device, ranks: Ranks) -> None:
     )
     for _ in range(STEPS):
         batches = [random_batch(run, config.batch).to(device.torch_device) for _ in range(config.micro_batches)]
-        totals = torch.stack([task.counts(batch) for batch in batches]).sum(0)
-        for number, batch in enumerate(batches):
-            engine.forward_backward(batch, totals, last=number == len(batches) - 1)
+        backward(engine, batches, compared(config, run), device.seed)
         engine.step()
         device.mark_step()
 
