@@ -213,6 +213,7 @@ def _multirun(name: str, overrides: list[str]) -> int:
     """Run each job of a sweep in its own process and its own folder below `run_dir`; the worst exit code."""
     from bridgetower_train import compose
 
+    overrides = compose.as_they_stand(load(name)[1], overrides)
     jobs = compose.sweep(overrides)
     worst = 0
     for number, job in enumerate(jobs):

@@ -7,7 +7,7 @@ import itertools
 import re
 import textwrap
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from hydra import compose as hydra_compose
 from hydra import initialize, initialize_config_dir
@@ -64,6 +64,7 @@ def compose_node(schema: type[Any], base: str | None, overrides: list[str]) -> D
             raise ConfigError(
                 f"{override}: no such key; what Hydra itself does cannot be changed; --help lists the keys"
             )
+    overrides = as_they_stand(schema, overrides)
     ConfigStore.instance().store("schema", _unlocked(OmegaConf.structured(schema)))
     # Without a base there are no groups: `device=cpu` is then a key's value, not a choice of `configs/device`.
     folder = str(config_dir())
@@ -72,6 +73,40 @@ def compose_node(schema: type[Any], base: str | None, overrides: list[str]) -> D
             return hydra_compose(base or "schema", overrides=overrides)
         except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: a group set to null
             raise ConfigError(_explain(error, schema, base)) from error
+
+
+def as_they_stand(schema: type[Any], overrides: list[str]) -> list[str]:
+    """The overrides, with quotes around what Hydra's grammar does not take for text, where the key's value is text.
+
+    Such are paths and rules with blanks, braces, brackets, `=` or `>`.
+    """
+    return [_quoted(schema, override) for override in overrides]
+
+
+def _quoted(schema: type[Any], override: str) -> str:
+    key, equals, value = override.partition("=")
+    if not equals or _type_of(schema, key) not in (str, str | None):
+        return override
+    try:
+        (parsed,) = OverridesParser.create().parse_overrides([override])
+        if parsed.is_sweep_override() or not isinstance(parsed.value(), dict | list):
+            return override
+    except HydraException:
+        pass
+    if value[:1] in "'\"" and value[:1] == value[-1:]:
+        return override
+    escaped = re.sub(r"(\\*)(')", r"\1\1\\\2", re.sub(r"(\\+)\Z", r"\1\1", value))
+    return f"{key}='{escaped}'"
+
+
+def _type_of(schema: type[Any], key: str) -> Any:
+    """The type of a field by its full key; None where there is no such field."""
+    found: Any = schema
+    for name in key.split("."):
+        if not dataclasses.is_dataclass(found):
+            return None
+        found = get_type_hints(found).get(name)
+    return found
 
 
 def composed_yaml(schema: type[Any], base: str | None, overrides: list[str]) -> str:

@@ -201,6 +201,19 @@ def test_durations(text, steps):
     assert Duration.parse("steps", text).steps(global_batch=64, epoch_samples=640, run_steps=500) == steps
 
 
+@pytest.mark.parametrize(
+    "value",
+    ["runs/été", "runs/coco (copy)", "~/x", "epoch=3-step=1.ckpt", "x-{00..12}.tar", "[a.tar,b-{0..3}.tar]", "{a: 1}", "[a,b]",
+     "width>=200 and kind in ('a', \"b\")", r"it's \'{x}", "{\\"],
+)  # fmt: skip
+def test_text_is_taken_as_it_stands(value):
+    """Only where Hydra's grammar knows the value as text, or as a sweep, it counts."""
+    assert train_config(f"run_dir={value}").run_dir == value
+    (given,) = compose.as_they_stand(TrainConfig, [f"run_dir={value}"])
+    assert compose.sweep([given, "seed=0,1"]) == [[given, "seed=0"], [given, "seed=1"]]
+    assert compose.as_they_stand(TrainConfig, ["run_dir=a,b", "seed=[1]"]) == ["run_dir=a,b", "seed=[1]"]
+
+
 def test_sweeps_are_all_combinations():
     assert compose.sweep(["seed=0,1", "optim.lr=1e-3", "model=tiny,base"]) == [
         ["seed=0", "optim.lr=1e-3", "model=tiny"],

@@ -15,7 +15,8 @@ _EVERY_SECONDS = 30.0
 class Progress:
     """Counts rows by state and shows images/s, yield and the remaining time."""
 
-    def __init__(self, name: str, rows: int) -> None:
+    def __init__(self, name: str, rows: int | None) -> None:
+        """`rows`: of the source; None where that is not known yet."""
         self._name = name
         self._rows = rows
         self._states: Counter[str] = Counter()
@@ -49,11 +50,17 @@ class Progress:
         """The progress as text."""
         done = self._states.total()
         rate = (done - self._before) / max(1e-9, time.monotonic() - self._start)
+        speed = f"{rate:,.0f} images/s, yield {self.share:.1%}"
+        if self._rows is None:
+            return f"{self._name}: {done:,} rows, {speed}"
         left = tqdm.format_interval((self._rows - done) / rate) if rate else "?"
         return (
-            f"{self._name}: {done:,} of {self._rows:,} rows ({done / max(1, self._rows):.1%}), {rate:,.0f} images/s, "
-            f"yield {self.share:.1%}, {left} left"
+            f"{self._name}: {done:,} of {self._rows:,} rows ({done / max(1, self._rows):.1%}), {speed}, {left} left"
         )
+
+    def expect(self, rows: int) -> None:
+        """The source has about so many rows."""
+        self._rows = self._bar.total = rows
 
     def close(self) -> None:
         """Leave the bar as it is."""

@@ -1,4 +1,4 @@
-"""A range of a table's rows that becomes a shard."""
+"""A range of a source's rows that becomes a shard."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from data_prep.job.output import Output
 from data_prep.job.spool import Spool
 from data_prep.shards.writer import NO_CAPTION, Shard
 from data_prep.source.captions import tidy
-from data_prep.source.rows import OK, Outcome, Row
+from data_prep.source.rows import OK, Outcome, Part, Row
 
 SPOOL = "spool"
 """Folder of unfinished files."""
@@ -26,23 +26,32 @@ class Work:
     scratch: Path
     """Folder of unfinished shards."""
     corpus: str
-    size: int
-    """Shorter edge of the images, pixels."""
+    size: int | None
+    """Shorter edge of the images, pixels; None where they may differ."""
 
 
 class ShardRange:
-    """Rows `start`, `start + 1`, ... and their outcomes, those of earlier runs among them."""
+    """The rows of a part and their outcomes, those of earlier runs among them."""
 
-    def __init__(self, work: Work, number: int, start: int, rows: list[Row]) -> None:
+    def __init__(self, work: Work, number: int, part: Part) -> None:
+        """Waits while another process has the spool of range `number`."""
         self._work = work
         self._number = number
+        self._part = part
         self._path = work.scratch / SPOOL / f"{number:06d}"
-        self._rows = {start + i: _checked(row) for i, row in enumerate(rows)}
         self._spool = Spool(self._path)
-        self.missing = {n: row for n, row in self._rows.items() if not row.state and n not in self._spool}
+        self._rows: dict[int, Row] = {}
+        self.missing: dict[int, Row] = {}
         """Rows without an outcome so far."""
-        self.states = Counter(self._outcome(n).state for n in self._rows if n not in self.missing)
+        self.states = Counter[str]()
         """State -> number of the other rows."""
+
+    def read(self) -> None:
+        """Read the rows. PartError."""
+        rows = self._part.rows(self._path.parent)
+        self._rows = {self._part.first + i: _checked(row) for i, row in enumerate(rows)}
+        self.missing = {n: row for n, row in self._rows.items() if not row.state and n not in self._spool}
+        self.states.update(self._outcome(n).state for n in self._rows if n not in self.missing)
 
     def add(self, row: int, outcome: Outcome) -> None:
         """Store the outcome of a missing row."""
@@ -64,17 +73,19 @@ class ShardRange:
             shard.discard()
             info, index = None, np.zeros(0, INDEX_DTYPE)
         log = self._path.with_suffix(".parquet")
-        write_log(log, lines, index, RangeSummary(info, states))
+        write_log(log, lines, index, RangeSummary(info, states, dict(sorted(shard.edges.items()))))
         self._work.output.take(log, log_name(self._number))
-        self._spool.remove()
+        self.discard()
         return states
 
     def discard(self) -> None:
-        """Drop it: another process has finished the range."""
+        """Drop it: the range is finished, here or by another process."""
+        self._part.close()
         self._spool.remove()
 
     def close(self) -> None:
         """Leave it to a later run."""
+        self._part.close()
         self._spool.close()
 
     def _outcome(self, number: int) -> Outcome:

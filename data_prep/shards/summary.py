@@ -50,4 +50,7 @@ def summarize(manifest: Manifest, folder: str) -> str:
     if isinstance(states, dict) and isinstance(rows, int) and rows > 0 and {*map(type, states.values())} == {int}:
         most_first = sorted(states.items(), key=lambda item: (item[0] != OK, -item[1]))
         lines += [f"  {count:>12,}  {count / rows:6.1%}  {state}" for state, count in most_first]
+    repeated = manifest.extra.get("duplicates")
+    if isinstance(repeated, dict) and {*map(type, repeated.values())} == {int}:
+        lines += [f"  {count:>12,}  with the {kind} of an earlier one" for kind, count in sorted(repeated.items())]
     return "\n".join(map(printable, lines))

@@ -6,6 +6,7 @@ import json
 import re
 import tarfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,8 @@ class Shard:
         self._image_size = image_size
         self._rows: list[tuple[int, ...]] = []
         self._keys: set[str] = set()
+        self.edges = Counter[int]()
+        """Shorter edge of its images, pixels -> images."""
         self._file = recreate(path)
         self._digest = hashlib.sha256()
         self._size = 0
@@ -61,9 +64,9 @@ class Shard:
         """
         if not _KEY.fullmatch(key):
             raise DataError(f"{self._path.parent}: {key!r}: a key must be 1 to 90 letters, digits, '_' and '-'")
-        if self._image_size is not None:
-            height, width = simplejpeg.decode_jpeg_header(jpeg)[:2]
-            assert min(height, width) == self._image_size, f"{key}: {width} x {height} pixels"
+        height, width = simplejpeg.decode_jpeg_header(jpeg)[:2]
+        edge = min(height, width)
+        assert self._image_size in (None, edge), f"{key}: {width} x {height} pixels"
         texts = clean_captions(captions)
         record = {"captions": texts, "image_id": key, "source": self._corpus, **meta}
         member = json.dumps(record, ensure_ascii=False).encode("utf-8", "replace")
@@ -74,6 +77,7 @@ class Shard:
             crc = zlib.crc32(member, zlib.crc32(jpeg))
             self._rows.append((0, jpeg_at, len(jpeg), json_at, len(member), len(texts), crc))
             self._keys.add(key)
+            self.edges[edge] += 1
         return reason
 
     def finish(self) -> tuple[ShardInfo, Rows]:

@@ -1,7 +1,11 @@
 """The rows of a source and their outcomes: what a table and a source of images have to provide."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
+
+from bridgetower_train.errors import DataError
 
 OK = "ok"
 """The state of a row whose image is in the corpus."""
@@ -13,6 +17,15 @@ FORMER_STATES = {
     "longer than a JPEG can be": "too narrow",
 }
 """State as earlier versions named it, in logs and spools that a run may resume -> its name."""
+
+
+class Place(NamedTuple):
+    """Where an encoded image is in a local file."""
+
+    file: str
+    offset: int
+    size: int
+    """Bytes."""
 
 
 class Row(NamedTuple):
@@ -30,6 +43,8 @@ class Row(NamedTuple):
     """Published digest of the original image, such as `md5:0123...` or `sha256:4567...`; empty: none is known."""
     state: str = ""
     """Why the source itself gives no image ("duplicate", "no caption", ...); empty: the image has to be fetched."""
+    place: Place | None = None
+    """Where the image is, if the source has it in a file together with others."""
 
 
 class Outcome(NamedTuple):
@@ -57,8 +72,80 @@ class Table(Protocol):
         """What the rows depend on: file -> its digest, rule -> its value. A run resumes only where all are unchanged."""
 
 
+class PartError(DataError):
+    """The rows of a part cannot be read, perhaps only now; those of others can."""
+
+
+class Part(Protocol):
+    """Rows that become one shard. It may be pickled, and read on another machine."""
+
+    first: int
+    """Number of its first row, for the log."""
+
+    def rows(self, folder: Path) -> list[Row]:
+        """Read the rows; what has to be fetched for them is put into `folder`, a local one, which exists. PartError."""
+
+    def close(self) -> None:
+        """Remove what has been fetched."""
+
+
+class Parts(Protocol):
+    """All rows of a source in its order, in parts; each can be read without the others."""
+
+    total: int | None
+    """Rows; None where only reading them tells."""
+    ahead: int
+    """Parts to read ahead of need, in threads."""
+
+    def __len__(self) -> int: ...
+
+    def part(self, number: int) -> Part:
+        """Part `number`, from 0."""
+
+    def identity(self) -> dict[str, str]:
+        """As of `Table`."""
+
+
+@dataclass(frozen=True)
+class RowsPart(Part):
+    """Rows in memory."""
+
+    first: int
+    read: list[Row]
+
+    def rows(self, folder: Path) -> list[Row]:
+        return self.read
+
+    def close(self) -> None:
+        pass
+
+
+class TableParts(Parts):
+    """The rows of a table, `step` a part."""
+
+    ahead = 0
+
+    def __init__(self, table: Table, step: int) -> None:
+        self.total: int | None = len(table)
+        self._table = table
+        self._step = step
+
+    def __len__(self) -> int:
+        return -(-len(self._table) // self._step)
+
+    def part(self, number: int) -> Part:
+        start = number * self._step
+        return RowsPart(start, self._table.rows(start, min(len(self._table), start + self._step)))
+
+    def identity(self) -> dict[str, str]:
+        return self._table.identity()
+
+
 class Images(Protocol):
     """Where the images come from: a folder, or the web."""
 
     def outcomes(self, rows: Iterator[tuple[int, Row]]) -> Iterator[tuple[int, Outcome]]:
-        """The outcome of each numbered row as soon as it is known, so in any order; rows are taken as there is room."""
+        """The outcome of each numbered row as soon as it is known, so in any order; rows are taken as there is room.
+
+        The numbers are the caller's; no two rows in work have the same.
+        """

@@ -62,10 +62,11 @@ class ToyImages:
 
     def _some(self, waiting: list[tuple[int, Row]]) -> Iterator[tuple[int, Outcome]]:
         for _ in range(min(7, len(waiting))):
-            number, row = waiting.pop()
+            ticket, row = waiting.pop()
             assert row.captions
             time.sleep(self.seconds)
-            yield number, self._image(number)
+            number = row.meta["number"]
+            yield ticket, self._image(number)
             if self.had:
                 with open(self.had, "ab", buffering=0) as file:
                     file.write(b"%d\n" % number)
