@@ -23,7 +23,7 @@ from bridgetower_train.data.roots import is_remote, plain_root, read_small
 from bridgetower_train.data.tar import BLOCK, member_key, parse_header
 from bridgetower_train.errors import ConfigError, DataError, UserError, nearest
 from bridgetower_train.files import sha256_file
-from bridgetower_train.foreign import MAX_JSON, inside, open_regular, read_bytes
+from bridgetower_train.foreign import MAX_JSON, decode_text, inside, open_regular, read_bytes
 
 INDEX_DTYPE = np.dtype(
     [
@@ -79,20 +79,21 @@ def clean_captions(captions: Iterable[Any]) -> list[str]:
 
 
 def parse_caption_member(kind: str, data: bytes) -> tuple[list[str], dict[str, Any]]:
-    """(clean captions, whole json) of a caption member of `kind` json (`captions` or `caption`) or txt.
+    """(clean captions, whole json) of a caption member of `kind` txt or json.
 
-    BadRecordError if it cannot be read.
+    A json has a text or a list of texts in `captions`, or else in `caption`. BadRecordError if it cannot be read.
     """
     if kind == "txt":
-        return clean_captions([data.decode("utf-8", "replace")]), {}
+        return clean_captions([decode_text(data)]), {}
     try:
         meta = json.loads(data)
     except (ValueError, RecursionError):
         raise BadRecordError("json cannot be read") from None
     if not isinstance(meta, dict):
         raise BadRecordError("json cannot be read")
-    captions = meta["captions"] if isinstance(meta.get("captions"), list) else [meta.get("caption")]
-    return clean_captions(captions), meta
+    given = (meta.get(name) for name in ("captions", "caption"))
+    found = (clean_captions(value if isinstance(value, list) else [value]) for value in given)
+    return next(filter(None, found), []), meta
 
 
 def image_identity(meta: dict[str, Any]) -> str | None:

@@ -12,6 +12,7 @@ from bridgetower_train.files import atomic_write
 from data_prep.source.rows import OK
 
 _SHOWN = 3
+_LISTED = 20
 
 
 class LeftOut(NamedTuple):
@@ -31,6 +32,12 @@ def list_left_out(folder: Path, left_out: Sequence[LeftOut]) -> None:
     if left_out:
         atomic_write(listing, "".join(json.dumps(image._asdict()) + "\n" for image in left_out))
         print_line(f"full list: {listing}")
+
+
+def most_frequent(counts: Counter[str]) -> dict[str, int]:
+    """The most frequent counts, by name, and the sum of the others."""
+    first = dict(sorted(counts.most_common(_LISTED)))
+    return first | ({"others": others} if (others := counts.total() - sum(first.values())) else {})
 
 
 def shard_bytes(manifest: Manifest) -> int:

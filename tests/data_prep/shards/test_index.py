@@ -144,6 +144,19 @@ def test_json_without_captions_leaves_txt(tmp_path, make_tar):
     assert read_all(tmp_path / "c") == {"0": ["t"], "1": ["t"], "2": ["t"]}
 
 
+@pytest.mark.parametrize(
+    "meta",
+    [{"captions": "a dog"}, {"caption": ["a dog", " ", 3]}, {"captions": [], "caption": "a dog"}, {"captions": [None], "caption": ["a dog"]}],
+)  # fmt: skip
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_captions_as_others_write_them(tmp_path, make_tar, meta, encoding):
+    make_tar(tmp_path / "c" / "0.tar", {"a.jpg": encoded("JPEG"), "a.json": json.dumps(meta).encode(encoding)})
+    make_tar(tmp_path / "t" / "0.tar", {"a.jpg": encoded("JPEG"), "a.txt": "a dog".encode(encoding)})
+    for corpus in ("c", "t"):
+        assert build_index(tmp_path / corpus).dropped == {}
+        assert read_all(tmp_path / corpus) == {"a": ["a dog"]}
+
+
 @pytest.mark.parametrize("tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_every_kind_of_tar(tmp_path, make_tar, tar_format):
     folders = "x" * 50 + "/" + "y" * 80
