@@ -70,7 +70,9 @@ def run(config: CaptionsConfig) -> None:
         rows, identity, unread = _folder(source, config)
         if unread:
             print_line(f"left unread by suffix: {', '.join(f'{suffix} {count:,}' for suffix, count in unread.items())}")
-        run_job(config, RowList(rows, identity), images, _about(config), {"unread_files": unread} if unread else {})
+        run_job(
+            config, RowList(rows, identity), images, _about(config), {"unread_files": dict(unread)} if unread else {}
+        )
         return
     rows = _grouped(_table(config))
     if any(row.location.startswith(_WEB) for row in rows):
@@ -134,7 +136,7 @@ def _table(config: CaptionsConfig) -> Iterator[tuple[str, list[Any], str]]:
             yield str(image or ""), list(caption) if isinstance(caption, list) else [caption], ""
 
 
-def _folder(folder: Path, links: LinkConfig) -> tuple[list[Row], dict[str, str], dict[str, int]]:
+def _folder(folder: Path, links: LinkConfig) -> tuple[list[Row], dict[str, str], Counter[str]]:
     """(rows, identity, suffix -> number of files that are neither image nor text) of a folder and its subfolders.
 
     A row is an image or a text without one, in the order of their names, and then each subfolder that is left out.
