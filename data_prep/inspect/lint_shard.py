@@ -83,11 +83,12 @@ def check_shard(config: CorporaConfig, tokenizer: str | None, task: tuple[Place,
             except BadRecordError as error:
                 faults.append(Finding(place.name, info.name, corpus.key(row), error.reason))
                 continue
-            keys[record.key] += 1
-            if keys[record.key] == 2:
-                faults.append(Finding(place.name, info.name, record.key, "key that occurs twice in its shard"))
+            key = record.key
+            keys[key] += 1
+            if keys[key] == 2:
+                faults.append(Finding(place.name, info.name, key, "key that occurs twice in its shard"))
             if reason:
-                faults.append(Finding(place.name, info.name, record.key, reason))
+                faults.append(Finding(place.name, info.name, key, reason))
             captions += record.captions
             hashes[0, row - start] = np.frombuffer(image_hash(record.image), np.uint64)
             hashes[1, row - start] = np.frombuffer(original_hash(record.meta), np.uint64)

@@ -30,7 +30,7 @@ from bridgetower_train.errors import ConfigError, DataError, FileError
 from bridgetower_train.files import sha256_file
 from bridgetower_train.foreign import MAX_JSON, inside, open_regular, read_bytes
 from bridgetower_train.lock import hold
-from data_prep.shards.summary import LeftOut, list_left_out, summarize
+from data_prep.shards.summary import LeftOut, list_left_out, most_frequent, summarize
 from data_prep.shards.writer import Rows, write_index
 from data_prep.source.local import NOT_A_FILE, LinkConfig, local_path
 
@@ -38,6 +38,7 @@ IMAGES = ("jpg", "jpeg", "png", "webp")
 """Suffixes of image members; where a record has several, the first of these is taken."""
 CAPTIONS = ("json", "txt")
 """Suffixes of caption members; a corpus uses one of them throughout. All other members are left unread."""
+SPARSE = "sparse in the tar"
 
 _VOTERS = 100
 
@@ -91,6 +92,12 @@ def build_index(folder: Path, follow_links: bool = False) -> Manifest:
                 bar.update(len(scan.rows))
     dropped = [line for scan in scans for line in scan.dropped]
     list_left_out(folder, dropped)
+    met = Counter[str]()
+    for scan in scans:
+        met.update(scan.unread)
+    if unread := most_frequent(met):
+        found = ", ".join(f"{suffix or 'none'} {count:,}" for suffix, count in unread.items())
+        print_line(f"left unread by suffix, which begins at the first dot of a name: {found}")
     usable = [scan for scan in scans if len(scan.rows)]
     if not usable:
         raise DataError(f"{folder}: no usable record in its {len(paths)} tars; see {folder / 'dropped.jsonl'}")
@@ -98,7 +105,6 @@ def build_index(folder: Path, follow_links: bool = False) -> Manifest:
         scan.rows["shard"] = number
     edges = set().union(*(scan.edges for scan in usable))
     shards = [scan.info for scan in usable if scan.info is not None]
-    unread = dict(sorted(sum((scan.unread for scan in scans), Counter[str]()).items()))
     before, extra = _valid_notes(folder, shards, follow_links)
     return write_index(
         folder,
@@ -108,7 +114,7 @@ def build_index(folder: Path, follow_links: bool = False) -> Manifest:
         caption_member=kind,
         shards=shards,
         dropped={**before, **Counter(line.reason for line in dropped)},
-        extra={**extra, **({"unread_members": unread} if unread else {})},
+        extra={**extra, **({"unread_members": dict(unread)} if unread else {})},
     )
 
 
@@ -198,6 +204,7 @@ def _scan(path: Path, kind: str, follow_links: bool) -> _Scan:
         return _Scan(dropped=[LeftOut(path.name, f"cannot be read: {error.strerror}")])
     except BadRecordError as error:
         return _Scan(dropped=[LeftOut(path.name, error.reason)])
+    scan.unread = most_frequent(scan.unread)
     if not records and not scan.dropped:
         scan.dropped.append(LeftOut(path.name, "no record in it"))
     if rows:
@@ -211,6 +218,8 @@ def _row(file: BinaryIO, parts: dict[str, Member], kind: str) -> tuple[tuple[int
     """A record's row of the index, with shard 0, and the shorter edge of its image, from its header."""
     image = next((parts[suffix] for suffix in IMAGES if suffix in parts), None)
     member = parts.get(kind)
+    if any(part.sparse for part in parts.values()):
+        raise BadRecordError(SPARSE)
     if image is None or member is None:
         raise BadRecordError("no image" if image is None else f"no {kind}")
     if image.size > MAX_IMAGE_BYTES:

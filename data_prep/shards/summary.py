@@ -12,6 +12,7 @@ from bridgetower_train.files import atomic_write
 from data_prep.source.rows import OK
 
 _SHOWN = 3
+_LISTED, _OTHERS = 20, "others"
 
 
 class LeftOut(NamedTuple):
@@ -31,6 +32,13 @@ def list_left_out(folder: Path, left_out: Sequence[LeftOut]) -> None:
     if left_out:
         atomic_write(listing, "".join(json.dumps(image._asdict()) + "\n" for image in left_out))
         print_line(f"full list: {listing}")
+
+
+def most_frequent(counts: Counter[str]) -> Counter[str]:
+    """The most frequent counts, by name, and `others`, the sum of the rest: names of others may all be different."""
+    named = Counter({name: count for name, count in counts.items() if name != _OTHERS})
+    first = dict(sorted(named.most_common(_LISTED)))
+    return +Counter({**first, _OTHERS: counts.total() - sum(first.values())})
 
 
 def shard_bytes(manifest: Manifest) -> int:
