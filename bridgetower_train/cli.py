@@ -54,6 +54,7 @@ COMMANDS = {
     "prep coco": Command("write COCO captions as shards"),
     "prep visual_genome": Command("write Visual Genome as shards"),
     "prep captions": Command("write any captioned images as shards"),
+    "prep shards": Command("write tars that others made (img2dataset, webdataset, the hub) as shards"),
     "prep cc3m": Command("fetch Conceptual Captions 3M as shards", module="data_prep.corpora.conceptual"),
     "prep cc12m": Command("fetch Conceptual 12M as shards", module="data_prep.corpora.conceptual"),
     "prep sbu": Command("fetch the SBU captioned photographs as shards"),

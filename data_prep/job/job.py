@@ -137,8 +137,9 @@ def _run(
         return manifest
     preparation.begin(work.output)
     done = finished(work.output)
-    progress = Progress(config.name, parts.total)
+    progress = Progress(config.name, parts.total, len(parts))
     for states in done.values():
+        progress.expect(sum(states.values()))
         progress.resume(states)
     todo = [number for number in range(len(parts)) if number not in done]
     if config.engine == "ray":
@@ -184,6 +185,7 @@ def _prepare_ranges(
             if isinstance(shard, PartError):
                 unread.append(shard)
                 continue
+            progress.expect(shard.rows)
             progress.resume(shard.states)
             if not shard.missing:
                 shard.finish()

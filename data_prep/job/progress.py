@@ -15,10 +15,12 @@ _EVERY_SECONDS = 30.0
 class Progress:
     """Counts rows by state and shows images/s, yield and the remaining time."""
 
-    def __init__(self, name: str, rows: int | None) -> None:
-        """`rows`: of the source; None where that is not known yet."""
+    def __init__(self, name: str, rows: int | None, parts: int = 0) -> None:
+        """`rows`: of the source; None where the rows of its `parts` are not known yet."""
         self._name = name
         self._rows = rows
+        self._parts = parts if rows is None else 0
+        self._read: list[int] = []
         self._states: Counter[str] = Counter()
         self._before = 0  # rows of earlier runs
         self._start = self._shown = time.monotonic()
@@ -59,8 +61,10 @@ class Progress:
         )
 
     def expect(self, rows: int) -> None:
-        """The source has about so many rows."""
-        self._rows = self._bar.total = rows
+        """One more part has been read, of so many rows: the others will have as many on average."""
+        if self._parts:
+            self._read.append(rows)
+            self._rows = self._bar.total = sum(self._read) * self._parts // len(self._read)
 
     def close(self) -> None:
         """Leave the bar as it is."""

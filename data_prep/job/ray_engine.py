@@ -93,7 +93,9 @@ def _collect(ray: Any, running: list[Any], progress: Progress, unread: list[Part
     """Wait for a task to finish. Returns the others."""
     (done, *_), others = ray.wait(running)
     try:
-        progress.update(ray.get(done))
+        states = ray.get(done)
+        progress.expect(sum(states.values()))
+        progress.update(states)
     except ray.exceptions.RayTaskError as error:
         if not isinstance(error.cause, PartError):
             raise error.cause from error

@@ -53,6 +53,11 @@ class ShardRange:
         self.missing = {n: row for n, row in self._rows.items() if not row.state and n not in self._spool}
         self.states.update(self._outcome(n).state for n in self._rows if n not in self.missing)
 
+    @property
+    def rows(self) -> int:
+        """Number of all rows."""
+        return len(self._rows)
+
     def add(self, row: int, outcome: Outcome) -> None:
         """Store the outcome of a missing row."""
         self._spool.add(row, outcome)
