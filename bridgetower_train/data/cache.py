@@ -296,6 +296,8 @@ def _retried(url: str, action: Callable[[], T]) -> T:
             raise FetchError(f"{url}: does not exist; check data.root") from error
         except UserError:
             raise
+        except ImportError as error:
+            raise ConfigError(f"{url}: {error}; install what fsspec needs for it") from error
         except Exception as error:  # every protocol of fsspec has its own errors
             if delay is None:
                 raise FetchError(

@@ -26,7 +26,7 @@ from data_prep.source.local import LinkConfig
 from data_prep.source.looks import looks_of, open_against
 from data_prep.source.placed import PlacedImages
 from data_prep.source.rows import Part, PartError, Parts, Place, Row
-from data_prep.source.tars import CAPTIONS, IMAGES, SPARSE, bring, contents_of, local_size, named_tars, open_tar, tar_name
+from data_prep.source.tars import CAPTIONS, IMAGES, SPARSE, Loss, bring, contents_of, local_size, named_tars, open_tar, tar_name
 
 NO_IMAGE = "no image"
 NO_RECORD = "no record in it"
@@ -150,8 +150,10 @@ class TarPart(Part):
             self._row(file, path, number, key, parts)
             for number, (key, parts) in enumerate(contents.records.items())
         ]
-        lost = enumerate(contents.lost, len(rows))
-        return rows + [self._left_out(number, loss.where, loss.reason) for number, loss in lost]
+        lost = contents.lost + [
+            Loss(name, NO_IMAGE) for key, name in contents.others.items() if key not in contents.records
+        ]
+        return rows + [self._left_out(number, *loss) for number, loss in enumerate(lost, len(rows))]
 
     def _row(self, file: BinaryIO, path: str, number: int, key: str, parts: dict[str, Member]) -> Row:
         plain = key.removeprefix("./")

@@ -51,6 +51,8 @@ class Contents:
     lost: list[Loss] = field(default_factory=list)
     unread: Counter[str] = field(default_factory=Counter)
     """Suffix -> members that are neither images nor captions."""
+    others: dict[str, str] = field(default_factory=dict)
+    """Key -> the first of these members that has it."""
 
 
 def contents_of(file: BinaryIO, captions: tuple[str, ...] = CAPTIONS) -> Contents:
@@ -63,6 +65,7 @@ def contents_of(file: BinaryIO, captions: tuple[str, ...] = CAPTIONS) -> Content
         key, suffix = member_key(found.name)
         if suffix not in IMAGES and suffix not in captions:
             contents.unread[suffix] += 1
+            contents.others.setdefault(key, found.name)
             continue
         parts = contents.records.setdefault(key, {})
         if suffix in parts:
@@ -131,8 +134,8 @@ def _local_tars(path: Path, follow_links: bool) -> Iterator[str]:
 
 
 def _tars_in_url(url: str) -> list[str]:
-    fs, path = url_to_fs(url)
     try:
+        fs, path = url_to_fs(url)
         names = [str(name) for name in fs.ls(path, detail=False)]
     except Exception as error:  # every protocol of fsspec has errors of its own
         raise ConfigError(f"source={url}: cannot be listed ({error!r}); check the URL and its credentials") from None

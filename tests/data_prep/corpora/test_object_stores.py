@@ -1,0 +1,87 @@
+"""Preparation from and to an object store, however it behaves: moto's S3 through s3fs."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from test_shards import ShardsConfig, records, run, tars  # noqa: F401
+
+from bridgetower_train.data import cache
+from bridgetower_train.data.cache import ShardCache
+from bridgetower_train.data.shards import open_corpus
+from bridgetower_train.errors import DataError
+from tests.s3 import BUCKET, object_store
+
+
+@pytest.fixture
+def store(monkeypatch, tars):  # noqa: F811
+    """A store with the three tars, whose failures are retried at once."""
+    monkeypatch.setattr(cache, "RETRY_DELAYS", (0.0, 0.0))
+    with object_store(monkeypatch) as store:
+        store.put({f"theirs/{tar.name}": tar for tar in sorted(tars.iterdir())})
+        store.requests.clear()
+        yield store
+
+
+def prepare(out: Path | str, source: str = f"s3://{BUCKET}/theirs", **keys):
+    return run(ShardsConfig(**{"source": source, "out": str(out), "name": "ours", "size": 64, "workers": 1, **keys}))
+
+
+def once(*faults: str):
+    """Each tar meets these faults, one after the other, and then none."""
+    met: Counter[str] = Counter()
+
+    def fault(method: str, path: str) -> str:
+        if method != "GET" or not path.endswith(".tar"):
+            return ""
+        met[path] += 1
+        return faults[met[path] - 1] if met[path] <= len(faults) else ""
+
+    return fault
+
+
+@pytest.mark.parametrize("faults", [(), ("slow down", "slow down"), ("cut",), ("error", "wait", "cut")])
+def test_whatever_the_store_does_the_corpus_is_the_same(store, tmp_path, tars, faults):  # noqa: F811
+    store.fault = once(*faults)
+    prepare(tmp_path / "remote")
+    prepare(tmp_path / "local", str(tars))
+    corpora = [open_corpus(str(tmp_path / where), "ours") for where in ("remote", "local")]
+    assert len(records(corpora[0])) == 12
+    assert corpora[0].digest == corpora[1].digest
+    assert store.gets(".tar") >= 3
+    assert faults or store.gets(".tar") == 3
+    assert not list(tmp_path.rglob("*.source"))
+
+
+def test_a_tar_that_cannot_be_had_is_had_by_the_next_run(store, tmp_path):
+    store.fault = lambda method, path: "forbid" if path.endswith("0001.tar") else ""
+    with pytest.raises(DataError, match=r"1 of 3 parts of the source cannot be read: s3://.*0001.tar: cannot be fetched"):
+        prepare(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "ours").glob("*.tar")) == ["000000.tar", "000002.tar"]
+    store.fault = lambda method, path: ""
+    store.requests.clear()
+    prepare(tmp_path)
+    assert store.gets(".tar") == 1
+    assert len(records(open_corpus(str(tmp_path), "ours"))) == 12
+
+
+def test_a_tar_that_is_not_there_is_counted(store, tmp_path):
+    prepare(tmp_path, f"s3://{BUCKET}/theirs/cc3m-{{0001..0003}}.tar")
+    assert open_corpus(str(tmp_path), "ours").manifest.extra["states"] == {"ok": 8, "missing tar": 1}
+
+
+def test_from_the_store_to_the_store_and_into_training(store, tmp_path, tars):  # noqa: F811
+    """Each shard is fetched once, and read as from a folder, though the store fails in between."""
+    store.fault = lambda method, path: "slow down" if method == "PUT" and next(turns) % 2 else ""
+    turns = iter(range(1000))
+    prepare(f"s3://{BUCKET}/data", scratch=str(tmp_path / "scratch"))
+    prepare(tmp_path / "local", str(tars))
+    store.requests.clear()
+    store.fault = once("cut", "slow down")
+    corpus = open_corpus(f"s3://{BUCKET}/data", "ours", ShardCache(str(tmp_path / "cache"), 1 << 30))
+    local = open_corpus(str(tmp_path / "local"), "ours")
+    assert corpus.digest == local.digest
+    for row in range(12):
+        assert bytes(corpus.read(row).image) == bytes(local.read(row).image)
+    assert json.loads(json.dumps(corpus.read(3).meta)) == local.read(3).meta
