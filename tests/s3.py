@@ -12,7 +12,9 @@ from urllib.parse import unquote
 import pytest
 
 BUCKET = "bucket"
-SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+SLOW_DOWN = (
+    b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+)
 
 
 class Store:
@@ -35,7 +37,9 @@ class Store:
 
     def gets(self, suffix: str) -> int:
         """Bodies that were asked for, of keys that end so."""
-        return sum(count for (method, path), count in self.requests.items() if method == "GET" and path.endswith(suffix))
+        return sum(
+            count for (method, path), count in self.requests.items() if method == "GET" and path.endswith(suffix)
+        )
 
 
 @contextmanager
@@ -64,7 +68,9 @@ def object_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
             start_response("403 Forbidden", [("Content-Length", "0")])
             return [b""]
         if fault == "slow down":
-            start_response("503 Slow Down", [("Content-Type", "application/xml"), ("Content-Length", str(len(SLOW_DOWN)))])
+            start_response(
+                "503 Slow Down", [("Content-Type", "application/xml"), ("Content-Length", str(len(SLOW_DOWN)))]
+            )
             return [SLOW_DOWN]
         if fault == "wait":
             time.sleep(0.3)

@@ -1,8 +1,8 @@
 """The preparation of a corpus: ranges of a source's rows become shards, whatever interrupts it.
 
 A table is cut into ranges of `records_per_shard` rows, a set of tars into its tars; range i becomes the shard `00000i.tar` and
-its log, which depend only on the range's rows and images. The outcome of a row is spooled as soon as it is known (`spool.py`), so a run that was
-stopped or killed resumes where it was, and writes the same bytes as an undisturbed one.
+its log, which depend only on the range's rows and images. The outcome of a row is spooled as soon as it is known (`spool.py`),
+so a run that was stopped or killed resumes where it was, and writes the same bytes as an undisturbed one.
 """
 
 import errno
@@ -160,9 +160,7 @@ def _run(
     return manifest
 
 
-def _prepare_ranges(
-    parts: Parts, todo: list[int], images: Images, work: Work, progress: Progress
-) -> list[PartError]:
+def _prepare_ranges(parts: Parts, todo: list[int], images: Images, work: Work, progress: Progress) -> list[PartError]:
     """One stream of images through all ranges, so that no shard waits for the slowest image of the previous one.
 
     Returns why some cannot be read.

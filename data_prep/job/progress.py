@@ -56,9 +56,7 @@ class Progress:
         if self._rows is None:
             return f"{self._name}: {done:,} rows, {speed}"
         left = tqdm.format_interval((self._rows - done) / rate) if rate else "?"
-        return (
-            f"{self._name}: {done:,} of {self._rows:,} rows ({done / max(1, self._rows):.1%}), {speed}, {left} left"
-        )
+        return f"{self._name}: {done:,} of {self._rows:,} rows ({done / max(1, self._rows):.1%}), {speed}, {left} left"
 
     def expect(self, rows: int) -> None:
         """One more part has been read, of so many rows: the others will have as many on average."""

@@ -27,7 +27,9 @@ _AHEAD = 2  # tasks submitted for each one that the cluster can run
 def prepare_ranges(
     parts: Parts, todo: list[int], images: Images, work: Work, workers: int, progress: Progress
 ) -> list[PartError]:
-    """Prepare parts in tasks with `workers` CPUs each of the cluster at RAY_ADDRESS or a new one. Returns why some cannot be read.
+    """Prepare parts in tasks with `workers` CPUs each of the cluster at RAY_ADDRESS or a new one.
+
+    Returns why some cannot be read.
 
     ConfigError where Ray is missing, or older than its tokens, or no node has as many CPUs; DataError where a task's worker
     dies again and again.

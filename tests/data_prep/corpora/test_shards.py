@@ -16,7 +16,7 @@ from bridgetower_train.cli import main
 from bridgetower_train.data.shards import Corpus, open_corpus
 from bridgetower_train.errors import ConfigError
 from data_prep.corpora.shards import ShardsConfig, TarParts, run
-from data_prep.source.tars import named_tars
+from data_prep.source.files import named_files
 
 
 def encoded(number: int, size: tuple[int, int] = (80, 64), kind: str = "JPEG") -> bytes:
@@ -31,7 +31,13 @@ def encoded(number: int, size: tuple[int, int] = (80, 64), kind: str = "JPEG") -
 def record(number: int, image: bytes | None = None, **columns: Any) -> dict[str, bytes]:
     """The members of a record as img2dataset writes them."""
     key = f"{number:09d}"
-    meta = {"caption": f"caption {number}", "url": f"https://example.org/{number}", "key": key, "similarity": number / 100, **columns}
+    meta = {
+        "caption": f"caption {number}",
+        "url": f"https://example.org/{number}",
+        "key": key,
+        "similarity": number / 100,
+        **columns,
+    }
     return {
         f"{key}.jpg": encoded(number) if image is None else image,
         f"{key}.txt": f"text {number}".encode(),
@@ -91,7 +97,10 @@ def test_an_image_of_the_right_size_is_not_encoded_again(tars, tmp_path, make_ta
     others = {"a.jpg": out.getvalue(), "a.txt": b"turned", "b.png": encoded(2, kind="PNG"), "b.txt": b"PNG"}
     corpus = prepare(tmp_path / "b", make_tar(tmp_path / "b.tar", others))
     sizes = [Image.open(io.BytesIO(corpus.read(row).image)) for row in range(2)]
-    assert [(image.format, image.size, len(image.getexif())) for image in sizes] == [("JPEG", (64, 80), 0), ("JPEG", (80, 64), 0)]
+    assert [(image.format, image.size, len(image.getexif())) for image in sizes] == [
+        ("JPEG", (64, 80), 0),
+        ("JPEG", (80, 64), 0),
+    ]
 
 
 def test_only_larger_images_are_resized(tmp_path, make_tar):
@@ -206,6 +215,7 @@ def test_a_tar_that_is_none(tars, tmp_path):
         ("[x-00{0,2}.tar, 'x-001.tar']", ["x-000.tar", "x-002.tar", "x-001.tar"]),
         ("x-000.tar::x-002.tar", ["x-000.tar", "x-002.tar"]),
         (".", ["x-000.tar", "x-001.tar", "x-002.tar"]),
+        ("x-*1.tar", ["x-001.tar"]),
         ("https://h/{a,b}.tar?sig=1", ["https://h/a.tar?sig=1", "https://h/b.tar?sig=1"]),
         ("https://h/download/3", ["https://h/download/3"]),
         ("pipe:cat x-{000..001}.tar", ["pipe:cat x-000.tar", "pipe:cat x-001.tar"]),
@@ -216,7 +226,7 @@ def test_what_users_of_webdataset_write(tmp_path, monkeypatch, source, names):
     monkeypatch.chdir(tmp_path)
     for number in range(3):
         Path(f"x-{number:03d}.tar").touch()
-    assert named_tars(source, True, False) == names
+    assert named_files(source, ".tar", True, False) == names
 
 
 @pytest.mark.parametrize(
@@ -236,14 +246,22 @@ def test_a_source_that_names_no_tars_is_one_line(tmp_path, monkeypatch, source, 
     Path("y.tar").touch()
     Path("empty").mkdir()
     with pytest.raises(ConfigError, match=message):
-        named_tars(source, False, False)
+        named_files(source, ".tar", False, False)
     assert not Path("evil").exists()
 
 
 def test_the_command_line(tars, tmp_path, monkeypatch, capsys):
     """As it is typed in single quotes; a second time nothing is done."""
     monkeypatch.chdir(tars)
-    arguments = ["prep", "shards", "source=cc3m-{0000..0001}.tar", f"out={tmp_path}", "name=ours", "size=64", "workers=1"]
+    arguments = [
+        "prep",
+        "shards",
+        "source=cc3m-{0000..0001}.tar",
+        f"out={tmp_path}",
+        "name=ours",
+        "size=64",
+        "workers=1",
+    ]
     assert main([*arguments, "keep=similarity>0.02 and width>=80"]) == 0
     assert "37.5%  not similarity>0.02" in capsys.readouterr().out
     assert len(records(open_corpus(str(tmp_path), "ours"))) == 5
@@ -290,6 +308,5 @@ def test_near_duplicates_of_an_evaluation_are_left_out(tars, tmp_path, make_tar)
 
 def test_parts_travel(tars):
     """engine=ray sends each tar to a task."""
-    config = ShardsConfig(source=str(tars), out="x", name="y")
-    parts = TarParts(named_tars(str(tars), False, False), config)
+    parts = TarParts(named_files(str(tars), ".tar", False, False), False, {}, ("txt",))
     assert pickle.loads(pickle.dumps(parts.part(1))) == parts.part(1)
