@@ -50,8 +50,8 @@ def _is_intact(summary: RangeSummary, size: Callable[[str], int | None]) -> bool
     return summary.shard is None or size(summary.shard.name) == summary.shard.bytes
 
 
-def finish(work: Work, ranges: int, extra: dict[str, Any]) -> Manifest:
-    """Merge the logs of all `ranges` into `index.npy` and, last, `manifest.json`. DataError where no row has an image."""
+def finish(work: Work, ranges: Iterable[int], extra: dict[str, Any]) -> Manifest:
+    """Merge the logs of `ranges`, in order, into `index.npy` and, last, `manifest.json`. DataError where no row has an image."""
 
     def read(number: int) -> tuple[RangeSummary, Rows]:
         name = log_name(number)
@@ -65,7 +65,8 @@ def finish(work: Work, ranges: int, extra: dict[str, Any]) -> Manifest:
             ) from None
 
     with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
-        shards, parts, states = _merge(pool.map(read, range(ranges)))
+        shards, parts, states = _merge(pool.map(read, ranges))
+    states = +states
     ok = states.pop(OK, 0)
     if not ok:
         found = ", ".join(f"{state}: {count:,}" for state, count in states.most_common())
@@ -94,6 +95,7 @@ def _merge(found: Iterable[tuple[RangeSummary, Rows]]) -> tuple[list[ShardInfo],
     parts, states = [np.zeros(0, INDEX_DTYPE)], Counter[str]()
     for summary, rows in found:
         states.update(summary.states)
+        states.subtract(summary.before)
         if summary.shard is not None:
             rows["shard"] = len(shards)
             shards.append(summary.shard)

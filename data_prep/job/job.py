@@ -7,9 +7,9 @@ stopped or killed resumes where it was, and writes the same bytes as an undistur
 
 import errno
 import signal
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import active_children
 from pathlib import Path
 from types import FrameType
@@ -21,14 +21,16 @@ from bridgetower_train.data.roots import is_remote
 from bridgetower_train.display import print_line
 from bridgetower_train.errors import ConfigError, DataError
 from bridgetower_train.lock import hold
+from data_prep.job.again import RANGES, parts_again, rows_again
 from data_prep.job.finish import finish, finished
 from data_prep.job.output import Output
 from data_prep.job.preparation import Preparation
 from data_prep.job.progress import Progress
-from data_prep.job.shard_range import ShardRange, Work
+from data_prep.job.shard_range import Part, ShardRange, Work
 from data_prep.parallel import cores
 from data_prep.shards.summary import summarize
-from data_prep.source.rows import Images, Outcome, Row, Table
+from data_prep.shards.writer import DUPLICATE_KEY
+from data_prep.source.rows import OK, Images, Outcome, Row, Table
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
 
@@ -51,6 +53,9 @@ class JobConfig:
     engine: str = "local"
     """`local`: this machine. `ray`: a Ray cluster (RAY_ADDRESS, else one is started here), a task per shard; `out` must
     then be a folder that all nodes share, or a URL."""
+    again: list[str] = field(default_factory=list)
+    """States, such as [429, 503, timeout], whose rows are tried again, into further shards; in a complete corpus too. Runs that
+    train on it cannot resume then, since its index changes."""
     scratch: str | None = None
     """Local folder for unfinished shards; null: inside the corpus folder. Needed where `out` is a URL."""
 
@@ -58,6 +63,11 @@ class JobConfig:
         at_least("size", self.size, 1)
         at_least("workers", self.workers, 0)
         at_least("records_per_shard", self.records_per_shard, 1)
+        for state in (OK, DUPLICATE_KEY):
+            if state in self.again:
+                raise ConfigError(
+                    f"again={state}: an image would be in the corpus twice; name states of rows without one"
+                )
         one_of("engine", self.engine, ("local", "ray"))
         if is_remote(self.out) and self.scratch is None:
             raise ConfigError(f"out={self.out}: is remote; set scratch to a local folder for unfinished shards")
@@ -105,18 +115,48 @@ def run_job(
 def _run(
     config: JobConfig, table: Table, images: Images, work: Work, preparation: Preparation, extra: dict[str, Any]
 ) -> Manifest:
-    if manifest := preparation.whole(work.output):
-        print_line(f"{config.name}: {work.output} already contains these {manifest.images:,} images")
-        return manifest
-    preparation.begin(work.output)
     rows, step = len(table), config.records_per_shard
-    ranges = range(-(-rows // step))
-    done = finished(work.output)
-    progress = Progress(config.name, rows)
-    for states in done.values():
-        progress.resume(states)
-    todo = [number for number in ranges if number not in done]
-    parts = ((n, n * step, table.rows(n * step, min(rows, (n + 1) * step))) for n in todo)
+    first = -(-rows // step)
+    extra = {**extra, "rows": rows, "source": preparation.source}
+    manifest = preparation.whole(work.output)
+    if manifest is None:
+        preparation.begin(work.output)
+        done = finished(work.output)
+        progress = Progress(config.name, rows)
+        for number, states in done.items():
+            progress.resume(states if number < first else {})
+        todo = (number * step for number in range(first) if number not in done)
+        parts = (Part(n // step, dict(enumerate(table.rows(n, min(rows, n + step)), n))) for n in todo)
+        _prepare_parts(config, parts, images, work, progress)
+        manifest = _finish(work, preparation, extra, first, {*range(first), *done})
+    elif not config.again:
+        print_line(f"{config.name}: {work.output} already contains these {manifest.images:,} images")
+    if config.again:
+        complete = max(first, manifest.extra.get(RANGES, 0))
+        done = finished(work.output)
+        chosen = rows_again(work.output, done, (first, complete), config.again)
+        if not chosen and all(number < complete for number in done):
+            print_line(f"{config.name}: no row ended in again={', '.join(config.again)}")
+            return manifest
+        parts = parts_again(table, chosen, complete, done, step)
+        _prepare_parts(config, parts, images, work, Progress(config.name, len(chosen)))
+        manifest = _finish(work, preparation, extra, first, finished(work.output))
+    return manifest
+
+
+def _finish(
+    work: Work, preparation: Preparation, extra: dict[str, Any], first: int, numbers: Iterable[int]
+) -> Manifest:
+    """Merge the ranges, `first` of which are the table's."""
+    ranges = sorted(numbers)
+    further = {RANGES: ranges[-1] + 1} if ranges and ranges[-1] >= first else {}
+    manifest = finish(work, ranges, {**extra, **further})
+    preparation.end(work.output)
+    print(summarize(manifest, str(work.output)))
+    return manifest
+
+
+def _prepare_parts(config: JobConfig, parts: Iterator[Part], images: Images, work: Work, progress: Progress) -> None:
     if config.engine == "ray":
         from data_prep.job.ray_engine import prepare_ranges  # Ray is optional, and slow to import
 
@@ -124,21 +164,15 @@ def _run(
     else:
         _prepare_ranges(parts, images, work, progress)
     progress.close()
-    manifest = finish(work, len(ranges), {**extra, "rows": rows, "source": preparation.source})
-    preparation.end(work.output)
-    print(summarize(manifest, str(work.output)))
-    return manifest
 
 
-def _prepare_ranges(
-    parts: Iterator[tuple[int, int, list[Row]]], images: Images, work: Work, progress: Progress
-) -> None:
+def _prepare_ranges(parts: Iterator[Part], images: Images, work: Work, progress: Progress) -> None:
     """One stream of images through all ranges, so that no shard waits for the slowest image of the previous one."""
     unfinished: list[ShardRange] = []
 
     def rows() -> Iterator[tuple[int, Row]]:
         for part in parts:
-            shard = ShardRange(work, *part)
+            shard = ShardRange(work, part)
             progress.resume(shard.states)
             if shard.missing:
                 unfinished.append(shard)

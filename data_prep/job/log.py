@@ -49,6 +49,8 @@ class RangeSummary(NamedTuple):
     """None where it has no image."""
     states: dict[str, int]
     """State -> rows."""
+    before: dict[str, int] = {}  # noqa: RUF012
+    """The same for what an earlier log says of these rows, which are tried again."""
 
 
 def log_name(number: int) -> str:
@@ -66,6 +68,8 @@ def write_log(path: Path, lines: Sequence[Line], index: Rows, summary: RangeSumm
     columns += [pa.array(full[name], mask=~ok) for name in _INDEX_COLUMNS]
     shard = None if summary.shard is None else asdict(summary.shard)
     metadata = {"shard": json.dumps(shard), "states": json.dumps(summary.states)}
+    if summary.before:
+        metadata["before"] = json.dumps(summary.before)
     with recreate(path) as file:
         pq.write_table(pa.table(columns, SCHEMA.with_metadata(metadata)), file, compression="zstd")
 
@@ -87,12 +91,21 @@ def read_index(file: BinaryIO) -> tuple[RangeSummary, Rows]:
     return _summary(table.schema.metadata), rows
 
 
+def read_states(file: BinaryIO) -> dict[int, str]:
+    """Row -> state. Errors as of `read_summary`."""
+    table = pq.read_table(file, columns=["row", "state"])
+    if table.schema.types != [SCHEMA.field(name).type for name in ("row", "state")]:
+        raise FileError("has other columns than a log")
+    states = (FORMER_STATES.get(state, state) for state in table["state"].to_pylist())
+    return dict(zip(table["row"].to_pylist(), states, strict=True))
+
+
 def _summary(metadata: dict[bytes, bytes] | None) -> RangeSummary:
     noted = metadata or {}
     shard = parse_json(noted.get(b"shard", b""), ShardInfo | None, "shard")  # type: ignore[arg-type, var-annotated]
-    states = parse_json(noted.get(b"states", b""), dict[str, int], "states")
-    named = {FORMER_STATES.get(state, state): rows for state, rows in states.items()}
-    return RangeSummary(shard, named)
+    counts = (parse_json(noted.get(name, b"{}"), dict[str, int], "states") for name in (b"states", b"before"))
+    states, before = ({FORMER_STATES.get(state, state): rows for state, rows in of.items()} for of in counts)
+    return RangeSummary(shard, states, before)
 
 
 def _valid(values: tuple[object, ...]) -> list[object]:

@@ -16,18 +16,16 @@ from bridgetower_train.errors import ConfigError, DataError
 from bridgetower_train.versions import installed_version
 from data_prep.job.finish import summary_of
 from data_prep.job.progress import Progress
-from data_prep.job.shard_range import ShardRange, Work
-from data_prep.source.rows import Images, Outcome, Row
+from data_prep.job.shard_range import Part, ShardRange, Work
+from data_prep.source.rows import Images, Outcome
 
 _RETRIES = 5  # of a task whose worker dies
 _LOWEST = "2.52"  # version; the first with tokens
 _AHEAD = 2  # tasks submitted for each one that the cluster can run
 
 
-def prepare_ranges(
-    parts: Iterator[tuple[int, int, list[Row]]], images: Images, work: Work, workers: int, progress: Progress
-) -> None:
-    """Prepare each part (number, first row, rows) in a task with `workers` CPUs of the cluster at RAY_ADDRESS or a new one.
+def prepare_ranges(parts: Iterator[Part], images: Images, work: Work, workers: int, progress: Progress) -> None:
+    """Prepare each part in a task with `workers` CPUs of the cluster at RAY_ADDRESS or a new one.
 
     ConfigError where Ray is missing, or older than its tokens, or no node has as many CPUs; DataError where a task's worker
     dies again and again.
@@ -99,13 +97,13 @@ def _collect(ray: Any, running: list[Any], progress: Progress) -> list[Any]:
     return cast(list[Any], others)
 
 
-def _prepare(shared: tuple[Work, Images], part: tuple[int, int, list[Row]]) -> dict[str, int]:
+def _prepare(shared: tuple[Work, Images], part: Part) -> dict[str, int]:
     """Write the shard of a range. Returns state -> rows."""
     work, images = shared
     torch.set_num_threads(1)
-    shard = ShardRange(work, *part)  # waits while another task, believed lost, has its spool
+    shard = ShardRange(work, part)  # waits while another task, believed lost, has its spool
     with closing(shard):
-        summary = summary_of(work.output, part[0])
+        summary = summary_of(work.output, part.number)
         if summary is not None:
             shard.discard()
             return summary.states

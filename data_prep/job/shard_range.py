@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,14 +31,26 @@ class Work:
     """Shorter edge of the images, pixels."""
 
 
-class ShardRange:
-    """Rows `start`, `start + 1`, ... and their outcomes, those of earlier runs among them."""
+class Part(NamedTuple):
+    """Rows that become a shard."""
 
-    def __init__(self, work: Work, number: int, start: int, rows: list[Row]) -> None:
+    number: int
+    """Of the shard and its log."""
+    rows: dict[int, Row]
+    """Number in the source -> row."""
+    before: dict[str, int] = {}  # noqa: RUF012
+    """As in `RangeSummary`."""
+
+
+class ShardRange:
+    """The rows of a part and their outcomes, those of earlier runs among them."""
+
+    def __init__(self, work: Work, part: Part) -> None:
         self._work = work
-        self._number = number
-        self._path = work.scratch / SPOOL / f"{number:06d}"
-        self._rows = {start + i: _checked(row) for i, row in enumerate(rows)}
+        self._number = part.number
+        self._before = part.before
+        self._path = work.scratch / SPOOL / f"{part.number:06d}"
+        self._rows = {number: _checked(row) for number, row in part.rows.items()}
         self._spool = Spool(self._path)
         self.missing = {n: row for n, row in self._rows.items() if not row.state and n not in self._spool}
         """Rows without an outcome so far."""
@@ -64,7 +77,7 @@ class ShardRange:
             shard.discard()
             info, index = None, np.zeros(0, INDEX_DTYPE)
         log = self._path.with_suffix(".parquet")
-        write_log(log, lines, index, RangeSummary(info, states))
+        write_log(log, lines, index, RangeSummary(info, states, self._before))
         self._work.output.take(log, log_name(self._number))
         self._spool.remove()
         return states
