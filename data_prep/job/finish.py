@@ -2,7 +2,7 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -51,8 +51,8 @@ def _is_intact(summary: RangeSummary, size: Callable[[str], int | None]) -> bool
     return summary.shard is None or size(summary.shard.name) == summary.shard.bytes
 
 
-def finish(work: Work, ranges: int, extra: dict[str, Any]) -> Manifest:
-    """Merge the logs of all `ranges` into `index.npy` and, last, `manifest.json`. DataError where no row has an image."""
+def finish(work: Work, ranges: Iterable[int], extra: dict[str, Any]) -> Manifest:
+    """Merge the logs of `ranges`, in order, into `index.npy` and, last, `manifest.json`. DataError where no row has an image."""
 
     def read(number: int) -> Logged:
         name = log_name(number)
@@ -67,10 +67,11 @@ def finish(work: Work, ranges: int, extra: dict[str, Any]) -> Manifest:
 
     merged = _Merged()
     with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
-        for logged in pool.map(read, range(ranges)):
+        for logged in pool.map(read, ranges):
             merged.add(logged)
-    dropped = {state: rows for state, rows in sorted(merged.states.items()) if state != OK}
-    if not merged.states[OK]:
+    states = dict(sorted((+merged.states).items()))
+    dropped = {state: rows for state, rows in states.items() if state != OK}
+    if OK not in states:
         found = ", ".join(f"{state}: {count:,}" for state, count in Counter(dropped).most_common())
         raise DataError(f"{work.corpus}: none of the rows gave an image; {found or 'the source has no rows'}")
     folder = work.scratch / SPOOL
@@ -83,7 +84,7 @@ def finish(work: Work, ranges: int, extra: dict[str, Any]) -> Manifest:
         caption_member="json",
         shards=merged.shards,
         dropped=dropped,
-        extra={**extra, **merged.notes, "rows": merged.states.total(), "states": dict(sorted(merged.states.items()))},
+        extra={**extra, **merged.notes, "rows": sum(states.values()), "states": states},
     )
     for name in ("index.npy", "manifest.json"):
         work.output.take(folder / name, name)
@@ -107,6 +108,7 @@ class _Merged:
         """Add a range."""
         summary, rows, urls, images = logged
         self.states.update(summary.states)
+        self.states.subtract(summary.before)
         self._edges.update(summary.edges)
         self._urls.append(urls)
         self._hashes.append(images)

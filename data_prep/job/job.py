@@ -8,9 +8,9 @@ so a run that was stopped or killed resumes where it was, and writes the same by
 import errno
 import itertools
 import signal
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import active_children
 from pathlib import Path
 from types import FrameType
@@ -22,6 +22,7 @@ from bridgetower_train.data.roots import is_remote
 from bridgetower_train.display import print_line
 from bridgetower_train.errors import ConfigError, DataError
 from bridgetower_train.lock import hold
+from data_prep.job.again import RANGES, parts_again, rows_again
 from data_prep.job.finish import finish, finished
 from data_prep.job.output import Output
 from data_prep.job.preparation import Preparation
@@ -29,7 +30,8 @@ from data_prep.job.progress import Progress
 from data_prep.job.shard_range import ShardRange, Work
 from data_prep.parallel import cores, map_ahead
 from data_prep.shards.summary import summarize
-from data_prep.source.rows import Images, Outcome, PartError, Parts, Row, Table, TableParts
+from data_prep.shards.writer import DUPLICATE_KEY
+from data_prep.source.rows import OK, Images, Outcome, Part, PartError, Parts, Row, Table, TableParts
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
 
@@ -68,10 +70,18 @@ class JobConfig(PrepConfig):
 
     records_per_shard: int = 1000
     """Rows of the source per shard, which contains the images that these rows gave."""
+    again: list[str] = field(default_factory=list)
+    """States, such as [429, 503, timeout], whose rows are tried again, into further shards; in a complete corpus too. Runs that
+    train on it cannot resume then, since its index changes."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least("records_per_shard", self.records_per_shard, 1)
+        for state in (OK, DUPLICATE_KEY):
+            if state in self.again:
+                raise ConfigError(
+                    f"again={state}: an image would be in the corpus twice; name states of rows without one"
+                )
 
 
 class _StoppedError(KeyboardInterrupt):
@@ -83,9 +93,8 @@ def run_job(
 ) -> Manifest:
     """Prepare the corpus of `table`, or resume it; see `run_parts`."""
     step = config.records_per_shard
-    return run_parts(
-        config, TableParts(table, step), images, about, extra, {"size": config.size, "records_per_shard": step}
-    )
+    settings = {"size": config.size, "records_per_shard": step}
+    return run_parts(config, TableParts(table, step), images, about, extra, settings, again=config.again)
 
 
 def run_parts(
@@ -96,13 +105,15 @@ def run_parts(
     extra: dict[str, Any] | None,
     settings: dict[str, Any],
     one_size: bool = True,
+    again: Sequence[str] = (),
 ) -> Manifest:
     """Prepare the corpus of `parts`, or resume it; a complete one stays as it is.
 
     `about`: title, homepage, licence and note of the source. `extra`: more for the manifest. `settings`: on what the corpus
-    depends besides its source. `one_size`: all images have the shorter edge `config.size`. SIGTERM and SIGINT end the process
-    with 143 and 130. UserError where another run has locked the folder, DataError where source or settings are not those of the
-    earlier run, where no row gives an image, where a part cannot be read, and where the disk is full or read-only.
+    depends besides its source. `one_size`: all images have the shorter edge `config.size`. `again`: as the key, for a table.
+    SIGTERM and SIGINT end the process with 143 and 130. UserError where another run has locked the folder, DataError where source
+    or settings are not those of the earlier run, where no row gives an image, where a part cannot be read, and where the disk is
+    full or read-only.
     """
     output = Output(config.out, config.name)
     preparation = Preparation(settings, parts.identity())
@@ -113,7 +124,7 @@ def run_parts(
     try:
         with hold(output.local or scratch, "out" if output.local else "scratch"), _stoppable():
             work = Work(output, scratch, config.name, config.size if one_size else None)
-            return _run(config, parts, images, work, preparation, {**(extra or {}), "about": about})
+            return _run(config, parts, images, work, preparation, {**(extra or {}), "about": about}, again)
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
@@ -130,37 +141,78 @@ def run_parts(
 
 
 def _run(
-    config: PrepConfig, parts: Parts, images: Images, work: Work, preparation: Preparation, extra: dict[str, Any]
+    config: PrepConfig,
+    parts: Parts,
+    images: Images,
+    work: Work,
+    preparation: Preparation,
+    extra: dict[str, Any],
+    again: Sequence[str],
 ) -> Manifest:
-    if manifest := preparation.whole(work.output):
+    first = len(parts)
+    extra = {**extra, "source": preparation.source}
+    manifest = preparation.whole(work.output)
+    if manifest is None:
+        preparation.begin(work.output)
+        done = finished(work.output)
+        progress = Progress(config.name, parts.total, first)
+        for number, states in done.items():
+            if number < first:
+                progress.expect(sum(states.values()))
+                progress.resume(states)
+        todo = (parts.part(number) for number in range(first) if number not in done)
+        _prepare_parts(config, todo, parts.ahead, images, work, progress)
+        manifest = _finish(work, preparation, extra, first, {*range(first), *done})
+    elif not again:
         print_line(f"{config.name}: {work.output} already contains these {manifest.images:,} images")
-        return manifest
-    preparation.begin(work.output)
-    done = finished(work.output)
-    progress = Progress(config.name, parts.total, len(parts))
-    for states in done.values():
-        progress.expect(sum(states.values()))
-        progress.resume(states)
-    todo = [number for number in range(len(parts)) if number not in done]
-    if config.engine == "ray":
-        from data_prep.job.ray_engine import prepare_ranges  # Ray is optional, and slow to import
+    if again:
+        assert isinstance(parts, TableParts)
+        complete = max(first, manifest.extra.get(RANGES, 0))
+        done = finished(work.output)
+        chosen = rows_again(work.output, done, (first, complete), again)
+        if not chosen and all(number < complete for number in done):
+            print_line(f"{config.name}: no row ended in again={', '.join(again)}")
+            return manifest
+        further = parts_again(parts.table, chosen, complete, done, parts.step)
+        _prepare_parts(config, further, parts.ahead, images, work, Progress(config.name, len(chosen)))
+        manifest = _finish(work, preparation, extra, first, finished(work.output))
+    return manifest
 
-        unread = prepare_ranges(parts, todo, images, work, config.workers, progress)
-    else:
-        unread = _prepare_ranges(parts, todo, images, work, progress)
-    progress.close()
-    if unread:
-        raise DataError(
-            f"{config.name}: {len(unread):,} of {len(parts):,} parts of the source cannot be read: {unread[0]}; the others are "
-            "done: run the same command to resume"
-        )
-    manifest = finish(work, len(parts), {**extra, "source": preparation.source})
+
+def _finish(
+    work: Work, preparation: Preparation, extra: dict[str, Any], first: int, numbers: Iterable[int]
+) -> Manifest:
+    """Merge the ranges, `first` of which are the first pass."""
+    ranges = sorted(numbers)
+    further = {RANGES: ranges[-1] + 1} if ranges and ranges[-1] >= first else {}
+    manifest = finish(work, ranges, {**extra, **further})
     preparation.end(work.output)
     print(summarize(manifest, str(work.output)))
     return manifest
 
 
-def _prepare_ranges(parts: Parts, todo: list[int], images: Images, work: Work, progress: Progress) -> list[PartError]:
+def _prepare_parts(
+    config: PrepConfig, parts: Iterator[Part], ahead: int, images: Images, work: Work, progress: Progress
+) -> None:
+    """DataError, once the others are done, where one cannot be read."""
+    if config.engine == "ray":
+        from data_prep.job.ray_engine import prepare_ranges  # Ray is optional, and slow to import
+
+        unread = prepare_ranges(parts, images, work, config.workers, progress)
+    else:
+        unread = _prepare_ranges(parts, ahead, images, work, progress)
+    progress.close()
+    if unread:
+        parts_of = "1 part" if len(unread) == 1 else f"{len(unread):,} parts"
+        raise DataError(
+            f"{config.name}: {parts_of} of the source cannot be read: {unread[0]}; the others are done: run the same command to "
+            "resume"
+        )
+
+
+def _prepare_ranges(
+    parts: Iterator[Part], ahead: int, images: Images, work: Work, progress: Progress
+) -> list[PartError]:
     """One stream of images through all ranges, so that no shard waits for the slowest image of the previous one.
 
     Returns why some cannot be read.
@@ -169,8 +221,8 @@ def _prepare_ranges(parts: Parts, todo: list[int], images: Images, work: Work, p
     waiting: dict[int, tuple[ShardRange, int]] = {}
     tickets = itertools.count()
 
-    def read(number: int) -> ShardRange | PartError:
-        shard = ShardRange(work, number, parts.part(number))
+    def read(part: Part) -> ShardRange | PartError:
+        shard = ShardRange(work, part)
         try:
             shard.read()
         except PartError as error:
@@ -179,7 +231,7 @@ def _prepare_ranges(parts: Parts, todo: list[int], images: Images, work: Work, p
         return shard
 
     def rows() -> Iterator[tuple[int, Row]]:
-        for shard in map_ahead(read, todo, parts.ahead):
+        for shard in map_ahead(read, parts, ahead):
             if isinstance(shard, PartError):
                 unread.append(shard)
                 continue

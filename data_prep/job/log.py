@@ -50,8 +50,10 @@ class RangeSummary(NamedTuple):
     """None where it has no image."""
     states: dict[str, int]
     """State -> rows."""
-    edges: dict[int, int]
+    edges: dict[int, int] = {}  # noqa: RUF012
     """Shorter edge of its images, pixels -> images; empty in logs of earlier versions."""
+    before: dict[str, int] = {}  # noqa: RUF012
+    """State -> rows, in an earlier log of these rows, which are tried again."""
 
 
 class Logged(NamedTuple):
@@ -81,6 +83,7 @@ def write_log(path: Path, lines: Sequence[Line], index: Rows, summary: RangeSumm
     columns += [pa.array(full[name], mask=~ok) for name in _INDEX_COLUMNS]
     shard = None if summary.shard is None else asdict(summary.shard)
     noted = {"shard": shard, "states": summary.states, "edges": summary.edges}
+    noted |= {"before": summary.before} if summary.before else {}
     metadata = {key: json.dumps(value) for key, value in noted.items()}
     with recreate(path) as file:
         pq.write_table(pa.table(columns, SCHEMA.with_metadata(metadata)), file, compression="zstd")
@@ -105,13 +108,22 @@ def read_log(file: BinaryIO) -> Logged:
     return Logged(_summary(table.schema.metadata), rows, urls, images)
 
 
+def read_states(file: BinaryIO) -> dict[int, str]:
+    """Row -> state. Errors as of `read_summary`."""
+    table = pq.read_table(file, columns=["row", "state"])
+    if table.schema.types != [SCHEMA.field(name).type for name in ("row", "state")]:
+        raise FileError("has other columns than a log")
+    states = (FORMER_STATES.get(state, state) for state in table["state"].to_pylist())
+    return dict(zip(table["row"].to_pylist(), states, strict=True))
+
+
 def _summary(metadata: dict[bytes, bytes] | None) -> RangeSummary:
     noted = metadata or {}
     shard = parse_json(noted.get(b"shard", b""), ShardInfo | None, "shard")  # type: ignore[arg-type, var-annotated]
-    states = parse_json(noted.get(b"states", b""), dict[str, int], "states")
-    named = {FORMER_STATES.get(state, state): rows for state, rows in states.items()}
+    counts = (parse_json(noted.get(name, b"{}"), dict[str, int], "states") for name in (b"states", b"before"))
+    states, before = ({FORMER_STATES.get(state, state): rows for state, rows in of.items()} for of in counts)
     edges = parse_json(noted.get(b"edges", b"{}"), dict[str, int], "edges")
-    return RangeSummary(shard, named, {int(edge): images for edge, images in edges.items()})
+    return RangeSummary(shard, states, {int(edge): images for edge, images in edges.items()}, before)
 
 
 def _valid(values: tuple[object, ...]) -> list[object]:

@@ -17,7 +17,7 @@ from bridgetower_train.versions import installed_version
 from data_prep.job.finish import summary_of
 from data_prep.job.progress import Progress
 from data_prep.job.shard_range import ShardRange, Work
-from data_prep.source.rows import Images, Outcome, Part, PartError, Parts
+from data_prep.source.rows import Images, Outcome, Part, PartError
 
 _RETRIES = 5  # of a task whose worker dies
 _LOWEST = "2.52"  # version; the first with tokens
@@ -25,12 +25,11 @@ _AHEAD = 2  # tasks submitted for each one that the cluster can run
 
 
 def prepare_ranges(
-    parts: Parts, todo: list[int], images: Images, work: Work, workers: int, progress: Progress
+    parts: Iterator[Part], images: Images, work: Work, workers: int, progress: Progress
 ) -> list[PartError]:
-    """Prepare parts in tasks with `workers` CPUs each of the cluster at RAY_ADDRESS or a new one.
+    """Prepare each part in a task with `workers` CPUs of the cluster at RAY_ADDRESS or a new one.
 
     Returns why some cannot be read.
-
     ConfigError where Ray is missing, or older than its tokens, or no node has as many CPUs; DataError where a task's worker
     dies again and again.
     """
@@ -44,8 +43,8 @@ def prepare_ranges(
         task = ray.remote(num_cpus=workers, max_retries=_RETRIES)(_prepare)
         shared = ray.put((work, images))
         running: list[Any] = []
-        for number in todo:
-            running.append(task.remote(shared, number, parts.part(number)))
+        for part in parts:
+            running.append(task.remote(shared, part))
             if len(running) >= _AHEAD * at_once:
                 running = _collect(ray, running, progress, unread)
         while running:
@@ -107,13 +106,13 @@ def _collect(ray: Any, running: list[Any], progress: Progress, unread: list[Part
     return cast(list[Any], others)
 
 
-def _prepare(shared: tuple[Work, Images], number: int, part: Part) -> dict[str, int]:
+def _prepare(shared: tuple[Work, Images], part: Part) -> dict[str, int]:
     """Write the shard of a range. Returns state -> rows."""
     work, images = shared
     torch.set_num_threads(1)
-    shard = ShardRange(work, number, part)  # waits while another task, believed lost, has its spool
+    shard = ShardRange(work, part)  # waits while another task, believed lost, has its spool
     with closing(shard):
-        summary = summary_of(work.output, number)
+        summary = summary_of(work.output, part.number)
         if summary is not None:
             shard.discard()
             return summary.states

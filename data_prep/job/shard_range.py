@@ -33,12 +33,11 @@ class Work:
 class ShardRange:
     """The rows of a part and their outcomes, those of earlier runs among them."""
 
-    def __init__(self, work: Work, number: int, part: Part) -> None:
-        """Waits while another process has the spool of range `number`."""
+    def __init__(self, work: Work, part: Part) -> None:
+        """Waits while another process has the spool of the part."""
         self._work = work
-        self._number = number
         self._part = part
-        self._path = work.scratch / SPOOL / f"{number:06d}"
+        self._path = work.scratch / SPOOL / f"{part.number:06d}"
         self._spool = Spool(self._path)
         self._rows: dict[int, Row] = {}
         self.missing: dict[int, Row] = {}
@@ -48,8 +47,7 @@ class ShardRange:
 
     def read(self) -> None:
         """Read the rows. PartError."""
-        rows = self._part.rows(self._path.parent)
-        self._rows = {self._part.first + i: _checked(row) for i, row in enumerate(rows)}
+        self._rows = {number: _checked(row) for number, row in self._part.rows(self._path.parent).items()}
         self.missing = {n: row for n, row in self._rows.items() if not row.state and n not in self._spool}
         self.states.update(self._outcome(n).state for n in self._rows if n not in self.missing)
 
@@ -66,7 +64,7 @@ class ShardRange:
     def finish(self) -> dict[str, int]:
         """Write shard and log, once nothing is missing; state -> rows."""
         assert not self.missing
-        name = f"{self._number:06d}.tar"
+        name = f"{self._part.number:06d}.tar"
         tar = self._path.with_suffix(".tar")
         shard = Shard(tar, name, self._work.corpus, self._work.size)
         lines = [self._add_to(shard, number, row) for number, row in self._rows.items()]
@@ -78,8 +76,9 @@ class ShardRange:
             shard.discard()
             info, index = None, np.zeros(0, INDEX_DTYPE)
         log = self._path.with_suffix(".parquet")
-        write_log(log, lines, index, RangeSummary(info, states, dict(sorted(shard.edges.items()))))
-        self._work.output.take(log, log_name(self._number))
+        edges = dict(sorted(shard.edges.items()))
+        write_log(log, lines, index, RangeSummary(info, states, edges, dict(self._part.before)))
+        self._work.output.take(log, log_name(self._part.number))
         self.discard()
         return states
 

@@ -43,8 +43,8 @@ def columns_of(path: Path) -> dict[str, bool]:
 def copy_images(path: Path, image: str, columns: Sequence[str], target: BinaryIO, no_image: str) -> Iterator[Embedded]:
     """Copy the images in column `image` of a Parquet file to `target`, one after the other; equal ones once.
 
-    `no_image`: the state of a row without one. ValueError where the file is broken, or would take more than 100 times its size and
-    64 MiB.
+    `no_image`: the state of a row without one. ValueError where the file is broken, or would take more than 100 times its size
+    and 64 MiB.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

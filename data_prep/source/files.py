@@ -6,8 +6,8 @@ import glob
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
@@ -144,19 +144,19 @@ class FilePart(Part):
     name: str
     """Path, URL or command."""
     follow_links: bool
-    first: int = 0
+    before: Mapping[str, int] = field(default_factory=dict)
     folder: Path | None = None
     """Where it has put files."""
 
-    def rows(self, folder: Path) -> list[Row]:
-        """One at least: a file that does not exist, or is none, is a row with a state."""
+    def rows(self, folder: Path) -> dict[int, Row]:
+        """A file that does not exist, or is none, is a row with a state."""
         self.folder = folder
         try:
             return self.read(self._bring(folder))
         except FileNotFoundError:
-            return [self.left_out(0, "", MISSING_FILE)]
+            return {0: self.left_out(0, "", MISSING_FILE)}
         except BadRecordError as error:
-            return [self.left_out(0, "", error.reason)]
+            return {0: self.left_out(0, "", error.reason)}
         except FetchError as error:
             raise PartError(str(error)) from error
         except OSError as error:

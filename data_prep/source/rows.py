@@ -1,7 +1,7 @@
 """The rows of a source and their outcomes: what a table and a source of images have to provide."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -79,14 +79,19 @@ class PartError(DataError):
 class Part(Protocol):
     """Rows that become one shard. It may be pickled, and read on another machine."""
 
-    first: int
-    """Number of its first row, for the log."""
+    number: int
+    """Of the shard and its log."""
+    before: Mapping[str, int]
+    """State -> rows, in an earlier log of these rows, which are tried again; empty otherwise."""
 
-    def rows(self, folder: Path) -> list[Row]:
-        """Read the rows; what has to be fetched for them is put into `folder`, a local one, which exists. PartError."""
+    def rows(self, folder: Path) -> dict[int, Row]:
+        """Read the rows, by their number in the source, or in the file that is the part; one at least. PartError.
+
+        What has to be fetched for them is put into `folder`, a local one, which exists.
+        """
 
     def close(self) -> None:
-        """Remove what has been fetched."""
+        """Remove what has been put there."""
 
 
 class Parts(Protocol):
@@ -106,14 +111,15 @@ class Parts(Protocol):
         """As of `Table`."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class RowsPart(Part):
     """Rows in memory."""
 
-    first: int
-    read: list[Row]
+    number: int
+    read: dict[int, Row]
+    before: Mapping[str, int] = field(default_factory=dict)
 
-    def rows(self, folder: Path) -> list[Row]:
+    def rows(self, folder: Path) -> dict[int, Row]:
         return self.read
 
     def close(self) -> None:
@@ -127,18 +133,19 @@ class TableParts(Parts):
 
     def __init__(self, table: Table, step: int) -> None:
         self.total: int | None = len(table)
-        self._table = table
-        self._step = step
+        self.table = table
+        self.step = step
 
     def __len__(self) -> int:
-        return -(-len(self._table) // self._step)
+        return -(-len(self.table) // self.step)
 
     def part(self, number: int) -> Part:
-        start = number * self._step
-        return RowsPart(start, self._table.rows(start, min(len(self._table), start + self._step)))
+        start = number * self.step
+        rows = self.table.rows(start, min(len(self.table), start + self.step))
+        return RowsPart(number, dict(enumerate(rows, start)))
 
     def identity(self) -> dict[str, str]:
-        return self._table.identity()
+        return self.table.identity()
 
 
 class Images(Protocol):

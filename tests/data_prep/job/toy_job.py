@@ -50,6 +50,8 @@ class ToyImages:
     size: int
     had: str = ""
     seconds: float = 0.0
+    found: tuple[int, ...] = ()
+    """Those of every 20th that are found after all."""
 
     def outcomes(self, rows: Iterator[tuple[int, Row]]) -> Iterator[tuple[int, Outcome]]:
         waiting: list[tuple[int, Row]] = []
@@ -72,7 +74,7 @@ class ToyImages:
                     file.write(b"%d\n" % number)
 
     def _image(self, number: int) -> Outcome:
-        if number % 20 == 11:
+        if number % 20 == 11 and number not in self.found:
             return Outcome("404", f"Not Found: {number}")
         out = io.BytesIO()
         noise = np.random.default_rng(number).integers(0, 255, (self.size, 2 * self.size, 3)).astype(np.uint8)
