@@ -5,10 +5,11 @@ import io
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bridgetower_train.data.roots import is_remote
 from bridgetower_train.data.shards import (
     CAPTIONS_TOO_LARGE,
     MAX_CAPTION_BYTES,
@@ -19,11 +20,13 @@ from bridgetower_train.data.shards import (
 from bridgetower_train.display import print_line, shortened
 from bridgetower_train.errors import ConfigError, DataError, nearest
 from bridgetower_train.foreign import decode_text
+from data_prep.corpora.parquet import SUFFIX, ParquetParts, has_images
 from data_prep.corpora.web import WebConfig
 from data_prep.fetch.images import WebImages
-from data_prep.job.job import run_job
+from data_prep.job.job import run_job, run_parts
 from data_prep.shards.summary import most_frequent
 from data_prep.source.annotations import digest_file, expecting
+from data_prep.source.files import about_files
 from data_prep.source.local import (
     MISSING,
     UNREADABLE,
@@ -34,6 +37,7 @@ from data_prep.source.local import (
     local_path,
     read_local,
 )
+from data_prep.source.placed import PlacedImages
 from data_prep.source.rows import Images, Row
 from data_prep.source.table import READERS, read_table
 
@@ -42,6 +46,7 @@ TEXTS = (".json", ".txt")
 """Suffixes of the texts; where an image has several, the first that gives captions is taken."""
 NO_IMAGE = "no image"
 _WEB = ("http://", "https://")
+_METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
 @dataclass(frozen=True)
@@ -50,9 +55,12 @@ class CaptionsConfig(LinkConfig, WebConfig):
 
     source: str = "???"
     """A table with one image per row (.csv and .tsv with a header, .jsonl, .parquet), or a folder of images, each with a
-    text of the same name beside it: .json with `caption` or `captions`, or else .txt with one caption per line."""
+    text of the same name beside it: .json with `caption` or `captions`, or else .txt with one caption per line. As Hugging Face
+    has them: a folder of images with a metadata.csv, .jsonl or .parquet; .parquet files with the images in them, several with *,
+    or a folder of them, also by URL (hf://datasets/OWNER/NAME/..., s3://)."""
     image: str = "image"
-    """Column of the table with the image's path or URL. Rows of the same image become one record."""
+    """Column of the table with the image: its path, its URL, or its bytes. Rows of the same image become one record. In
+    metadata files it is `file_name`."""
     caption: str = "caption"
     """Column of the table with its caption, or with a list of captions."""
     images: str | None = None
@@ -65,6 +73,12 @@ def run(config: CaptionsConfig) -> None:
     ConfigError where `source` or a column is missing, DataError where the table is broken or none of its paths exists.
     """
     source = Path(config.source)
+    if _is_parquet_with_images(config.source):
+        _embedded(config)
+        return
+    if metadata := _metadata(source):
+        config = replace(config, source=str(metadata), image="file_name", images=str(metadata.parent))
+        source = metadata
     if source.is_dir():
         images: Images = LocalImages(source, config.size, config.workers, config.follow_links)
         rows, identity, unread = _folder(source, config)
@@ -88,6 +102,35 @@ def run(config: CaptionsConfig) -> None:
     identity = {"source": digest_file("source", config.source), "image": config.image, "caption": config.caption}
     identity |= config.link_rule
     run_job(config, RowList(rows, identity), images, _about(config))
+
+
+def _is_parquet_with_images(source: str) -> bool:
+    path = Path(source)
+    if is_remote(source) or (not path.exists() and SUFFIX in source):
+        return True
+    if path.is_dir():
+        names = [name for _, _, names in os.walk(path) for name in names]
+        return any(_suffix(name) == SUFFIX for name in names) and not any(_suffix(name) in IMAGES for name in names)
+    return _suffix(source) == SUFFIX and has_images(path)
+
+
+def _embedded(config: CaptionsConfig) -> None:
+    if config.again:
+        raise ConfigError("again: images in .parquet files are not fetched one by one; leave the key out")
+    parts = ParquetParts(config.source, config.image, config.caption, config.follow_links, config.link_rule)
+    images = PlacedImages(config.size, config.workers)
+    about = {**_about(config), "note": about_files(parts.names)}
+    run_parts(config, parts, images, about, None, {"size": config.size})
+
+
+def _metadata(folder: Path) -> Path | None:
+    """The table of an image folder of Hugging Face's. ConfigError where its splits have one each."""
+    found = sorted(path for name in _METADATA for path in (folder / name, *folder.glob(f"*/{name}")) if path.is_file())
+    if len(found) > 1:
+        raise ConfigError(
+            f"source={folder}: has {found[0]} and {found[1]}; name the folder of one, as source={found[0].parent}"
+        )
+    return found[0] if found else None
 
 
 def _about(config: CaptionsConfig) -> dict[str, str]:

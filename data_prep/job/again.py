@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from bridgetower_train.errors import DataError, FileError
 from data_prep.job.log import log_name, read_states
-from data_prep.job.output import Output
+from data_prep.shards.output import Output
 from data_prep.source.rows import Part, RowsPart, Table
 
 RANGES = "ranges"

@@ -13,8 +13,8 @@ from bridgetower_train.data.manifest import Manifest, ShardInfo
 from bridgetower_train.data.shards import INDEX_DTYPE
 from bridgetower_train.errors import DataError, FileError
 from data_prep.job.log import Logged, RangeSummary, log_name, read_log, read_summary
-from data_prep.job.output import Output
 from data_prep.job.shard_range import SPOOL, Work
+from data_prep.shards.output import Output
 from data_prep.shards.writer import Rows, write_index
 from data_prep.source.repeats import Hashes
 from data_prep.source.rows import OK

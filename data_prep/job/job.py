@@ -24,11 +24,11 @@ from bridgetower_train.errors import ConfigError, DataError
 from bridgetower_train.lock import hold
 from data_prep.job.again import RANGES, parts_again, rows_again
 from data_prep.job.finish import finish, finished
-from data_prep.job.output import Output
 from data_prep.job.preparation import Preparation
 from data_prep.job.progress import Progress
 from data_prep.job.shard_range import ShardRange, Work
 from data_prep.parallel import cores, map_ahead
+from data_prep.shards.output import Output
 from data_prep.shards.summary import summarize
 from data_prep.shards.writer import DUPLICATE_KEY
 from data_prep.source.rows import OK, Images, Outcome, Part, PartError, Parts, Row, Table, TableParts

@@ -14,7 +14,7 @@ from bridgetower_train.display import without_secrets
 from bridgetower_train.errors import DataError, FileError
 from bridgetower_train.foreign import parse_json
 from bridgetower_train.versions import versions
-from data_prep.job.output import Output
+from data_prep.shards.output import Output
 
 NAME = "preparation.json"
 _FORMAT = 1  # increment it when the same source and settings give other shards

@@ -8,8 +8,8 @@ import numpy as np
 
 from bridgetower_train.data.shards import INDEX_DTYPE
 from data_prep.job.log import Line, RangeSummary, log_name, write_log
-from data_prep.job.output import Output
 from data_prep.job.spool import Spool
+from data_prep.shards.output import Output
 from data_prep.shards.writer import NO_CAPTION, Shard
 from data_prep.source.captions import tidy
 from data_prep.source.rows import OK, Outcome, Part, Row

@@ -14,68 +14,69 @@ _ROOM, _EXPANSION = 64 << 20, 100
 
 
 class Embedded(NamedTuple):
-    """An image of a row, copied to a file."""
+    """A row."""
 
-    offset: int
-    size: int
+    image: bytes
+    """Empty where `state` says why there is none."""
     sha256: str
     file: str
-    """The name that the row gives it; empty where it gives none."""
+    """The name that the row gives its image; empty where it gives none."""
     values: dict[str, Any]
     """Of the other columns."""
     state: str = ""
-    """Why there is no image."""
 
 
-def columns_of(path: Path) -> dict[str, bool]:
-    """Column -> whether it contains images, of a Parquet file. ValueError where it is none."""
+def columns_of(file: BinaryIO) -> dict[str, bool]:
+    """Column -> whether it contains images, of an open Parquet file. ValueError where it is none."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        with open_regular(path) as file:
-            schema = pq.read_schema(file)
+        schema = pq.read_schema(file)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(" ".join(str(error).split())) from None
     return {field.name: _has_images(field.type) for field in schema}
 
 
-def copy_images(path: Path, image: str, columns: Sequence[str], target: BinaryIO, no_image: str) -> Iterator[Embedded]:
-    """Copy the images in column `image` of a Parquet file to `target`, one after the other; equal ones once.
+def read_images(path: Path, image: str, columns: Sequence[str], no_image: str) -> Iterator[Embedded]:
+    """The rows of a Parquet file with images in column `image`.
 
-    `no_image`: the state of a row without one. ValueError where the file is broken, or would take more than 100 times its size
-    and 64 MiB.
+    `no_image`: the state of a row without one. ValueError where the file is broken, or where its different images would take more
+    than 100 times its size and 64 MiB.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    places: dict[str, tuple[int, int]] = {}
+    known: set[str] = set()
     try:
         with open_regular(path) as file:
             room = _ROOM + _EXPANSION * os.fstat(file.fileno()).st_size
             table = pq.ParquetFile(file)
-            groups = (table.metadata.row_group(number) for number in range(table.num_row_groups))
-            if any(group.total_byte_size > room for group in groups):
-                raise ValueError(f"it takes more than {_EXPANSION} times its size")
+            for group in range(table.num_row_groups):
+                _check_room(room - table.metadata.row_group(group).total_byte_size)
             for batch in table.iter_batches(_ROWS, columns=[image, *columns]):
-                for row in batch.to_pylist():
-                    found = row.pop(image)
-                    name = found.get("path") if isinstance(found, dict) else None
-                    data = found.get("bytes") if isinstance(found, dict) else found
-                    name = name if isinstance(name, str) else ""
-                    if not data or len(data) > MAX_IMAGE_BYTES:
-                        yield Embedded(0, 0, "", name, row, IMAGE_TOO_LARGE if data else no_image)
-                        continue
-                    digest = sha256(data).hexdigest()
-                    if digest not in places:
-                        room -= len(data)
-                        if room < 0:
-                            raise ValueError(f"it takes more than {_EXPANSION} times its size")
-                        places[digest] = target.tell(), len(data)
-                        target.write(data)
-                    yield Embedded(*places[digest], digest, name, row)
+                for values in batch.to_pylist():
+                    row = _row(values, image, no_image)
+                    room -= 0 if row.sha256 in known else len(row.image)
+                    _check_room(room)
+                    known.add(row.sha256)
+                    yield row
     except (pa.ArrowException, OSError) as error:
         raise ValueError(" ".join(str(error).split())) from None
+
+
+def _row(values: dict[str, Any], column: str, no_image: str) -> Embedded:
+    found = values.pop(column)
+    name = found.get("path") if isinstance(found, dict) else None
+    data = (found.get("bytes") if isinstance(found, dict) else found) or b""
+    state = "" if 0 < len(data) <= MAX_IMAGE_BYTES else IMAGE_TOO_LARGE if data else no_image
+    digest = "" if state else sha256(data).hexdigest()
+    return Embedded(b"" if state else data, digest, name if isinstance(name, str) else "", values, state)
+
+
+def _check_room(room: int) -> None:
+    if room < 0:
+        raise ValueError(f"it takes more than {_EXPANSION} times its size")
 
 
 def _has_images(kind: Any) -> bool:

@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import errno
 import glob
 import os
 import signal
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from typing import BinaryIO
 
 from fsspec.core import url_to_fs
 
@@ -19,6 +21,7 @@ from bridgetower_train.data.shards import BadRecordError
 from bridgetower_train.display import without_secrets
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.files import recreate
+from bridgetower_train.foreign import open_regular
 from data_prep.source.local import local_path
 from data_prep.source.rows import Part, PartError, Parts, Row
 
@@ -109,6 +112,15 @@ def short_name(name: str) -> str:
     return _plain(name).rstrip("/").rpartition("/")[2]
 
 
+def open_named(name: str) -> BinaryIO:
+    """A file, of which only a part is to be read. Whatever the protocol of its URL raises where it cannot be opened."""
+    if not is_remote(name):
+        return open_regular(name.removeprefix("file://"))
+    fs, path = url_to_fs(name)
+    file: BinaryIO = fs.open(path, "rb")
+    return file
+
+
 def about_files(names: Sequence[str]) -> str:
     """A few words about them, for cards."""
     others = f" and {len(names) - 1:,} others" if names[1:] else ""
@@ -152,7 +164,7 @@ class FilePart(Part):
         """A file that does not exist, or is none, is a row with a state."""
         self.folder = folder
         try:
-            return self.read(self._bring(folder))
+            return dict(enumerate(self.read(self._bring())))
         except FileNotFoundError:
             return {0: self.left_out(0, "", MISSING_FILE)}
         except BadRecordError as error:
@@ -160,6 +172,8 @@ class FilePart(Part):
         except FetchError as error:
             raise PartError(str(error)) from error
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
             raise PartError(f"{self.name}: cannot be read ({error.strerror or error})") from error
 
     def read(self, path: Path) -> list[Row]:
