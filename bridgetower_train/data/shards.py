@@ -8,9 +8,12 @@ import functools
 import hashlib
 import json
 import os
+import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, repeat
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -49,12 +52,14 @@ MAX_PIXELS = 100_000_000
 
 IMAGE_TOO_LARGE = "image over 64 MiB"
 CAPTIONS_TOO_LARGE = "caption member over 1 MiB"
+NO_KEYS: Mapping[str, str] = MappingProxyType({})
 
 _ROW = struct.Struct("<IQIQIHI")  # INDEX_DTYPE: struct unpacks a row several times faster than numpy
 _OPEN_SHARDS = 64
 _ONE_READ_GAP = 1 << 16  # most bytes between image and captions at which one read fetches both
 _STATS_AT_ONCE = 16
 _NPY_HEADER_BYTES = 4096  # more than numpy writes
+_KIND = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 _LINKS = "follow_links=true, or in a run data.follow_links"
 
 Index = np.memmap[Any, np.dtype[np.void]]
@@ -68,22 +73,34 @@ class BadRecordError(Exception):
         self.reason = reason
 
 
-def clean_captions(captions: Iterable[Any]) -> list[str]:
-    """The usable captions in order, stripped; empty ones, duplicates and values that are not strings are dropped.
+def clean_captions(captions: Iterable[Any], kinds: Iterable[Any] = ()) -> dict[str, str]:
+    """The usable captions in order, stripped, each with its kind, "" where it has none of `kinds`.
 
-    Lone surrogates, which JSON can contain and no tokenizer accepts, become `?`.
+    Empty captions, duplicates and values that are not strings are dropped. Lone surrogates, which JSON can contain and no
+    tokenizer accepts, become `?`.
     """
-    texts = (caption.strip() for caption in captions if isinstance(caption, str))
-    valid = (text if text.isascii() else text.encode("utf-8", "replace").decode() for text in texts)
-    return list(dict.fromkeys(text for text in valid if text))
+    clean: dict[str, str] = {}
+    for caption, kind in zip(captions, chain(kinds, repeat(""))):  # noqa: B905
+        if isinstance(caption, str) and (text := caption.strip()):
+            valid = text if text.isascii() else text.encode("utf-8", "replace").decode()
+            clean.setdefault(valid, kind if is_kind(kind) else "")
+    return clean
 
 
-def parse_caption_member(kind: str, data: bytes) -> tuple[list[str], dict[str, Any]]:
-    """(clean captions, whole json) of a caption member of `kind` txt or json.
+def is_kind(name: Any) -> bool:
+    """Whether it can name a kind of captions: 1 to 40 ASCII letters, digits, '_', '-' and '.'."""
+    return isinstance(name, str) and _KIND.fullmatch(name) is not None
 
-    A json has a text or a list of texts in `captions`, or else in `caption`. BadRecordError if it cannot be read.
+
+def parse_caption_member(
+    member: str, data: bytes, keys: Mapping[str, str] = NO_KEYS
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """(clean captions with their kinds, whole json) of a `member` json or txt. BadRecordError if it cannot be read.
+
+    `keys`: kind -> key of the json with its captions, a text or a list. Without them they are under `captions`, with their
+    kinds under `kinds`, or else under `caption`; each may be a text or a list too.
     """
-    if kind == "txt":
+    if member == "txt":
         return clean_captions([decode_text(data)]), {}
     try:
         meta = json.loads(data)
@@ -91,9 +108,16 @@ def parse_caption_member(kind: str, data: bytes) -> tuple[list[str], dict[str, A
         raise BadRecordError("json cannot be read") from None
     if not isinstance(meta, dict):
         raise BadRecordError("json cannot be read")
-    given = (meta.get(name) for name in ("captions", "caption"))
-    found = (clean_captions(value if isinstance(value, list) else [value]) for value in given)
-    return next(filter(None, found), []), meta
+    if keys:
+        pairs = [(caption, kind) for kind, key in keys.items() for caption in as_list(meta.get(key))]
+        return clean_captions([caption for caption, _ in pairs], [kind for _, kind in pairs]), meta
+    found = clean_captions(as_list(meta.get("captions")), as_list(meta.get("kinds")))
+    return found or clean_captions(as_list(meta.get("caption"))), meta
+
+
+def as_list(value: Any) -> list[Any]:
+    """A list as it is, and anything else as its only element."""
+    return value if isinstance(value, list) else [value]
 
 
 def image_identity(meta: dict[str, Any]) -> str | None:
@@ -117,7 +141,7 @@ class Record:
         self._corpus = corpus
         self._row = row
         self._caption_member = caption_member
-        self._parsed: tuple[list[str], dict[str, Any]] | None = None
+        self._parsed: tuple[dict[str, str], dict[str, Any]] | None = None
 
     @property
     def key(self) -> str:
@@ -127,16 +151,24 @@ class Record:
     @property
     def captions(self) -> list[str]:
         """Its cleaned captions."""
-        return self._contents()[0]
+        return list(self._contents()[0])
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kind of each caption, "" where it has none."""
+        return list(self._contents()[0].values())
 
     @property
     def meta(self) -> dict[str, Any]:
         """The whole json; empty if captions are txt."""
         return self._contents()[1]
 
-    def _contents(self) -> tuple[list[str], dict[str, Any]]:
+    def _contents(self) -> tuple[dict[str, str], dict[str, Any]]:
         if self._parsed is None:
-            self._parsed = parse_caption_member(self._corpus.manifest.caption_member, bytes(self._caption_member))
+            manifest = self._corpus.manifest
+            self._parsed = parse_caption_member(
+                manifest.caption_member, bytes(self._caption_member), manifest.caption_keys
+            )
         return self._parsed
 
 
@@ -177,8 +209,9 @@ class Corpus:
         self.folder = folder
         self.name = name
         self.manifest = manifest
-        self.digest = hashlib.sha256(manifest.index_sha256.encode()).hexdigest()
-        """Changes with any record and with the order of records."""
+        keys = json.dumps(manifest.caption_keys, sort_keys=True) if manifest.caption_keys else ""
+        self.digest = hashlib.sha256(f"{manifest.index_sha256}{keys}".encode()).hexdigest()
+        """Changes with any record, with the order of records, and with the keys under which their captions are."""
         self.shard_rows: npt.NDArray[np.int64] = np.cumsum([0, *(s.records for s in manifest.shards)], dtype=np.int64)
         """int64 (shards + 1): the first row of each shard, then the number of rows."""
         self._cache = cache

@@ -2,10 +2,11 @@
 
 import hashlib
 import io
+import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from bridgetower_train.data.shards import (
     CAPTIONS_TOO_LARGE,
     MAX_CAPTION_BYTES,
     BadRecordError,
+    as_list,
     clean_captions,
     parse_caption_member,
 )
@@ -26,6 +28,7 @@ from data_prep.fetch.images import WebImages
 from data_prep.job.job import run_job, run_parts
 from data_prep.shards.summary import most_frequent
 from data_prep.source.annotations import digest_file, expecting
+from data_prep.source.captions import check_kinds
 from data_prep.source.files import about_files
 from data_prep.source.local import (
     MISSING,
@@ -63,8 +66,20 @@ class CaptionsConfig(LinkConfig, WebConfig):
     metadata files it is `file_name`."""
     caption: str = "caption"
     """Column of the table with its caption, or with a list of captions."""
+    kinds: dict[str, str] = field(default_factory=dict)
+    """Captions of several kinds, instead of `caption`: kind -> column, as {alt: text, synthetic: blip}; a run may draw them by
+    shares (`data.captions`). In a folder, .json files may have `kinds` beside `captions`."""
     images: str | None = None
     """Folder in which the table's images are, and that its paths are relative to; null: the folder of the table."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_kinds(self.kinds)
+
+    @property
+    def columns(self) -> list[tuple[str, str]]:
+        """(kind, or "", column) of all captions."""
+        return list(self.kinds.items()) or [("", self.caption)]
 
 
 def run(config: CaptionsConfig) -> None:
@@ -100,6 +115,8 @@ def run(config: CaptionsConfig) -> None:
                 f"{shortened(repr(rows[0].location))}, exists in {folder}; set images= to the folder in which they are"
             )
     identity = {"source": digest_file("source", config.source), "image": config.image, "caption": config.caption}
+    if config.kinds:
+        identity["kinds"] = json.dumps(config.kinds)
     identity |= config.link_rule
     run_job(config, RowList(rows, identity), images, _about(config))
 
@@ -117,7 +134,7 @@ def _is_parquet_with_images(source: str) -> bool:
 def _embedded(config: CaptionsConfig) -> None:
     if config.again:
         raise ConfigError("again: images in .parquet files are not fetched one by one; leave the key out")
-    parts = ParquetParts(config.source, config.image, config.caption, config.follow_links, config.link_rule)
+    parts = ParquetParts(config.source, config.image, config.columns, config.follow_links, config.link_rule)
     images = PlacedImages(config.size, config.workers)
     about = {**_about(config), "note": about_files(parts.names)}
     run_parts(config, parts, images, about, None, {"size": config.size})
@@ -137,46 +154,52 @@ def _about(config: CaptionsConfig) -> dict[str, str]:
     return {"title": config.name, "homepage": "", "licence": "", "note": f"prepared from {Path(config.source).name}"}
 
 
-def _grouped(rows: Iterable[tuple[str, list[Any], str]]) -> list[Row]:
+def _grouped(found: Iterable[tuple[str, str, list[Any], str]]) -> list[Row]:
     """One row per image, with all its captions, and one per row with a state, in the order of first occurrence.
 
     About 400 bytes per row of the table.
     """
-    captions: dict[str | int, tuple[str, list[Any], str]] = {}
-    for number, (location, texts, state) in enumerate(rows):
-        captions.setdefault(number if state else location, (location, [], state))[1].extend(texts)
-    found = []
-    for number, (location, texts, state) in enumerate(captions.values()):
+    captions: dict[str | int, tuple[str, list[Any], list[str], str]] = {}
+    for number, (location, kind, texts, state) in enumerate(found):
+        _, all_texts, kinds, _ = captions.setdefault(number if state else location, (location, [], [], state))
+        all_texts.extend(texts)
+        if kind:
+            kinds.extend([kind] * len(texts))
+    rows = []
+    for number, (location, texts, kinds, state) in enumerate(captions.values()):
         meta = {"url" if location.startswith(_WEB) else "file": location}
-        found.append(Row(f"{number:09d}", location, texts, meta, state=state or ("" if location else NO_IMAGE)))
-    return found
+        state = state or ("" if location else NO_IMAGE)
+        rows.append(Row(f"{number:09d}", location, texts, meta, kinds=kinds, state=state))
+    return rows
 
 
-def _table(config: CaptionsConfig) -> Iterator[tuple[str, list[Any], str]]:
-    """(location, captions, "") of each row of the table, or ("", [], why it has none)."""
+def _table(config: CaptionsConfig) -> Iterator[tuple[str, str, list[Any], str]]:
+    """(location, kind, captions, "") of each row of the table, for each kind, or ("", "", [], why it has none)."""
     path = Path(config.source)
     if path.suffix.lower() not in READERS or not path.exists():
         kinds = f"a folder, or a {', '.join(READERS)}"
         raise ConfigError(f"source={path}: {f'must be {kinds}' if path.exists() else 'does not exist'}")
-    layout = f"is not a {path.suffix} of rows with columns {config.image}, {config.caption}"
+    keys = {config.image: "image"} | {column: f"kinds.{kind}" if kind else "caption" for kind, column in config.columns}
+    layout = f"is not a {path.suffix} of rows with columns {', '.join(keys)}"
     with expecting("source", config.source, layout):
-        for row in read_table(path, (config.image, config.caption)):
+        for row in read_table(path, tuple(keys)):
             if isinstance(row, str):
-                yield "", [], row
+                yield "", "", [], row
                 continue
-            for key, column in (("image", config.image), ("caption", config.caption)):
+            for column, key in keys.items():
                 if column not in row:
                     names = [str(name) for name in row]
                     shown = shortened(", ".join(names), 1000)
                     raise ConfigError(
                         f"{key}={column}: source={path} has no such column, but {shown}{nearest(column, names)}"
                     )
-            image, caption = row[config.image], row[config.caption]
+            image = row[config.image]
             if not isinstance(image, str | int | float | None):
                 raise ConfigError(
                     f"image={config.image}: source={path} has {shortened(repr(image))} in this column; name one of paths or URLs"
                 )
-            yield str(image or ""), list(caption) if isinstance(caption, list) else [caption], ""
+            for kind, column in config.columns:
+                yield str(image or ""), kind, as_list(row[column]), ""
 
 
 def _folder(folder: Path, links: LinkConfig) -> tuple[list[Row], dict[str, str], Counter[str]]:
@@ -200,7 +223,9 @@ def _folder(folder: Path, links: LinkConfig) -> tuple[list[Row], dict[str, str],
     for file in sorted([*images, *lonely]):
         digest.update(f"{file}\n{_size(folder / file)}\n".encode("utf-8", "replace"))
         captions, state = _captions(folder, texts.get(_stem(file), []), links.follow_links, digest)
-        rows.append(Row("", file, captions, {"file": file}, state=NO_IMAGE if file in lonely else state))
+        state = NO_IMAGE if file in lonely else state
+        kinds = list(captions.values()) if any(captions.values()) else []
+        rows.append(Row("", file, list(captions), {"file": file}, kinds=kinds, state=state))
     others = [file for file in files if _suffix(file) not in (*IMAGES, *TEXTS)]
     left_out |= {file: MISSING for file in others if not (folder / file).exists()}  # perhaps links to folders
     rows += [Row("", name, [], {"file": name}, state=state) for name, state in left_out.items()]
@@ -209,8 +234,13 @@ def _folder(folder: Path, links: LinkConfig) -> tuple[list[Row], dict[str, str],
     return [row._replace(key=f"{number:09d}") for number, row in enumerate(rows)], identity, most_frequent(unread)
 
 
-def _captions(folder: Path, texts: list[str], follow_links: bool, digest: "hashlib._Hash") -> tuple[list[str], str]:
-    """(captions of the first of `texts` that has any, ""), or ([], why there are none); `digest` takes what was read."""
+def _captions(
+    folder: Path, texts: list[str], follow_links: bool, digest: "hashlib._Hash"
+) -> tuple[dict[str, str], str]:
+    """(captions of the first of `texts` that has any, with their kinds, ""), or ({}, why there are none).
+
+    `digest` takes what was read.
+    """
     state = ""
     for text in texts:
         content, captions, state = _read_text(folder, text, follow_links)
@@ -219,11 +249,11 @@ def _captions(folder: Path, texts: list[str], follow_links: bool, digest: "hashl
             return captions, ""
     if not texts:
         digest.update(b"None\n0\n")
-    return [], state
+    return {}, state
 
 
-def _read_text(folder: Path, name: str, follow_links: bool) -> tuple[bytes, list[str], str]:
-    """(contents, captions, "") of a text beside an image, or (what could be read, [], why it has none)."""
+def _read_text(folder: Path, name: str, follow_links: bool) -> tuple[bytes, dict[str, str], str]:
+    """(contents, captions with their kinds, "") of a text beside an image, or (what could be read, {}, why it has none)."""
     content = b""
     try:
         content = read_local(local_path(str(folder), name, follow_links), MAX_CAPTION_BYTES, CAPTIONS_TOO_LARGE)
@@ -231,11 +261,11 @@ def _read_text(folder: Path, name: str, follow_links: bool) -> tuple[bytes, list
             return content, clean_captions(io.StringIO(decode_text(content), newline=None)), ""
         return content, parse_caption_member("json", content)[0], ""
     except FileNotFoundError:  # a dangling link
-        return content, [], MISSING
+        return content, {}, MISSING
     except OSError:
-        return content, [], UNREADABLE
+        return content, {}, UNREADABLE
     except BadRecordError as error:
-        return content, [], error.reason
+        return content, {}, error.reason
 
 
 def _size(path: Path) -> int:

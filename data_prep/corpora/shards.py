@@ -1,5 +1,6 @@
 """Shards that others made: any set of WebDataset tars, local or remote, as a corpus of ours."""
 
+import json
 import os
 import re
 from dataclasses import dataclass, field
@@ -13,12 +14,14 @@ from bridgetower_train.data.shards import (
     MAX_CAPTION_BYTES,
     MAX_IMAGE_BYTES,
     BadRecordError,
+    as_list,
     parse_caption_member,
 )
 from bridgetower_train.data.tar import Member
 from bridgetower_train.errors import FileError
 from bridgetower_train.foreign import decode_text, open_regular
 from data_prep.job.job import PrepConfig, run_parts
+from data_prep.source.captions import check_kinds
 from data_prep.source.files import FilePart, FileParts, about_files, named_files, short_name
 from data_prep.source.keep import parse_keep
 from data_prep.source.local import NOT_A_FILE, LinkConfig
@@ -33,7 +36,7 @@ NO_RECORD = "no record in it"
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,90}")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _WEB = ("http://", "https://")
-_OURS = ("captions", "caption")
+_OURS = ("captions", "caption", "kinds")
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,9 @@ class ShardsConfig(LinkConfig, PrepConfig):
     captions: list[str] = field(default_factory=list)
     """Where a record has its captions: keys of its json (a text or a list, dots lead to nested ones) and suffixes of members
     with a text; those of all count. Empty: `captions` or `caption` of the json, or else the txt."""
+    kinds: dict[str, str] = field(default_factory=dict)
+    """Captions of several kinds, instead of `captions`: kind -> where it is, as {alt: caption, synthetic: blip}; a run may draw
+    them by shares (`data.captions`)."""
     resize: str = "all"
     """`all`: every image gets a shorter edge of `size`; `larger`: only those with a longer one, others keep their size. JPEGs
     whose size is right already are not encoded again."""
@@ -60,6 +66,12 @@ class ShardsConfig(LinkConfig, PrepConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("resize", self.resize, ("all", "larger"))
+        check_kinds(self.kinds)
+
+    @property
+    def wanted(self) -> list[tuple[str, str]]:
+        """(kind, or "", key or suffix) of all captions."""
+        return list(self.kinds.items()) or [("", name) for name in self.captions]
 
 
 def run(config: ShardsConfig) -> None:
@@ -70,13 +82,14 @@ def run(config: ShardsConfig) -> None:
     rules = parse_keep(config.keep)
     tars = named_files(config.source, ".tar", config.allow_pipe, config.follow_links)
     choices = {
-        "captions": ", ".join(config.captions),
+        "captions": "" if config.kinds else ", ".join(config.captions),
+        "kinds": json.dumps(config.kinds) if config.kinds else "",
         "resize": config.resize if config.resize != "all" else "",
         "keep": config.keep,
         "against": " ".join(open_against(folder, config.follow_links).digest for folder in config.against),
         **config.link_rule,
     }
-    parts = TarParts(tars, config.follow_links, choices, tuple(config.captions))
+    parts = TarParts(tars, config.follow_links, choices, config.wanted)
     looks = looks_of(config.against, config.workers, config.follow_links) if config.against else None
     images = PlacedImages(config.size, config.workers, config.resize == "all", rules, looks)
     about = {"title": config.name, "homepage": "", "licence": "", "note": about_files(tars)}
@@ -87,20 +100,21 @@ class TarParts(FileParts):
     """Tars."""
 
     def __init__(
-        self, names: list[str], follow_links: bool, choices: dict[str, str], captions: tuple[str, ...]
+        self, names: list[str], follow_links: bool, choices: dict[str, str], wanted: list[tuple[str, str]]
     ) -> None:
         super().__init__(names, follow_links, choices)
-        self._captions = captions
+        self._wanted = wanted
 
     def part(self, number: int) -> Part:
-        return TarPart(number, self.names[number], self.follow_links, captions=self._captions)
+        return TarPart(number, self.names[number], self.follow_links, wanted=self._wanted)
 
 
 @dataclass
 class TarPart(FilePart):
     """The records of a tar."""
 
-    captions: tuple[str, ...] = ()
+    wanted: list[tuple[str, str]] = field(default_factory=list)
+    """(kind, or "", key or suffix) of the captions; empty: as `captions` is."""
 
     def read(self, path: Path) -> list[Row]:
         """A row for each record, and for each stretch or member that belongs to none."""
@@ -109,7 +123,7 @@ class TarPart(FilePart):
         except FileError:
             raise BadRecordError(NOT_A_FILE) from None
         with tar as file:
-            contents = contents_of(file, (*CAPTIONS, *self.captions))
+            contents = contents_of(file, (*CAPTIONS, *(name for _, name in self.wanted)))
             records = enumerate(contents.records.items())
             rows = [self._row(file, str(path), number, key, parts) for number, (key, parts) in records]
         lost = contents.lost + [
@@ -131,36 +145,42 @@ class TarPart(FilePart):
         if any(part.sparse for part in parts.values()):
             return row._replace(state=SPARSE)
         try:
-            captions, meta = _texts(file, parts, self.captions)
+            captions, kinds, meta = _texts(file, parts, self.wanted)
         except BadRecordError as error:
             return row._replace(state=error.reason)
         url = meta.get("url")
         return row._replace(
             location=url if isinstance(url, str) and url.startswith(_WEB) else row.location,
             captions=captions,
+            kinds=kinds,
             meta={**_noted(meta), **row.meta},
             place=Place(path, image.offset, image.size),
         )
 
 
-def _texts(file: BinaryIO, parts: dict[str, Member], wanted: tuple[str, ...]) -> tuple[list[Any], dict[str, Any]]:
-    """(captions, json) of a record. BadRecordError where a member that may have captions cannot be read."""
-    captions: list[Any] = []
+def _texts(
+    file: BinaryIO, parts: dict[str, Member], wanted: list[tuple[str, str]]
+) -> tuple[list[Any], list[str], dict[str, Any]]:
+    """(captions, their kinds or [], json) of a record. BadRecordError where a member that may have captions cannot be read."""
+    found: dict[str, str] = {}
     meta: dict[str, Any] = {}
     if "json" in parts:
         try:
             found, meta = parse_caption_member("json", _contents(file, parts["json"]))
-            captions += found
         except BadRecordError:
             if wanted or "txt" not in parts:
                 raise
     if not wanted:
-        return captions or ([decode_text(_contents(file, parts["txt"]))] if "txt" in parts else []), meta
-    captions = []
-    for name in wanted:
+        if not found and "txt" in parts:
+            found = {decode_text(_contents(file, parts["txt"])): ""}
+        return list(found), list(found.values()) if any(found.values()) else [], meta
+    captions: list[Any] = []
+    kinds: list[str] = []
+    for kind, name in wanted:
         value = decode_text(_contents(file, parts[name])) if name in parts and name != "json" else _nested(meta, name)
-        captions += value if isinstance(value, list) else [value]
-    return captions, meta
+        captions += as_list(value)
+        kinds += [kind] * len(as_list(value))
+    return captions, kinds if any(kinds) else [], meta
 
 
 def _contents(file: BinaryIO, member: Member) -> bytes:

@@ -77,6 +77,7 @@ def check_shard(config: CorporaConfig, tokenizer: str | None, task: tuple[Place,
         faults = [Finding(place.name, info.name, "", reason) for reason in _check_file(corpus, shard)]
         captions: list[str] = []
         keys: Counter[str] = Counter()
+        kinds: Counter[str] = Counter()
         for row in range(start, stop):
             try:
                 record, reason = _read(corpus, row)
@@ -90,8 +91,11 @@ def check_shard(config: CorporaConfig, tokenizer: str | None, task: tuple[Place,
             if reason:
                 faults.append(Finding(place.name, info.name, key, reason))
             captions += record.captions
+            kinds.update(filter(None, record.kinds))
             hashes[0, row - start] = np.frombuffer(image_hash(record.image), np.uint64)
             hashes[1, row - start] = np.frombuffer(original_hash(record.meta), np.uint64)
+        if not faults and kinds != info.kinds:
+            faults.append(Finding(place.name, info.name, "", "records and manifest differ in the kinds of captions"))
         characters = np.array([len(caption) for caption in captions], np.int64)
         tokens = _text(tokenizer).lengths(captions) if tokenizer and captions else np.empty(0, np.int64)
         return ShardReport(faults, hashes, characters, tokens)

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -81,7 +80,7 @@ def write_log(path: Path, lines: Sequence[Line], index: Rows, summary: RangeSumm
     known = map(_valid, zip(*lines, strict=True))
     columns = [pa.array(values, kind) for values, (_, kind) in zip(known, _COLUMNS, strict=True)]
     columns += [pa.array(full[name], mask=~ok) for name in _INDEX_COLUMNS]
-    shard = None if summary.shard is None else asdict(summary.shard)
+    shard = None if summary.shard is None else summary.shard.noted()
     noted = {"shard": shard, "states": summary.states, "edges": summary.edges}
     noted |= {"before": summary.before} if summary.before else {}
     metadata = {key: json.dumps(value) for key, value in noted.items()}

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import simplejpeg
 
 from bridgetower_train.data.shards import INDEX_DTYPE
 from data_prep.job.log import Line, RangeSummary, log_name, write_log
@@ -40,6 +41,7 @@ class ShardRange:
         self._path = work.scratch / SPOOL / f"{part.number:06d}"
         self._spool = Spool(self._path)
         self._rows: dict[int, Row] = {}
+        self._edges = Counter[int]()  # shorter edge of the images, pixels -> images
         self.missing: dict[int, Row] = {}
         """Rows without an outcome so far."""
         self.states = Counter[str]()
@@ -76,7 +78,7 @@ class ShardRange:
             shard.discard()
             info, index = None, np.zeros(0, INDEX_DTYPE)
         log = self._path.with_suffix(".parquet")
-        edges = dict(sorted(shard.edges.items()))
+        edges = dict(sorted(self._edges.items()))
         write_log(log, lines, index, RangeSummary(info, states, edges, dict(self._part.before)))
         self._work.output.take(log, log_name(self._part.number))
         self.discard()
@@ -99,12 +101,15 @@ class ShardRange:
     def _add_to(self, shard: Shard, number: int, row: Row) -> Line:
         state, detail, jpeg, meta = self._outcome(number)
         if state == OK:
-            state = shard.add(row.key, jpeg, row.captions, {**row.meta, **meta}) or OK
+            state = shard.add(row.key, jpeg, row.captions, {**row.meta, **meta}, row.kinds) or OK
+        if state == OK:
+            self._edges[min(simplejpeg.decode_jpeg_header(jpeg)[:2])] += 1
         original = meta.get("sha256"), meta.get("width"), meta.get("height")
         return Line(number, row.key, row.location, state, detail, *original)
 
 
 def _checked(row: Row) -> Row:
     """The row with tidy captions, and with a state where there are none."""
-    captions = tidy(row.captions)
-    return row._replace(captions=captions, state=row.state or ("" if captions else NO_CAPTION))
+    captions = tidy(row.captions, row.kinds)
+    state = row.state or ("" if captions else NO_CAPTION)
+    return row._replace(captions=list(captions), kinds=list(captions.values()), state=state)

@@ -4,6 +4,7 @@ import contextlib
 import os
 import zlib
 from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from bridgetower_train.data.shards import (
     MAX_CAPTION_BYTES,
     MAX_CAPTIONS,
     MAX_IMAGE_BYTES,
+    NO_KEYS,
     BadRecordError,
     parse_caption_member,
 )
@@ -32,6 +34,7 @@ from bridgetower_train.foreign import MAX_JSON, inside, open_regular, read_bytes
 from bridgetower_train.lock import hold
 from data_prep.shards.summary import LeftOut, list_left_out, most_frequent, summarize
 from data_prep.shards.writer import Rows, write_index
+from data_prep.source.captions import check_kinds
 from data_prep.source.local import NOT_A_FILE, LinkConfig, local_path
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
@@ -49,6 +52,12 @@ class IndexConfig(LinkConfig):
 
     root: str = "???"
     """Folder of the tars of one corpus."""
+    kinds: dict[str, str] = field(default_factory=dict)
+    """Captions of several kinds: kind -> key of the json members with its captions, as {alt: caption, synthetic: blip}; a run may
+    draw them by shares (`data.captions`). Empty: as the manifest that is there says, else those of `captions` or `caption`."""
+
+    def __post_init__(self) -> None:
+        check_kinds(self.kinds)
 
 
 @dataclass
@@ -72,19 +81,21 @@ def run(config: IndexConfig) -> None:
     if not folder.is_dir():
         raise ConfigError(f"root={folder}: no such folder; give the folder of the tars")
     with hold(folder, "root"):
-        manifest = build_index(folder, config.follow_links)
+        manifest = build_index(folder, config.follow_links, config.kinds)
     print(summarize(manifest, str(folder)))
 
 
-def build_index(folder: Path, follow_links: bool = False) -> Manifest:
-    """Write `index.npy`, `manifest.json` and, where something is left out, `dropped.jsonl`. Errors as of `run`."""
+def build_index(folder: Path, follow_links: bool = False, kinds: Mapping[str, str] = NO_KEYS) -> Manifest:
+    """Write `index.npy`, `manifest.json` and, where something is left out, `dropped.jsonl`. Errors and `kinds` as of `run`."""
     paths = sorted(path for path in folder.glob("*.tar") if not path.name.startswith("."))
     if not paths:
         raise ConfigError(f"root={folder}: has no .tar; give the folder of the tars")
-    kind = _caption_member(paths, follow_links)
+    old = _old_manifest(folder, follow_links)
+    keys = dict(sorted((kinds or (old.caption_keys if old else {})).items()))  # as the manifest will list them
+    member = "json" if keys else _caption_member(paths, follow_links)
     scans: list[_Scan] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(lambda path: _scan(path, kind, follow_links), paths)
+        found = pool.map(lambda path: _scan(path, member, keys, follow_links), paths)
         with tqdm(desc="index", unit=" images", unit_scale=True, disable=None) as bar:
             for number, scan in enumerate(found, 1):
                 scans.append(scan)
@@ -105,30 +116,37 @@ def build_index(folder: Path, follow_links: bool = False) -> Manifest:
         scan.rows["shard"] = number
     edges = set().union(*(scan.edges for scan in usable))
     shards = [scan.info for scan in usable if scan.info is not None]
-    before, extra = _valid_notes(folder, shards, follow_links)
+    before, extra = _valid_notes(old, shards)
     return write_index(
         folder,
         np.concatenate([scan.rows for scan in usable]),
         corpus=folder.resolve().name,
         image_size=edges.pop() if len(edges) == 1 else None,
-        caption_member=kind,
+        caption_member=member,
         shards=shards,
         dropped={**before, **Counter(line.reason for line in dropped)},
         extra={**extra, **({"unread_members": dict(unread)} if unread else {})},
+        caption_keys=keys,
     )
 
 
-def _valid_notes(folder: Path, shards: list[ShardInfo], follow_links: bool) -> tuple[dict[str, int], dict[str, Any]]:
-    """(what was dropped, notes of the writer) from the existing manifest, as far as they are still valid.
+def _old_manifest(folder: Path, follow_links: bool) -> Manifest | None:
+    """The manifest that is there, if it can be read."""
+    try:
+        path = inside(folder, "manifest.json", follow_links)
+        return Manifest.from_json(read_bytes(path, MAX_JSON), str(path))
+    except (OSError, DataError, FileError):
+        return None
+
+
+def _valid_notes(manifest: Manifest | None, shards: list[ShardInfo]) -> tuple[dict[str, int], dict[str, Any]]:
+    """(what was dropped, notes of the writer) from the old manifest, as far as they are still valid.
 
     With the same shards all are; with others only what the corpus is about, not the counts of its source's rows.
     """
-    try:
-        path = inside(folder, "manifest.json", follow_links)
-        manifest = Manifest.from_json(read_bytes(path, MAX_JSON), str(path))
-    except (OSError, DataError, FileError):
+    if manifest is None:
         return {}, {}
-    if manifest.shards == shards:
+    if [(info.name, info.sha256) for info in manifest.shards] == [(info.name, info.sha256) for info in shards]:
         return manifest.dropped, manifest.extra
     kept = {"about": manifest.extra["about"]} if "about" in manifest.extra else {}
     if lost := sorted(manifest.extra.keys() - kept.keys()):
@@ -185,21 +203,22 @@ def _members(file: BinaryIO, shard: str, scan: _Scan) -> dict[str, dict[str, Mem
     return records
 
 
-def _scan(path: Path, kind: str, follow_links: bool) -> _Scan:
+def _scan(path: Path, member: str, keys: Mapping[str, str], follow_links: bool) -> _Scan:
     """Read a shard; whatever is wrong with it is listed in `dropped`."""
-    scan, rows = _Scan(), []
+    scan, rows, noted = _Scan(), [], Counter[str]()
     try:
         with _open(path, follow_links) as file:
             size, sha256 = os.fstat(file.fileno()).st_size, sha256_file(path)
             records = _members(file, path.name, scan)
             for key, parts in records.items():
                 try:
-                    row, edge = _row(file, parts, kind)
+                    row, edge, kinds = _row(file, parts, member, keys)
                 except BadRecordError as error:
                     scan.dropped.append(LeftOut(f"{path.name} {key}", error.reason))
                 else:
                     rows.append(row)
                     scan.edges.add(edge)
+                    noted.update(filter(None, kinds))
     except OSError as error:
         return _Scan(dropped=[LeftOut(path.name, f"cannot be read: {error.strerror}")])
     except BadRecordError as error:
@@ -210,32 +229,33 @@ def _scan(path: Path, kind: str, follow_links: bool) -> _Scan:
     if rows:
         scan.rows = np.array(rows, INDEX_DTYPE)
         captions = int(scan.rows["captions"].sum(dtype=np.int64))
-        scan.info = ShardInfo(path.name, size, len(rows), captions, sha256)
+        scan.info = ShardInfo(path.name, size, len(rows), captions, sha256, dict(sorted(noted.items())))
     return scan
 
 
-def _row(file: BinaryIO, parts: dict[str, Member], kind: str) -> tuple[tuple[int, ...], int]:
-    """A record's row of the index, with shard 0, and the shorter edge of its image, from its header."""
-    image = next((parts[suffix] for suffix in IMAGES if suffix in parts), None)
-    member = parts.get(kind)
+def _row(
+    file: BinaryIO, parts: dict[str, Member], suffix: str, keys: Mapping[str, str]
+) -> tuple[tuple[int, ...], int, list[str]]:
+    """A record's row of the index, with shard 0, the shorter edge of its image, from its header, and its captions' kinds."""
+    image = next((parts[name] for name in IMAGES if name in parts), None)
+    member = parts.get(suffix)
     if any(part.sparse for part in parts.values()):
         raise BadRecordError(SPARSE)
     if image is None or member is None:
-        raise BadRecordError("no image" if image is None else f"no {kind}")
+        raise BadRecordError("no image" if image is None else f"no {suffix}")
     if image.size > MAX_IMAGE_BYTES:
         raise BadRecordError(IMAGE_TOO_LARGE)
-    captions = _captions(file, member, kind)
+    captions = _captions(file, member, suffix, keys)
     if not 0 < len(captions) <= MAX_CAPTIONS:
         raise BadRecordError(CAPTIONS_TOO_LARGE if captions else "no caption")
     jpeg = os.pread(file.fileno(), image.size, image.offset)
     checked = check_image(jpeg)
     crc = zlib.crc32(os.pread(file.fileno(), member.size, member.offset), zlib.crc32(jpeg))
-    return (0, image.offset, image.size, member.offset, member.size, len(captions), crc), min(
-        checked.width, checked.height
-    )
+    row = (0, image.offset, image.size, member.offset, member.size, len(captions), crc)
+    return row, min(checked.width, checked.height), list(captions.values())
 
 
-def _captions(file: BinaryIO, member: Member, kind: str) -> list[str]:
+def _captions(file: BinaryIO, member: Member, suffix: str, keys: Mapping[str, str] = NO_KEYS) -> dict[str, str]:
     if member.size > MAX_CAPTION_BYTES:
         raise BadRecordError(CAPTIONS_TOO_LARGE)
-    return parse_caption_member(kind, os.pread(file.fileno(), member.size, member.offset))[0]
+    return parse_caption_member(suffix, os.pread(file.fileno(), member.size, member.offset), keys)[0]

@@ -50,8 +50,10 @@ def summarize(manifest: Manifest, folder: str) -> str:
     """Counts of a corpus, and of its source's rows where a preparation has recorded them."""
     edge = "" if manifest.image_size is None else f" with a shorter edge of {manifest.image_size} px"
     shards = "shard" if len(manifest.shards) == 1 else "shards"
+    named = ", ".join(f"{count:,} {kind}" for kind, count in manifest.kinds.items())
+    captions = f"{manifest.captions:,} captions{f' ({named})' if named else ''}"
     lines = [
-        f"{manifest.corpus}: {manifest.images:,} images{edge} and {manifest.captions:,} captions in "
+        f"{manifest.corpus}: {manifest.images:,} images{edge} and {captions} in "
         f"{len(manifest.shards):,} {shards}, {shard_bytes(manifest) / 1e6:,.1f} MB: {folder}"
     ]
     states, rows = manifest.extra.get("states"), manifest.extra.get("rows")

@@ -1,6 +1,6 @@
 """The rows of a source and their outcomes: what a table and a source of images have to provide."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -41,6 +41,8 @@ class Row(NamedTuple):
     """Joins the captions in the record's json."""
     digest: str = ""
     """Published digest of the original image, such as `md5:0123...` or `sha256:4567...`; empty: none is known."""
+    kinds: Sequence[str] = ()
+    """The kind of each caption; empty where none has one."""
     state: str = ""
     """Why the source itself gives no image ("duplicate", "no caption", ...); empty: the image has to be fetched."""
     place: Place | None = None

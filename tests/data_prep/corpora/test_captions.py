@@ -87,6 +87,55 @@ def test_a_column_of_lists_and_columns_of_other_names(tmp_path: Path, images: Pa
         run(config(table, tmp_path / "other", image="path", caption="text"))
 
 
+KINDS = {"alt": "text", "synthetic": "blip"}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_columns_of_several_kinds(tmp_path: Path, images: Path, suffix: str) -> None:
+    """A caption that both have counts as the first; an image may lack a kind, or have several captions of one."""
+    rows = [
+        ("b.jpg", "a dog", "a brown dog"),
+        ("c.jpg", "a cat", "a cat"),
+        ("b.jpg", "again", ""),
+        ("d.jpg", "", "an owl"),
+    ]
+    named = [dict(zip(("image", "text", "blip"), row, strict=True)) for row in rows]
+    table = tmp_path / f"table{suffix}"
+    if suffix == ".csv":
+        table.write_text("image,text,blip\n" + "".join(",".join(row) + "\n" for row in rows))
+    elif suffix == ".jsonl":
+        table.write_text("".join(json.dumps({**row, "blip": [row["blip"]]}) + "\n" for row in named))
+    else:
+        pq.write_table(pa.Table.from_pylist(named), table)
+    run(config(table, tmp_path / "out", images=str(images), kinds=KINDS))
+    records = [written(tmp_path / "out").read(row) for row in range(3)]
+    assert [list(zip(record.captions, record.kinds, strict=True)) for record in records] == [
+        [("a dog", "alt"), ("a brown dog", "synthetic"), ("again", "alt")],
+        [("a cat", "alt")],
+        [("an owl", "synthetic")],
+    ]
+    assert written(tmp_path / "out").manifest.kinds == {"alt": 3, "synthetic": 2}
+
+
+def test_a_table_without_a_column_of_a_kind(tmp_path: Path, images: Path) -> None:
+    table = write_table(tmp_path / "t.csv", ROWS)
+    with pytest.raises(ConfigError, match=r"kinds.synthetic=captoin: .*has no such column.*did you mean 'caption'"):
+        run(config(table, tmp_path / "out", images=str(images), kinds={"alt": "caption", "synthetic": "captoin"}))
+    with pytest.raises(ConfigError, match=r"kinds: 'a b' cannot name a kind"):
+        config(table, tmp_path / "out", kinds={"a b": "caption"})
+
+
+def test_texts_beside_images_keep_their_kinds(tmp_path: Path, images: Path) -> None:
+    (images / "b.json").write_text(json.dumps({"captions": ["one", " ", "two"], "kinds": ["alt", "alt", "synthetic"]}))
+    (images / "c.json").write_text(json.dumps({"captions": ["three"], "kinds": "alt"}))
+    (images / "d.json").write_text(json.dumps({"captions": ["four"]}))
+    run(config(images, tmp_path / "out"))
+    corpus = written(tmp_path / "out")
+    records = [corpus.read(row) for row in range(3)]
+    assert [record.kinds for record in records] == [["alt", "synthetic"], ["alt"], [""]]
+    assert ["kinds" in record.meta for record in records] == [True, True, False]
+
+
 def test_broken_text_in_a_table_is_one_row_s_matter(tmp_path: Path, images: Path) -> None:
     table = images / "table.tsv"
     table.write_bytes(b"\xef\xbb\xbfimage\tcaption\nb.jpg\tcaf\xe9 \0 x\nc.jpg\nd.jpg\tgood\textra\n")

@@ -61,6 +61,15 @@ def test_several_files(tmp_path, monkeypatch, source):
     assert records(corpus)["000001-000002"] == ["1", "2 of 1"]
 
 
+def test_captions_of_several_kinds(tmp_path):
+    path = hub_file(
+        tmp_path / "a.parquet", [(encoded(1), "alternative"), (encoded(1), "more")], blip=[["one"], ["two", "three"]]
+    )
+    corpus = prepare(tmp_path, path, kinds={"alt": "caption", "synthetic": "blip"})
+    assert records(corpus) == {"000000-000000": ["alternative", "one", "more", "two", "three"]}
+    assert corpus.read(0).kinds == ["alt", "synthetic", "alt", "synthetic", "synthetic"]
+
+
 def test_splits_are_not_mixed(tmp_path):
     for split in ("train", "validation"):
         hub_file(tmp_path / "data" / f"{split}-00000-of-00001.parquet", [(encoded(1), "x")])

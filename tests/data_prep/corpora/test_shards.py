@@ -137,6 +137,17 @@ def test_captions_from_any_key_or_member(tmp_path, make_tar, wanted, expected):
     assert corpus.read(0).meta["alt"] == "alternative"
 
 
+def test_captions_of_several_kinds(tmp_path, make_tar):
+    meta = {"alt": "alternative", "blip": ["one", "two"]}
+    members = {"a.jpg": encoded(1), "a.json": json.dumps(meta).encode(), "a.txt": b"text"}
+    kinds = {"alt": "alt", "synthetic": "blip", "file": "txt"}
+    corpus = prepare(tmp_path, make_tar(tmp_path / "a.tar", members), kinds=kinds)
+    expected = ["alt", "synthetic", "synthetic", "file"]
+    assert (records(corpus)["a"], corpus.read(0).kinds) == (["alternative", "one", "two", "text"], expected)
+    again = prepare(tmp_path / "again", corpus.folder)  # of our own shards they are kept
+    assert (records(again)["a"], again.read(0).kinds) == (["alternative", "one", "two", "text"], expected)
+
+
 def test_every_record_has_a_state(tmp_path, make_tar, capsys):
     members = [
         *record(1).items(),
@@ -308,5 +319,5 @@ def test_near_duplicates_of_an_evaluation_are_left_out(tars, tmp_path, make_tar)
 
 def test_parts_travel(tars):
     """engine=ray sends each tar to a task."""
-    parts = TarParts(named_files(str(tars), ".tar", False, False), False, {}, ("txt",))
+    parts = TarParts(named_files(str(tars), ".tar", False, False), False, {}, [("", "txt")])
     assert pickle.loads(pickle.dumps(parts.part(1))) == parts.part(1)

@@ -135,7 +135,7 @@ def test_the_two_photographs(shared: Path, tmp_path: Path) -> None:
     assert corpus.manifest.images == 2
     listed = json.loads(Path(config.regions).read_text())
     for row, image in enumerate(listed):
-        assert corpus.read(row).captions == clean_captions(region["phrase"] for region in image["regions"])
+        assert corpus.read(row).captions == list(clean_captions(region["phrase"] for region in image["regions"]))
 
 
 @attack(15)

@@ -57,6 +57,48 @@ def img2dataset_record(key: str, url: str) -> dict[str, bytes]:
     }
 
 
+def recaptioned(key: str, **captions) -> dict[str, bytes]:
+    """A record of a corpus that somebody has captioned anew."""
+    return {f"{key}.jpg": encoded("JPEG"), f"{key}.json": json.dumps({"caption": "old", **captions}).encode()}
+
+
+def test_captions_of_several_kinds_in_tars_of_others(tmp_path, make_tar, capsys):
+    """Each kind under a key of its own, a text or a list; indexed again without keys the corpus keeps those it has."""
+    make_tar(
+        tmp_path / "web" / "0.tar",
+        recaptioned("a", blip="new", regions=["left", "right", "old"])
+        | recaptioned("b", blip=None, regions=[5])
+        | recaptioned("c", caption=" ", blip="only new"),
+    )
+    kinds = {"synthetic": "blip", "alt": "caption", "region": "regions"}
+    run(IndexConfig(root=str(tmp_path / "web"), kinds=kinds))
+    assert "6 captions (2 alt, 2 region, 2 synthetic)" in capsys.readouterr().out
+    corpus = open_corpus(str(tmp_path), "web")
+    assert corpus.manifest.format == 2
+    records = [corpus.read(row) for row in range(3)]
+    assert [list(zip(record.captions, record.kinds, strict=True)) for record in records] == [
+        [("old", "alt"), ("left", "region"), ("right", "region"), ("new", "synthetic")],
+        [("old", "alt")],
+        [("only new", "synthetic")],
+    ]
+    assert pickle.loads(pickle.dumps(corpus)).read(0).captions == records[0].captions
+    before = (tmp_path / "web" / "manifest.json").read_bytes()
+    run(IndexConfig(root=str(tmp_path / "web")))
+    assert (tmp_path / "web" / "manifest.json").read_bytes() == before
+
+
+def test_other_keys_give_another_order_of_data(tmp_path, make_tar):
+    """The same captions could stand under them, as far as index and tars tell."""
+    make_tar(tmp_path / "web" / "0.tar", recaptioned("a", blip="new", git="newer"))
+    digests = set()
+    for key in ("blip", "git"):
+        run(IndexConfig(root=str(tmp_path / "web"), kinds={"alt": "caption", "synthetic": key}))
+        corpus = open_corpus(str(tmp_path), "web")
+        assert corpus.manifest.captions == 2
+        digests.add(corpus.digest)
+    assert len(digests) == 2
+
+
 def test_img2dataset_shards(tmp_path, make_tar):
     """Images in the order of completion, gaps where a download failed, tables and counts beside the tars."""
     folder = tmp_path / "cc3m"
