@@ -10,7 +10,9 @@ from test_shards import ShardsConfig, records, run, tars  # noqa: F401
 from bridgetower_train.data import cache
 from bridgetower_train.data.cache import ShardCache
 from bridgetower_train.data.shards import open_corpus
-from bridgetower_train.errors import DataError
+from bridgetower_train.errors import ConfigError, DataError
+from data_prep.shards import index
+from data_prep.shards.index import IndexConfig
 from tests.s3 import BUCKET, object_store
 
 
@@ -69,6 +71,42 @@ def test_a_tar_that_cannot_be_had_is_had_by_the_next_run(store, tmp_path):
 def test_a_tar_that_is_not_there_is_counted(store, tmp_path):
     prepare(tmp_path, f"s3://{BUCKET}/theirs/cc3m-{{0001..0003}}.tar")
     assert open_corpus(str(tmp_path), "ours").manifest.extra["states"] == {"ok": 8, "missing file": 1}
+
+
+def test_tars_are_indexed_where_they_are(store, tmp_path, tars):  # noqa: F811
+    """Each is fetched once, and the index is that of the same tars in a folder."""
+    (tars / "cc3m-0001.tar").write_bytes((tars / "cc3m-0001.tar").read_bytes()[:3000])
+    store.put({"theirs/cc3m-0001.tar": tars / "cc3m-0001.tar"})
+    store.requests.clear()
+    index.run(IndexConfig(root=f"s3://{BUCKET}/theirs", scratch=str(tmp_path / "scratch")))
+    assert store.gets(".tar") == 3
+    assert not list((tmp_path / "scratch").iterdir())
+    index.run(IndexConfig(root=str(tars)))
+    remote = open_corpus(f"s3://{BUCKET}", "theirs", ShardCache(str(tmp_path / "cache"), 1 << 30))
+    local = open_corpus(str(tmp_path), "theirs")
+    assert remote.digest == local.digest
+    assert remote.manifest == local.manifest
+    images = range(local.manifest.images)
+    assert [bytes(remote.read(row).image) for row in images] == [bytes(local.read(row).image) for row in images]
+    store.fault = lambda method, path: "forbid" if method == "PUT" else ""
+    store.requests.clear()
+    with pytest.raises(DataError, match=r"dropped.jsonl cannot be written"):
+        index.run(IndexConfig(root=f"s3://{BUCKET}/theirs", scratch=str(tmp_path / "scratch")))
+    assert not store.gets(".tar")
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"root": "s3://bucket/theirs"}, "set scratch"),
+        ({"root": "https://h/theirs", "scratch": "x"}, "takes no index"),
+        ({"root": "s3://bucket", "scratch": "x"}, "is a whole bucket"),
+    ],
+)
+def test_roots_that_cannot_be_indexed(keys, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        index.run(IndexConfig(**keys))
 
 
 def test_from_the_store_to_the_store_and_into_training(store, tmp_path, tars):  # noqa: F811

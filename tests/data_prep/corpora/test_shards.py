@@ -308,6 +308,7 @@ def test_links_out_of_the_folder_are_not_followed(tars, tmp_path):
 
 
 def test_near_duplicates_of_an_evaluation_are_left_out(tars, tmp_path, make_tar):
+    pytest.importorskip("imagehash", reason="ImageHash is not installed")
     members = record(100, encoded(5, (300, 240))) | record(101, encoded(90)) | record(102, encoded(7, (240, 240)))
     held_out = prepare(tmp_path / "heldout", make_tar(tmp_path / "held.tar", members), size=96)
     corpus = prepare(tmp_path, tars, against=[held_out.folder])
