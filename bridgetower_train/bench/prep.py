@@ -25,11 +25,11 @@ from bridgetower_train.config import at_least
 from bridgetower_train.errors import DataError
 from data_prep.corpora.shards import TarParts
 from data_prep.job.job import JobConfig, PrepConfig, run_job, run_parts
+from data_prep.packed.images import PlacedImages
 from data_prep.parallel import cores
 from data_prep.shapes.synthetic import synthetic_photo
 from data_prep.source.image import JPEG_QUALITY
 from data_prep.source.local import LocalImages, RowList
-from data_prep.source.placed import PlacedImages
 from data_prep.source.rows import Images, Outcome, Row
 
 FIGURES = {

@@ -26,10 +26,11 @@ from data_prep.corpora.parquet import SUFFIX, ParquetParts, has_images
 from data_prep.corpora.web import WebConfig
 from data_prep.fetch.images import WebImages
 from data_prep.job.job import run_job, run_parts
+from data_prep.packed.files import about_files
+from data_prep.packed.images import PlacedImages
 from data_prep.shards.summary import most_frequent
 from data_prep.source.annotations import digest_file, expecting
 from data_prep.source.captions import check_kinds
-from data_prep.source.files import about_files
 from data_prep.source.local import (
     MISSING,
     UNREADABLE,
@@ -40,7 +41,6 @@ from data_prep.source.local import (
     local_path,
     read_local,
 )
-from data_prep.source.placed import PlacedImages
 from data_prep.source.rows import Images, Row
 from data_prep.source.table import READERS, read_table
 

@@ -11,8 +11,8 @@ from bridgetower_train.display import shortened
 from bridgetower_train.errors import ConfigError, nearest
 from bridgetower_train.files import recreate
 from bridgetower_train.foreign import open_regular
-from data_prep.source.embedded import Embedded, columns_of, read_images
-from data_prep.source.files import FilePart, FileParts, named_files, open_named, short_name
+from data_prep.packed.files import FilePart, FileParts, named_files, open_named, short_name
+from data_prep.packed.parquet import Embedded, columns_of, read_images
 from data_prep.source.rows import Place, Row
 
 SUFFIX = ".parquet"

@@ -21,14 +21,14 @@ from bridgetower_train.data.tar import Member
 from bridgetower_train.errors import FileError
 from bridgetower_train.foreign import decode_text, open_regular
 from data_prep.job.job import PrepConfig, run_parts
+from data_prep.packed.files import FilePart, FileParts, about_files, named_files, short_name
+from data_prep.packed.images import PlacedImages
+from data_prep.packed.keep import parse_keep
+from data_prep.packed.looks import looks_of, open_against
+from data_prep.packed.tars import CAPTIONS, IMAGES, SPARSE, Loss, contents_of
 from data_prep.source.captions import check_kinds
-from data_prep.source.files import FilePart, FileParts, about_files, named_files, short_name
-from data_prep.source.keep import parse_keep
 from data_prep.source.local import NOT_A_FILE, LinkConfig
-from data_prep.source.looks import looks_of, open_against
-from data_prep.source.placed import PlacedImages
 from data_prep.source.rows import Part, Place, Row
-from data_prep.source.tars import CAPTIONS, IMAGES, SPARSE, Loss, contents_of
 
 NO_IMAGE = "no image"
 NO_RECORD = "no record in it"

@@ -24,8 +24,8 @@ from bridgetower_train.weights import hub
 from data_prep.inspect.duplicates import Hashes, find_duplicates
 from data_prep.inspect.lint_shard import Finding, check_folder, check_shard, forget_corpora
 from data_prep.inspect.places import CorporaConfig, Place, find_corpora
+from data_prep.packed.looks import looks_of
 from data_prep.parallel import cores, ordered_map
-from data_prep.source.looks import looks_of
 
 SHOWN = 20
 """Up to this number findings are only printed."""

@@ -17,8 +17,8 @@ from bridgetower_train.errors import DataError, FileError
 from bridgetower_train.files import sha256_file
 from data_prep.inspect.duplicates import image_hash, original_hash
 from data_prep.inspect.places import CorporaConfig, Place
-from data_prep.source.looks import Looks
-from data_prep.source.placed import NEAR_DUPLICATE
+from data_prep.packed.images import NEAR_DUPLICATE
+from data_prep.packed.looks import Looks
 
 FREE_SIZE = 294
 """Size to which the images of a corpus of several sizes are resized, pixels."""

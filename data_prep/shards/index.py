@@ -35,12 +35,12 @@ from bridgetower_train.errors import ConfigError, DataError, FileError
 from bridgetower_train.files import recreate, sha256_file
 from bridgetower_train.foreign import MAX_JSON, inside, open_regular, read_bytes
 from bridgetower_train.lock import hold
+from data_prep.packed.tars import CAPTIONS, IMAGES, SPARSE, contents_of
 from data_prep.shards.output import Output
 from data_prep.shards.summary import LeftOut, list_left_out, most_frequent, summarize
 from data_prep.shards.writer import Rows, write_index
 from data_prep.source.captions import check_kinds
 from data_prep.source.local import NOT_A_FILE, LinkConfig, local_path
-from data_prep.source.tars import CAPTIONS, IMAGES, SPARSE, contents_of
 
 _VOTERS = 100
 _FETCHED_AT_ONCE = 4

@@ -16,7 +16,7 @@ from bridgetower_train.cli import main
 from bridgetower_train.data.shards import Corpus, open_corpus
 from bridgetower_train.errors import ConfigError
 from data_prep.corpora.shards import ShardsConfig, TarParts, run
-from data_prep.source.files import named_files
+from data_prep.packed.files import named_files
 
 
 def encoded(number: int, size: tuple[int, int] = (80, 64), kind: str = "JPEG") -> bytes:

@@ -3,7 +3,7 @@
 import pytest
 
 from bridgetower_train.errors import ConfigError
-from data_prep.source.keep import parse_keep
+from data_prep.packed.keep import parse_keep
 
 RECORD = {
     "similarity": 0.3,

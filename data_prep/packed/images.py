@@ -9,11 +9,11 @@ from bridgetower_train.data.image import check_image
 from bridgetower_train.data.shards import BadRecordError
 from bridgetower_train.errors import FileError
 from bridgetower_train.foreign import open_regular
+from data_prep.packed.keep import Rule
+from data_prep.packed.looks import Looks
 from data_prep.parallel import ordered_map
 from data_prep.source.image import encode
-from data_prep.source.keep import Rule
 from data_prep.source.local import NOT_A_FILE, UNREADABLE
-from data_prep.source.looks import Looks
 from data_prep.source.rows import OK, Images, Outcome, Place, Row
 
 NEAR_DUPLICATE = "near-duplicate of an image in against"
