@@ -9,7 +9,7 @@ import statistics
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,7 +43,6 @@ FIGURES = {
     "several_of_bare": "several / bare (target: 0.8)",
     "tars_of_bare": "tars / bare (target: 0.8)",
     "stream_of_bare": "stream / bare (target: 0.7)",
-    "stream_waits": "share of the time of that job in which its process did not compute: waited, or made room for others",
 }
 """What `measure` returns. Jobs count from when their workers have started."""
 
@@ -86,13 +85,11 @@ def measure(config: BenchPrepConfig) -> Figures:
             for name, workers in (("one", 1), ("several", config.workers))
         )
         tars = _write_tars(jpegs, config, Path(scratch))
-        rates = {"one": one, "several": several, "tars": _shards(tars, config, Path(scratch, "tars"))[0]}
-        waits = {}
+        rates = {"one": one, "several": several, "tars": _shards(tars, config, Path(scratch, "tars"))}
         if config.url:
-            fetched, waited = _shards(_upload(tars, config.url), config, Path(scratch, "stream"))
-            rates["stream"], waits["stream_waits"] = fetched, waited
+            rates["stream"] = _shards(_upload(tars, config.url), config, Path(scratch, "stream"))
     ratios = {f"{name}_of_bare": rate / bare for name, rate in rates.items()}
-    return {"jpeg_kb": statistics.mean(map(len, jpegs)) / 1e3, "bare": bare, **rates, **ratios, **waits}
+    return {"jpeg_kb": statistics.mean(map(len, jpegs)) / 1e3, "bare": bare, **rates, **ratios}
 
 
 def _synthetic(folder: Path) -> list[Path]:
@@ -115,40 +112,36 @@ def _bare(jpegs: list[bytes], config: BenchPrepConfig) -> None:
 class _Timed(Images):
     """Notes when the workers have warmed up."""
 
-    def __init__(self, images: Images) -> None:
+    def __init__(self, images: Images, clock: Callable[[], float]) -> None:
         self._images = images
-        self.started = 0.0, 0.0
+        self.clock = clock
+        self.started = 0.0
 
     def outcomes(self, rows: Iterator[tuple[int, Row]]) -> Iterator[tuple[int, Outcome]]:
         for count, outcome in enumerate(self._images.outcomes(rows)):
             if count == _WARM_UP:
-                self.started = time.process_time(), time.perf_counter()
+                self.started = self.clock()
             yield outcome
-
-    def seconds(self) -> tuple[float, float]:
-        """(of this process's CPU, by the clock) since then."""
-        return time.process_time() - self.started[0], time.perf_counter() - self.started[1]
 
 
 def _prep(paths: list[Path], config: BenchPrepConfig, workers: int, out: Path) -> float:
     """Images per second and process of a whole job: its spool, shards, logs and index included, the start of workers not."""
     rows = [Row(f"{n:06d}", paths[n % len(paths)].name, [f"image {n}"]) for n in range(config.records)]
-    images = _Timed(LocalImages(paths[0].parent, config.size, workers, follow_links=True))
+    local = LocalImages(paths[0].parent, config.size, workers, follow_links=True)
+    images = _Timed(local, time.process_time if workers == 1 else time.perf_counter)
     job = JobConfig(out=str(out.parent), name=out.name, size=config.size, workers=workers)
     with _quiet():
         run_job(job, RowList(rows, {}), images, {})
-    computed, passed = images.seconds()
-    return (config.records - _WARM_UP) / (computed if workers == 1 else passed) / workers
+    return (config.records - _WARM_UP) / (images.clock() - images.started) / workers
 
 
-def _shards(tars: list[str], config: BenchPrepConfig, out: Path) -> tuple[float, float]:
-    """(images per CPU-second of a whole job in one process, share of its time in which it did not compute)."""
-    images = _Timed(PlacedImages(config.size, 1))
+def _shards(tars: list[str], config: BenchPrepConfig, out: Path) -> float:
+    """Images per CPU-second of `prep shards` in one process."""
+    images = _Timed(PlacedImages(config.size, 1), time.process_time)
     job = PrepConfig(out=str(out.parent), name=out.name, size=config.size, workers=1)
     with _quiet():
         run_parts(job, TarParts(tars, False, {}, []), images, {}, None, {})
-    computed, passed = images.seconds()
-    return (config.records - _WARM_UP) / computed, max(0.0, 1 - computed / passed)
+    return (config.records - _WARM_UP) / (images.clock() - images.started)
 
 
 def _write_tars(jpegs: list[bytes], config: BenchPrepConfig, folder: Path) -> list[str]:

@@ -13,6 +13,7 @@ from test_shards import encoded, records
 from bridgetower_train.data.shards import open_corpus
 from bridgetower_train.errors import ConfigError, DataError
 from data_prep.corpora.captions import CaptionsConfig, run
+from tests.hostile.attacks import attack
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -96,6 +97,7 @@ def test_what_is_broken_is_counted(tmp_path):
     assert corpus.manifest.extra["states"] == {"ok": 2, "parquet cannot be read": 1}
 
 
+@attack(77)
 def test_a_few_bytes_that_stand_for_gigabytes_are_refused(tmp_path):
     """One image of 1 MB in a dictionary, which 20,000 rows share, is copied once; different ones made of nothing are too many."""
     large = encoded(1, (600, 600), "BMP")

@@ -2,7 +2,10 @@
 
 import io
 import json
+import os
 import pickle
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,9 @@ from bridgetower_train.data.shards import Corpus, open_corpus
 from bridgetower_train.errors import ConfigError
 from data_prep.corpora.shards import ShardsConfig, TarParts, run
 from data_prep.packed.files import named_files
+from tests.hostile.attacks import attack
+
+ROOT = Path(__file__).parents[3]
 
 
 def encoded(number: int, size: tuple[int, int] = (80, 64), kind: str = "JPEG") -> bytes:
@@ -240,6 +246,7 @@ def test_what_users_of_webdataset_write(tmp_path, monkeypatch, source, names):
     assert named_files(source, ".tar", True, False) == names
 
 
+@attack(75)
 @pytest.mark.parametrize(
     ("source", "message"),
     [
@@ -249,6 +256,7 @@ def test_what_users_of_webdataset_write(tmp_path, monkeypatch, source, names):
         ("[]", "has no .tar"),
         ("pipe:cat x.tar", "runs a command; set allow_pipe=true"),
         ("[y.tar,pipe:touch evil]", "runs a command"),
+        ("y.tar::pipe:touch evil", "runs a command"),
         ("nothing-of-fsspec://x/y", "cannot be listed"),
     ],
 )
@@ -316,6 +324,22 @@ def test_near_duplicates_of_an_evaluation_are_left_out(tars, tmp_path, make_tar)
     assert left_out["000000005"] == "ours/000000100"
     assert "000000000" not in left_out
     assert corpus.manifest.extra["states"]["near-duplicate of an image in against"] == len(left_out) < 4
+
+
+@pytest.mark.nightly
+def test_on_a_ray_cluster(tars, tmp_path):
+    pytest.importorskip("ray", reason="Ray is not installed")
+    keys = (
+        f"source=pipe:cat {tars}/cc3m-000{{0..2}}.tar",
+        "allow_pipe=true",
+        f"out={tmp_path / 'ray'}",
+        "name=ours",
+        "size=64",
+    )
+    command = [sys.executable, "-m", "bridgetower_train", "prep", "shards", *keys, "engine=ray", "workers=1"]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=300)
+    assert open_corpus(str(tmp_path / "ray"), "ours").digest == prepare(tmp_path / "local", tars).digest
+    assert not list((tmp_path / "ray").rglob("*.source"))
 
 
 def test_parts_travel(tars):

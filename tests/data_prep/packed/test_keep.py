@@ -4,6 +4,7 @@ import pytest
 
 from bridgetower_train.errors import ConfigError
 from data_prep.packed.keep import parse_keep
+from tests.hostile.attacks import attack
 
 RECORD = {
     "similarity": 0.3,
@@ -50,6 +51,7 @@ def test_the_first_rule_that_is_broken_is_the_state(text, expected):
     assert reason(text) == expected
 
 
+@attack(76)
 @pytest.mark.parametrize(
     "text",
     ["width", "width>", ">3", "width>3 and", "width>3 width<4", "(width>3", "width>3)", "width>abc", "width>>3", "not", "and",
