@@ -175,6 +175,7 @@ def test_a_former_name_that_the_command_has_no_use_for_is_unknown(capsys):
         (["data.captions=null"], ["data.captions=None", "must be all, one, or shares of kinds"]),
         (["data.captions={alt: -1}"], ["data.captions.alt=-1", "a number from 0 on"]),
         (["data.captions={alt: much}"], ["data.captions.alt=much", "a number from 0 on"]),
+        (["data.captions={1: 0.5, alt: 0.5}"], ["data.captions={1: 0.5, 'alt': 0.5}", "or shares of kinds"]),
         (["data.captions={alt: 0}"], ["must give a kind a share above 0"]),
         (["data.text_buckets=[16,200]"], ["data.text_buckets", "model.max_text_len"]),
         (["objective.itc=0", "objective.itm_negatives=hard"], ["objective.itm_negatives=hard", "objective.itc"]),

@@ -73,7 +73,7 @@ class DataConfig:
     def _check_captions(self) -> None:
         if isinstance(self.captions, str):
             one_of("data.captions", self.captions, ("all", "one"))
-        elif not isinstance(self.captions, dict) or not self.captions:
+        elif not isinstance(self.captions, dict) or not self.captions or {*map(type, self.captions)} != {str}:
             raise ConfigError(
                 f"data.captions={self.captions}: must be all, one, or shares of kinds, as {{alt: 0.5, synthetic: 0.5}}"
             )

@@ -83,7 +83,7 @@ def clean_captions(captions: Iterable[Any], kinds: Iterable[Any] = ()) -> dict[s
     for caption, kind in zip(captions, chain(kinds, repeat(""))):  # noqa: B905
         if isinstance(caption, str) and (text := caption.strip()):
             valid = text if text.isascii() else text.encode("utf-8", "replace").decode()
-            clean.setdefault(valid, kind if is_kind(kind) else "")
+            clean.setdefault(valid, kind if kind and is_kind(kind) else "")
     return clean
 
 

@@ -14,7 +14,6 @@ from typing import Any, BinaryIO
 import numpy as np
 from tqdm import tqdm
 
-from bridgetower_train.data.cache import fetch
 from bridgetower_train.data.image import check_image
 from bridgetower_train.data.manifest import Manifest, ShardInfo
 from bridgetower_train.data.roots import is_remote, plain_root
@@ -32,18 +31,18 @@ from bridgetower_train.data.shards import (
 from bridgetower_train.data.tar import Member
 from bridgetower_train.display import print_line
 from bridgetower_train.errors import ConfigError, DataError, FileError
-from bridgetower_train.files import recreate, sha256_file
+from bridgetower_train.files import sha256_file
 from bridgetower_train.foreign import MAX_JSON, inside, open_regular, read_bytes
 from bridgetower_train.lock import hold
 from data_prep.packed.tars import CAPTIONS, IMAGES, SPARSE, contents_of
 from data_prep.shards.output import Output
 from data_prep.shards.summary import LeftOut, list_left_out, most_frequent, summarize
+from data_prep.shards.tars import RemoteTars, Tars
 from data_prep.shards.writer import Rows, write_index
 from data_prep.source.captions import check_kinds
 from data_prep.source.local import NOT_A_FILE, LinkConfig, local_path
 
 _VOTERS = 100
-_FETCHED_AT_ONCE = 4
 _WEB = ("http://", "https://")
 
 
@@ -111,7 +110,7 @@ def _index_remote(config: IndexConfig) -> None:
     with tempfile.TemporaryDirectory(prefix="index-", dir=config.scratch) as scratch:
         folder = Path(scratch, name)
         folder.mkdir()
-        tars = _RemoteTars(output, folder)
+        tars = RemoteTars(output, folder)
         output.write("dropped.jsonl", "")  # says before hours of reading whether it can be written to
         if manifest := output.read("manifest.json"):
             (folder / "manifest.json").write_bytes(manifest)
@@ -122,50 +121,11 @@ def _index_remote(config: IndexConfig) -> None:
     print(summarize(written, str(output)))
 
 
-class _Tars:
-    """The tars of a folder."""
-
-    at_once = os.cpu_count() or 1
-    """How many to read at the same time."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.names = sorted(path.name for path in folder.glob("*.tar") if not path.name.startswith("."))
-
-    def path(self, name: str) -> Path:
-        """Of a tar, on this machine."""
-        return self.folder / name
-
-    def done(self, name: str) -> None:
-        """It has been read."""
-
-
-class _RemoteTars(_Tars):
-    """Those of a remote folder, each fetched once into `folder`, and removed when it has been read."""
-
-    at_once = _FETCHED_AT_ONCE
-
-    def __init__(self, output: Output, folder: Path) -> None:
-        self.folder = folder
-        self.names = sorted(name for name in output.sizes() if name.endswith(".tar"))
-        self._url = output.url
-
-    def path(self, name: str) -> Path:
-        path = self.folder / name
-        if not path.exists():
-            with recreate(path) as file:
-                fetch(f"{self._url}/{name}", file)
-        return path
-
-    def done(self, name: str) -> None:
-        (self.folder / name).unlink()
-
-
 def build_index(
-    folder: Path, follow_links: bool = False, kinds: Mapping[str, str] = NO_KEYS, tars: _Tars | None = None
+    folder: Path, follow_links: bool = False, kinds: Mapping[str, str] = NO_KEYS, tars: Tars | None = None
 ) -> Manifest:
     """Write `index.npy`, `manifest.json` and, where something is left out, `dropped.jsonl`. Errors and `kinds` as of `run`."""
-    tars = tars or _Tars(folder)
+    tars = tars or Tars(folder)
     if not tars.names:
         raise ConfigError(f"root={folder}: has no .tar; give the folder of the tars")
     old = _old_manifest(folder, follow_links)

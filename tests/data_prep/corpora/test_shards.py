@@ -20,7 +20,9 @@ from bridgetower_train.data.shards import Corpus, open_corpus
 from bridgetower_train.errors import ConfigError
 from data_prep.corpora.shards import ShardsConfig, TarParts, run
 from data_prep.packed.files import named_files
+from data_prep.packed.images import PlacedImages
 from tests.hostile.attacks import attack
+from tests.serving import of_folder, serving
 
 ROOT = Path(__file__).parents[3]
 
@@ -300,6 +302,36 @@ def test_commands(tars, tmp_path, capsys):
     assert "1 part of the source cannot be read: pipe:exit 3: ended with exit code 3" in capsys.readouterr().err
     assert (tmp_path / "b" / "000000.tar").exists()
     assert not (tmp_path / "b" / "manifest.json").exists()
+
+
+def test_a_killed_run_decodes_nothing_twice(tars, tmp_path, monkeypatch):
+    """What is killed in the second of three tars goes on there, though each tar is fetched by a command."""
+    source = f"pipe:cat {tars}/cc3m-000{{0..2}}.tar"
+    decoded: list[int] = []
+    prepared = PlacedImages._numbered
+
+    def numbered(self, row):
+        if len(decoded) == 6:
+            raise ZeroDivisionError
+        decoded.append(row[0])
+        return prepared(self, row)
+
+    monkeypatch.setattr(PlacedImages, "_numbered", numbered)
+    with pytest.raises(ZeroDivisionError):
+        prepare(tmp_path, source, allow_pipe=True)
+    assert [path.name for path in (tmp_path / "ours").glob("*.tar")] == ["000000.tar"]
+    decoded.append(-1)
+    corpus = prepare(tmp_path, source, allow_pipe=True)
+    assert len(decoded) == 13
+    assert corpus.digest == prepare(tmp_path / "straight", tars).digest
+
+
+def test_a_web_server(tars, tmp_path):
+    with serving(of_folder(tars)) as address:
+        corpus = prepare(tmp_path, f"http://{address}/cc3m-{{0000..0003}}.tar")
+    assert corpus.manifest.extra["states"] == {"ok": 12, "missing file": 1}
+    assert main(["prep", "card", f"root={corpus.folder}"]) == 0
+    assert "prepared from cc3m-0000.tar and 3 others" in (Path(corpus.folder) / "README.md").read_text()
 
 
 def test_links_out_of_the_folder_are_not_followed(tars, tmp_path):
