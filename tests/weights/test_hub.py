@@ -95,6 +95,7 @@ def test_a_revision_may_be_named(loopback, shapes_root, tmp_path):
     assert refused.stderr.count("\n") == 1
 
 
+@pytest.mark.nightly
 def test_data_sets_become_corpora(loopback, tmp_path, make_tar, jpeg):
     """Tars and Parquet, listed and fetched by hf://."""
     data_set = loopback.folder / "datasets" / "someone" / "pictures"
