@@ -23,10 +23,10 @@ from isal.isal_zlib import crc32  # zlib's, eight times faster
 from bridgetower_train.data.cache import ShardCache
 from bridgetower_train.data.manifest import Manifest, ShardInfo, reindex_hint
 from bridgetower_train.data.roots import is_remote, plain_root, read_small
-from bridgetower_train.data.tar import BLOCK, member_key, parse_header
+from bridgetower_train.data.tar import member_key, member_name
 from bridgetower_train.errors import ConfigError, DataError, UserError, nearest
 from bridgetower_train.files import sha256_file
-from bridgetower_train.foreign import MAX_JSON, inside, open_regular, read_bytes
+from bridgetower_train.foreign import MAX_JSON, decode_text, inside, open_regular, read_bytes
 
 INDEX_DTYPE = np.dtype(
     [
@@ -98,10 +98,10 @@ def parse_caption_member(
     """(clean captions with their kinds, whole json) of a `member` json or txt. BadRecordError if it cannot be read.
 
     `keys`: kind -> key of the json with its captions, a text or a list. Without them they are under `captions`, with their
-    kinds under `kinds`, or else under `caption`.
+    kinds under `kinds`, or else under `caption`; each may be a text or a list too.
     """
     if member == "txt":
-        return clean_captions([data.decode("utf-8", "replace")]), {}
+        return clean_captions([decode_text(data)]), {}
     try:
         meta = json.loads(data)
     except (ValueError, RecursionError):
@@ -111,9 +111,8 @@ def parse_caption_member(
     if keys:
         pairs = [(caption, kind) for kind, key in keys.items() for caption in as_list(meta.get(key))]
         return clean_captions([caption for caption, _ in pairs], [kind for _, kind in pairs]), meta
-    if isinstance(meta.get("captions"), list):
-        return clean_captions(meta["captions"], as_list(meta.get("kinds"))), meta
-    return clean_captions([meta.get("caption")]), meta
+    found = clean_captions(as_list(meta.get("captions")), as_list(meta.get("kinds")))
+    return found or clean_captions(as_list(meta.get("caption"))), meta
 
 
 def as_list(value: Any) -> list[Any]:
@@ -134,21 +133,20 @@ def image_identity(meta: dict[str, Any]) -> str | None:
 class Record:
     """An image and its captions, as read from a shard."""
 
-    __slots__ = ("_caption_member", "_header", "_manifest", "_parsed", "image")
+    __slots__ = ("_caption_member", "_corpus", "_parsed", "_row", "image")
 
-    def __init__(self, manifest: Manifest, header: memoryview, image: memoryview, caption_member: memoryview) -> None:
+    def __init__(self, corpus: "Corpus", row: int, image: memoryview, caption_member: memoryview) -> None:
         self.image = image
         """The encoded image."""
-        self._manifest = manifest
-        self._header = header
+        self._corpus = corpus
+        self._row = row
         self._caption_member = caption_member
         self._parsed: tuple[dict[str, str], dict[str, Any]] | None = None
 
     @property
     def key(self) -> str:
-        """Name of the image in the tar up to its first dot, as in webdataset; over 100 bytes it may be truncated."""
-        header = parse_header(bytes(self._header))
-        return "?" if header is None else member_key(header.name)[0]
+        """`Corpus.key` of it."""
+        return self._corpus.key(self._row)
 
     @property
     def captions(self) -> list[str]:
@@ -167,7 +165,7 @@ class Record:
 
     def _contents(self) -> tuple[dict[str, str], dict[str, Any]]:
         if self._parsed is None:
-            manifest = self._manifest
+            manifest = self._corpus.manifest
             self._parsed = parse_caption_member(
                 manifest.caption_member, bytes(self._caption_member), manifest.caption_keys
             )
@@ -243,33 +241,32 @@ class Corpus:
         if caption_size > MAX_CAPTION_BYTES:
             raise BadRecordError(CAPTIONS_TOO_LARGE)
         file = self._file(shard)
-        start = image_at - BLOCK if image_at < caption_at else caption_at
+        start = min(image_at, caption_at)
         size = max(image_at + image_size, caption_at + caption_size) - start
         try:
             if size <= image_size + caption_size + _ONE_READ_GAP:
                 data = memoryview(os.pread(file.fd, size, start))
+                image = data[image_at - start : image_at - start + image_size]
                 member = data[caption_at - start : caption_at - start + caption_size]
             else:
-                start = image_at - BLOCK
-                data = memoryview(os.pread(file.fd, BLOCK + image_size, start))
+                image = memoryview(os.pread(file.fd, image_size, image_at))
                 member = memoryview(os.pread(file.fd, caption_size, caption_at))
         except (OSError, OverflowError) as error:
             raise BadRecordError(f"shard cannot be read: {error}") from None
-        image = data[image_at - start : image_at - start + image_size]
         if len(image) + len(member) != image_size + caption_size:
             raise BadRecordError("shard ends before the record")
         if crc32(member, crc32(image)) != crc:
             raise BadRecordError("changed since it was indexed")
-        return Record(self.manifest, data[image_at - start - BLOCK : image_at - start], image, member)
+        return Record(self, row, image, member)
 
     def key(self, row: int) -> str:
-        """The key of a record from its tar header alone, even if the rest is damaged; `row N` if the header is too."""
+        """Name of the image in the tar up to its first dot, as in webdataset, even if the rest is damaged; or `row N`."""
         shard, image_at, *_ = _ROW.unpack_from(self._rows, row * _ROW.size)
         try:
-            header = parse_header(os.pread(self._file(shard).fd, BLOCK, image_at - BLOCK))
+            name = member_name(self._file(shard).fd, image_at)
         except (OSError, OverflowError, BadRecordError):
-            header = None
-        return f"row {row}" if header is None else member_key(header.name)[0]
+            name = None
+        return f"row {row}" if name is None else member_key(name)[0]
 
     def prefetch(self, shards: Iterable[int]) -> None:
         """Fetch shards of a remote root in the background, in this order; does nothing for a local root."""

@@ -30,7 +30,7 @@ constexpr auto HPU = c10::DeviceType::HPU;
 // ---- What is counted.
 
 std::mutex mutex;
-int64_t d2h = 0, scalars = 0, compilations = 0, in_use = 0, most_used = 0;
+int64_t d2h = 0, scalars = 0, pinned = 0, compilations = 0, in_use = 0, most_used = 0;
 bool lazy = false, has_fp16 = true;
 size_t graph = 0;            // Hash of the operators recorded since the last flush.
 std::set<size_t> compiled;   // Hashes of the graphs that have run.
@@ -110,6 +110,31 @@ at::Tensor empty_strided(c10::SymIntArrayRef size, c10::SymIntArrayRef stride, s
                                                   c10::dtype_or_default(dtype));
 }
 
+// Page-locked memory of the host: ordinary memory whose blocks are known.
+std::set<const void*> locked;
+
+struct PinnedAllocator final : c10::Allocator {
+  c10::DataPtr allocate(size_t bytes) override {
+    void* block = c10::alloc_cpu(bytes);
+    std::lock_guard<std::mutex> lock(mutex);
+    locked.insert(block);
+    return {block, block, &free, c10::Device(c10::kCPU)};
+  }
+  static void free(void* block) {
+    {
+      std::lock_guard<std::mutex> lock(mutex);
+      locked.erase(block);
+    }
+    c10::free_cpu(block);
+  }
+  void copy_data(void* to, const void* from, std::size_t bytes) const override { default_copy_data(to, from, bytes); }
+} pinned_allocator;
+
+bool is_locked(const void* data) {
+  std::lock_guard<std::mutex> lock(mutex);
+  return locked.count(data);
+}
+
 // The same memory as a CPU tensor.
 at::Tensor host(const at::Tensor& t) {
   return at::from_blob(t.data_ptr(), t.sizes(), t.strides(), [t](void*) {}, t.options().device(at::kCPU));
@@ -126,6 +151,7 @@ at::Tensor copy_from(const at::Tensor& from, const at::Tensor& to, bool) {
       std::ostringstream text;
       text << "copy" << from.scalar_type() << to.scalar_type() << to.sizes() << from.is_cpu();
       note(text.str());
+      pinned += from.is_cpu() && is_locked(from.storage().data());
     }
     if (lazy && from.is_cpu() && from.scalar_type() == at::kLong && from.numel()) {
       const auto limit = std::numeric_limits<int32_t>::max();
@@ -260,6 +286,8 @@ struct HPUHooks final : at::HPUHooksInterface {
   c10::DeviceIndex deviceCount() const override { return 1; }
   c10::DeviceIndex getCurrentDevice() const override { return 0; }
   void setCurrentDevice(c10::DeviceIndex) const override {}
+  bool isPinnedPtr(const void* data) const override { return is_locked(data); }
+  at::Allocator* getPinnedMemoryAllocator() const override { return &pinned_allocator; }
 };
 
 }  // namespace
@@ -344,7 +372,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("fallbacks", [] { return fallbacks; });
   m.def("counts", [] {
     return std::map<std::string, int64_t>{
-        {"d2h", d2h}, {"scalars", scalars}, {"compilations", compilations}, {"in_use", in_use}, {"most_used", most_used}};
+        {"d2h", d2h}, {"scalars", scalars}, {"pinned", pinned}, {"compilations", compilations}, {"in_use", in_use}, {"most_used", most_used}};
   });
   m.def("reset_most_used", [] { most_used = in_use; });
 }

@@ -8,7 +8,7 @@ import pytest
     [("1", "1 GAUDI, lazy None sdpa"), ("3", "3 GAUDI3, lazy 1835000000000000.0 attention")],
 )
 def test_generations_and_their_updates(scenario, generation, expected):
-    said = scenario("generation", "lacks", "skipped", "clipping", HPU_EMULATION_GENERATION=generation)
+    said = scenario("generation", "lacks", "skipped", "clipping", "moments", HPU_EMULATION_GENERATION=generation)
     assert expected in said
     assert "Double is not supported" in said
     assert "an int64 does not fit the int32" in said
@@ -21,6 +21,10 @@ def test_auto_takes_it_before_anything_else_and_rounds_only_what_is_listed(scena
     assert float(ours.split()[1]) < 1e-2
     assert float(default.split()[1]) < 5e-2
     assert (ours.split()[2], default.split()[2]) == ("torch.float32", "torch.bfloat16")
+
+
+def test_attention_keeps_what_the_plan_counts(scenario):
+    scenario("attention_keeps")
 
 
 def test_graphs_keep_results_and_a_changing_constant_ends_the_run(scenario):
