@@ -136,8 +136,11 @@ def allow_connections() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def init_ranks(backend: str, config: DistributedConfig) -> Ranks:
-    """Join the process group of the launcher's variables; a single process needs none."""
+def init_ranks(backend: str, config: DistributedConfig, patience: float = 0.0) -> Ranks:
+    """Join the process group of the launcher's variables; a single process needs none.
+
+    `patience`: seconds for which ranks wait in a collective for one that waits for data, where that is more than the timeout.
+    """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
         return Ranks(0, 1, None)
@@ -145,10 +148,9 @@ def init_ranks(backend: str, config: DistributedConfig) -> Ranks:
     allow_connections()
     if on_one_host():
         stay_on_this_host()
-    dist.init_process_group(
-        backend, store=meet(rank, world_size, timeout), rank=rank, world_size=world_size, timeout=timeout
-    )
-    return Ranks(rank, world_size, dist.new_group(backend="gloo", timeout=timeout))
+    store, longest = meet(rank, world_size, timeout), timedelta(seconds=max(config.timeout, patience))
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=longest)
+    return Ranks(rank, world_size, dist.new_group(backend="gloo", timeout=longest))
 
 
 @contextmanager

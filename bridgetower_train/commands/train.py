@@ -9,7 +9,7 @@ from bridgetower_train.data.roots import is_remote
 from bridgetower_train.devices import make_device
 from bridgetower_train.display import print_line
 from bridgetower_train.distributed import exit_with_parent, init_ranks, local_rank, shut_down
-from bridgetower_train.doctor.data import check_identity
+from bridgetower_train.doctor.data import check_exportable, check_identity, check_overlap
 from bridgetower_train.doctor.start import check_random
 from bridgetower_train.errors import UserError
 from bridgetower_train.findings import Finding
@@ -23,9 +23,11 @@ def run(config: TrainConfig) -> int:
     """Train with `config`; resumes if the run folder has a checkpoint. Returns the exit code."""
     exit_with_parent()
     device, why = make_device(config.device, local_rank(), config.engine.name)
-    ranks = init_ranks(device.backend, config.distributed)
+    timeout = config.distributed.timeout
+    patience = 3600 * config.data.retry_hours + timeout if is_remote(config.data.root) else 0.0
+    ranks = init_ranks(device.backend, config.distributed, patience)
     try:
-        with Watchdog(ranks, config.distributed.timeout) as watchdog, ExitStack() as stack:
+        with Watchdog(ranks, timeout, patience) as watchdog, ExitStack() as stack:
             job = build(config, device, ranks, stack)
             if ranks.is_main:
                 print_summary(job, why)
@@ -95,4 +97,10 @@ def remarks(run: Run) -> list[Finding]:
     """What would make the run learn less than it could; of remote corpora no record is fetched for it."""
     local = [corpus for corpus in run.dataset.corpora if not is_remote(corpus.folder)]
     shared = check_identity(local) if len(local) == len(run.dataset.corpora) else []
-    return shared if run.start_step else [*check_random(run.config), *shared]
+    held_out = [run.validation.images.corpus] if run.validation else []
+    found = [
+        *(overlap for corpus in held_out for overlap in check_overlap(run.dataset.corpora, corpus)),
+        *check_exportable(run.dataset.tokenizer, run.config),
+        *shared,
+    ]
+    return found if run.start_step else [*check_random(run.config), *found]

@@ -51,6 +51,8 @@ class DataConfig:
     """Folder that caches the shards of a remote root; required for one."""
     cache_gb: float = 100.0
     """Size of that cache, 10^9 bytes; the least recently used shards are evicted."""
+    retry_hours: float = 1.0
+    """Hours for which a run waits, a line a minute, for a remote root that cannot be reached any more; at its start, seconds."""
     cache_shared: bool = False
     """Other users of the host share the cache, and are trusted not to change its files; otherwise it is closed to them."""
 
@@ -63,6 +65,7 @@ class DataConfig:
         at_least("data.shuffle_window", self.shuffle_window, 1)
         at_least("data.workers", self.workers, 0)
         at_least("data.prefetch", self.prefetch, 1)
+        at_least("data.retry_hours", self.retry_hours, 0)
         for name, weight in self.corpora.items():
             at_least(f"data.corpora.{name}", weight, 0)
         if sorted(set(self.text_buckets)) != list(self.text_buckets):

@@ -216,8 +216,8 @@ class DistributedConfig:
     """The process group."""
 
     timeout: float = 1800.0
-    """Seconds after which a rank that hangs while the others wait for it is reported and the run ends. A lost rank ends the
-    run at once."""
+    """Seconds after which a rank that hangs while the others wait for it is reported and the run ends; one that waits for
+    data has `data.retry_hours` too. A lost rank ends the run at once."""
 
     def __post_init__(self) -> None:
         at_least("distributed.timeout", self.timeout, 1)

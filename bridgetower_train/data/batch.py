@@ -54,6 +54,11 @@ class Batch:
         """A copy on `device`; the host does not wait for pinned memory to be copied."""
         return self._map(lambda t: t.to(device, non_blocking=True))
 
+    def share_memory(self) -> None:
+        """Move what is not there yet to shared memory, which other processes take over without a copy."""
+        for tensor in self.tensors().values():
+            tensor.share_memory_()
+
     def pin_memory(self) -> "Batch":
         """A copy in page-locked memory (called by DataLoader)."""
         return self._map(lambda t: t.pin_memory())

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import itertools
 import logging
 import os
 import queue
@@ -21,6 +22,7 @@ from fsspec.asyn import reset_lock, sync
 from fsspec.config import apply_config
 from fsspec.core import url_to_fs
 
+from bridgetower_train.display import printable
 from bridgetower_train.errors import ConfigError, DataError, UserError
 from bridgetower_train.files import create, open_own, sha256_file
 from bridgetower_train.foreign import MAX_JSON
@@ -29,6 +31,8 @@ log = logging.getLogger(__name__)
 
 RETRY_DELAYS = (1.0, 4.0, 16.0)
 """Seconds to wait before each retry of a failed request."""
+OUTAGE_DELAY = 60.0
+"""Seconds between further retries, where an outage is waited out, and between the lines that say so."""
 STALL_SECONDS = 60.0
 """Seconds without a byte after which an HTTP request counts as failed."""
 
@@ -44,6 +48,10 @@ _LONGEST_NAME = 100  # of a shard, in the name of its file in the cache
 T = TypeVar("T")
 
 os.register_at_fork(after_in_child=reset_lock)  # before fsspec 2025.5 a forked child waits for its parent's thread
+
+
+class _OtherContentsError(Exception):
+    """A remote file is not what the manifest says."""
 
 
 class FetchError(DataError):
@@ -85,14 +93,16 @@ class ShardCache:
     open can still read it. Only files of the cache's own names are ever evicted.
     """
 
-    def __init__(self, folder: str, max_bytes: int, shared: bool = False) -> None:
+    def __init__(self, folder: str, max_bytes: int, shared: bool = False, patience: float = 0.0) -> None:
         """Marks `folder` as a cache. ConfigError where an unmarked one has files of others.
 
         `shared`: users of this host share it. Otherwise ConfigError where others can write to it, and their files are not used.
+        `patience`: seconds for which an outage of the root is waited out.
         """
         self.folder = Path(folder)
         self.max_bytes = max_bytes
         self.shared = shared
+        self.patience = patience
         self._locks = self.folder / "locks"
         mark = self.folder / _MARK
         if not shared and self.folder.is_dir():
@@ -115,12 +125,12 @@ class ShardCache:
         self._wanted: tuple[int, queue.Queue[tuple[str, int, str]]] | None = None
         self._intact: dict[str, tuple[int, int]] = {}  # name -> inode and size of what this process has checked
 
-    def __reduce__(self) -> tuple[type["ShardCache"], tuple[str, int, bool]]:
-        return ShardCache, (str(self.folder), self.max_bytes, self.shared)
+    def __reduce__(self) -> tuple[type["ShardCache"], tuple[str, int, bool, float]]:
+        return ShardCache, (str(self.folder), self.max_bytes, self.shared, self.patience)
 
     def fetch(self, url: str, size: int, sha256: str) -> Path:
-        """Local path of `url`, as `open` has it. It may be evicted at any time."""
-        os.close(self.open(url, size, sha256))
+        """Local path of `url`, as `open` has it, without waiting for an outage to pass. It may be evicted at any time."""
+        os.close(self._open(url, size, sha256, 0.0))
         return self._path(url, sha256)
 
     def open(self, url: str, size: int, sha256: str) -> int:
@@ -129,6 +139,12 @@ class ShardCache:
         The SHA-256 is checked when it is fetched, or at its first opening by this process. DataError if it cannot be fetched,
         is larger than `size` or than the cache, or has a different SHA-256.
         """
+        try:
+            return self._open(url, size, sha256, self.patience)
+        except OSError as error:
+            raise DataError(f"data.cache_dir={self.folder}: {error}; name a folder on a disk that works") from error
+
+    def _open(self, url: str, size: int, sha256: str, patience: float) -> int:
         if size > self.max_bytes:
             raise DataError(f"{url}: {size / 1e9:.1f} GB exceed data.cache_gb={self.max_bytes / 1e9:g}; raise it")
         path = self._path(url, sha256)
@@ -137,7 +153,7 @@ class ShardCache:
             with self._lock(str(int(path.name[:8], 16) % _LOCKS)):
                 descriptor = self._cached(path, size, sha256)  # another process may have fetched it meanwhile
                 if descriptor is None:
-                    descriptor = self._download(url, size, sha256, path)
+                    descriptor = self._download(url, size, sha256, path, patience)
         return descriptor
 
     def prefetch(self, files: Iterable[tuple[str, int, str]]) -> None:
@@ -150,7 +166,7 @@ class ShardCache:
 
     def _fetch_wanted(self, wanted: "queue.Queue[tuple[str, int, str]]") -> None:
         while True:
-            with contextlib.suppress(UserError):
+            with contextlib.suppress(Exception):  # whatever it is, the reader will meet it
                 self.fetch(*wanted.get())
 
     def _make_private(self) -> None:
@@ -173,7 +189,7 @@ class ShardCache:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ELOOP, errno.EACCES):
+            if error.errno not in (errno.ENOENT, errno.ELOOP, errno.EACCES, errno.ESTALE):
                 raise
             return None
         found = os.fstat(descriptor)
@@ -189,7 +205,7 @@ class ShardCache:
         log.warning(f"{path}: has changed since it was fetched, or is another user's; it is fetched again")
         return None
 
-    def _download(self, url: str, size: int, sha256: str, path: Path) -> int:
+    def _download(self, url: str, size: int, sha256: str, path: Path, patience: float) -> int:
         part = path.with_name(f"{path.name}.{size}.part")
 
         def download() -> int:
@@ -200,7 +216,9 @@ class ShardCache:
                         digest.update(chunk)
                         file.write(chunk)
                 if digest.hexdigest() != sha256:
-                    raise ValueError("its SHA-256 differs from the manifest's; has it changed since it was indexed?")
+                    raise _OtherContentsError(
+                        "its SHA-256 differs from the manifest's; has it changed since it was indexed?"
+                    )
                 descriptor = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
                 found = os.fstat(descriptor)
                 self._intact[path.name] = found.st_ino, found.st_size
@@ -209,7 +227,17 @@ class ShardCache:
             finally:
                 part.unlink(missing_ok=True)
 
-        return _retried(url, download)
+        return _retried(url, download, patience, self._say)
+
+    def _say(self, line: str) -> None:
+        """Log what every process of the host meets, by one of them once per OUTAGE_DELAY."""
+        with self._lock("outage") as file:
+            said = float(file.read() or 0)
+            if not said <= time.time() < said + 0.9 * OUTAGE_DELAY:
+                file.seek(0)
+                file.truncate()
+                file.write(str(time.time()).encode())
+                log.warning(line)
 
     def _reserve(self, part: Path, size: int) -> int:
         """Evict files until `size` bytes fit, and reserve them under the name `part`: the descriptor of the new file."""
@@ -229,7 +257,7 @@ class ShardCache:
             return create(part)
 
     @contextlib.contextmanager
-    def _lock(self, name: str) -> Iterator[None]:
+    def _lock(self, name: str) -> Iterator[BinaryIO]:
         try:
             file = open_own(self._locks / name)
         except PermissionError as error:
@@ -240,7 +268,7 @@ class ShardCache:
         with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             try:
-                yield
+                yield file
             finally:
                 fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough if a fork has copied the descriptor
 
@@ -287,9 +315,13 @@ def _room(entry: "os.DirEntry[str]") -> int:
     return int(part[1]) if part else entry.stat().st_size
 
 
-def _retried(url: str, action: Callable[[], T]) -> T:
-    """The result of `action`, retried after each of RETRY_DELAYS; then FetchError."""
-    for delay in (*RETRY_DELAYS, None):
+def _retried(url: str, action: Callable[[], T], patience: float = 0.0, say: Callable[[str], None] = log.warning) -> T:
+    """The result of `action`, retried after each of RETRY_DELAYS; then FetchError.
+
+    An outage is waited out for `patience` seconds, which lines to `say` tell.
+    """
+    began, delays = time.monotonic(), iter(RETRY_DELAYS)
+    for tries in itertools.count(1):
         try:
             return action()
         except FileNotFoundError as error:
@@ -299,9 +331,22 @@ def _retried(url: str, action: Callable[[], T]) -> T:
         except ImportError as error:
             raise ConfigError(f"{url}: {error}; install what fsspec needs for it") from error
         except Exception as error:  # every protocol of fsspec has its own errors
+            delay, reason = next(delays, None), printable(str(error) or repr(error))
+            waited = time.monotonic() - began
+            if delay is None and waited < patience and _passes(error):
+                delay = min(OUTAGE_DELAY, patience - waited)
+                say(
+                    f"{url}: cannot be fetched for {waited / 60:.0f} min ({reason}); it is tried for {patience / 3600:g} h "
+                    "(data.retry_hours)"
+                )
             if delay is None:
-                raise FetchError(
-                    f"{url}: cannot be fetched, {len(RETRY_DELAYS) + 1} tries failed: {error or repr(error)}"
-                ) from error
+                raise FetchError(f"{url}: cannot be fetched, {tries} tries failed: {reason}") from error
             time.sleep(delay)
     raise AssertionError
+
+
+def _passes(error: Exception) -> bool:
+    """Whether what failed may work later; not where access is denied, this host's disk is full, or the file is another."""
+    denied = isinstance(error, PermissionError) or getattr(error, "status", None) in (401, 403)
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    return not (denied or full or isinstance(error, _OtherContentsError))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from bridgetower_train.config import RunLength, TrainConfig
 from bridgetower_train.data.augment import rand_augment
@@ -262,17 +262,33 @@ class _ReturningErrors(Dataset[Batch | UserError]):
 
     def __getitems__(self, sample_indices: Sequence[int]) -> Batch | UserError:
         try:
-            return self.dataset.__getitems__(sample_indices)
+            batch = self.dataset.__getitems__(sample_indices)
+            if (
+                get_worker_info() is not None
+            ):  # the queue's thread would do it, and lose a batch for which there is no room
+                batch.share_memory()
+            return batch
         except UserError as error:
             return error
+        except RuntimeError as error:
+            if "/torch_" not in str(error):  # torch's name of a block of shared memory
+                raise
+            data = self.dataset.config.data
+            return DataError(
+                f"/dev/shm has no room for a batch ({str(error).partition(chr(10))[0]}); lower data.workers={data.workers} or "
+                f"data.prefetch={data.prefetch}, or give the job more (Docker: --ipc=host or --shm-size)"
+            )
 
 
 class Loader(DataLoader[Batch]):
     """The stock DataLoader, which raises a worker's UserError as such."""
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        return self._checked(super().__iter__())  # which starts the workers, not only at the first batch
+
+    def _checked(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         try:
-            for batch in super().__iter__():
+            for batch in batches:
                 if isinstance(batch, UserError):
                     raise batch
                 yield batch
@@ -335,7 +351,7 @@ def open_data(
         config = dataclasses.replace(config, data=data)
     if not corpora:
         raise ConfigError("data.corpora: is empty; name at least one corpus, as in data.corpora={coco: 1.0}")
-    cache = shard_cache(data.root, data.cache_dir, data.cache_gb, data.cache_shared)
+    cache = shard_cache(data.root, data.cache_dir, data.cache_gb, data.cache_shared, data.retry_hours)
     opened = [open_corpus(data.root, name, cache, data.follow_links) for name in corpora]
     _refuse_test_splits(opened, "data.validation" if validation else "data.corpora")
     for corpus in [] if config.data.always_resizes else opened:

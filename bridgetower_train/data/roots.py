@@ -37,9 +37,14 @@ def read_small(root: str, name: str, limit: int = MAX_JSON) -> bytes:
     return read_url(path, limit) if is_remote(root) else read_bytes(path, limit)
 
 
-def shard_cache(root: str, cache_dir: str | None, cache_gb: float, cache_shared: bool) -> ShardCache | None:
-    """The cache for the shards of a remote root, of `cache_gb` 10^9 bytes; None for a local root or without a folder."""
-    return ShardCache(cache_dir, int(cache_gb * 1e9), cache_shared) if cache_dir and is_remote(root) else None
+def shard_cache(
+    root: str, cache_dir: str | None, cache_gb: float, cache_shared: bool, retry_hours: float = 0.0
+) -> ShardCache | None:
+    """The cache for the shards of a remote root, of `cache_gb` 10^9 bytes, which waits up to `retry_hours` for the root to come
+    back; None for a local root or without a folder."""
+    if not cache_dir or not is_remote(root):
+        return None
+    return ShardCache(cache_dir, int(cache_gb * 1e9), cache_shared, 3600 * retry_hours)
 
 
 def read_manifest(root: str, corpus: str) -> Manifest | None:

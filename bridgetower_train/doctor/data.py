@@ -13,6 +13,7 @@ from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.errors import UserError
 from bridgetower_train.findings import FAIL, Finding, fail, ok, warning
 from bridgetower_train.weights import hub
+from bridgetower_train.weights.hf_files import described_tokenizer
 
 
 def check_data(config: TrainConfig) -> list[Finding]:
@@ -28,13 +29,24 @@ def check_tokenizer(config: TrainConfig) -> Finding:
     """Whether it loads, and whether the word table has a row for each token."""
     try:
         path = hub.tokenizer(config.tokenizer)
-        tokens = CaptionTokenizer.load(path).vocab_size
+        tokenizer = CaptionTokenizer.load(path)
+        tokens = tokenizer.vocab_size
     except UserError as error:
         return refused("tokenizer", error)
     rows = config.model.vocab_size
     if rows is not None and rows < tokens:
         return fail("tokenizer", f"{tokens} tokens, but model.vocab_size={rows}", "raise model.vocab_size")
-    return ok("tokenizer", f"{path}: {tokens} tokens")
+    return next(iter(check_exportable(tokenizer, config)), ok("tokenizer", f"{path}: {tokens} tokens"))
+
+
+def check_exportable(tokenizer: CaptionTokenizer, config: TrainConfig) -> list[Finding]:
+    """A warning where `bridgetower export` would refuse the tokenizer."""
+    try:
+        described_tokenizer(tokenizer, config.tokenizer)
+    except UserError as error:
+        todo = "train with one that it takes, such as roberta-base, if you want to export the run"
+        return [warning("tokenizer", f"`bridgetower export` will refuse {str(error).partition('; ')[0]}", todo)]
+    return []
 
 
 def check_corpora(config: TrainConfig) -> list[Finding]:
@@ -49,8 +61,21 @@ def check_corpora(config: TrainConfig) -> list[Finding]:
         return [fail("data.corpora", "is empty", "name at least one corpus, such as data.corpora={coco: 1.0}")]
     findings = [check_corpus(config, name, cache) for name in names]
     if FAIL not in {finding.level for finding in findings}:
-        findings += check_identity([open_corpus(data.root, name, cache, data.follow_links) for name in data.trained])
+        opened = {name: open_corpus(data.root, name, cache, data.follow_links) for name in names}
+        trained = [opened[name] for name in data.trained]
+        findings += check_identity(trained)
+        findings += check_overlap(trained, opened[data.validation]) if data.validation else []
     return findings
+
+
+def check_overlap(trained: Sequence[Corpus], held_out: Corpus) -> list[Finding]:
+    """A warning where the held-out corpus is trained on too, under whatever name."""
+    index = held_out.manifest.index_sha256
+    same = [corpus.name for corpus in trained if held_out.name == corpus.name or index == corpus.manifest.index_sha256]
+    if not same:
+        return []
+    found = f"{held_out.name} is trained on too (data.corpora: {', '.join(same)}), so that it shows what was learned by heart"
+    return [warning("data.validation", found, "name a corpus of other images, or leave it out of data.corpora")]
 
 
 def check_identity(corpora: Sequence[Corpus]) -> list[Finding]:

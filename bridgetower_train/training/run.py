@@ -49,7 +49,7 @@ from bridgetower_train.training.recompiles import RecompileGuard
 from bridgetower_train.training.step import backward
 from bridgetower_train.training.validation import Validation, check_validation
 from bridgetower_train.versions import versions
-from bridgetower_train.watchdog import Watchdog
+from bridgetower_train.watchdog import READING, Watchdog
 from bridgetower_train.weights.checkpoint import step_folders
 from bridgetower_train.weights.initial import Start, open_tokenizer, start_weights
 
@@ -232,7 +232,7 @@ def fit(run: Run, watchdog: Watchdog) -> int:
     run.engine.preallocate()  # after the loader's workers were forked: earlier pages would be shared and copied
     run.device.mark_step()  # or the first step's graph would include what was recorded so far
     for step in range(run.start_step + 1, run.total_steps + 1):
-        watchdog.at(step, "reading its batch")
+        watchdog.at(step, READING)
         began = time.perf_counter()
         batches = [next(run.batches) for _ in range(run.accumulation)]
         timer.waited(time.perf_counter() - began)

@@ -8,5 +8,6 @@ May import distributed and rendezvous.
 """
 
 from bridgetower_train.watchdog.rank import Watchdog
+from bridgetower_train.watchdog.verdict import READING
 
-__all__ = ["Watchdog"]
+__all__ = ["READING", "Watchdog"]

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bridgetower_train.watchdog.verdict import (
+    READING,
     HeartbeatLimits,
     RankInfo,
     RankStatus,
@@ -131,7 +132,9 @@ class Monitor(threading.Thread):
             suspects = [member for member in present if member.status.stages == behind]
             if len(suspects) == len(present):  # a collective timed out on the ranks that wait in it
                 suspects = [member for member in present if not member.status.error]
-            if 0 < len(suspects) <= len(present) / 2:
+            reading = any(member.status.stage == READING for member in suspects)
+            patient = reading and any(member.still < self._limits.while_reading for member in present)
+            if 0 < len(suspects) <= len(present) / 2 and not patient:
                 self._decide(hanging([member.info for member in suspects], suspects[0].status, self._limits))
 
     def _decide(self, verdict: Verdict | None) -> None:

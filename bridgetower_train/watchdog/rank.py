@@ -31,9 +31,9 @@ class Watchdog:
     main thread still waits in a collective then, its process exits with code 1.
     """
 
-    def __init__(self, ranks: Ranks, timeout: float) -> None:
-        """`timeout`: seconds after which a rank that hangs ends the run."""
-        self.ranks, self.limits = ranks, HeartbeatLimits(timeout)
+    def __init__(self, ranks: Ranks, timeout: float, patience: float = 0.0) -> None:
+        """`timeout`: seconds after which a rank that hangs ends the run; `patience`: as many that one may wait for data."""
+        self.ranks, self.limits = ranks, HeartbeatLimits(timeout, patience)
         self._status = RankStatus()
         self._judged = threading.Event()
         self._sending = threading.Lock()

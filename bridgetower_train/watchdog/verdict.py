@@ -2,18 +2,24 @@
 
 from dataclasses import dataclass
 
+READING = "reading its batch"
+"""The stage of a rank that waits for data."""
+
 _LONGEST_PULSE = 5.0  # seconds
 
 
 class HeartbeatLimits:
     """`timeout`, the seconds within which a rank that hangs must be named and the run ended, in pulses."""
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, patience: float = 0.0) -> None:
+        """`patience`: seconds for which a rank may wait for data."""
         self.timeout = timeout
         self.pulse = min(timeout / 10, _LONGEST_PULSE)
         """Seconds between pulses."""
         self.pulses = round(timeout / self.pulse) - 2
         """How many may be missed. Counted, not timed: a job that was suspended as a whole continues."""
+        self.while_reading = max(self.pulses, round(patience / self.pulse))
+        """How many while a rank waits for data."""
 
     def __str__(self) -> str:
         return f"for {self.pulses * self.pulse:g} s (distributed.timeout={self.timeout:g})"

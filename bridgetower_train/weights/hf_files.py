@@ -105,12 +105,12 @@ def image_processor(size: int, square: str) -> dict[str, Any]:
     }
 
 
-def tokenizer_files(text: CaptionTokenizer, positions: int, named: str) -> dict[str, str]:
-    """Name -> content of what RobertaTokenizer reads; `positions` are the rows of the model's position table.
+def described_tokenizer(text: CaptionTokenizer, named: str) -> dict[str, Any]:
+    """The contents of its `tokenizer.json`.
 
-    ConfigError beginning with `named`, the key and its value, for a tokenizer of another kind.
+    ConfigError beginning with `named`, the key and its value, for one of a kind that RobertaTokenizer does not read.
     """
-    described = json.loads(text.tokenizer.to_str())
+    described: dict[str, Any] = json.loads(text.tokenizer.to_str())
     model, split = described["model"], described["pre_tokenizer"] or {}
     if model["type"] != "BPE" or split.get("type") != "ByteLevel" or described["normalizer"] is not None:
         raise ConfigError(
@@ -118,6 +118,16 @@ def tokenizer_files(text: CaptionTokenizer, positions: int, named: str) -> dict[
         )
     if (text.start, text.end) != (0, 2):
         raise ConfigError(f"{named}: has {START} at {text.start} and {END} at {text.end}; RobertaTokenizer: 0 and 2")
+    return described
+
+
+def tokenizer_files(text: CaptionTokenizer, positions: int, named: str) -> dict[str, str]:
+    """Name -> content of what RobertaTokenizer reads; `positions` are the rows of the model's position table.
+
+    Errors: see `described_tokenizer`.
+    """
+    described = described_tokenizer(text, named)
+    model, split = described["model"], described["pre_tokenizer"]
     ends = {"bos_token": START, "eos_token": END, "sep_token": END, "cls_token": START, "pad_token": PAD}
     ends["unk_token"] = "<unk>" if "<unk>" in text.tokenizer.get_vocab() else END
     mask = {"content": MASK, "lstrip": True, "normalized": False, "rstrip": False, "single_word": False}

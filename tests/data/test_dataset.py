@@ -309,6 +309,13 @@ def test_a_remote_root_gives_the_same_and_is_fetched_ahead(tmp_path, small_corpu
     assert same(remote.__getitems__(positions), open_pairs(local, TEXT).__getitems__(positions))
 
 
+def test_workers_start_with_the_loader_not_with_the_first_batch(dataset):
+    before = set(multiprocessing.active_children())
+    batches = iter(loader(dataset, workers=1))
+    assert len(set(multiprocessing.active_children()) - before) == 1
+    next(batches)
+
+
 def test_workers_leave_signals_to_the_main_process_and_end_with_it(dataset):
     others = set(multiprocessing.active_children())
     batches = iter(loader(dataset, workers=2))

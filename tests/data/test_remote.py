@@ -1,12 +1,15 @@
 """Remote roots: a real HTTP server on the loopback, and memory://."""
 
 import contextlib
+import errno
 import functools
 import gzip
 import http.server
 import itertools
 import multiprocessing
 import os
+import pickle
+import re
 import threading
 import time
 from collections import Counter
@@ -33,7 +36,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.asked: Counter[str] = Counter()
         self.misdeeds: list[str] = []
-        """What the next requests meet: `500`; half of the file and the end (`drop`), silence (`stall`) or success (`cut`);
+        """What the next requests meet: a status such as `500`; zeros (`other`); half of the file and the end (`drop`), silence (`stall`) or success (`cut`);
         bytes without `end`, or a gzip `bomb` of 200 MB."""
         self.sent = 0
         self.delay = 0.0
@@ -49,15 +52,15 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         if not self.server.misdeeds:
             return super().do_GET()
         misdeed = self.server.misdeeds.pop(0)
-        if misdeed == "500":
-            return self.send_error(500)
+        if misdeed.isdigit():
+            return self.send_error(int(misdeed))
         if misdeed in ("endless", "bomb"):
             return self.send_too_much(misdeed)
         content = Path(self.translate_path(self.path)).read_bytes()
         self.send_response(200)
         self.send_header("Content-Length", str(len(content) // (2 if misdeed == "cut" else 1)))
         self.end_headers()
-        self.wfile.write(content[: len(content) // 2])
+        self.wfile.write(bytes(len(content)) if misdeed == "other" else content[: len(content) // 2])
         self.wfile.flush()
         if misdeed == "stall":
             self.server.ended.wait(600)
@@ -514,3 +517,52 @@ def test_a_local_corpus_has_nothing_to_prefetch(small_corpus):
 def test_sha256_of_a_file(tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
     assert sha256_file(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_prefetch_survives_errors_of_the_disk(server, cache, monkeypatch):
+    corpus = open_corpus(server.url, "small", cache)
+    cached, failures = cache._cached, [OSError(errno.ESTALE, "Stale file handle")]
+
+    def stale_once(*args):
+        if failures:
+            raise failures.pop()
+        return cached(*args)
+
+    monkeypatch.setattr(cache, "_cached", stale_once)
+    corpus.prefetch([0, 1])
+    wait_for(lambda: "000001.tar" in kept(cache))
+
+
+def test_an_outage_is_waited_out_with_one_line_a_minute(server, tmp_path, expected, monkeypatch, caplog):
+    monkeypatch.setattr(cache_module, "OUTAGE_DELAY", 0.05)
+    patient = ShardCache(str(tmp_path / "cache"), ROOMY, patience=3600.0)
+    corpus = open_corpus(server.url, "small", pickle.loads(pickle.dumps(patient)))
+    server.misdeeds = ["500"] * 12
+    assert contents(corpus) == expected
+    lines = [record.getMessage() for record in caplog.records]
+    assert re.fullmatch(
+        rf"{server.url}/small/000000.tar: cannot be fetched for 0 min \(500.*\); it is tried for 1 h \(data.retry_hours\)",
+        lines[0],
+    )
+    assert 1 < len(lines) <= 9
+
+
+def test_an_outage_that_does_not_end_is_an_error(server, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(cache_module, "OUTAGE_DELAY", 60.0)
+    corpus = open_corpus(server.url, "small", ShardCache(str(tmp_path / "cache"), ROOMY, patience=1.0))
+    server.misdeeds = ["500"] * 100
+    for _ in range(2):  # as two workers of a host
+        with pytest.raises(DataError, match=r"000000.tar: cannot be fetched, \d+ tries failed: 500"):
+            corpus.read(0)
+    assert len(caplog.records) == 1
+    server.misdeeds = ["500"] * 4
+    with pytest.raises(DataError, match=r"manifest.json: cannot be fetched, 4 tries failed"):
+        open_corpus(server.url, "small", ShardCache(str(tmp_path / "cache"), ROOMY, patience=3600.0))
+
+
+@pytest.mark.parametrize("misdeed", ["401", "403", "other"])
+def test_what_does_not_pass_is_not_waited_for(server, tmp_path, misdeed):
+    corpus = open_corpus(server.url, "small", ShardCache(str(tmp_path / "cache"), ROOMY, patience=3600.0))
+    server.misdeeds = [misdeed] * 4
+    with pytest.raises(DataError, match=r"000000.tar: cannot be fetched, 4 tries failed"):
+        corpus.read(0)

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from bridgetower_train.cli import main
+from tests.data.toy import toy_text
+from tests.tiny import TINY
 
 ROOT = Path(__file__).parents[2]
 
@@ -162,3 +164,24 @@ def test_a_release_of_the_driver_s_but_not_of_torch_s(gaudi, report, tmp_path, m
     assert found["torch"]["level"] in ("fail", "warning"), "no wheel of PyPI is the vendor's"
     assert found["generation"]["level"] == "fail"
     assert "1.21" in found["generation"]["todo"]
+
+
+def test_a_tokenizer_that_cannot_be_exported_and_a_held_out_corpus_that_is_trained_on(
+    report, small_corpus, tmp_path, capsys
+):
+    toy_text().tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "small").symlink_to(small_corpus / "small")
+    (tmp_path / "other").symlink_to(small_corpus / "small")
+    keys = [*run_of(tmp_path), f"tokenizer={tmp_path}/tokenizer.json", "data.validation=other"]
+    _, found = report("checks=[data]", *keys)
+    assert found["tokenizer"]["level"] == found["data.validation"]["level"] == "warning"
+    assert "`bridgetower export` will refuse" in found["tokenizer"]["found"]
+    assert found["data.validation"]["found"].startswith("other is trained on too (data.corpora: small)")
+    lines = [
+        f"warning   {name}: {found[name]['found']}; {found[name]['todo']}" for name in ("tokenizer", "data.validation")
+    ]
+    train = [*TINY, *keys, "validation.every=1", "steps=1", f"run_dir={tmp_path}/run"]
+    for steps in (1, 2):
+        assert main(["train", *train, f"steps={steps}"]) == 0
+        said = capsys.readouterr().out.splitlines()
+        assert [line for line in said if line in lines] == lines[::-1]

@@ -2,12 +2,14 @@
 
 import gzip
 import json
+import re
+import subprocess
 
 import pytest
 
 from bridgetower_train.config import ProfileConfig
 from bridgetower_train.errors import ConfigError
-from tests.training.runs import losses
+from tests.training.runs import losses, train_command
 
 
 def test_buckets_change_no_loss(tmp_path, train, reference):
@@ -32,3 +34,15 @@ def test_profile(tmp_path, train):
 def test_wrong_steps_are_refused(steps):
     with pytest.raises(ConfigError, match=f"profile.steps={steps}: give the first and the last step, as in 10:15"):
         ProfileConfig(steps)
+
+
+def test_a_full_dev_shm_is_named(tmp_path, start):
+    alone = ["unshare", "--user", "--map-root-user", "--mount"]
+    if subprocess.run([*alone, "true"], capture_output=True).returncode:
+        pytest.skip("no user namespaces")
+    small = 'mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "$@"'
+    output = start(
+        tmp_path, "steps=20", "data.workers=1", command=[*alone, "sh", "-c", small, "sh", *train_command()]
+    ).finish(1)
+    assert re.search(r"error: /dev/shm has no room for a batch \(.+\); lower data.workers=1 or data.prefetch=4", output)
+    assert "Traceback" not in output

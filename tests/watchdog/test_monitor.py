@@ -128,3 +128,21 @@ def test_connections_that_fail_are_not_reported_but_faults_of_ours_are(caplog):
     assert not caplog.records
     asyncio.run(fail(KeyError("x")))
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
+
+
+def test_a_rank_that_waits_for_data_has_more_time_than_one_that_hangs():
+    infos = [RankInfo(rank, "here", 0, "") for rank in range(3)]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        watching = Monitor(infos, server, SECRET, HeartbeatLimits(10, patience=100), RankStatus)
+
+        def judged(behind: str, pulses: int) -> bool:
+            decided = []
+            watching._decide = decided.append
+            for member in watching._members:
+                member.still, member.status = pulses, RankStatus(5, 2, "training")
+            watching._members[1].status = RankStatus(4, 2, behind)
+            watching._judge()
+            return bool(decided)
+
+        assert [judged("training", pulses) for pulses in (7, 8)] == [False, True]
+        assert [judged("reading its batch", pulses) for pulses in (99, 100)] == [False, True]
