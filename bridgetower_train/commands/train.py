@@ -29,10 +29,13 @@ def run(config: TrainConfig) -> int:
     try:
         with Watchdog(ranks, timeout, patience) as watchdog, ExitStack() as stack:
             job = build(config, device, ranks, stack)
-            if ranks.is_main:
-                print_summary(job, why)
+            failed = True
             try:
-                return fit(job, watchdog)
+                if ranks.is_main:
+                    print_summary(job, why)
+                code = fit(job, watchdog)
+                failed = False
+                return code
             except RuntimeError as error:
                 # Torch raises it in a signal handler, so it may surface anywhere.
                 if not str(error).startswith("DataLoader worker"):
@@ -44,7 +47,7 @@ def run(config: TrainConfig) -> int:
                 ) from None
             finally:
                 for sink in job.sinks:
-                    sink.close()
+                    sink.close(failed)
     finally:
         shut_down()
 

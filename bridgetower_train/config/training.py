@@ -203,7 +203,7 @@ class ProfileConfig:
 
 @dataclass(frozen=True)
 class WandbConfig:
-    """Weights & Biases; offline if WANDB_API_KEY is not set."""
+    """Weights & Biases, as its environment (WANDB_MODE, ...) and `wandb login` say; offline without a key."""
 
     project: str | None = None
     """Project to report to; null: W&B is not used."""

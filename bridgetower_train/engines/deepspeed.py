@@ -22,7 +22,7 @@ from bridgetower_train.data.batch import Batch
 from bridgetower_train.devices import Device
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.engines.base import MOMENTS, OPTIMIZER, WEIGHTS, Engine, Files, read_slots, snapshot_shapes
-from bridgetower_train.engines.deepspeed_import import import_deepspeed
+from bridgetower_train.engines.deepspeed_import import TESTED, import_deepspeed, internal
 from bridgetower_train.engines.host import HostCopies
 from bridgetower_train.engines.optim import parameter_groups, stay_inside
 from bridgetower_train.engines.partition import FlatPartition
@@ -35,8 +35,6 @@ from bridgetower_train.tasks.base import Across, Embedded, Embedding, Metrics, T
 
 ZERO_BUCKET = 100_000_000
 """Most gradients that are reduced in one collective."""
-TESTED = "0.19.8"
-"""The newest version of DeepSpeed that this is tested with."""
 
 
 class ZeroEngine(Engine):
@@ -81,8 +79,8 @@ class ZeroEngine(Engine):
         self._host = HostCopies(device)
         self._embedding_trace: Any = None
         if stage == 3:
-            self._embedding_trace = copy(self.engine.optimizer.parameter_offload.param_coordinator)
-            self._embedding_trace._clear_trace_structures()  # the two share what they hold no longer
+            self._embedding_trace = copy(internal(self.engine.optimizer.parameter_offload, "param_coordinator"))
+            internal(self._embedding_trace, "_clear_trace_structures")()  # the two share what they hold no longer
 
     def _partition(self) -> list[tuple[dict[str, Any], Tensor, FlatPartition]]:
         """(group, this rank's flat tensor of weights, partition) of each group, with an optimizer state of zeros."""

@@ -12,7 +12,10 @@ import torch.distributed as dist
 
 from bridgetower_train.devices import Device
 from bridgetower_train.distributed import local_rank
-from bridgetower_train.errors import ConfigError
+from bridgetower_train.errors import ConfigError, UserError
+
+TESTED = "0.19.8"
+"""The newest version of DeepSpeed that this is tested with."""
 
 
 def import_deepspeed(device: Device, engine: str) -> ModuleType:
@@ -32,11 +35,30 @@ def import_deepspeed(device: Device, engine: str) -> ModuleType:
     # Users cannot act on it, and every rank would print it.
     warnings.filterwarnings("ignore", r"`torch\.distributed\..*` is deprecated", FutureWarning)
     # No compiled operators are used. Otherwise each rank on a CPU would build DeepSpeed's collectives for inference.
-    vars(deepspeed.ops)["__compatible_ops__"] = defaultdict(bool)
+    vars(deepspeed.ops)["__compatible_ops__"] = defaultdict(bool)  # new versions find it out at the first look
     # All ranks start with the same weights. DeepSpeed would broadcast them again, and fails at scalars.
-    deepspeed.DeepSpeedEngine._broadcast_model = _nothing
-    partitioned.Init._zero_init_param = _partition
+    _replace(deepspeed.DeepSpeedEngine, "_broadcast_model", _nothing)
+    internal(partitioned.Init, "_convert_to_deepspeed_param")
+    _replace(partitioned.Init, "_zero_init_param", _partition)
     return deepspeed
+
+
+def internal(owner: Any, name: str) -> Any:
+    """An attribute of DeepSpeed's that is not public; UserError where this version has none of the name."""
+    found = getattr(owner, name, None)
+    if found is None:
+        version = importlib.import_module("deepspeed").__version__
+        raise UserError(
+            f"DeepSpeed {version} lacks {getattr(owner, '__name__', type(owner).__name__)}.{name}, on which engine=zero* relies; "
+            f"install a version from 0.16 to {TESTED}, or use engine=native"
+        )
+    return found
+
+
+def _replace(owner: type, name: str, by: Any) -> None:
+    """Replace an internal that is there: of another name, it would stay as it is, and weights or checkpoints be wrong."""
+    internal(owner, name)
+    setattr(owner, name, by)
 
 
 def _nothing(engine: Any) -> None:

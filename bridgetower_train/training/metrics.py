@@ -1,9 +1,7 @@
-"""One record per logged step, and its sinks: JSON lines first, then TensorBoard, W&B and the console."""
+"""One record per logged step, and its sinks: JSON lines first, then the console and TensorBoard; `tracking` opens them."""
 
-import dataclasses
 import json
 import os
-import secrets
 import sys
 import time
 from contextlib import suppress
@@ -16,13 +14,12 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
-from bridgetower_train.config import TrainConfig
 from bridgetower_train.data.batch import BadRecord
-from bridgetower_train.display import print_line, printable, public
+from bridgetower_train.display import print_line, printable
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.errors import FileError
 from bridgetower_train.files import atomic_write
-from bridgetower_train.foreign import parse_json, read_bytes, read_lines
+from bridgetower_train.foreign import parse_json, read_lines
 
 LogRecord = dict[str, Any]
 
@@ -66,8 +63,8 @@ class Sink(Protocol):
     def write(self, record: LogRecord) -> None:
         """Show or store one record."""
 
-    def close(self) -> None:
-        """Finish."""
+    def close(self, failed: bool) -> None:
+        """Finish; `failed`: the run ended with an error."""
 
 
 class JsonLines:
@@ -80,7 +77,7 @@ class JsonLines:
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
         self._file.close()
 
 
@@ -117,31 +114,8 @@ class TensorBoard:
             if isinstance(value, (int, float)) and key not in ("step", "time"):
                 self._writer.add_scalar(key, value, record["step"])  # type: ignore[no-untyped-call]
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
         self._writer.close()  # type: ignore[no-untyped-call]
-
-
-class Wandb:
-    """Weights & Biases; offline without an API key. With the same `run_id`, a resumed run continues its W&B run."""
-
-    def __init__(self, config: TrainConfig, run_id: str) -> None:
-        import wandb
-
-        self._run = wandb.init(
-            project=config.wandb.project,
-            entity=config.wandb.entity,
-            id=run_id,
-            resume="allow",
-            dir=config.run_dir,
-            config=public(dataclasses.asdict(config)),
-            mode="online" if os.environ.get("WANDB_API_KEY") else "offline",
-        )
-
-    def write(self, record: LogRecord) -> None:
-        self._run.log({k: v for k, v in record.items() if k != "step"}, step=record["step"])
-
-    def close(self) -> None:
-        self._run.finish()
 
 
 class Console:
@@ -182,27 +156,9 @@ class Console:
                 flush=True,
             )
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
         if self._bar is not None:
             self._bar.close()
-
-
-def open_sinks(config: TrainConfig, run_dir: Path, start: int, console: Console) -> list[Sink]:
-    """The configured sinks of a run that resumes after step `start`."""
-    sinks: list[Sink] = [JsonLines(run_dir / METRICS), console]
-    if config.tensorboard:
-        sinks.append(TensorBoard(run_dir / "tensorboard", start))
-    if config.wandb.project:
-        sinks.append(Wandb(config, _wandb_id(run_dir)))
-    return sinks
-
-
-def _wandb_id(run_dir: Path) -> str:
-    """The W&B id of this run, created at its first start."""
-    path = run_dir / "wandb_id"
-    if not path.exists():
-        atomic_write(path, secrets.token_hex(4))
-    return read_bytes(path, 64).decode("ascii", "replace")
 
 
 def clock(seconds: float) -> str:

@@ -40,13 +40,13 @@ from bridgetower_train.training.metrics import (
     Sink,
     StepTimer,
     keep_lines_until,
-    open_sinks,
     to_host,
 )
 from bridgetower_train.training.preemption import Preemption
 from bridgetower_train.training.profiling import Profile
 from bridgetower_train.training.recompiles import RecompileGuard
 from bridgetower_train.training.step import backward
+from bridgetower_train.training.tracking import open_sinks
 from bridgetower_train.training.validation import Validation, check_validation
 from bridgetower_train.versions import versions
 from bridgetower_train.watchdog import READING, Watchdog
@@ -94,8 +94,9 @@ class Run:
 
     def write(self, record: LogRecord) -> None:
         """Write a record to every sink (only rank 0 has any)."""
+        timed = {**record, "time": time.time()}
         for sink in self.sinks:
-            sink.write({**record, "time": time.time()})
+            sink.write(timed)
 
 
 def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -> Run:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,12 +101,19 @@ def verify(folder: Path) -> str | None:
 
 
 def newest(run_dir: Path, log: Log) -> Path | None:
-    """The newest intact checkpoint of a run; logs which ones it skipped, and why. None if there is none."""
-    for folder in reversed(step_folders(run_dir)):
+    """The newest intact checkpoint of a run; logs which ones it skipped, and why. None if there is none.
+
+    The run may be in progress: it has saved again where the folder was removed that is being verified.
+    """
+    tried = set[Path]()
+    while left := [folder for folder in step_folders(run_dir) if folder not in tried]:
+        folder = left[-1]
+        tried.add(folder)
         wrong = verify(folder)
         if wrong is None:
             return folder
-        log(f"skipping {folder}: {wrong}")
+        if folder.exists():
+            log(f"skipping {folder}: {wrong}")
     return None
 
 
@@ -138,9 +146,10 @@ def chosen(run_dir: Path, step: str, log: Log) -> Path:
 def _best_step(run_dir: Path) -> int | None:
     """As the newest whole checkpoint knows it."""
     for folder in reversed(step_folders(run_dir)):
-        if fault(folder) is None:
-            best: Best | None = read_state(folder)["best"]
-            return best.step if best else None
+        with suppress(FileNotFoundError):  # the run has removed it
+            if fault(folder) is None:
+                best: Best | None = read_state(folder)["best"]
+                return best.step if best else None
     return None
 
 

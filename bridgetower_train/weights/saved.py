@@ -1,5 +1,6 @@
 """Trained weights with what is needed to use them, from a run folder, an exported folder or the Hugging Face hub."""
 
+import errno
 import math
 import os
 from dataclasses import dataclass, replace
@@ -100,7 +101,9 @@ def _read_run(source: str, step: str, tokenizer: str | None) -> tuple[SavedModel
         folder = chosen(run_dir, step, print_line)
         try:
             state, weights = read_state(folder), load_file(folder / WEIGHTS)
-        except FileNotFoundError:
+        except OSError as error:
+            if not (isinstance(error, FileNotFoundError) or error.errno == errno.ESTALE):
+                raise
             continue  # the run has saved again, and removed the oldest
         except SafetensorError as error:
             raise UserError(f"{folder / WEIGHTS}: {error}; choose another step") from None

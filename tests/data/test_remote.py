@@ -36,8 +36,8 @@ class Server(http.server.ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.asked: Counter[str] = Counter()
         self.misdeeds: list[str] = []
-        """What the next requests meet: a status such as `500`; zeros (`other`); half of the file and the end (`drop`), silence (`stall`) or success (`cut`);
-        bytes without `end`, or a gzip `bomb` of 200 MB."""
+        """What the next requests meet: a status such as `500`; zeros (`other`); half of the file and the end (`drop`), silence
+        (`stall`) or success (`cut`); bytes without `end`, or a gzip `bomb` of 200 MB."""
         self.sent = 0
         self.delay = 0.0
         self.ended = threading.Event()

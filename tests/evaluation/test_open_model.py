@@ -12,7 +12,9 @@ from bridgetower_train.data.shards import open_corpus
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.evaluation.base import open_model
 from bridgetower_train.tasks.pretraining.predictor import Predictor
+from bridgetower_train.weights import checkpoint as checkpoint_module
 from bridgetower_train.weights import saved as weights_saved
+from bridgetower_train.weights.checkpoint import step_folders
 from bridgetower_train.weights.saved import ATTEMPTS, read_saved
 from tests.training.runs import export_here, train_here
 
@@ -121,6 +123,22 @@ def test_a_checkpoint_that_the_run_removes_is_not_the_end(trained_run, monkeypat
     monkeypatch.setattr(weights_saved, "load_file", vanishing)
     assert read_saved(str(trained_run))[0].step == 2
     assert len(tries) == ATTEMPTS
+
+
+def test_a_checkpoint_that_is_removed_while_it_is_verified_is_not_the_end(trained_run, tmp_path, monkeypatch, capsys):
+    run_dir = tmp_path / "run"
+    shutil.copytree(trained_run, run_dir)
+    *_, saved = step_folders(run_dir)
+    verify = checkpoint_module.verify
+
+    def overtaken(folder):
+        if saved.exists():
+            saved.rename(saved.with_name("step-00000003"))
+        return verify(folder)
+
+    monkeypatch.setattr(checkpoint_module, "verify", overtaken)
+    assert read_saved(str(run_dir))[0].name == "step-00000003"
+    assert "skipping" not in capsys.readouterr().out
 
 
 def test_another_tokenizer_is_refused(run_dir, shapes_root, tmp_path, capsys):

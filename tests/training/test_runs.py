@@ -94,16 +94,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_records(tmp_
     assert metric_lines(tmp_path)[-1]["skipped"] == 4
 
 
-def test_tensorboard_and_wandb_take_the_same_records(tmp_path, train):
-    train(tmp_path, "steps=3", "tensorboard=true", "wandb.project=test", env={"WANDB_SILENT": "true"})
-    assert list((tmp_path / "tensorboard").glob("events.*"))
-    (offline,) = (tmp_path / "wandb").glob("offline-run-*")
-    run_id = (tmp_path / "wandb_id").read_text()
-    assert offline.name.endswith(run_id)
-    train(tmp_path, "steps=5", "wandb.project=test", env={"WANDB_SILENT": "true"})
-    assert all(folder.name.endswith(run_id) for folder in (tmp_path / "wandb").glob("offline-run-*"))
-
-
 def test_the_run_folder_holds_its_configuration(tmp_path, shapes_root, capsys):
     train_here(shapes_root, tmp_path, "steps=2")
     output = capsys.readouterr().out
