@@ -13,6 +13,7 @@ from torch.profiler import ProfilerActivity
 from bridgetower_train.config import DeviceConfig, OptimConfig
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.model.attention import AttentionFunction, sdpa
+from bridgetower_train.model.bridgetower import BridgeTower
 
 
 class Probe(NamedTuple):
@@ -20,6 +21,8 @@ class Probe(NamedTuple):
 
     usable: bool
     why: str
+    present: bool = False
+    """Whether there are signs of it: one that is there and cannot be used is not passed over by `device.name=auto`."""
 
 
 class Device(ABC):
@@ -36,7 +39,7 @@ class Device(ABC):
     attention: AttentionFunction = staticmethod(sdpa)
     """The attention function that the model calls."""
     executions: tuple[str, ...] = ("eager", "compile")
-    """Allowed values of `device.execution`; `auto` takes the first."""
+    """Allowed values of `device.execution`."""
     compiler: str = "inductor"
     """Backend of torch.compile."""
     compiler_options: Mapping[str, Any] | None = None
@@ -49,7 +52,7 @@ class Device(ABC):
     def __init__(self, config: DeviceConfig, local_rank: int) -> None:
         self.config = config
         self.torch_device = torch.device(self.name)
-        self.execution = self.executions[0] if config.execution == "auto" else config.execution
+        self.execution, self.execution_why = self.choose_execution(config.execution)
         if self.execution not in self.executions:
             raise ConfigError(
                 f"device.execution={config.execution}: device {self.name} runs {' or '.join(self.executions)}; take one of them"
@@ -64,6 +67,11 @@ class Device(ABC):
     @abstractmethod
     def probe(cls, config: DeviceConfig) -> Probe:
         """Whether this device can be used as configured."""
+
+    @classmethod
+    def choose_execution(cls, execution: str) -> tuple[str, str]:
+        """(the configured execution, or for `auto` the one to take; why, where that depends on the machine)."""
+        return (cls.executions[0] if execution == "auto" else execution), ""
 
     @property
     @abstractmethod
@@ -145,13 +153,12 @@ class Device(ABC):
         """Graphs compiled so far, without waiting for the device."""
         return int(torch._dynamo.utils.counters["stats"]["unique_graphs"]) if self.compiles else 0
 
-    def capture_graphs(self, task: nn.Module, graphs: int, accumulates: bool) -> nn.Module:
-        """`task` with up to `graphs` shapes of its forward and backward pass captured as graphs, if `device.graphs` is true.
+    def capture_graphs(self, model: BridgeTower, graphs: int, accumulates: bool) -> None:  # noqa: B027  nothing to do without graphs
+        """Capture up to `graphs` shapes of the towers' forward and backward passes as graphs, if `device.graphs` is true.
 
-        Called before DistributedDataParallel, whose reductions stay outside of the graphs. `accumulates` if a step has several
-        micro-batches; `begin_micro_batch` then announces each.
+        The towers alone, for what comes after them may compare samples of all ranks. Called before DistributedDataParallel, whose
+        reductions stay outside too. `accumulates` if a step has several micro-batches; `begin_micro_batch` then announces each.
         """
-        return task
 
     def begin_micro_batch(self, number: int) -> None:  # noqa: B027  nothing to do without graphs
         """Micro-batch `number` (from 0) of a step is next."""

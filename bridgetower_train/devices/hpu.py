@@ -5,20 +5,19 @@ bf16 is offered); HPU graphs outside lazy mode (refused); the mean as a reductio
 from shards (images are decoded on the host, uint8 is sent to the card); fused attention on the first (torch's own is used).
 """
 
-from collections.abc import Callable
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity
 
 from bridgetower_train.config import DeviceConfig, OptimConfig
-from bridgetower_train.data.batch import Batch
 from bridgetower_train.devices import habana
 from bridgetower_train.devices.base import Device, Probe
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.model.attention import AttentionFunction
+from bridgetower_train.model.bridgetower import BridgeTower, towers
 
 PEAK_BF16 = {2: 432e12, 3: 1835e12}
 """Generation -> dense bf16 FLOP/s, published by Intel; not published for the first."""
@@ -50,22 +49,41 @@ class HpuDevice(Device):
         else:
             self.attention = fused_attention(habana.module("hpex.kernels").FusedSDPA)
         self._clipper: Any = None
-        self._set_iteration_count: Callable[[int], None] = lambda number: None
+        self._graphs: list[Any] = []
+        """Modules that are captured, with `set_iteration_count`."""
+
+    @classmethod
+    def choose_execution(cls, execution: str) -> tuple[str, str]:
+        """For `auto`, lazy with the vendor's fork of torch; compile with another build, which has no lazy mode."""
+        if execution != "auto":
+            return execution, ""
+        if habana.is_fork():
+            return "lazy", f"lazy: torch {torch.__version__} is the vendor's fork"
+        return "compile", f"compile: torch {torch.__version__} is not the vendor's fork, which alone has lazy mode"
 
     @classmethod
     def probe(cls, config: DeviceConfig) -> Probe:
         """Usable if the vendor's package can be imported in the configured mode and a card responds."""
+        node = habana.node()
+        seen = f" although {node} exists" if node else ""
         if not habana.installed():
-            return Probe(False, f"{habana.PACKAGE} is not installed")
+            return Probe(False, f"{habana.PACKAGE} is not installed{seen}", bool(node))
+        execution, _ = cls.choose_execution(config.execution)
+        if execution == "lazy" and not habana.is_fork():
+            raise ConfigError(
+                f"device.execution=lazy: only the vendor's fork of torch has lazy mode, and {torch.__version__} is not it; use "
+                "device.execution=compile or eager"
+            )
         try:
-            habana.load(config.execution in ("auto", "lazy"), config.graphs)
+            habana.load(execution == "lazy")
         except ConfigError:
             raise
         except Exception as error:  # its C++ side raises ImportError, OSError, AssertionError and AttributeError
-            return Probe(False, f"{habana.PACKAGE} cannot be imported: {type(error).__name__}: {error}")
+            why = f"{habana.PACKAGE} cannot be imported for execution={execution}: {type(error).__name__}: {error}"
+            return Probe(False, why, present=True)
         hpu = habana.module("hpu")
         if not hpu.is_available():
-            return Probe(False, "no card responds")
+            return Probe(False, f"no card responds{seen}", bool(node))
         return Probe(True, f"{hpu.device_count()} cards found")
 
     @property
@@ -144,21 +162,19 @@ class HpuDevice(Device):
             3: {"overlap_comm": False, "reduce_scatter": False, "contiguous_gradients": True},
         }.get(stage, {})
 
-    def capture_graphs(self, task: nn.Module, graphs: int, accumulates: bool) -> nn.Module:
-        """HPU graphs, by ModuleCacher."""
-        if not self.config.graphs:
-            return task
-        flat = _OnDict(task)
-        self.hpu.ModuleCacher(max_graphs=graphs)(
-            model=flat, inplace=True, allow_unused_input=True, have_grad_accumulation=accumulates
-        )
-        if accumulates:
-            self._set_iteration_count = cast(Callable[[int], None], flat.set_iteration_count)
-        return _Replayed(flat)
+    def capture_graphs(self, model: BridgeTower, graphs: int, accumulates: bool) -> None:
+        """HPU graphs, by ModuleCacher, which cannot capture what has no gradient."""
+        for tower in towers(model) if self.config.graphs else ():
+            if any(parameter.requires_grad for parameter in tower.parameters()):
+                self.hpu.ModuleCacher(max_graphs=graphs)(
+                    model=tower, inplace=True, allow_unused_input=True, have_grad_accumulation=accumulates
+                )
+                self._graphs.append(tower)
 
     def begin_micro_batch(self, number: int) -> None:
         """The first micro-batch of a step has its own graph, whose gradients the others add to."""
-        self._set_iteration_count(number)
+        for tower in self._graphs:
+            tower.set_iteration_count(number)
 
 
 def fused_attention(kernel: Any) -> AttentionFunction:
@@ -174,28 +190,3 @@ def fused_attention(kernel: Any) -> AttentionFunction:
         return out
 
     return attention
-
-
-class _OnDict(nn.Module):
-    """A task whose batch is a dict of tensors: ModuleCacher identifies a graph by the shapes in it."""
-
-    def __init__(self, task: nn.Module) -> None:
-        super().__init__()
-        self.task = task
-
-    def forward(self, batch: dict[str, Tensor], totals: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        loss, metrics = self.task(Batch.of(batch), totals)
-        return loss, metrics
-
-
-class _Replayed(nn.Module):
-    """The task, replayed from its graphs."""
-
-    def __init__(self, graphs: nn.Module) -> None:
-        super().__init__()
-        self.graphs = graphs
-
-    def forward(self, batch: Batch, totals: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        loss, metrics = self.graphs(batch.tensors(), totals)
-        # The next replay overwrites these results.
-        return loss, {name: value.detach().clone() for name, value in metrics.items()}

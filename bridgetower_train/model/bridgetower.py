@@ -170,6 +170,12 @@ class BridgeTower(nn.Module):
         return self.bridgetower.fuse(image, text, pairs)
 
 
+def towers(model: BridgeTower) -> tuple[nn.Module, nn.Module]:
+    """The image tower and the text tower: what a step computes of each sample by itself, once."""
+    trunk = model.bridgetower
+    return trunk.vision_model.visual, trunk.text_model
+
+
 def blocks(model: nn.Module) -> list[nn.Module]:
     """The transformer blocks of a model: the units of activation checkpointing and of ZeRO-3's gathering."""
     return [module for module in model.modules() if isinstance(module, (Block, TextLayer, CrossLayer))]

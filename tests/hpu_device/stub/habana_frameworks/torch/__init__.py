@@ -1,11 +1,22 @@
-"""A stub of the vendor's package over the emulated device: its names, its signatures, and what it refuses."""
+"""A stub of the vendor's package over the emulated device: its names, its signatures, and what it refuses.
+
+From __init__.py@f186e3d and @bcc5172, of which the newer tells the upstream build by `cpu`, and core/torch_overwrites.py.
+"""
+
+from habana_frameworks.torch.utils.internal import is_lazy
+from packaging.version import Version
+
+import torch
+
+_version = Version(torch.__version__)
+is_torch_fork = _version.local.startswith("git") or _version.local.startswith("hpu")
+if is_lazy() and not is_torch_fork:
+    raise AssertionError(f"Upstream PyTorch version {_version} is not supported in Lazy mode.")
 
 from habana_frameworks.torch import _emulation, hpu
 from habana_frameworks.torch import core as core
 from habana_frameworks.torch.distributed import hccl as hccl
 from habana_frameworks.torch.hpu import random as _random
-
-import torch
 
 torch._register_device_module("hpu", hpu)
 _emulation.record("import", lazy=_emulation.LAZY)
@@ -24,6 +35,7 @@ torch.manual_seed = manual_seed
 
 @torch._dynamo.register_backend(name="hpu_backend")
 def _hpu_backend(graph, inputs, **options):
+    """dynamo/compile_backend/backends.py@5a56187."""
     if _emulation.LAZY:
         raise RuntimeError("hpu_backend needs PT_HPU_LAZY_MODE=0")
     hpu.metrics.COMPILED.append(1)
