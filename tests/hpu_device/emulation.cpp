@@ -193,16 +193,17 @@ class Node {
     key = mix(mix(key, block.value), t.storage_offset());
     for (const int64_t step : t.strides()) key = mix(key, step);
   }
-  void gives(const at::Tensor& t) {
+  void gives(const at::Tensor& t, bool in_place = false) {
     if (!lazy) return;
     Lock lock(mutex);
     Block& block = block_of(t);
     Span& span = span_of(block, -1);
     block.value = mix(key, ++results_given);
-    if (span.born != nodes) {  // Overwritten.
-      if (span.twin != NONE) span = {span.bytes, nodes, nodes};
-      use(block);
-    } else if (merges) {
+    if (in_place && span.twin != NONE) span = {span.bytes, nodes, nodes};
+    if (in_place || span.born < 0) return use(block);
+    span.born = span.used = nodes;
+    span.twin = NONE;
+    if (merges) {
       const auto [found, is_new] = results.emplace(block.value, block.span);
       if (!is_new) span.twin = found->second;
     }
@@ -241,6 +242,9 @@ at::Tensor host(const at::Tensor& t) {
   return at::from_blob(t.data_ptr(), t.sizes(), t.strides(), [t](void*) {}, t.options().device(at::kCPU));
 }
 
+// Whether a tensor is all of its memory.
+bool whole(const at::Tensor& t) { return t.is_non_overlapping_and_dense() && t.nbytes() == block_of(t).bytes; }
+
 // ---- Copies. One from the host is an input of the graph, not a node.
 
 at::Tensor copy_from(const at::Tensor& from, const at::Tensor& to, bool) {
@@ -256,7 +260,7 @@ at::Tensor copy_from(const at::Tensor& from, const at::Tensor& to, bool) {
       text << "copy" << from.scalar_type() << to.scalar_type() << to.sizes() << to.strides();
       Node node(text.str(), true);
       node.reads(from);
-      node.gives(to);
+      node.gives(to, /*in_place=*/!whole(to));
     }
     if (lazy && from.is_cpu() && from.scalar_type() == at::kLong && from.numel()) {
       const auto most = std::numeric_limits<int32_t>::max();
@@ -306,11 +310,14 @@ void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   text << schema.name() << '.' << schema.overload_name();
   for (const auto& value : arguments) describe(text, value);
   Node node(text.str(), !op.hasTag(at::Tag::nondeterministic_seeded));
+  bool in_place = false;
   for (size_t i = 0; i < arguments.size(); i++) {
-    const auto* alias = schema.arguments()[i].alias_info();
+    const auto& argument = schema.arguments()[i];
+    const bool written = argument.alias_info() && argument.alias_info()->isWrite(), out = written && argument.kwarg_only();
+    in_place |= written && !out;
     each(arguments[i], [&](const at::Tensor& t) {
-      if (alias && alias->isWrite()) check_write(t);
-      node.reads(t);
+      if (written) check_write(t);
+      if (!out) node.reads(t);  // What it held does not matter.
     });
   }
   {
@@ -319,7 +326,7 @@ void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   }
   at::native::cpu_fallback(op, stack, /*error_on_views=*/true);
   for (const auto& value : torch::jit::last(*stack, schema.returns().size())) {
-    each(value, [&](const at::Tensor& t) { node.gives(t); });
+    each(value, [&](const at::Tensor& t) { node.gives(t, in_place); });
   }
 }
 

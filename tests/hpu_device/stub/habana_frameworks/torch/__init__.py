@@ -1,22 +1,14 @@
 """A stub of the vendor's package over the emulated device: its names, its signatures, and what it refuses.
 
-From __init__.py@f186e3d and @bcc5172, of which the newer tells the upstream build by `cpu`, and core/torch_overwrites.py.
+From __init__.py and core/torch_overwrites.py@5a56187.
 """
-
-from habana_frameworks.torch.utils.internal import is_lazy
-from packaging.version import Version
-
-import torch
-
-_version = Version(torch.__version__)
-is_torch_fork = _version.local.startswith("git") or _version.local.startswith("hpu")
-if is_lazy() and not is_torch_fork:
-    raise AssertionError(f"Upstream PyTorch version {_version} is not supported in Lazy mode.")
 
 from habana_frameworks.torch import _emulation, hpu
 from habana_frameworks.torch import core as core
 from habana_frameworks.torch.distributed import hccl as hccl
 from habana_frameworks.torch.hpu import random as _random
+
+import torch
 
 torch._register_device_module("hpu", hpu)
 _emulation.record("import", lazy=_emulation.LAZY)

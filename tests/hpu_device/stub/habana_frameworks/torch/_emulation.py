@@ -16,6 +16,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from packaging.version import Version
+
+import torch
+
 RELEASES = ("1.21", "1.24", "1.24-upstream")
 """The last with the first generation, and the two builds of torch that the newest comes with."""
 
@@ -28,10 +32,14 @@ MEMORY = {1: 32, 2: 96, 3: 128}
 
 if RELEASE not in RELEASES:
     raise RuntimeError(f"HPU_EMULATION_RELEASE={RELEASE}: must be one of {', '.join(RELEASES)}")
+if LAZY and not (Version(torch.__version__).local or "").startswith(("git", "hpu")):  # __init__.py@f186e3d and @bcc5172
+    raise AssertionError(f"Upstream PyTorch version {torch.__version__} is not supported in Lazy mode.")
 if multiprocessing.parent_process() is not None:
     raise RuntimeError("Device acquire failed: habana_frameworks was imported in a child process")
 if GENERATION == 1 and RELEASE != "1.21":
-    raise RuntimeError("synStatus=8 Device acquire failed: the first generation ended with 1.21")  # the support matrix of 1.22
+    raise RuntimeError(
+        "synStatus=8 Device acquire failed: the first generation ended with 1.21"
+    )  # the support matrix of 1.22
 
 
 def _load() -> Any:

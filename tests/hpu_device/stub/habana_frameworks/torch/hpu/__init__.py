@@ -15,7 +15,6 @@ from habana_frameworks.torch.hpu.random import set_rng_state as set_rng_state
 import torch
 
 
-
 class Stream:
     """Named, never used."""
 

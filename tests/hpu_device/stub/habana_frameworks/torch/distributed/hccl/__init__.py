@@ -9,7 +9,6 @@ from datetime import timedelta
 
 from habana_frameworks.torch import _emulation
 
-import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import _create_work_from_future
 from torch.futures import Future
@@ -74,6 +73,8 @@ class ProcessGroupHCCL(dist.ProcessGroup):
         self._gloo.allgather([parts], [_host(given).view(-1)]).wait()
         return _done([output])
 
+    all_gather_single = _allgather_base  # torch 2.13's name
+
     def _reduce_scatter_base(self, output, given, opts=None):
         """From one tensor."""
         opts = opts or dist.ReduceScatterOptions()
@@ -83,6 +84,8 @@ class ProcessGroupHCCL(dist.ProcessGroup):
         self._gloo.allreduce([total], reduction).wait()
         _host(output).view(-1).copy_(total.view(self.size(), -1)[self.rank()])
         return _done([output])
+
+    reduce_scatter_single = _reduce_scatter_base  # torch 2.13's name
 
     def broadcast(self, tensors, opts):
         """From the root that `opts` names."""
@@ -120,7 +123,13 @@ def _new_group_of_1_21(ranks=None, timeout=None, backend=None, pg_options=None):
 
 
 def _new_group_of_1_24(
-    ranks=None, timeout=None, backend=None, pg_options=None, use_local_synchronization=False, group_desc=None, device_id=None
+    ranks=None,
+    timeout=None,
+    backend=None,
+    pg_options=None,
+    use_local_synchronization=False,
+    group_desc=None,
+    device_id=None,
 ):
     """@bcc5172."""
     return _new_group(ranks, timeout, backend, pg_options, use_local_synchronization, group_desc)

@@ -5,8 +5,12 @@ from habana_frameworks.torch import _emulation
 import torch
 import torch.nn.functional as F
 
+
 class FusedSDPA(torch.autograd.Function):
-    """Positional arguments only; not on the first generation (tests/pytest_working/any_mode/FusedSDPA/test_hpu_sdpa.py@5a56187)."""
+    """Positional arguments only.
+
+    Not on the first generation: tests/pytest_working/any_mode/FusedSDPA/test_hpu_sdpa.py@5a56187.
+    """
 
     @staticmethod
     @torch.compiler.disable  # a kernel is opaque to the compiler
