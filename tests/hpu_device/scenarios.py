@@ -105,7 +105,9 @@ def vendor_lists():
     exact = {name: value.item() for name, value in task(batch, task.counts(batch))[1].items()}
     for lists in ("ours", "default"):
         if lists == "default":
-            _emulation.device.setup(True, True, False, 1 << 40, str(STUB / "default_bf16.txt"), str(STUB / "default_fp32.txt"))
+            _emulation.device.setup(
+                True, True, False, 1 << 40, str(STUB / "default_bf16.txt"), str(STUB / "default_fp32.txt")
+            )
         with device.autocast():
             rounded = {name: value.item() for name, value in task(batch, task.counts(batch))[1].items()}
             product = torch.ones(2, device="hpu") * 2
