@@ -13,6 +13,7 @@ from bridgetower_train.doctor.data import check_identity
 from bridgetower_train.doctor.start import check_random
 from bridgetower_train.errors import UserError
 from bridgetower_train.findings import Finding
+from bridgetower_train.tasks import describe
 from bridgetower_train.training.metrics import clock
 from bridgetower_train.training.run import Run, build, fit, planned_graphs
 from bridgetower_train.watchdog import Watchdog
@@ -65,12 +66,14 @@ def print_summary(run: Run, why: str) -> None:
         if device.peak_flops
         else f"{left * flops / 1e12:.1f} TFLOP to go; the first steps will show how long that takes",
     }
+    if described := describe(config, run.contrast):
+        lines["contrast"] = described
     if run.validation:
         lines["held out"] = f"every {run.validate_every:,} steps, {run.validation.described}"
     if device.compiles:
         lengths = ", ".join(map(str, config.text_lengths))
         lines["graphs"] = (
-            f"{planned_graphs(config, micro_batches)} of the forward and backward pass, for texts of {lengths} tokens; the run "
+            f"{planned_graphs(config, run.contrast)} of the forward and backward pass, for texts of {lengths} tokens; the run "
             f"stops after more than {config.guards.max_recompiles} compilations beyond the warm-up"
         )
     for corpus in run.dataset.corpora:

@@ -87,9 +87,8 @@ class DeviceConfig:
     recorded and compiled as one graph. `auto` is eager but on HPU: there lazy with the vendor's fork of torch, which alone has
     it, and compile with another build; it prints which and why."""
     graphs: bool = False
-    """Replay the towers' forward and backward passes as HPU graphs, one per tower and shape, in lazy execution: less host work,
-    but more memory, since intermediate results stay allocated. Fusion and losses, which may gather from other ranks, stay
-    outside. Pays off where the card waits for the host: few samples per card."""
+    """Replay the forward and backward pass as one HPU graph per text length, in lazy execution: less host work, but more
+    memory, since intermediate results stay allocated. Pays off where the card waits for the host: few samples per card."""
 
     def __post_init__(self) -> None:
         one_of("device.precision", self.precision, ("fp32", "bf16"))

@@ -13,7 +13,6 @@ from torch.profiler import ProfilerActivity
 from bridgetower_train.config import DeviceConfig, OptimConfig
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.model.attention import AttentionFunction, sdpa
-from bridgetower_train.model.bridgetower import BridgeTower
 
 
 class Probe(NamedTuple):
@@ -153,12 +152,14 @@ class Device(ABC):
         """Graphs compiled so far, without waiting for the device."""
         return int(torch._dynamo.utils.counters["stats"]["unique_graphs"]) if self.compiles else 0
 
-    def capture_graphs(self, model: BridgeTower, graphs: int, accumulates: bool) -> None:  # noqa: B027  nothing to do without graphs
-        """Capture up to `graphs` shapes of the towers' forward and backward passes as graphs, if `device.graphs` is true.
+    def capture_graphs(self, task: nn.Module, graphs: int, accumulates: bool) -> nn.Module:
+        """`task` with up to `graphs` shapes of its forward and backward pass captured as graphs, if `device.graphs` is true.
 
-        The towers alone, for what comes after them may compare samples of all ranks. Called before DistributedDataParallel, whose
-        reductions stay outside too. `accumulates` if a step has several micro-batches; `begin_micro_batch` then announces each.
+        No collective is in them: what compares samples of several ranks is apart from a task's forward pass (Task.across), and
+        DistributedDataParallel, whose reductions stay outside too, comes afterwards. `accumulates` if a step has several
+        micro-batches; `begin_micro_batch` then announces each.
         """
+        return task
 
     def begin_micro_batch(self, number: int) -> None:  # noqa: B027  nothing to do without graphs
         """Micro-batch `number` (from 0) of a step is next."""

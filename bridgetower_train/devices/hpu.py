@@ -5,19 +5,20 @@ bf16 is offered); HPU graphs outside lazy mode (refused); the mean as a reductio
 from shards (images are decoded on the host, uint8 is sent to the card); fused attention on the first (torch's own is used).
 """
 
+from collections.abc import Callable
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity
 
 from bridgetower_train.config import DeviceConfig, OptimConfig
+from bridgetower_train.data.batch import Batch
 from bridgetower_train.devices import habana
 from bridgetower_train.devices.base import Device, Probe
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.model.attention import AttentionFunction
-from bridgetower_train.model.bridgetower import BridgeTower, towers
 
 PEAK_BF16 = {2: 432e12, 3: 1835e12}
 """Generation -> dense bf16 FLOP/s, published by Intel; not published for the first."""
@@ -49,8 +50,7 @@ class HpuDevice(Device):
         else:
             self.attention = fused_attention(habana.module("hpex.kernels").FusedSDPA)
         self._clipper: Any = None
-        self._graphs: list[Any] = []
-        """Modules that are captured, with `set_iteration_count`."""
+        self._set_iteration_count: Callable[[int], None] = lambda number: None
 
     @classmethod
     def choose_execution(cls, execution: str) -> tuple[str, str]:
@@ -162,19 +162,21 @@ class HpuDevice(Device):
             3: {"overlap_comm": False, "reduce_scatter": False, "contiguous_gradients": True},
         }.get(stage, {})
 
-    def capture_graphs(self, model: BridgeTower, graphs: int, accumulates: bool) -> None:
-        """HPU graphs, by ModuleCacher, which cannot capture what has no gradient."""
-        for tower in towers(model) if self.config.graphs else ():
-            if any(parameter.requires_grad for parameter in tower.parameters()):
-                self.hpu.ModuleCacher(max_graphs=graphs)(
-                    model=tower, inplace=True, allow_unused_input=True, have_grad_accumulation=accumulates
-                )
-                self._graphs.append(tower)
+    def capture_graphs(self, task: nn.Module, graphs: int, accumulates: bool) -> nn.Module:
+        """HPU graphs, by ModuleCacher."""
+        if not self.config.graphs:
+            return task
+        flat = _OnDict(task)
+        self.hpu.ModuleCacher(max_graphs=graphs)(
+            model=flat, inplace=True, allow_unused_input=True, have_grad_accumulation=accumulates
+        )
+        if accumulates:
+            self._set_iteration_count = cast(Callable[[int], None], flat.set_iteration_count)
+        return _Replayed(flat)
 
     def begin_micro_batch(self, number: int) -> None:
         """The first micro-batch of a step has its own graph, whose gradients the others add to."""
-        for tower in self._graphs:
-            tower.set_iteration_count(number)
+        self._set_iteration_count(number)
 
 
 def fused_attention(kernel: Any) -> AttentionFunction:
@@ -190,3 +192,28 @@ def fused_attention(kernel: Any) -> AttentionFunction:
         return out
 
     return attention
+
+
+class _OnDict(nn.Module):
+    """A task whose batch is a dict of tensors: ModuleCacher identifies a graph by the shapes in it."""
+
+    def __init__(self, task: nn.Module) -> None:
+        super().__init__()
+        self.task = task
+
+    def forward(self, batch: dict[str, Tensor], totals: Tensor) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        loss, metrics, embedded = self.task(Batch.of(batch), totals)
+        return loss, metrics, embedded
+
+
+class _Replayed(nn.Module):
+    """The task, replayed from its graphs."""
+
+    def __init__(self, graphs: nn.Module) -> None:
+        super().__init__()
+        self.graphs = graphs
+
+    def forward(self, batch: Batch, totals: Tensor) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        loss, metrics, embedded = self.graphs(batch.tensors(), totals)
+        # The next replay overwrites these results; what is compared is used before.
+        return loss, {name: value.detach().clone() for name, value in metrics.items()}, embedded

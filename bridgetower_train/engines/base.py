@@ -11,7 +11,7 @@ from torch import Tensor
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.engines.tensor_file import Read, shared_tensors
-from bridgetower_train.tasks.base import Metrics, Task
+from bridgetower_train.tasks.base import Across, Embedded, Metrics, Task
 
 Files = dict[str, dict[str, Tensor]]
 """Path of a safetensors file -> its host tensors by name."""
@@ -38,7 +38,11 @@ class Engine(ABC):
     """Those that are not frozen."""
 
     @abstractmethod
-    def forward_backward(self, batch: Batch, totals: Tensor, last: bool) -> Metrics:
+    def embed(self, batch: Batch) -> tuple[Embedded, dict[str, Tensor]]:
+        """`Task.embed` of a micro-batch, without gradients."""
+
+    @abstractmethod
+    def forward_backward(self, batch: Batch, totals: Tensor, across: Across, last: bool) -> Metrics:
         """Metrics and gradients of one micro-batch; gradients are averaged over the ranks on the `last` one of a step."""
 
     @abstractmethod

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from bridgetower_train import compose, random
@@ -28,7 +27,7 @@ from bridgetower_train.engines.activation import checkpoint_blocks
 from bridgetower_train.engines.optim import Schedule, set_lr
 from bridgetower_train.errors import UserError
 from bridgetower_train.files import atomic_write
-from bridgetower_train.tasks import step_flops, task_class
+from bridgetower_train.tasks import Contrast, contrast, step_flops, task_class
 from bridgetower_train.training.best import BestSoFar
 from bridgetower_train.training.checkpoints import Checkpoints, fingerprint
 from bridgetower_train.training.guards import NonFiniteGuard, check_bad_records
@@ -47,6 +46,7 @@ from bridgetower_train.training.metrics import (
 from bridgetower_train.training.preemption import Preemption
 from bridgetower_train.training.profiling import Profile
 from bridgetower_train.training.recompiles import RecompileGuard
+from bridgetower_train.training.step import backward
 from bridgetower_train.training.validation import Validation, check_validation
 from bridgetower_train.versions import versions
 from bridgetower_train.watchdog import Watchdog
@@ -72,6 +72,7 @@ class Run:
     dataset: PairDataset
     batches: Iterator[Batch]
     accumulation: int
+    contrast: Contrast
     schedule: Schedule
     checkpoints: Checkpoints
     save_every: int
@@ -111,9 +112,12 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
     validation = Validation(config, tokenizer, device, ranks) if config.validation.wanted else None
     stack.enter_context(run_dir_lock(run_dir, ranks))
     fixed = fingerprint(config, FROZEN_KEYS) | {"tokenizer": tokenizer.digest, "order": dataset.order.digest}
+    if task_class(config).decided_by_micro_batch(config):
+        fixed["micro_batch"] = micro_batch
     checkpoints = Checkpoints(run_dir, config.checkpoint, ranks, print_line if ranks.is_main else lambda text: None)
     stack.callback(checkpoints.close)
-    state = checkpoints.load(engine, fixed, fingerprint(TrainConfig(), FROZEN_KEYS))
+    older = fingerprint(TrainConfig(), FROZEN_KEYS) | {"micro_batch": micro_batch}
+    state = checkpoints.load(engine, fixed, older)
     state = state or {"step": 0, "skipped": 0, "bad_samples": 0, "best": None}
     start = state["step"]
     ranks.on_main(lambda: _begin_files(config, run_dir, start))
@@ -133,6 +137,7 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
         dataset=dataset,
         batches=iter(loader),
         accumulation=accumulation,
+        contrast=contrast(config, ranks.world_size),
         schedule=Schedule(
             config.optim.schedule, warmup, total_steps, length.in_steps("optim.decay", config.optim.decay)
         ),
@@ -193,16 +198,17 @@ def build_engine(
     task.to(device.torch_device)
     if config.engine.activation_checkpointing:
         checkpoint_blocks(task.model)
-    graphs = planned_graphs(config, accumulation)
+    graphs = planned_graphs(config, contrast(config, ranks.world_size))
     engine = ENGINES[config.engine.name](task, device, ranks, config.optim, graphs, accumulates=accumulation > 1)
     if start.optimizer is not None:
         engine.load_optimizer(*start.optimizer)
     return engine
 
 
-def planned_graphs(config: TrainConfig, accumulation: int) -> int:
-    """Graphs of the forward and backward pass: one per text length, and one more each if gradients accumulate."""
-    return len(config.text_lengths) * min(accumulation, 2)
+def planned_graphs(config: TrainConfig, contrast: Contrast) -> int:
+    """Graphs of forward and backward passes: for each text length that of the first micro-batch, of the later ones, and of the
+    embeddings."""
+    return len(config.text_lengths) * (min(contrast.micro_batches, 2) + contrast.two_passes)
 
 
 def fit(run: Run, watchdog: Watchdog) -> int:
@@ -257,19 +263,16 @@ def fit(run: Run, watchdog: Watchdog) -> int:
 
 def train_step(run: Run, step: int, batches: list[Batch]) -> dict[str, Tensor]:
     """One optimizer step over this rank's micro-batches; nothing in it waits for the device."""
-    on_device = []
     for batch in batches:
         run.bad_samples.add(batch.bad)
-        on_device.append(batch.to(run.device.torch_device))
-    totals = torch.stack([run.engine.task.counts(batch) for batch in on_device]).sum(0)
-    if run.ranks.world_size > 1:
-        dist.all_reduce(totals)
+    on_device = [batch.to(run.device.torch_device) for batch in batches]
+    first = run.ranks.rank * run.accumulation
 
-    metrics: dict[str, Tensor] = {}
-    for number, batch in enumerate(on_device):
-        run.device.seed(int(random.bits(run.config.seed, "step", step, number, run.ranks.rank)))
-        part = run.engine.forward_backward(batch, totals, last=number == len(on_device) - 1)
-        metrics = {name: metrics[name] + value for name, value in part.items()} if metrics else part
+    def seed(number: int) -> None:
+        """By the place in the global batch, whichever rank has it."""
+        run.device.seed(int(random.bits(run.config.seed, "step", step, first + number, 0)))
+
+    metrics = backward(run.engine, on_device, run.contrast, seed)
     set_lr(run.engine.optimizer, run.schedule.factor(step - 1))
     metrics |= run.engine.step()
     run.guard.record(metrics.pop("skipped"))

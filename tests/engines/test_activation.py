@@ -27,7 +27,7 @@ def run(checkpointed: bool) -> tuple[float, dict[str, Tensor], int]:
         checkpoint_blocks(task.model)
     batch = random_batch(SMALL, 4)
     calls.clear()
-    loss, _ = task(batch, task.counts(batch))
+    loss, _ = task.losses(batch, task.counts(batch))
     loss.backward()
     return loss.item(), gradients(task), len(calls)
 
