@@ -279,7 +279,14 @@ def environments():
 def checkpointing():
     """The most that a step takes, above what is there before it, with activation checkpointing and without."""
     counts, peaks = hpu() and habana.module("_emulation").device, []
-    model = ["model.vision_layers=4", "model.text_layers=4", "model.dropout=0", "global_batch=64", "steps=1"]
+    model = [
+        "model.vision_layers=4",
+        "model.text_layers=4",
+        "model.dropout=0",
+        "global_batch=64",
+        "steps=1",
+        "device.precision=fp32",
+    ]
     for on in ("true", "false"):
         counts.reset_most_used()
         before = counts.counts()["in_use"]
