@@ -25,7 +25,7 @@ from bridgetower_train.distributed import Flag, Ranks, run_dir_lock
 from bridgetower_train.engines import ENGINES, Engine
 from bridgetower_train.engines.activation import checkpoint_blocks
 from bridgetower_train.engines.optim import Schedule, set_lr
-from bridgetower_train.errors import UserError
+from bridgetower_train.errors import ConfigError, UserError
 from bridgetower_train.files import atomic_write
 from bridgetower_train.tasks import Contrast, contrast, step_flops, task_class
 from bridgetower_train.training.best import BestSoFar
@@ -198,7 +198,13 @@ def build_engine(
     task.to(device.torch_device)
     if config.engine.activation_checkpointing:
         checkpoint_blocks(task.model)
-    graphs = planned_graphs(config, contrast(config, ranks.world_size))
+    compared = contrast(config, ranks.world_size)
+    if compared.two_passes and config.device.graphs:
+        raise ConfigError(
+            "device.graphs=true: each replay draws its own dropout, so that two passes over a micro-batch would differ; remove it, "
+            "or set objective.contrast=micro_batch"
+        )
+    graphs = planned_graphs(config, compared)
     engine = ENGINES[config.engine.name](task, device, ranks, config.optim, graphs, accumulates=accumulation > 1)
     if start.optimizer is not None:
         engine.load_optimizer(*start.optimizer)
