@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from bridgetower_train.cli import main
 from bridgetower_train.config import DeviceConfig, ObjectiveConfig, OptimConfig
-from bridgetower_train.devices import habana, make_device
+from bridgetower_train.devices import checks, habana, hpu_checks, make_device
 from bridgetower_train.errors import ConfigError, UserError
 from bridgetower_train.training.recompiles import RecompileGuard
 from tests.helpers import pretraining, random_batch
@@ -40,6 +40,12 @@ def lazy():
         hpu(execution="lazy")
     except ConfigError as error:
         print(error, "habana_frameworks.torch" in sys.modules)
+
+
+def bridge():
+    """What the doctor says of the vendor's package, in the mode of each execution."""
+    for execution in ("lazy", "compile"):
+        print(hpu_checks.check_bridge(checks.run, execution).found)
 
 
 def generation():
