@@ -205,7 +205,9 @@ def build_engine(
             "set objective.contrast=micro_batch"
         )
     graphs = planned_graphs(config, compared)
-    engine = ENGINES[config.engine.name](task, device, ranks, config.optim, graphs, accumulates=accumulation > 1)
+    engine = ENGINES[config.engine.name](
+        task, device, ranks, config.optim, graphs, accumulates=accumulation > 1, parallel=config.engine
+    )
     if start.optimizer is not None:
         engine.load_optimizer(*start.optimizer)
     return engine

@@ -76,6 +76,11 @@ def is_bf16_supported():
     return True
 
 
+def recompute_sdp_enabled():
+    """Whether FusedSDPA recomputes where it is not told: by default."""
+    return True
+
+
 @contextlib.contextmanager
 def device(index):
     """There is one."""
