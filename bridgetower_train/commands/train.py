@@ -22,7 +22,7 @@ from bridgetower_train.watchdog import Watchdog
 def run(config: TrainConfig) -> int:
     """Train with `config`; resumes if the run folder has a checkpoint. Returns the exit code."""
     exit_with_parent()
-    device, why = make_device(config.device, local_rank())
+    device, why = make_device(config.device, local_rank(), config.engine.name)
     ranks = init_ranks(device.backend, config.distributed)
     try:
         with Watchdog(ranks, config.distributed.timeout) as watchdog, ExitStack() as stack:
@@ -77,9 +77,9 @@ def print_summary(run: Run, why: str) -> None:
             f"stops after more than {config.guards.max_recompiles} compilations beyond the warm-up"
         )
     for corpus in run.dataset.corpora:
-        print_line(
-            f"{'data':10}{corpus.name}: {corpus.manifest.images:,} images, {corpus.manifest.captions:,} captions"
-        )
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in corpus.manifest.kinds.items())
+        counted = f"{corpus.manifest.images:,} images, {corpus.manifest.captions:,} captions"
+        print_line(f"{'data':10}{corpus.name}: {counted}{f' ({kinds})' if kinds else ''}")
     for name, text in lines.items():
         print_line(f"{name:10}{text}")
     for finding in remarks(run):

@@ -143,6 +143,8 @@ class ValidationConfig:
     RSUM (at most 600) among all these images and their captions."""
     captions: int | None = 5
     """For `full`: at most so many captions of an image, the first ones; null: all."""
+    kind: str | None = None
+    """Captions of this kind alone, and images that have one, whatever kinds are trained on; null: those of all kinds."""
     rerank: int = 0
     """For `full`: the figures are of the best so many candidates of each query, re-ranked by image-text matching; 0: of the
     contrast alone."""

@@ -14,16 +14,18 @@ DEVICES: dict[str, type[Device]] = {"hpu": HpuDevice, "cuda": CudaDevice, "cpu":
 """In the order in which `device.name=auto` tries them."""
 
 
-def make_device(config: DeviceConfig, local_rank: int = 0) -> tuple[Device, str]:
-    """The configured device and why it was chosen. ConfigError if it is unknown or unavailable."""
+def make_device(config: DeviceConfig, local_rank: int = 0, engine: str = "native") -> tuple[Device, str]:
+    """The configured device for an engine, and why it was chosen. ConfigError if it is unknown or unavailable."""
     if config.name == "auto":
         passed_over: list[str] = []
         for name, device in DEVICES.items():
+            device.prepare(engine)
             probe = device.probe(config)
             if probe.usable:
                 return device(config, local_rank), "; ".join([probe.why, *passed_over])
             passed_over.append(f"no {name}: {probe.why}")
     one_of("device.name", config.name, ("auto", *DEVICES))
+    DEVICES[config.name].prepare(engine)
     probe = DEVICES[config.name].probe(config)
     if not probe.usable:
         raise ConfigError(f"device.name={config.name}: not available here ({probe.why}); use device=auto")

@@ -5,6 +5,7 @@ bf16 is offered); HPU graphs outside lazy mode (refused); the mean as a reductio
 from shards (images are decoded on the host, uint8 is sent to the card); fused attention on the first (torch's own is used).
 """
 
+import os
 from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any, cast
@@ -55,6 +56,12 @@ class HpuDevice(Device):
         else:
             self.attention = fused_attention(habana.module("hpex.kernels").FusedSDPA)
         self._set_iteration_count: Callable[[int], None] = lambda number: None
+
+    @classmethod
+    def prepare(cls, engine: str) -> None:
+        """For ZeRO, the two variables that the vendor's DeepSpeed sets, but only after the package has read them."""
+        for name in habana.ZERO if engine.startswith("zero") else ():
+            os.environ.setdefault(name, "0")
 
     @classmethod
     def probe(cls, config: DeviceConfig) -> Probe:

@@ -1,5 +1,6 @@
 """Gaudi: driver, software and torch against each other, cards, execution mode, network."""
 
+import glob
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from packaging.version import Version
 from bridgetower_train.config import TrainConfig
 from bridgetower_train.devices import hl_smi
 from bridgetower_train.devices.gaudi_versions import GaudiStack, generation_of, stack_of
-from bridgetower_train.devices.hpu_environment import check_environment, check_huge_pages, check_modules
+from bridgetower_train.devices.hpu_environment import check_environment, check_huge_pages, check_modules, check_nodes
 from bridgetower_train.devices.network_checks import check_interface, check_rendezvous
 from bridgetower_train.findings import Finding, fail, ok, warning
 from bridgetower_train.versions import installed_version
@@ -34,11 +35,12 @@ def check_hpu(config: TrainConfig, env: Mapping[str, str], run: Callable[..., st
     stack = stack_of(software) if software else None
     return [
         check_cards(cards, driver),
+        *check_nodes(sorted(glob.glob("/dev/accel/accel*"))),
         check_software(software, driver),
         *check_stack(stack, software, cards),
         check_bridge(run),
         *check_modules(cards, env),
-        *check_environment(config, env),
+        *check_environment(config, env, software),
         check_huge_pages(len(cards), Path("/proc/meminfo").read_text()),
         *check_deepspeed(config.engine.name, stack, installed_version("deepspeed")),
         *check_interface(env, "HCCL_SOCKET_IFNAME"),

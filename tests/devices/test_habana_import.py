@@ -41,3 +41,29 @@ def test_auto_takes_another_device_and_says_why(tmp_path, file, source, reason):
     assert chosen.startswith(("cpu ", "cuda "))
     assert f"no hpu: habana_frameworks.torch {reason}" in chosen
     assert refused.startswith(f"device.name=hpu: not available here (habana_frameworks.torch {reason}")
+
+
+SEEN = """
+import os
+print(*(os.environ.get(name) for name in ("PT_HPU_LAZY_ACC_PAR_MODE", "PT_HPU_ENABLE_REFINE_DYNAMIC_SHAPES")))
+raise ImportError
+"""
+
+
+@pytest.mark.parametrize(
+    ("engine", "given", "seen"),
+    [
+        ("native", {}, "None None"),
+        ("zero1", {}, "0 0"),
+        ("zero3", {"PT_HPU_LAZY_ACC_PAR_MODE": "1"}, "1 0"),
+    ],
+)
+def test_zero_finds_its_variables_set_before_the_package_reads_them(tmp_path, engine, given, seen):
+    package = tmp_path / "habana_frameworks" / "torch"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(SEEN)
+    overrides = [f"engine={engine}", "device=hpu", f"run_dir={tmp_path / 'run'}"]
+    command = [sys.executable, "-m", "bridgetower_train", "train", *overrides]
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}", **given}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == seen, done.stderr
