@@ -101,7 +101,7 @@ def train(config: BenchMemoryConfig, device: Device, ranks: Ranks) -> None:
     run = as_run(config)
     task = make_task(run, device)
     if config.activation_checkpointing:
-        checkpoint_blocks(task.model)
+        checkpoint_blocks(task.model, device)
     engine = BUILD[config.engine](task, device, ranks, config.optim, accumulates=config.micro_batches > 1)
     for _ in range(STEPS):
         batches = [random_batch(run, config.batch).to(device.torch_device) for _ in range(config.micro_batches)]

@@ -11,17 +11,18 @@ from bridgetower_train.display import print_line
 from bridgetower_train.distributed import exit_with_parent, init_ranks, local_rank, shut_down
 from bridgetower_train.doctor.data import check_identity
 from bridgetower_train.doctor.start import check_random
+from bridgetower_train.engines.graphs import planned_graphs
 from bridgetower_train.errors import UserError
 from bridgetower_train.findings import Finding
 from bridgetower_train.training.metrics import clock
-from bridgetower_train.training.run import Run, build, fit, planned_graphs
+from bridgetower_train.training.run import Run, build, fit
 from bridgetower_train.watchdog import Watchdog
 
 
 def run(config: TrainConfig) -> int:
     """Train with `config`; resumes if the run folder has a checkpoint. Returns the exit code."""
     exit_with_parent()
-    device, why = make_device(config.device, local_rank())
+    device, why = make_device(config.device_here, local_rank())
     ranks = init_ranks(device.backend, config.distributed)
     try:
         with Watchdog(ranks, config.distributed.timeout) as watchdog, ExitStack() as stack:
@@ -69,8 +70,10 @@ def print_summary(run: Run, why: str) -> None:
         lines["held out"] = f"every {run.validate_every:,} steps, {run.validation.described}"
     if device.compiles:
         lengths = ", ".join(map(str, config.text_lengths))
+        graphs = planned_graphs(config, micro_batches, device.execution)
         lines["graphs"] = (
-            f"{planned_graphs(config, micro_batches)} of the forward and backward pass, for texts of {lengths} tokens; the run "
+            f"about {graphs.distinct} to compile, for texts of {lengths} tokens in {' and '.join(graphs.kinds)}; about "
+            f"{graphs.launches} launches a step, beside the update's; the run "
             f"stops after more than {config.guards.max_recompiles} compilations beyond the warm-up"
         )
     for corpus in run.dataset.corpora:

@@ -5,6 +5,7 @@ bf16 is offered); HPU graphs outside lazy mode (refused); the mean as a reductio
 from shards (images are decoded on the host, uint8 is sent to the card); fused attention on the first (torch's own is used).
 """
 
+import os
 from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any, cast
@@ -17,8 +18,10 @@ from bridgetower_train.config import DeviceConfig, OptimConfig
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.devices import habana
 from bridgetower_train.devices.base import Device, Probe
+from bridgetower_train.devices.recipe_cache import keep_recipes
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.model.attention import AttentionFunction
+from bridgetower_train.versions import installed_version
 
 PEAK_BF16 = {2: 432e12, 3: 1835e12}
 """Generation -> dense bf16 FLOP/s, published by Intel; not published for the first."""
@@ -57,6 +60,8 @@ class HpuDevice(Device):
         """Usable if the vendor's package can be imported in the configured mode and a card responds."""
         if not habana.installed():
             return Probe(False, f"{habana.PACKAGE} is not installed")
+        if config.recipe_cache not in (None, "auto"):
+            keep_recipes(config.recipe_cache, installed_version(habana.PLUGIN), int(os.environ.get("RANK", "0")))
         try:
             habana.load(config.execution in ("auto", "lazy"), config.graphs)
         except ConfigError:
@@ -83,7 +88,17 @@ class HpuDevice(Device):
         return float(self.hpu.max_memory_allocated()) / 1e9
 
     def seed(self, seed: int) -> None:
-        torch.manual_seed(seed & 0x7FFFFFFF)  # the card's generator has a seed of 31 bits
+        """Seed host and card; only compiled execution waits for the operations before.
+
+        Outside lazy mode the vendor's `torch.manual_seed` waits until all of them have been submitted, and resets the seeds that
+        compiled graphs keep. Single operators draw theirs when they are called, so without compiled graphs both generators can
+        be seeded by themselves (HabanaAI/gaudi-pytorch-bridge, core/torch_overwrites.py and hpu_ops/eager/random_gen.cpp).
+        """
+        if self.execution == "compile":
+            torch.manual_seed(seed)
+        else:
+            torch.default_generator.manual_seed(seed)
+            self.hpu.random.manual_seed(seed)
 
     def mark_step(self) -> None:
         if self.execution == "lazy":
@@ -156,6 +171,11 @@ class HpuDevice(Device):
             self._set_iteration_count = cast(Callable[[int], None], flat.set_iteration_count)
         return _Replayed(flat)
 
+    def compile(self, module: nn.Module) -> nn.Module:
+        """As one graph, which DistributedDataParallel's buckets would otherwise split: the vendor's examples prevent that too."""
+        torch._dynamo.config.optimize_ddp = False  # type: ignore[assignment]
+        return super().compile(module)
+
     def begin_micro_batch(self, number: int) -> None:
         """The first micro-batch of a step has its own graph, whose gradients the others add to."""
         self._set_iteration_count(number)
@@ -170,7 +190,7 @@ def fused_attention(kernel: Any) -> AttentionFunction:
             shape = (-1, -1, q_BHQE.shape[-2], -1)
             lowest = torch.finfo(q_BHQE.dtype).min
             added = torch.zeros_like(mask, dtype=q_BHQE.dtype).masked_fill(~mask, lowest).expand(shape)
-        out: Tensor = kernel.apply(q_BHQE, k_BHTE, v_BHTE, added, dropout_p, False)
+        out: Tensor = kernel.apply(q_BHQE, k_BHTE, v_BHTE, added, dropout_p, False, None, "None", True)
         return out
 
     return attention

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from bridgetower_train.config import Duration, RunLength
+from bridgetower_train.engines.graphs import Graphs, planned_graphs
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.planning.arithmetic import Step, links_times, memory_time
 from bridgetower_train.planning.collectives import Collective, collective_bytes
@@ -123,6 +124,13 @@ class Plan:
         if (unit == "epoch" and not epoch) or (unit == "%" and not self.steps):
             return None
         return RunLength(self.config.global_batch, epoch, round(self.steps or 0)).every(key, every) * self.here.expected
+
+    @property
+    def graphs(self) -> Graphs | None:
+        """What is compiled and launched on each card; None in eager execution."""
+        auto = self.config.device.execution == "auto"
+        execution = self.cluster.card.execution if auto else self.config.device.execution
+        return None if execution == "eager" else planned_graphs(self.config, self.here.step.micro_batches, execution)
 
     @property
     def remarks(self) -> list[str]:

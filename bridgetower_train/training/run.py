@@ -192,17 +192,12 @@ def build_engine(
         print_line(f"{'init':10}{line}")
     task.to(device.torch_device)
     if config.engine.activation_checkpointing:
-        checkpoint_blocks(task.model)
-    graphs = planned_graphs(config, accumulation)
+        checkpoint_blocks(task.model, device)
+    graphs = len(config.text_lengths) * min(accumulation, 2)
     engine = ENGINES[config.engine.name](task, device, ranks, config.optim, graphs, accumulates=accumulation > 1)
     if start.optimizer is not None:
         engine.load_optimizer(*start.optimizer)
     return engine
-
-
-def planned_graphs(config: TrainConfig, accumulation: int) -> int:
-    """Graphs of the forward and backward pass: one per text length, and one more each if gradients accumulate."""
-    return len(config.text_lengths) * min(accumulation, 2)
 
 
 def fit(run: Run, watchdog: Watchdog) -> int:

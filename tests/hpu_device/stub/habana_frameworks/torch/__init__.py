@@ -14,7 +14,9 @@ _manual_seed = torch.manual_seed
 
 
 def manual_seed(seed):
-    """Seeds the card too."""
+    """Seeds the card too; outside lazy mode only when all operations before have been submitted."""
+    if not _emulation.LAZY:
+        _emulation.record("wait_for_pipeline")
     _random.manual_seed(seed)
     return _manual_seed(seed)
 

@@ -45,6 +45,15 @@ class ProcessGroupHCCL(dist.ProcessGroup):
         """As registered."""
         return "hccl"
 
+    def _set_group_name(self, name):
+        self._name = name
+
+    @property
+    def group_name(self):
+        """What torch called it; torch's own property asks the parts of a group, which this one does not have."""
+        return self._name
+
+    @torch.compiler.disable  # the vendor's is C++
     def allreduce(self, tensors, opts=None):
         """SUM, MIN, MAX or PRODUCT."""
         opts = opts or dist.AllreduceOptions()
@@ -52,18 +61,21 @@ class ProcessGroupHCCL(dist.ProcessGroup):
         self._gloo.allreduce([_host(t) for t in tensors], opts).wait()
         return _done(tensors)
 
+    @torch.compiler.disable  # the vendor's is C++
     def allgather(self, outputs, inputs, opts=None):
         """Of tensors of one size."""
         _check("allgather")
         self._gloo.allgather([[_host(t) for t in part] for part in outputs], [_host(t) for t in inputs]).wait()
         return _done(outputs)
 
+    @torch.compiler.disable  # the vendor's is C++
     def broadcast(self, tensors, opts):
         """From the root that `opts` names."""
         _check("broadcast")
         self._gloo.broadcast([_host(t) for t in tensors], opts).wait()
         return _done(tensors)
 
+    @torch.compiler.disable  # the vendor's is C++
     def barrier(self, opts=None):
         """All ranks."""
         self._gloo.barrier().wait()

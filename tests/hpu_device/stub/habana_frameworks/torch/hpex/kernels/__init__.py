@@ -3,28 +3,38 @@
 from habana_frameworks.torch import _emulation
 
 import torch
-import torch.nn.functional as F
+
+
+@torch.compiler.disable
+def recompute_sdp_enabled():
+    """What `sdp_kernel` set for all calls: the compiler traces into nothing of the vendor's."""
+    return False
 
 
 class FusedSDPA(torch.autograd.Function):
     """Positional arguments only; not shown to work on the first generation."""
 
     @staticmethod
-    @torch.compiler.disable  # a kernel is opaque to the compiler
     def forward(
         ctx, q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, softmax_mode="None",
         recompute_mode=None, valid_seq_len=None, seq_padding_type="left",
     ):  # fmt: skip
         assert _emulation.GENERATION > 1, "FusedSDPA: not on the first generation"
         assert attn_mask is None or (attn_mask.dim() == 4 and attn_mask.dtype == q.dtype), "FusedSDPA: additive mask"
-        with torch.enable_grad():
-            inputs = [t.detach().requires_grad_() for t in (q, k, v)]
-            out = F.scaled_dot_product_attention(*inputs, attn_mask=attn_mask, dropout_p=dropout_p, scale=scale)
-        ctx.inputs, ctx.out = inputs, out
-        return out.detach()
+        if recompute_mode is None:
+            recompute_mode = recompute_sdp_enabled()
+        scale = q.shape[-1] ** -0.5 if scale is None else scale
+        logits = q @ k.transpose(-2, -1) * scale
+        p = (logits if attn_mask is None else logits + attn_mask).softmax(-1)
+        kept = (torch.rand_like(p) >= dropout_p) / (1 - dropout_p) if dropout_p else torch.ones_like(p)
+        ctx.save_for_backward(q, k, v, p, kept)
+        ctx.scale = scale
+        return (p * kept) @ v
 
     @staticmethod
-    @torch.compiler.disable
     def backward(ctx, grad):
         """For q, k and v."""
-        return *torch.autograd.grad(ctx.out, ctx.inputs, grad), *[None] * 8
+        q, k, v, p, kept = ctx.saved_tensors
+        d_p = grad @ v.transpose(-2, -1) * kept
+        d_logits = p * (d_p - (d_p * p).sum(-1, keepdim=True)) * ctx.scale
+        return d_logits @ k, d_logits.transpose(-2, -1) @ q, (p * kept).transpose(-2, -1) @ grad, *[None] * 8
