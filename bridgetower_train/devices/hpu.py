@@ -132,6 +132,11 @@ class HpuDevice(Device):
         for tensor in (*gradients, *(state["exp_avg"] for state in optimizer.state.values())):
             tensor.masked_fill_(skipped, 0.0)
 
+    def forget_skipped(self, optimizer: torch.optim.Optimizer) -> None:
+        """They were updates by gradients of zero, with means of zero and a decay that rounds to none, but were counted."""
+        for group in optimizer.param_groups:
+            group["step"] = 0
+
     def optimizer_state(self, optimizer: torch.optim.Optimizer, group: dict[str, Any], p: Tensor) -> dict[str, Tensor]:
         """FusedAdamW counts steps in the group."""
         return {**optimizer.state[p], "step": torch.tensor(float(group["step"]))}
