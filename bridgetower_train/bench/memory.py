@@ -2,10 +2,8 @@
 
 from dataclasses import asdict, dataclass, replace
 
-import torch
-
 from bridgetower_train.bench.kit import BenchModelConfig, Figures, as_run, bench, make_task, random_batch
-from bridgetower_train.config import ModelConfig, at_least, one_of
+from bridgetower_train.config import ModelConfig, TrainConfig, at_least, one_of
 from bridgetower_train.devices import Device, make_device
 from bridgetower_train.distributed import Ranks, shut_down
 from bridgetower_train.engines import ENGINES as BUILD
@@ -14,6 +12,8 @@ from bridgetower_train.planning.memory import ENGINES, Breakdown
 from bridgetower_train.planning.memory import measure as plan_memory
 from bridgetower_train.planning.trace import Platform
 from bridgetower_train.rehearsal.group import agree_for_deepspeed, join
+from bridgetower_train.tasks import Contrast, contrast
+from bridgetower_train.training.step import backward
 
 STEPS = 2
 """Real ones: AdamW's moments exist from the first update on, so the second forward pass meets them."""
@@ -92,8 +92,14 @@ def compare(config: BenchMemoryConfig, device: Device, ranks: Ranks) -> Peak:
     measured = device.peak_bytes(lambda: train(config, device, ranks))
     process = 1e9 * (device.memory_gb() - before)
     memory = plan_memory(as_run(config), Platform.of(device), config.activation_checkpointing)
-    planned = memory.use(config.engine, config.batch, config.world_size, config.micro_batches > 1)
+    accumulates = config.micro_batches > 1
+    planned = memory.use(config.engine, config.batch, config.world_size, accumulates, compared(config, as_run(config)))
     return Peak(planned, measured, process)
+
+
+def compared(config: BenchMemoryConfig, run: TrainConfig) -> Contrast:
+    """What is compared with each other in a step."""
+    return contrast(run, config.world_size, config.batch, config.batch * config.micro_batches * config.world_size)
 
 
 def train(config: BenchMemoryConfig, device: Device, ranks: Ranks) -> None:
@@ -105,9 +111,7 @@ def train(config: BenchMemoryConfig, device: Device, ranks: Ranks) -> None:
     engine = BUILD[config.engine](task, device, ranks, config.optim, accumulates=config.micro_batches > 1)
     for _ in range(STEPS):
         batches = [random_batch(run, config.batch).to(device.torch_device) for _ in range(config.micro_batches)]
-        totals = torch.stack([task.counts(batch) for batch in batches]).sum(0)
-        for number, batch in enumerate(batches):
-            engine.forward_backward(batch, totals, last=number == len(batches) - 1)
+        backward(engine, batches, compared(config, run), device.seed)
         engine.step()
         device.mark_step()
 

@@ -20,6 +20,7 @@ from bridgetower_train.bench.kit import (
     as_run,
     bench,
     forward_backward,
+    joint_loss,
     make_task,
     random_batch,
 )
@@ -32,6 +33,7 @@ from bridgetower_train.engines.optim import parameter_groups
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.training.metrics import Console, LogRecord
 from bridgetower_train.training.run import Run, build, fit
+from bridgetower_train.training.step import backward
 from bridgetower_train.watchdog import Watchdog
 from data_prep.shapes.synthetic import synthetic_corpus, synthetic_tokenizer
 
@@ -124,10 +126,9 @@ def _rank(config: BenchRanksConfig, root: Path, run_dir: str, port: int, rank: i
         bare = _time(_bare_step(train, device, batch), config.steps, device, ranks)
         with Watchdog(ranks, train.distributed.timeout) as watchdog, ExitStack() as stack:
             job = build(train, device, ranks, stack)
-            totals = job.engine.task.counts(batch) * world_size
 
             def step() -> None:
-                job.engine.forward_backward(batch, totals, last=True)
+                backward(job.engine, [batch], job.contrast, lambda number: None)
                 job.engine.step()
 
             engine = _time(step, config.steps, device, ranks)
@@ -158,7 +159,7 @@ def _bare_step(config: TrainConfig, device: Device, batch: Batch) -> Callable[[]
     module, totals = device.compile(task), task.counts(batch)
 
     def step() -> None:
-        forward_backward(lambda: module(batch, totals)[0], device)
+        forward_backward(lambda: joint_loss(task, module, batch, totals), device)
         optimizer.step()
         optimizer.zero_grad()
         device.mark_step()

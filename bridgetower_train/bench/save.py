@@ -27,7 +27,9 @@ from bridgetower_train.distributed import Ranks
 from bridgetower_train.engines import NativeEngine
 from bridgetower_train.engines.base import Files
 from bridgetower_train.files import open_direct, write_direct
+from bridgetower_train.tasks import contrast
 from bridgetower_train.training.checkpoints import Checkpoints
+from bridgetower_train.training.step import backward
 from bridgetower_train.weights.checkpoint import step_folders, verify
 
 FIGURES = {
@@ -130,10 +132,10 @@ def _training(config: BenchSaveConfig, device: Device) -> tuple[NativeEngine, Ca
     engine = _Repeated(task, device, Ranks(0, 1, None), config.optim)
     engine.times = config.times
     batch = random_batch(run, config.batch).to(device.torch_device)
-    totals = task.counts(batch)
+    compared = contrast(run, 1, config.batch, config.batch)
 
     def step() -> None:
-        engine.forward_backward(batch, totals, last=True)
+        backward(engine, [batch], compared, lambda number: None)
         engine.step()
 
     return engine, partial(timed, step, device_clock(device))

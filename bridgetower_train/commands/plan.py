@@ -13,6 +13,7 @@ from bridgetower_train.pages.plan_scan import COLUMNS, scan_rows
 from bridgetower_train.planning.collectives import link_bytes
 from bridgetower_train.planning.config import PlanConfig
 from bridgetower_train.planning.estimate import Plan, make_plan
+from bridgetower_train.tasks import describe
 from bridgetower_train.weights.saved import config_of
 
 __all__ = ["PlanConfig", "run"]
@@ -51,6 +52,8 @@ def summary(plan: Plan) -> Iterator[str]:
     if config.init.named:
         named = ", ".join(f"{key}={given}" for key, given in config.init.named.items())
         yield f"start       {named}: neither fetched nor read, since a plan needs no weights"
+    if described := describe(config, here.contrast):
+        yield f"contrast    {described}"
     speeds = ", ".join(f"{speed / 1e12:,.0f}" for speed in config.achieved(card.peak))
     yield (
         f"step        {1e3 * here.expected:,.0f} ms expected, {1e3 * here.fastest:,.0f} to {1e3 * here.slowest:,.0f}, at "

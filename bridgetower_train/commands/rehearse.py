@@ -20,7 +20,7 @@ from bridgetower_train.planning.memory import ENGINES
 from bridgetower_train.rehearsal.coverage import check_coverage
 from bridgetower_train.rehearsal.group import Log, Traffic, agree_for_deepspeed, join
 from bridgetower_train.rehearsal.setup import Setup, set_up
-from bridgetower_train.tasks import task_class
+from bridgetower_train.tasks import describe, task_class
 from bridgetower_train.training.metrics import LogRecord
 from bridgetower_train.training.run import Run, build, fit
 from bridgetower_train.watchdog import Watchdog
@@ -130,19 +130,19 @@ def _held(setup: Setup, job: Run) -> Iterator[str]:
     micro_batch, accumulation = job.config.rank_batch(W)
     yield f"{'card':10}{memory.parameters / 1e6:.1f} M parameters as configured, {micro_batch} pairs; estimated, by engine:"
     for engine in ENGINES:
-        use = memory.use(engine, micro_batch, W, accumulation > 1)
+        use = memory.use(engine, micro_batch, W, accumulation > 1, job.contrast)
         yield (
             f"{'':10}{engine:7}{use.total / 1e9:7.2f} GB: weights {(use.weights + use.copies) / 1e9:.2f}, gradients "
             f"{use.gradients / 1e9:.2f}, optimizer {use.optimizer / 1e9:.2f}, activations {use.activations / 1e9:.2f}"
         )
-    embedding = task_class(job.config).gathered(job.config)
-    if embedding:
-        columns = micro_batch * W
-        logits, gathered = 4 * micro_batch * columns, columns * embedding * 4
+    if job.contrast.among:
+        rows, columns = job.contrast.rows, job.contrast.columns
+        gathered = 4 * job.contrast.gathered * W * task_class(job.config).gathered(job.config)
         yield (
-            f"{'contrast':10}{micro_batch} rows x {columns:,} columns, {logits / 1e6:.3f} MB of logits a term; "
+            f"{'contrast':10}{rows} rows x {columns:,} columns, {4 * rows * columns / 1e6:.3f} MB of logits a term; "
             f"{gathered / 1e6:.2f} MB of gathered embeddings"
         )
+        yield f"{'':10}{describe(job.config, job.contrast)}"
 
 
 def _sent(log: Log, world_size: int) -> str:

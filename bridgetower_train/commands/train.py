@@ -14,6 +14,7 @@ from bridgetower_train.doctor.start import check_random
 from bridgetower_train.engines.graphs import planned_graphs
 from bridgetower_train.errors import UserError
 from bridgetower_train.findings import Finding
+from bridgetower_train.tasks import describe
 from bridgetower_train.training.metrics import clock
 from bridgetower_train.training.run import Run, build, fit
 from bridgetower_train.watchdog import Watchdog
@@ -66,11 +67,13 @@ def print_summary(run: Run, why: str) -> None:
         if device.peak_flops
         else f"{left * flops / 1e12:.1f} TFLOP to go; the first steps will show how long that takes",
     }
+    if described := describe(config, run.contrast):
+        lines["contrast"] = described
     if run.validation:
         lines["held out"] = f"every {run.validate_every:,} steps, {run.validation.described}"
     if device.compiles:
         lengths = ", ".join(map(str, config.text_lengths))
-        graphs = planned_graphs(config, micro_batches, device.execution)
+        graphs = planned_graphs(config, run.contrast, device.execution)
         lines["graphs"] = (
             f"about {graphs.distinct} to compile, for texts of {lengths} tokens in {' and '.join(graphs.kinds)}; about "
             f"{graphs.launches} launches a step, beside the update's; the run "

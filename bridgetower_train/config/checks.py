@@ -65,3 +65,9 @@ class RunLength:
     def every(self, key: str, duration: str) -> int:
         """Steps from one time to the next of what is done every `duration`: at least 1, and 0 only where `duration` is 0."""
         return self.in_steps(key, duration) or int(Duration.parse(key, duration).amount > 0)
+
+
+def nearest_divisors(number: int, wanted: int) -> list[str]:
+    """The two divisors of `number` that are nearest to `wanted`, ascending, for a message."""
+    divisors = [n for n in range(1, number + 1) if number % n == 0]
+    return [str(n) for n in sorted(sorted(divisors, key=lambda n: abs(n - wanted))[:2])]

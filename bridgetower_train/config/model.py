@@ -110,6 +110,10 @@ class ObjectiveConfig:
     same_image: str = "exclude"
     """What other captions of a sample's image are in the contrast: `exclude`: neither right nor wrong; `positive`: as right as
     its own, as in ALBEF and Microsoft's fine-tuning."""
+    contrast: str = "global"
+    """Which pairs are compared: `global`: those of the whole global batch; a number N that divides it: every N consecutive ones,
+    whichever ranks and micro-batches have them; `micro_batch`: those of each micro-batch. If a group spans several micro-batches
+    of a rank, each is first embedded without a gradient, about a third more work."""
     itc_dim: int = 512
     """Width of the contrastive embeddings (512 in the published checkpoint, 256 in Microsoft's code)."""
 
@@ -126,6 +130,10 @@ class ObjectiveConfig:
         one_of("objective.same_image", self.same_image, ("exclude", "positive"))
         Duration.parse("objective.hard_after", self.hard_after)
         one_of("objective.itc_form", self.itc_form, ("hf", "symmetric", "ms"))
+        if self.contrast not in ("global", "micro_batch") and not (self.contrast.isdigit() and int(self.contrast) > 1):
+            raise ConfigError(
+                f"objective.contrast={self.contrast}: give global, micro_batch, or a number of pairs from 2 on"
+            )
         at_least("objective.itc_dim", self.itc_dim, 1)
         if not 0 < self.mlm_probability < 1:
             raise ConfigError(f"objective.mlm_probability={self.mlm_probability}: must be between 0 and 1")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from bridgetower_train.config.checks import Duration, at_least
+from bridgetower_train.config.checks import Duration, at_least, nearest_divisors
 from bridgetower_train.config.data import DataConfig
 from bridgetower_train.config.model import InitConfig, ModelConfig, ObjectiveConfig
 from bridgetower_train.config.training import (
@@ -63,11 +63,9 @@ class TrainConfig:
         if self.steps != "???" and Duration.parse("steps", self.steps).unit == "%":
             raise ConfigError(f"steps={self.steps}: cannot be a percentage; give steps, samples or epochs")
         if self.global_batch % self.data.lanes:
-            divisors = [n for n in range(1, self.global_batch + 1) if self.global_batch % n == 0]
-            near = sorted(sorted(divisors, key=lambda n: abs(n - self.data.lanes))[:2])
+            near = " and ".join(nearest_divisors(self.global_batch, self.data.lanes))
             raise ConfigError(
-                f"data.lanes={self.data.lanes}: must divide global_batch={self.global_batch}; "
-                f"the nearest are {' and '.join(map(str, near))}"
+                f"data.lanes={self.data.lanes}: must divide global_batch={self.global_batch}; the nearest are {near}"
             )
         if self.samples_per_lane < self.min_samples_per_lane:
             raise ConfigError(
@@ -78,6 +76,12 @@ class TrainConfig:
             raise ConfigError(
                 f"micro_batch={self.micro_batch}: must be a multiple of global_batch / data.lanes = {self.samples_per_lane}, "
                 "so that it is made of whole lanes"
+            )
+        contrast = self.objective.contrast
+        if contrast.isdigit() and self.global_batch % int(contrast):
+            near = " and ".join(nearest_divisors(self.global_batch, int(contrast)))
+            raise ConfigError(
+                f"objective.contrast={contrast}: must divide global_batch={self.global_batch}; the nearest are {near}"
             )
         if self.data.text_buckets and self.data.text_buckets[-1] > self.model.max_text_len:
             raise ConfigError(
@@ -128,11 +132,10 @@ class TrainConfig:
     def rank_batch(self, world_size: int) -> tuple[int, int]:
         """(micro-batch, micro-batches per step) of each of `world_size` ranks; ConfigError if they do not divide evenly."""
         if self.data.lanes % world_size:
-            near = [n for n in range(1, self.data.lanes + 1) if self.data.lanes % n == 0]
-            near = sorted(sorted(near, key=lambda n: abs(n - world_size))[:2])
+            near = " or ".join(nearest_divisors(self.data.lanes, world_size))
             raise ConfigError(
-                f"data.lanes={self.data.lanes}: must be a multiple of the {world_size} ranks; start "
-                f"{' or '.join(map(str, near))} ranks, or change data.lanes"
+                f"data.lanes={self.data.lanes}: must be a multiple of the {world_size} ranks; start {near} ranks, or change "
+                "data.lanes"
             )
         per_rank = self.global_batch // world_size
         micro = self.micro_batch or per_rank

@@ -208,9 +208,9 @@ class _OnDict(nn.Module):
         super().__init__()
         self.task = task
 
-    def forward(self, batch: dict[str, Tensor], totals: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        loss, metrics = self.task(Batch.of(batch), totals)
-        return loss, metrics
+    def forward(self, batch: dict[str, Tensor], totals: Tensor) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        loss, metrics, embedded = self.task(Batch.of(batch), totals)
+        return loss, metrics, embedded
 
 
 class _Replayed(nn.Module):
@@ -220,7 +220,7 @@ class _Replayed(nn.Module):
         super().__init__()
         self.graphs = graphs
 
-    def forward(self, batch: Batch, totals: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        loss, metrics = self.graphs(batch.tensors(), totals)
-        # The next replay overwrites these results.
-        return loss, {name: value.detach().clone() for name, value in metrics.items()}
+    def forward(self, batch: Batch, totals: Tensor) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        loss, metrics, embedded = self.graphs(batch.tensors(), totals)
+        # The next replay overwrites these results; what is compared is used before.
+        return loss, {name: value.detach().clone() for name, value in metrics.items()}, embedded

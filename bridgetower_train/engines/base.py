@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from bridgetower_train.data.batch import Batch
+from bridgetower_train.devices import Device
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.engines.tensor_file import Read, shared_tensors
-from bridgetower_train.tasks.base import Metrics, Task
+from bridgetower_train.tasks.base import Across, Embedded, Metrics, Task
 
 Files = dict[str, dict[str, Tensor]]
 """Path of a safetensors file -> its host tensors by name."""
@@ -29,6 +30,7 @@ class Engine(ABC):
 
     task: Task
     """The model with its losses, unwrapped; its weights may be sharded across ranks (see `full_params`)."""
+    device: Device
     ranks: Ranks
     optimizer: torch.optim.Optimizer
     """Its groups have `lr` and `initial_lr` (see engines.optim)."""
@@ -38,7 +40,11 @@ class Engine(ABC):
     """Those that are not frozen."""
 
     @abstractmethod
-    def forward_backward(self, batch: Batch, totals: Tensor, last: bool) -> Metrics:
+    def embed(self, batch: Batch) -> tuple[Embedded, dict[str, Tensor]]:
+        """`Task.embed` of a micro-batch, without gradients."""
+
+    @abstractmethod
+    def forward_backward(self, batch: Batch, totals: Tensor, across: Across, last: bool) -> Metrics:
         """Metrics and gradients of one micro-batch; gradients are averaged over the ranks on the `last` one of a step."""
 
     @abstractmethod

@@ -7,8 +7,8 @@ host, and differ between its versions.
 """
 
 import importlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,13 @@ from bridgetower_train.distributed import Ranks
 from bridgetower_train.engines.base import MOMENTS, OPTIMIZER, WEIGHTS, Engine, Files, read_slots, snapshot_shapes
 from bridgetower_train.engines.deepspeed_import import import_deepspeed
 from bridgetower_train.engines.host import HostCopies
-from bridgetower_train.engines.optim import parameter_groups
+from bridgetower_train.engines.optim import parameter_groups, stay_inside
 from bridgetower_train.engines.partition import FlatPartition
 from bridgetower_train.engines.tensor_file import Read, shared_tensors
 from bridgetower_train.engines.zero_weights import Zero3Settings, leaves
 from bridgetower_train.errors import ConfigError, UserError
 from bridgetower_train.rendezvous import stay_on_this_host
-from bridgetower_train.tasks.base import Metrics, Task
+from bridgetower_train.tasks.base import Across, Embedded, Embedding, Metrics, Task, whole
 
 ZERO_BUCKET = 100_000_000
 """Most gradients that are reduced in one collective."""
@@ -68,7 +68,7 @@ class ZeroEngine(Engine):
             for leaf in leaves(task):
                 self.deepspeed.utils.set_z3_leaf_module(leaf, True)
         self.engine, *_ = self.deepspeed.initialize(
-            model=Autocast(device.compile(task), device.autocast),
+            model=Autocast(task, device),
             optimizer=self.optimizer,
             config=settings(stage, self.parameter_count, device),
         )
@@ -107,11 +107,15 @@ class ZeroEngine(Engine):
                             f"does not support ({name}); install a version from 0.16 to {TESTED}, or use engine=native"
                         )
 
-    def forward_backward(self, batch: Batch, totals: Tensor, last: bool) -> Metrics:
+    def embed(self, batch: Batch) -> tuple[Embedded, dict[str, Tensor]]:
+        with torch.no_grad():
+            embedded: tuple[Embedded, dict[str, Tensor]] = self.engine.module(batch)
+        self.device.mark_step()
+        return embedded
+
+    def forward_backward(self, batch: Batch, totals: Tensor, across: Across, last: bool) -> Metrics:
         self.engine.set_gradient_accumulation_boundary(last)
-        loss: Tensor
-        metrics: Metrics
-        loss, metrics = self.engine(batch, totals)
+        loss, metrics = whole(self.engine(batch, totals), across)
         # See NativeEngine: a non-finite loss shows in the gradient norm of all ranks.
         self.engine.backward(loss * torch.where(torch.isfinite(loss), 1.0, torch.nan), scale_wrt_gas=False)
         self.device.mark_step()
@@ -119,6 +123,9 @@ class ZeroEngine(Engine):
 
     def step(self) -> Metrics:
         gradients = self._gradients()
+        for name, bounds in self.task.bounds().items():
+            for weight, gradient in self._parts(name):
+                stay_inside(weight, gradient, bounds)
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.stage:
             square = norm.square()
@@ -139,6 +146,25 @@ class ZeroEngine(Engine):
         if self.stage == 0:
             return [p.grad for group in self._trained for p in group if p.grad is not None]
         return [gradient for group in self.engine.optimizer.averaged_gradients.values() for gradient in group]
+
+    def _parts(self, name: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """(elements, their gradient) of a parameter, those that this rank updates."""
+        if self.stage == 0:
+            weight = self.task.model.get_parameter(name)
+            if weight.grad is not None:
+                yield weight.detach(), weight.grad
+            return
+        for number, (_, flat, partition) in enumerate(self._partitioned):
+            slices = next((found for other, _, found in partition.slices() if other == name), [])
+            for own in (s for s in slices if s.rank == self.ranks.rank):
+                at = 0
+                for gradient in self.engine.optimizer.averaged_gradients[
+                    number
+                ]:  # together they are laid out as `flat`
+                    begin, end = max(own.at, at), min(own.at + own.count, at + gradient.numel())
+                    if begin < end:
+                        yield flat.detach()[begin:end], gradient.view(-1)[begin - at : end - at]
+                    at += gradient.numel()
 
     def preallocate(self) -> None:
         if self.ranks.is_main:
@@ -233,16 +259,16 @@ class ZeroEngine(Engine):
 
 
 class Autocast(nn.Module):
-    """Runs the task under autocast: DeepSpeed disables an autocast outside its engine."""
+    """Runs the task under autocast, without `totals` its `embed`: DeepSpeed disables an autocast outside its engine."""
 
-    def __init__(self, task: nn.Module, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
+    def __init__(self, task: Task, device: Device) -> None:
         super().__init__()
-        self.task, self.autocast = task, autocast
+        self.task, self.autocast = device.compile(task), device.autocast
+        self.embedding = device.compile(Embedding(task))
 
-    def forward(self, batch: Batch, totals: Tensor) -> tuple[Tensor, Metrics]:
+    def forward(self, batch: Batch, totals: Tensor | None = None) -> Any:
         with self.autocast():
-            loss, metrics = self.task(batch, totals)
-        return loss, metrics
+            return self.embedding(batch) if totals is None else self.task(batch, totals)
 
 
 def check_device(device: Device, stage: int) -> None:

@@ -15,9 +15,9 @@ from bridgetower_train.devices import Device
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.engines.base import OPTIMIZER, WEIGHTS, Engine, Files, read_slots, snapshot_shapes
 from bridgetower_train.engines.host import HostCopies
-from bridgetower_train.engines.optim import parameter_groups
+from bridgetower_train.engines.optim import parameter_groups, stay_inside
 from bridgetower_train.engines.tensor_file import Read, shared_tensors
-from bridgetower_train.tasks.base import Metrics, Task
+from bridgetower_train.tasks.base import Across, Embedded, Embedding, Metrics, Task, whole
 
 
 class NativeEngine(Engine):
@@ -37,17 +37,22 @@ class NativeEngine(Engine):
             module = DistributedDataParallel(module, **device.ddp_kwargs)
             _settle_buckets(module)
         self.module = module
+        self.embedding = device.compile(Embedding(task))
         self._micro_batch = 0
         self._host = HostCopies(device)
 
-    def forward_backward(self, batch: Batch, totals: Tensor, last: bool) -> Metrics:
+    def embed(self, batch: Batch) -> tuple[Embedded, dict[str, Tensor]]:
+        with torch.no_grad(), self.device.autocast():
+            embedded: tuple[Embedded, dict[str, Tensor]] = self.embedding(batch)
+        self.device.mark_step()
+        return embedded
+
+    def forward_backward(self, batch: Batch, totals: Tensor, across: Across, last: bool) -> Metrics:
         self.device.begin_micro_batch(self._micro_batch)
         self._micro_batch = 0 if last else self._micro_batch + 1
         with self._reduce_gradients(last):
-            loss: Tensor
-            metrics: Metrics
             with self.device.autocast():
-                loss, metrics = self.module(batch, totals)
+                loss, metrics = whole(self.module(batch, totals), across)
             # A non-finite loss makes its gradients NaN, and through their sum those of all ranks: so the gradient norm
             # is enough for all ranks to skip the update.
             (loss * torch.where(torch.isfinite(loss), 1.0, torch.nan)).backward()
@@ -60,6 +65,10 @@ class NativeEngine(Engine):
         return self.module.no_sync()
 
     def step(self) -> Metrics:
+        for name, bounds in self.task.bounds().items():
+            weight = self.task.model.get_parameter(name)
+            if weight.grad is not None:
+                stay_inside(weight.detach(), weight.grad, bounds)
         norm = self.device.clip(self.parameters, self.config.clip_norm)
         skipped = 1.0 - torch.isfinite(norm).float()
         gradients = [p.grad for p in self.parameters if p.grad is not None]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bridgetower_train.config import OptimConfig
@@ -56,6 +56,14 @@ def set_lr(optimizer: Optimizer, factor: float) -> None:
     """Set the learning rates of the next update to `factor` times the peak learning rates."""
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor
+
+
+def stay_inside(weight: Tensor, gradient: Tensor, bounds: tuple[float, float]) -> None:
+    """Set `gradient` to zero where `weight` is at or beyond a bound and an update would lead further out."""
+    low, high = bounds
+    # An update goes against the gradient.
+    outward = ((weight >= high) & (gradient < 0)) | ((weight <= low) & (gradient > 0))
+    gradient.masked_fill_(outward, 0.0)
 
 
 class Schedule:

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
+
+from bridgetower_train.collectives import all_gather_single
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class FlatPartition:
     def gather(self, flat_N: Tensor) -> Iterator[tuple[str, Tensor]]:
         """(name, full tensor) of every parameter, gathered from all ranks. Collective, and to be exhausted on all of them."""
         gathered = flat_N.new_empty(self.ranks * self.length)
-        dist.all_gather(list(gathered.chunk(self.ranks)), flat_N.detach().contiguous())
+        all_gather_single(gathered, flat_N.detach().contiguous())
         yield from self.assemble(gathered.view(self.ranks, self.length))
 
     def assemble(self, rows_WN: Tensor) -> Iterator[tuple[str, Tensor]]:

@@ -61,7 +61,7 @@ class Pairs:
     pooled: int
     """Number of pairs that are read at the first token of both streams; they come first."""
     positions: Tensor | None = None
-    """int64 (P - pooled, M): the token positions at which the text streams of the other pairs are read."""
+    """int64 (P - pooled, M): the token positions at which the text streams of the other pairs are read; None: they are not."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,7 @@ class Trunk(nn.Module):
             text_cls = text_layer(x_cls, y_cls, own_mask=mask_cls, queries=x_cls[:, :1])[:, 0]
             image_cls = image_layer(y_cls, x_cls, other_mask=mask_cls, queries=y_cls[:, :1])[:, 0]
             pooled = torch.cat([self.cross_modal_text_pooler(text_cls), self.cross_modal_image_pooler(image_cls)], -1)
-        if len(x_text):
-            assert pairs.positions is not None, "pairs that are not pooled are read at positions"
+        if len(x_text) and pairs.positions is not None:
             queries = x_text.gather(1, pairs.positions[..., None].expand(-1, -1, x_text.shape[-1]))
             text = text_layer(x_text, y_text, own_mask=mask_text, queries=queries)
         return Fused(pooled, text)

@@ -41,7 +41,7 @@ def forward_flops(model: ModelConfig, work: Work) -> float:
     N, L, D = model.image_tokens, model.max_text_len, model.width
     pairs = work.pooled + work.read
     total = work.images * image_tower(model) + work.texts * text_tower(model)
-    if model.fusion_layers > 1:
+    if model.fusion_layers > 1 and pairs:
         # In the first layer, everything before the cross-attention is computed once per image and per view of the text.
         total += work.images * (_attention(N, N, D) + 2 * N * D**2 + 4 * N * D**2)
         total += work.texts * (_attention(L, L, D) + 2 * L * D**2 + 4 * L * D**2)

@@ -54,6 +54,7 @@ def _header(plan: Plan) -> Markup:
         "FLOPs of the run": f"{plan.flops * plan.samples:.3g}" if plan.samples else "unknown",
         "largest micro-batch": f"{_most(plan, config.engine.name, plan.memory):,}",
         "bottleneck": here.bottleneck,
+        **({"pairs compared": f"{here.contrast.among:,}"} if here.contrast.among else {}),
     }
     return element(
         "header",
@@ -84,7 +85,7 @@ def _memory(plan: Plan) -> Markup:
     parts: list[Child] = []
     for recomputes, memory in plan.memories.items():
         how = "Blocks recomputed" if recomputes else "All activations kept"
-        uses = {engine: memory.use(engine, micro, cards, accumulates) for engine in ENGINES}
+        uses = {engine: memory.use(engine, micro, cards, accumulates, plan.here.contrast) for engine in ENGINES}
         parts += [element("h3", f"{how}, {micro} pairs a micro-batch"), _stacks(uses, plan.cluster.card.memory)]
     charts = [_memory_chart(plan, recomputes, memory) for recomputes, memory in plan.memories.items()]
     return join(
@@ -222,7 +223,7 @@ def _by_engine(plan: Plan) -> list[list[Child]]:
     here, cluster = plan.here, plan.cluster
     rows: list[list[Child]] = []
     for engine in ENGINES:
-        calls = sent(plan.config, engine, cluster, plan.memory, here.step.micro_batches, here.micro_batch)
+        calls = sent(plan.config, engine, cluster, plan.memory, here.contrast)
         volumes = [
             sum(link_bytes(c.kind, c.size, cluster.cards) for c in calls if c.what == what)
             for what in ("gradients", "weights", "embeddings")

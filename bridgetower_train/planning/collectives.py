@@ -26,15 +26,15 @@ def collective_bytes(
     parameters: int,
     world_size: int,
     micro_batches: int = 1,
-    pairs: int = 0,
+    rows: int = 0,
     embedding: int = 0,
     all_reduces: bool = False,
     gathered: int = 0,
 ) -> list[Collective]:
     """The collectives of one rank of `world_size` in one optimizer step; none for a single rank.
 
-    `parameters` are those that are trained, `pairs` those of a rank's micro-batch, `embedding` the numbers per pair that all
-    ranks gather (Task.gathered), and `all_reduces` is true where the device makes ZeRO all-reduce gradients
+    `parameters` are those that are trained, `rows` the samples of a rank of which `embedding` numbers each (Task.gathered) go to
+    all ranks (Contrast.gathered), and `all_reduces` is true where the device makes ZeRO all-reduce gradients
     (`reduce_scatter: false`); `gathered` is the number of elements that ZeRO-3 gathers (Memory.gathered). Left out: the padding
     of gradients and of whole groups, below one element per parameter and rank.
     """
@@ -46,11 +46,10 @@ def collective_bytes(
     sent = [Collective(reduction, "gradients", size * (micro_batches if stage >= 2 else 1))]
     if stage:
         sent.append(Collective("all_gather", "weights", float(FP32 * gathered) if stage == 3 else size))
-    if embedding:
-        embeddings = float(FP32 * embedding * pairs * world_size * micro_batches)
-        ids = float(IDS * pairs * world_size * micro_batches)
+    if rows:
+        embeddings, ids = float(FP32 * embedding * rows * world_size), float(IDS * rows * world_size)
         sent.append(Collective("all_gather", "embeddings", embeddings + ids))
-        sent.append(Collective("all_reduce", "embeddings", embeddings))
+        sent.append(Collective("reduce_scatter", "embeddings", embeddings))
     sent.append(Collective("all_reduce", "agreements", float(TOTALS + FLAG + (NORM if stage else 0))))
     return sent
 

@@ -12,7 +12,7 @@ from bridgetower_train.planning.corpora import Corpora, count
 from bridgetower_train.planning.hardware import Card, Cluster, parse
 from bridgetower_train.planning.memory import MOMENTS, WEIGHT, Breakdown, Memory, measure
 from bridgetower_train.planning.trace import Platform
-from bridgetower_train.tasks import step_flops, task_class
+from bridgetower_train.tasks import Contrast, contrast, first_pass_flops, step_flops, task_class
 
 SCAN = tuple(2**k for k in range(3, 13))
 """Numbers of cards to compare: 8 to 4,096."""
@@ -32,6 +32,7 @@ class Estimate:
     pairs: int
     """Per card and step."""
     micro_batch: int
+    contrast: Contrast
     use: Breakdown
     fits: bool
     calls: list[Collective]
@@ -130,7 +131,7 @@ class Plan:
         """What is compiled and launched on each card; None in eager execution."""
         auto = self.config.device.execution == "auto"
         execution = self.cluster.card.execution if auto else self.config.device.execution
-        return None if execution == "eager" else planned_graphs(self.config, self.here.step.micro_batches, execution)
+        return None if execution == "eager" else planned_graphs(self.config, self.here.contrast, execution)
 
     @property
     def remarks(self) -> list[str]:
@@ -195,10 +196,12 @@ def estimate(
     """The run on `cluster` with `micro_batch` pairs per card in each forward pass."""
     cards, pairs = cluster.cards, global_batch // cluster.cards
     micro_batches = pairs // micro_batch
-    use = memory.use(config.engine.name, micro_batch, cards, micro_batches > 1)
-    calls = sent(config, config.engine.name, cluster, memory, micro_batches, micro_batch)
+    compared = contrast(config, cards, micro_batch, global_batch)
+    use = memory.use(config.engine.name, micro_batch, cards, micro_batches > 1, compared)
+    calls = sent(config, config.engine.name, cluster, memory, compared)
+    first_pass = first_pass_flops(config) if compared.two_passes else 0.0
     step = Step(
-        pairs * flops,
+        pairs * (flops + first_pass),
         micro_batches,
         memory_time(cluster, memory.trained, micro_batch * memory.per_pair_kept, micro_batches),
         links_times(cluster, calls),
@@ -207,7 +210,7 @@ def estimate(
     middle = speeds[len(speeds) // 2]
     loading = pairs / (max(1, config.data.workers) * config.decode_rate)
     return Estimate(
-        cluster, global_batch, pairs, micro_batch, use, use.total <= cluster.card.memory * (1 - config.reserve),
+        cluster, global_batch, pairs, micro_batch, compared, use, use.total <= cluster.card.memory * (1 - config.reserve),
         calls, step, step.compute_time(middle), loading,
         expected=max(loading, step.expected(middle)),
         fastest=max(loading, step.fastest(speeds[-1])),
@@ -215,14 +218,12 @@ def estimate(
     )  # fmt: skip
 
 
-def sent(
-    config: PlanConfig, engine: str, cluster: Cluster, memory: Memory, micro_batches: int, micro_batch: int
-) -> list[Collective]:
+def sent(config: PlanConfig, engine: str, cluster: Cluster, memory: Memory, compared: Contrast) -> list[Collective]:
     """What a card sends in a step under `engine`."""
     all_reduces = cluster.card.sums_for_all and engine in ("zero2", "zero3")
     return collective_bytes(
-        engine, memory.trained, cluster.cards, micro_batches, micro_batch, task_class(config).gathered(config), all_reduces,
-        memory.gathered(micro_batches),
+        engine, memory.trained, cluster.cards, compared.micro_batches, compared.gathered, task_class(config).gathered(config),
+        all_reduces, memory.gathered(compared.passes),
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from bridgetower_train.config import TrainConfig
 from bridgetower_train.engines.deepspeed import bucket_size
 from bridgetower_train.engines.zero_weights import Zero3Settings
 from bridgetower_train.planning.trace import Bytes, Ledger, Platform, trace
-from bridgetower_train.tasks import task_class
+from bridgetower_train.tasks import Contrast, task_class
 
 WEIGHT = GRADIENT = COPY = 4
 """Bytes per parameter, float32 under every engine; a ZeRO rank updates a copy of its part of the weights."""
@@ -98,24 +98,29 @@ class Memory:
     embedding: int
     """Bytes that each pair contributes to the contrast of all ranks."""
 
-    def use(self, engine: str, pairs: int, cards: int = 1, accumulates: bool = False) -> Breakdown:
-        """The peak of a step with `pairs` pairs a micro-batch on each of `cards`: in a backward pass or in the update."""
+    def use(
+        self, engine: str, pairs: int, cards: int = 1, accumulates: bool = False, contrast: Contrast | None = None
+    ) -> Breakdown:
+        """The peak of a step with `pairs` pairs a micro-batch on each of `cards`: in a backward pass, in the update, or where
+        embeddings are compared (`contrast`; by default all of a micro-batch's with those of all cards)."""
+        contrast = contrast or Contrast(pairs * cards, pairs, 1, cards)
         weights, _, optimizer = states(engine, self.parameters, self.trained, cards)
         if engine == "zero3":
             weights += WEIGHT * self.live
         pieces = self._gradients(engine, cards, accumulates)
         activations = self.fixed + self.per_pair * pairs
         at = int((pieces + self.copies + activations).argmax())
-        contrast = 0.0
-        if cards > 1:
-            columns = pairs * cards
-            contrast = self.entry * pairs * (columns - pairs) + GATHERED_COPIES * self.embedding * columns
+        rows, columns = contrast.rows, contrast.columns
+        copied = GATHERED_COPIES * self.embedding * (columns if columns > rows else 0)
+        more = 0.0 if contrast.two_passes else self.entry * pairs * (columns - pairs) + copied
         peak = Breakdown(
-            weights, float(self.copies[at]), float(pieces[at]), optimizer, max(0.0, float(activations[at])) + contrast
+            weights, float(self.copies[at]), float(pieces[at]), optimizer, max(0.0, float(activations[at]) + more)
         )
         left = {"zero1": 2 / cards, "zero2": 2 / cards, "zero3": 1 / cards}.get(engine, 1.0)
         update = Breakdown(weights, 0.0, GRADIENT * left * self.trained, optimizer, 0.0)
-        return max(peak, update, key=lambda use: use.total)
+        compared = self.entry * rows * columns + copied + GATHERED_COPIES * self.embedding * rows
+        first_pass = Breakdown(weights, 0.0, float(pieces[0]), optimizer, compared * contrast.two_passes)
+        return max(peak, update, first_pass, key=lambda use: use.total)
 
     def _gradients(self, engine: str, cards: int, accumulates: bool) -> FloatBytes:
         """Bytes of gradients at each moment; with accumulation, in a micro-batch other than the first.
@@ -145,12 +150,12 @@ class Memory:
             range(1, 1 << 20), room, key=lambda pairs: self.use(engine, pairs, cards, accumulates).total
         )
 
-    def gathered(self, micro_batches: int) -> int:
-        """Elements that ZeRO-3 gathers in a step: sharded weights in each forward and backward pass, small ones after the update.
+    def gathered(self, passes: int) -> int:
+        """Elements that ZeRO-3 gathers in a step: sharded weights in each of its `passes`, small ones after the update.
 
         DeepSpeed keeps some weights from one pass to the next and gathers shared ones more often: -5% for `base`, +9% for `tiny`.
         """
-        return 2 * micro_batches * self.sharded + self.parameters - self.sharded
+        return passes * self.sharded + self.parameters - self.sharded
 
     @property
     def per_pair_kept(self) -> float:

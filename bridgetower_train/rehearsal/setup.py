@@ -12,6 +12,7 @@ from bridgetower_train.host import free_memory
 from bridgetower_train.planning.memory import MOMENTS, WEIGHT, Memory, measure
 from bridgetower_train.planning.trace import Platform
 from bridgetower_train.rehearsal.synthetic import index_bytes, size_of, write_corpora
+from bridgetower_train.tasks import contrast
 from data_prep.shapes.synthetic import synthetic_tokenizer
 
 ROBERTA_TOKENS = 50265
@@ -65,7 +66,8 @@ def set_up(config: TrainConfig, rank: int, world_size: int, folder: Path) -> Set
     platform = Platform.on_paper(fused_attention=False, precision=config.device.precision)
     memory = measure(sized, platform, config.engine.activation_checkpointing)
     micro_batch, accumulation = config.rank_batch(world_size)
-    needed = int(MARGIN * memory.use(config.engine.name, micro_batch, world_size, accumulation > 1).total)
+    use = memory.use(config.engine.name, micro_batch, world_size, accumulation > 1, contrast(config, world_size))
+    needed = int(MARGIN * use.total)
     if rank == 0:
         needed += (WEIGHT + MOMENTS) * memory.parameters  # the copy that a checkpoint is written from
     free = free_memory()

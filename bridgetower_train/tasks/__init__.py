@@ -4,13 +4,24 @@ May import config, data, devices and model.
 """
 
 from bridgetower_train.config import TrainConfig, one_of
-from bridgetower_train.model.flops import training_flops
+from bridgetower_train.model.flops import forward_flops, training_flops
 from bridgetower_train.tasks.base import Task
+from bridgetower_train.tasks.contrast import Contrast
 from bridgetower_train.tasks.pretraining import Pretraining
 
 TASKS: dict[str, type[Task]] = {"pretraining": Pretraining}
 
-__all__ = ["TASKS", "Task", "known_heads", "step_flops", "task_class"]
+__all__ = [
+    "TASKS",
+    "Contrast",
+    "Task",
+    "contrast",
+    "describe",
+    "first_pass_flops",
+    "known_heads",
+    "step_flops",
+    "task_class",
+]
 
 
 def task_class(config: TrainConfig) -> type[Task]:
@@ -27,3 +38,35 @@ def known_heads() -> set[str]:
 def step_flops(config: TrainConfig) -> float:
     """FLOPs of a training step, forward and backward, per sample; without the gradients of frozen parts."""
     return training_flops(config.model, task_class(config).work(config), config.optim.freeze)
+
+
+def contrast(
+    config: TrainConfig, ranks: int, micro_batch: int | None = None, global_batch: int | None = None
+) -> Contrast:
+    """What is compared on so many ranks, with other sizes than the configured ones where they are given."""
+    whole = global_batch or config.global_batch
+    micro_batch = micro_batch or config.micro_batch or whole // ranks
+    among = task_class(config).compared(config, micro_batch, whole)
+    return Contrast(among, micro_batch, whole // ranks // micro_batch, ranks)
+
+
+def first_pass_flops(config: TrainConfig) -> float:
+    """FLOPs per sample of the pass that embeds a micro-batch (Contrast.two_passes)."""
+    return forward_flops(config.model, task_class(config).embedding_work(config))
+
+
+def describe(config: TrainConfig, contrast: Contrast) -> str:
+    """What is compared among which pairs, and what it costs, in a line; empty where nothing is."""
+    task = task_class(config)
+    parts = []
+    if contrast.among:
+        whole = contrast.micro_batch * contrast.micro_batches * contrast.ranks
+        parts.append(
+            f"among {contrast.among:,} pairs" + (", the whole global batch" if contrast.among == whole else "")
+        )
+    if contrast.two_passes:
+        more = first_pass_flops(config) / step_flops(config)
+        parts.append(f"each micro-batch is embedded first, which adds {more:.0%} to the work of a step")
+    if fixed := task.decided_by_micro_batch(config):
+        parts.append(f"{fixed} within the {contrast.micro_batch:,} pairs of a micro-batch")
+    return "; ".join(parts)

@@ -9,6 +9,7 @@ Shapes: B samples.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -28,6 +29,9 @@ from bridgetower_train.model.parts import is_frozen
 
 Metrics = dict[str, Tensor]
 """Device scalars by name."""
+
+Embedded = dict[str, Tensor]
+"""What a loss that compares samples of several micro-batches reads of them, by name: a row for each sample."""
 
 
 class Metric(NamedTuple):
@@ -80,6 +84,8 @@ class Exported(NamedTuple):
 class Task(nn.Module, ABC):
     """A model with its losses: takes a batch, returns one loss and its metrics.
 
+    A loss that compares samples is apart from the others (`across`): it may span the micro-batches and ranks of a step.
+
     What is known before a model is built are class methods that take the configuration of the run.
     """
 
@@ -114,7 +120,7 @@ class Task(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def metrics(cls, config: TrainConfig) -> tuple[Metric, ...]:
-        """What `forward` and validation return besides `loss`, in the order of the report."""
+        """What training and validation give besides `loss`, in the order of the report."""
 
     @classmethod
     @abstractmethod
@@ -135,6 +141,21 @@ class Task(nn.Module, ABC):
     def contrast(cls, config: TrainConfig, samples: int) -> Callable[[], Tensor]:
         """A function that computes the loss that compares `samples` with each other: its memory grows with their square."""
         raise NotImplementedError
+
+    @classmethod
+    def compared(cls, config: TrainConfig, micro_batch: int, global_batch: int) -> int:
+        """Consecutive samples of the global batch that such a loss compares with each other; 0 without one."""
+        return 0
+
+    @classmethod
+    def embedding_work(cls, config: TrainConfig) -> Work:
+        """What `embed` computes per sample."""
+        raise NotImplementedError
+
+    @classmethod
+    def decided_by_micro_batch(cls, config: TrainConfig) -> str:
+        """What depends on which samples share a micro-batch, for people; empty: nothing."""
+        return ""
 
     @classmethod
     def recipe(cls, config: TrainConfig) -> list[tuple[str, str]]:
@@ -199,6 +220,10 @@ class Task(nn.Module, ABC):
         """Parameters that no loss depends on."""
         return iter(())
 
+    def bounds(self) -> dict[str, tuple[float, float]]:
+        """Parameter of the model -> the range that no update leads out of: a gradient that would do so is set to zero."""
+        return {}
+
     @abstractmethod
     def counts(self, batch: Batch) -> Tensor:
         """float32 vector: the denominators of the means, for this micro-batch, without a host sync.
@@ -207,20 +232,56 @@ class Task(nn.Module, ABC):
         """
 
     @abstractmethod
-    def forward(self, batch: Batch, totals: Tensor) -> tuple[Tensor, Metrics]:
-        """(loss, metrics as detached scalars on the device, `loss` among them).
+    def forward(self, batch: Batch, totals: Tensor) -> tuple[Tensor, Metrics, Embedded]:
+        """(loss, metrics as detached scalars on the device, what `across` reads), without collectives.
 
-        Both are sums divided by `totals` / number of ranks. So adding them (and the gradients) up over the micro-batches of a
-        step and averaging over the ranks, as DistributedDataParallel does, gives the mean over the global batch.
+        Loss and metrics are sums divided by `totals` / number of ranks. So adding them (and the gradients) up over the
+        micro-batches of a step and averaging over the ranks, as DistributedDataParallel does, gives the mean over the global
+        batch.
         """
 
-    def embed(self, batch: Batch) -> dict[str, Tensor] | None:
-        """What a loss over all micro-batches of a step needs of this one beforehand; None: there is no such loss."""
-        return None
+    def across(self, embedded: Embedded, totals: Tensor, among: int) -> tuple[Tensor, Metrics]:
+        """(loss, metrics) of what compares samples, of one or several micro-batches of this rank; collective.
 
-    def across(self, embedded: list[dict[str, Tensor]], totals: Tensor) -> list[dict[str, Tensor]] | None:
-        """What such a loss gives each micro-batch, from what `embed` returned for all of them; None: there is no such loss."""
-        return None
+        Every `among` consecutive samples of the global batch are compared with each other, whichever ranks have them. Scaled as
+        `forward`. Reads nothing but `embedded`, and so no weights.
+        """
+        return torch.zeros_like(totals[0]), {}
+
+    def embed(self, batch: Batch) -> tuple[Embedded, dict[str, Tensor]]:
+        """(what `forward` will give to `across`, labels for that call), without what comes after it in `forward`.
+
+        The labels keep `forward` from drawing otherwise than here: they hold what a draw depends on. Called with the same random
+        numbers as `forward`, it uses them in the same order.
+        """
+        raise NotImplementedError
+
+    def losses(self, batch: Batch, totals: Tensor) -> tuple[Tensor, Metrics]:
+        """(loss, metrics with `loss`) of a batch by itself."""
+        return whole(self(batch, totals), partial(self.across, totals=totals, among=len(batch.image_id)))
+
+
+class Embedding(nn.Module):
+    """`Task.embed` as a module, to be compiled."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self._tasks = [task]  # in a list it is not registered a second time
+
+    def forward(self, batch: Batch) -> tuple[Embedded, dict[str, Tensor]]:
+        return self._tasks[0].embed(batch)
+
+
+Across = Callable[[Embedded], tuple[Tensor, Metrics]]
+"""The loss that compares samples, and its metrics, from what `Task.forward` gives for a micro-batch."""
+
+
+def whole(parts: tuple[Tensor, Metrics, Embedded], across: Across) -> tuple[Tensor, Metrics]:
+    """(loss, metrics with `loss`) of a micro-batch, from the result of `Task.forward`."""
+    loss, metrics, embedded = parts
+    compared, more = across(embedded)
+    loss = loss + compared
+    return loss, {"loss": loss.detach(), **metrics, **more}
 
 
 @contextmanager

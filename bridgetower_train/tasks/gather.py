@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from bridgetower_train.collectives import all_gather_single, reduce_scatter_single
+
 _alone = False
 
 
@@ -39,15 +41,15 @@ class _AllGather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_B: Tensor) -> Tensor:
         x_G = x_B.new_empty(world_size() * len(x_B), *x_B.shape[1:])
-        dist.all_gather(list(x_G.chunk(world_size())), x_B.contiguous())
+        all_gather_single(x_G, x_B.contiguous())
         return x_G
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        # All-reduce and slice: not every backend has reduce-scatter, and embeddings are small.
         grad_G = grads[0].contiguous()
-        dist.all_reduce(grad_G, op=dist.ReduceOp.SUM)
-        return grad_G.chunk(world_size())[rank()]
+        grad_B = grad_G.new_empty(len(grad_G) // world_size(), *grad_G.shape[1:])
+        reduce_scatter_single(grad_B, grad_G)
+        return grad_B
 
 
 def all_gather(x_B: Tensor) -> Tensor:

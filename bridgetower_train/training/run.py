@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from bridgetower_train import compose, random
@@ -25,10 +24,11 @@ from bridgetower_train.display import print_line
 from bridgetower_train.distributed import Flag, Ranks, run_dir_lock
 from bridgetower_train.engines import ENGINES, Engine
 from bridgetower_train.engines.activation import checkpoint_blocks
+from bridgetower_train.engines.graphs import planned_graphs
 from bridgetower_train.engines.optim import Schedule, set_lr
 from bridgetower_train.errors import UserError
 from bridgetower_train.files import atomic_write
-from bridgetower_train.tasks import step_flops, task_class
+from bridgetower_train.tasks import Contrast, contrast, step_flops, task_class
 from bridgetower_train.training.best import BestSoFar
 from bridgetower_train.training.checkpoints import Checkpoints, fingerprint
 from bridgetower_train.training.guards import NonFiniteGuard, check_bad_records
@@ -47,10 +47,12 @@ from bridgetower_train.training.metrics import (
 from bridgetower_train.training.preemption import Preemption
 from bridgetower_train.training.profiling import Profile
 from bridgetower_train.training.recompiles import RecompileGuard
+from bridgetower_train.training.step import backward, count
 from bridgetower_train.training.validation import Validation, check_validation
+from bridgetower_train.training.warm_up import warm_up
 from bridgetower_train.versions import versions
 from bridgetower_train.watchdog import Watchdog
-from bridgetower_train.weights.checkpoint import step_folders
+from bridgetower_train.weights.checkpoint import step_folders, step_of
 from bridgetower_train.weights.initial import Start, open_tokenizer, start_weights
 
 FROZEN_KEYS = (
@@ -72,6 +74,7 @@ class Run:
     dataset: PairDataset
     batches: Iterator[Batch]
     accumulation: int
+    contrast: Contrast
     schedule: Schedule
     checkpoints: Checkpoints
     save_every: int
@@ -106,19 +109,23 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
     check_validation(config)
     config, tokenizer, dataset = read_data(config, ranks)
     run_dir = Path(config.run_dir)
-    resumes: bool = ranks.gather_objects(bool(step_folders(run_dir)))[0]
-    engine = build_engine(config, device, ranks, accumulation, None if resumes else tokenizer)
+    length = RunLength.of(config.steps, config.global_batch, dataset.order.epoch_samples)
+    reached: int = ranks.gather_objects(max(map(step_of, step_folders(run_dir)), default=0))[0]
+    left = reached < length.steps
+    engine = build_engine(config, device, ranks, accumulation, None if reached else tokenizer, compiles=left)
     validation = Validation(config, tokenizer, device, ranks) if config.validation.wanted else None
     stack.enter_context(run_dir_lock(run_dir, ranks))
     fixed = fingerprint(config, FROZEN_KEYS) | {"tokenizer": tokenizer.digest, "order": dataset.order.digest}
+    if task_class(config).decided_by_micro_batch(config):
+        fixed["micro_batch"] = micro_batch
     checkpoints = Checkpoints(run_dir, config.checkpoint, ranks, print_line if ranks.is_main else lambda text: None)
     stack.callback(checkpoints.close)
-    state = checkpoints.load(engine, fixed, fingerprint(TrainConfig(), FROZEN_KEYS))
+    older = fingerprint(TrainConfig(), FROZEN_KEYS) | {"micro_batch": micro_batch}
+    state = checkpoints.load(engine, fixed, older)
     state = state or {"step": 0, "skipped": 0, "bad_samples": 0, "best": None}
     start = state["step"]
     ranks.on_main(lambda: _begin_files(config, run_dir, start))
 
-    length = RunLength.of(config.steps, config.global_batch, dataset.order.epoch_samples)
     total_steps, warmup = length.steps, length.in_steps("optim.warmup", config.optim.warmup)
     loader = make_loader(
         dataset, ranks.rank, ranks.world_size, micro_batch, accumulation, start, config.data.workers, config.data.prefetch,
@@ -133,6 +140,7 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
         dataset=dataset,
         batches=iter(loader),
         accumulation=accumulation,
+        contrast=contrast(config, ranks.world_size),
         schedule=Schedule(
             config.optim.schedule, warmup, total_steps, length.in_steps("optim.decay", config.optim.decay)
         ),
@@ -176,9 +184,14 @@ def _check_shards(dataset: PairDataset) -> None:
 
 
 def build_engine(
-    config: TrainConfig, device: Device, ranks: Ranks, accumulation: int, tokenizer: CaptionTokenizer | None
+    config: TrainConfig,
+    device: Device,
+    ranks: Ranks,
+    accumulation: int,
+    tokenizer: CaptionTokenizer | None,
+    compiles: bool = True,
 ) -> Engine:
-    """The task and its optimizer in the configured engine.
+    """The task and its optimizer in the configured engine, and unless `compiles` is false, all that it has compiled.
 
     Weights are random, by the seed; if the run's `tokenizer` is given, those that `config.init` names are loaded.
     """
@@ -193,8 +206,10 @@ def build_engine(
     task.to(device.torch_device)
     if config.engine.activation_checkpointing:
         checkpoint_blocks(task.model, device)
-    graphs = len(config.text_lengths) * min(accumulation, 2)
+    graphs = planned_graphs(config, contrast(config, ranks.world_size), device.execution).distinct
     engine = ENGINES[config.engine.name](task, device, ranks, config.optim, graphs, accumulates=accumulation > 1)
+    if compiles:
+        warm_up(config, engine)  # before anything is loaded into the optimizer
     if start.optimizer is not None:
         engine.load_optimizer(*start.optimizer)
     return engine
@@ -252,19 +267,17 @@ def fit(run: Run, watchdog: Watchdog) -> int:
 
 def train_step(run: Run, step: int, batches: list[Batch]) -> dict[str, Tensor]:
     """One optimizer step over this rank's micro-batches; nothing in it waits for the device."""
-    on_device = []
     for batch in batches:
         run.bad_samples.add(batch.bad)
-        on_device.append(batch.to(run.device.torch_device))
-    totals = torch.stack([run.engine.task.counts(batch) for batch in on_device]).sum(0)
-    if run.ranks.world_size > 1:
-        dist.all_reduce(totals)
+    on_device = [batch.to(run.device.torch_device) for batch in batches]
+    first = run.ranks.rank * run.accumulation
 
-    metrics: dict[str, Tensor] = {}
-    for number, batch in enumerate(on_device):
-        run.device.seed(int(random.bits(run.config.seed, "step", step, number, run.ranks.rank)))
-        part = run.engine.forward_backward(batch, totals, last=number == len(on_device) - 1)
-        metrics = {name: metrics[name] + value for name, value in part.items()} if metrics else part
+    def seed(number: int) -> None:
+        """By the place in the global batch, whichever rank has it."""
+        run.device.seed(int(random.bits(run.config.seed, "step", step, first + number, 0)))
+
+    totals = count(run.engine, on_device)
+    metrics = backward(run.engine, on_device, totals, run.contrast, seed)
     set_lr(run.engine.optimizer, run.schedule.factor(step - 1))
     metrics |= run.engine.step()
     run.guard.record(metrics.pop("skipped"))

@@ -100,7 +100,7 @@ class Validation:
         with evaluating(task, self.device), alone():
             for number, batch in self.batches.items():
                 self.device.seed(int(random.bits(_SEED, "validation", number)))
-                parts[number] = task(batch.to(self.device.torch_device), totals)[1]
+                parts[number] = task.losses(batch.to(self.device.torch_device), totals)[1]
                 self.device.mark_step()
         on_host = {n: {name: float(value) for name, value in part.items()} for n, part in parts.items()}
         whole = ChainMap(*self.ranks.gather_objects(on_host))

@@ -1,48 +1,46 @@
 """What a run needs is compiled, or captured, before its first step."""
 
 import time
-from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
 from bridgetower_train.config import TrainConfig
-from bridgetower_train.data.batch import Batch
-from bridgetower_train.devices import Device
 from bridgetower_train.display import print_line
-from bridgetower_train.distributed import Ranks
 from bridgetower_train.engines import Engine
 from bridgetower_train.engines.optim import set_lr
-from bridgetower_train.tasks import task_class
+from bridgetower_train.tasks import contrast, task_class
+from bridgetower_train.training.step import backward, count
 
 _RATE = 1e-6
-"""Of the peak learning rates: 1 - rate x decay rounds to 1 in float32. Zero would be another graph, without decay, on HPU."""
+"""Of the peak learning rates: 1 - rate x decay rounds to 1 in float32. Zero would be another graph on HPU, without decay."""
 
 
-def warm_up(
-    config: TrainConfig, device: Device, ranks: Ranks, engine: Engine, run_step: Callable[[list[Batch], Tensor], None]
-) -> None:
-    """`run_step`, all passes of a step over its micro-batches, given their totals, and an update, once for each text length.
+def warm_up(config: TrainConfig, engine: Engine) -> None:
+    """A step of each text length, with all its passes and the update, where the device compiles or captures them.
 
-    Nothing remains of it except what was compiled, provided that `engine` is new: the optimizer's state is zero. The totals are not
-    numbers, so that the gradients are not either, and the update is skipped.
+    Nothing else remains of it, provided that the optimizer's state is still zero: the totals are not numbers, so neither are the
+    gradients, and the update is skipped.
     """
+    device, compared = engine.device, contrast(config, engine.ranks.world_size)
     if not device.compiles:
         return
-    size, accumulation = config.rank_batch(ranks.world_size)
     lengths = config.text_lengths[::-1]  # what takes most memory comes first
+    device.mark_step()  # what was recorded so far is no part of a step
     with device.keep_generators():
         for number, length in enumerate(lengths, 1):
             began, known = time.perf_counter(), device.compilations()
-            batches = [task_class(config).blank_batch(config, size, length) for _ in range(accumulation)]
-            run_step(batches, torch.full_like(engine.task.counts(batches[0]), torch.nan))
-            set_lr(engine.optimizer, _RATE)
-            skipped = float(engine.step()["skipped"])
-            assert skipped, "a loss is divided by the totals"
+            batch = task_class(config).blank_batch(config, compared.micro_batch, length).to(device.torch_device)
+            batches = [batch] * compared.micro_batches
+            totals = torch.full_like(count(engine, batches), torch.nan)
             device.mark_step()
-            if ranks.is_main:
+            backward(engine, batches, totals, compared, device.seed)
+            set_lr(engine.optimizer, _RATE)
+            skipped = engine.step()["skipped"]
+            device.mark_step()
+            assert float(skipped) == 1.0, "losses are divided by the totals"
+            if engine.ranks.is_main:
+                graphs, seconds = device.compilations() - known, time.perf_counter() - began
                 print_line(
-                    f"{'warm-up':10}{number} of {len(lengths)}, texts of {length} tokens: {device.compilations() - known} graphs "
-                    f"compiled in {time.perf_counter() - began:.1f} s"
+                    f"{'warm-up':10}{number} of {len(lengths)}: texts of {length} tokens, {graphs} graphs compiled in {seconds:.1f} s"
                 )
     device.forget_skipped(engine.optimizer)

@@ -40,7 +40,7 @@ def run(checkpointed: bool, device: Device | None = None) -> tuple[float, dict[s
         checkpoint_blocks(task.model, device)
     batch = random_batch(SMALL, 4)
     events.clear()
-    loss, _ = task(batch, task.counts(batch))
+    loss, _ = task.losses(batch, task.counts(batch))
     events.append("backward")
     loss.backward()
     return loss.item(), gradients(task), list(events)

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from helpers import files, random_batch, run_config, run_ranks
 from safetensors.torch import load_file
-from zero_ranks import MICRO_BATCHES, MODEL, OBJECTIVE, OPTIM, PAIRS, Traffic, Training, ddp_traffic, held_bytes
+from zero_ranks import CONTRAST, MICRO_BATCHES, MODEL, OBJECTIVE, OPTIM, Traffic, Training, ddp_traffic, held_bytes
 
 from bridgetower_train.config import DeviceConfig
 from bridgetower_train.devices.cpu import CpuDevice
@@ -82,7 +82,7 @@ def chapter(name: str, folder: Path, traffic: Traffic) -> dict[str, Any]:
 def evaluate(training: Training) -> float:
     """The loss of a batch without dropout, by the whole model."""
     with training.engine.full_params() as task, evaluating(task, training.engine.device):
-        return float(task(random_batch(MODEL, 4, seed=1), torch.ones(3))[0])
+        return float(task.losses(random_batch(MODEL, 4, seed=1), torch.ones(3))[0])
 
 
 @pytest.fixture(scope="module")
@@ -168,10 +168,12 @@ def parameters(told: Any) -> int:
 def test_a_step_sends_what_it_should(told, name):
     """ZeRO-3 gathers some weights more often and some less often than twice: to a tenth."""
     config = run_config(MODEL, OBJECTIVE)
-    gathered = measure(config, Platform.on_paper(False, "fp32"), checkpointing=False).gathered(MICRO_BATCHES)
+    gathered = measure(config, Platform.on_paper(False, "fp32"), checkpointing=False).gathered(CONTRAST.passes)
     embedding = Pretraining.gathered(config)
     expected: dict[str, float] = {}
-    for part in collective_bytes(name, parameters(told), RANKS, MICRO_BATCHES, PAIRS, embedding, gathered=gathered):
+    for part in collective_bytes(
+        name, parameters(told), RANKS, MICRO_BATCHES, CONTRAST.gathered, embedding, gathered=gathered
+    ):
         expected[part.kind] = expected.get(part.kind, 0) + part.size
     sent = told[1][0][name]["sent"]
     print(name, json.dumps(sent), json.dumps(expected))

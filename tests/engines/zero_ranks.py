@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -14,10 +15,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bridgetower_train.config import DeviceConfig, ObjectiveConfig, OptimConfig
+from bridgetower_train.data.batch import Batch
 from bridgetower_train.devices.cpu import CpuDevice
 from bridgetower_train.distributed import Flag, Ranks
 from bridgetower_train.engines import ENGINES, Engine
 from bridgetower_train.engines.optim import set_lr
+from bridgetower_train.tasks import Contrast
+from bridgetower_train.tasks.base import Across, Metrics
+from bridgetower_train.training.step import backward
 from tests.tiny import TINY_MODEL
 
 MODEL = replace(
@@ -26,7 +31,10 @@ MODEL = replace(
 OBJECTIVE = ObjectiveConfig(itc_dim=16)
 OPTIM = OptimConfig(lr=1e-3, lr_fusion=2e-3, lr_heads=5e-4, clip_norm=0.5)
 MICRO_BATCHES, PAIRS = 2, 3
-COLLECTIVES = ("all_reduce", "reduce", "all_gather", "all_gather_into_tensor", "reduce_scatter_tensor", "broadcast")
+CONTRAST = Contrast(2 * MICRO_BATCHES * PAIRS, PAIRS, MICRO_BATCHES, 2)
+GATHERS = ("all_gather", "all_gather_into_tensor", "all_gather_single")
+SCATTERS = ("reduce_scatter_tensor", "reduce_scatter_single")
+COLLECTIVES = ("all_reduce", "reduce", "broadcast", *GATHERS, *SCATTERS)
 
 
 class Traffic:
@@ -38,12 +46,12 @@ class Traffic:
             setattr(dist, name, self._counted(name, getattr(dist, name)))
 
     def _counted(self, name: str, call: Any) -> Any:
-        kind = {"all_gather_into_tensor": "all_gather", "reduce_scatter_tensor": "reduce_scatter"}.get(name, name)
+        kind = "all_gather" if name in GATHERS else "reduce_scatter" if name in SCATTERS else name
         signature = inspect.signature(call)
 
         def counted(*args: Any, **kwargs: Any) -> Any:
             given = signature.bind(*args, **kwargs).arguments
-            whole = given["input"] if name == "reduce_scatter_tensor" else next(iter(given.values()))
+            whole = given["input"] if name in SCATTERS else next(iter(given.values()))
             for tensor in whole if isinstance(whole, list) else [whole]:
                 self.bytes[kind] += tensor.numel() * tensor.element_size()
             return call(*args, **kwargs)
@@ -95,17 +103,19 @@ class Training:
         """The micro-batches of `step`, the loss of rank 1 not finite where it is `poisoned`; `held` where it is `measured`."""
         first = (step * self.ranks.world_size + self.ranks.rank) * MICRO_BATCHES
         batches = [random_batch(MODEL, PAIRS, seed=first + number) for number in range(MICRO_BATCHES)]
-        totals = torch.stack([self.engine.task.counts(batch) for batch in batches]).sum(0)
-        dist.all_reduce(totals)
-        metrics: Counter[str] = Counter()
-        for number, batch in enumerate(batches):
-            torch.manual_seed(first + number)
+        forward_backward = self.engine.forward_backward
+
+        def watched(batch: Batch, totals: Tensor, across: Across, last: bool) -> Metrics:
             wrong = torch.nan if poisoned and self.ranks.rank == 1 else 1.0
-            metrics.update(self.engine.forward_backward(batch, totals * wrong, last=number == MICRO_BATCHES - 1))
+            metrics = forward_backward(batch, totals * wrong, across, last)
             if measured:
                 self.held.append(held_bytes())
+            return metrics
+
+        with patch.object(self.engine, "forward_backward", watched):
+            metrics = backward(self.engine, batches, CONTRAST, lambda number: torch.manual_seed(first + number))
         self.flag.agree(False)
-        return dict(metrics)
+        return metrics
 
     def step(self, step: int, poisoned: bool = False) -> None:
         """Step number `step`; its figures go to `lines`."""

@@ -52,7 +52,7 @@ def counted(config: ModelConfig, objective: ObjectiveConfig, freeze: Sequence[st
         run = replace(run_config(config, objective), optim=OptimConfig(freeze=list(freeze)))
         task = Pretraining(run, plain_attention)
         with FlopCounterMode(display=False) as forward:
-            loss, _ = task(batch, torch.ones(3))
+            loss, _ = task.losses(batch, torch.ones(3))
         with FlopCounterMode(display=False) as backward:
             loss.backward()
     return forward.get_total_flops(), forward.get_total_flops() + backward.get_total_flops()

@@ -35,7 +35,7 @@ from bridgetower_train.model.bridgetower import Pairs
 from bridgetower_train.model.flops import Work
 from bridgetower_train.model.heads import Head, LinearHead
 from bridgetower_train.tasks import TASKS
-from bridgetower_train.tasks.base import Metric, Metrics, Shown, Task, evaluating
+from bridgetower_train.tasks.base import Embedded, Metric, Metrics, Shown, Task, evaluating
 from bridgetower_train.tasks.gather import world_size
 
 
@@ -102,7 +102,7 @@ class Mirror(Task):
     def counts(self, batch: Batch) -> Tensor:
         return torch.full_like(batch.image_id[:1], len(batch.image_id)).float()
 
-    def forward(self, batch: Batch, totals: Tensor) -> tuple[Tensor, Metrics]:
+    def forward(self, batch: Batch, totals: Tensor) -> tuple[Tensor, Metrics, Embedded]:
         image = self.model.encode_image(batch.pixel_values)
         text = self.model.encode_text(batch.input_ids, batch.text_mask)
         images = torch.arange(len(batch.pixel_values), device=batch.image_id.device)
@@ -111,9 +111,7 @@ class Mirror(Task):
         total = totals[0] / world_size()
         loss = F.cross_entropy(logits_B2, batch.labels["mirrored"], reduction="sum") / total
         right = (logits_B2.argmax(-1) == batch.labels["mirrored"]).sum() / total
-        return loss, {
-            name: value.detach() for name, value in (("loss", loss), ("loss_mirror", loss), ("acc_mirror", right))
-        }
+        return loss, {"loss_mirror": loss.detach(), "acc_mirror": right}, {}
 
 
 @dataclass(frozen=True)
@@ -131,7 +129,7 @@ def evaluate(model: OpenModel, corpus: Corpus, options: MirrorOptions, ranks: Ra
     ids, mask = model.tokenizer.encode(images.first, model.config.model.max_text_len)
     batch = Batch(pixels, ids, mask, torch.arange(B), {"mirrored": truth}).to(model.device.torch_device)
     with evaluating(model.task, model.device):
-        right = model.task(batch, model.task.counts(batch))[1]["acc_mirror"]
+        right = model.task.losses(batch, model.task.counts(batch))[1]["acc_mirror"]
     shown = [{"image": pixels[2], "caption": "an image"}, {"image": pixels[3], "caption": "and its mirror image"}]
     example = {"images": shown, "text": images.first[1], "facts": {"of": B}}
     return Result({"mirror accuracy": float(right)}, {"images": B}, [example])

@@ -33,6 +33,8 @@ def test_a_step_never_waits_for_the_device(shapes_root):
     from bridgetower_train.devices import make_device
     from bridgetower_train.distributed import Ranks
     from bridgetower_train.engines import NativeEngine
+    from bridgetower_train.tasks import Contrast
+    from bridgetower_train.training.step import backward
 
     config = compose.compose(
         TrainConfig, "train", [*TINY, f"data.root={shapes_root}", "run_dir=x", "optim.clip_norm=1"]
@@ -43,12 +45,13 @@ def test_a_step_never_waits_for_the_device(shapes_root):
     engine = NativeEngine(task, device, Ranks(0, 1, None), config.optim)
     batch = open_pairs(config, text).__getitems__(list(range(8)))
     batch = batch.to(device.torch_device)
+    compared = Contrast(len(batch.image_id), len(batch.image_id), 1, 1)
     for _ in range(2):  # the first step may still set things up
-        engine.forward_backward(batch, task.counts(batch), last=True)
+        backward(engine, [batch], compared, device.seed)
         engine.step()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        engine.forward_backward(batch, task.counts(batch), last=True)
+        backward(engine, [batch], compared, device.seed)
         engine.step()
     finally:
         torch.cuda.set_sync_debug_mode("default")

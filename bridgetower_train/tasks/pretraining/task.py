@@ -4,7 +4,7 @@ Shapes: B samples, M masked tokens per text, D width.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -15,9 +15,10 @@ from bridgetower_train.config import ModelConfig, ObjectiveConfig, TrainConfig
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.model.attention import AttentionFunction, sdpa
+from bridgetower_train.model.bridgetower import Fused, ImageStates, Pairs, TextStates
 from bridgetower_train.model.flops import Work
 from bridgetower_train.model.heads import Head, LinearHead
-from bridgetower_train.tasks.base import Exported, Metric, Metrics, Shown, Task
+from bridgetower_train.tasks.base import Embedded, Exported, Metric, Metrics, Shown, Task
 from bridgetower_train.tasks.gather import world_size
 from bridgetower_train.tasks.pretraining.itc import (
     INITIAL_LOGIT_SCALE,
@@ -69,7 +70,7 @@ class Pretraining(Task):
 
     @classmethod
     def metrics(cls, config: TrainConfig) -> tuple[Metric, ...]:
-        """`recall_itc`: texts whose nearest image of all ranks is right; `logit_scale`: the factor of the logits."""
+        """`recall_itc`: texts whose nearest image among those compared is right; `logit_scale`: the factor of the logits."""
         objective, full = config.objective, config.validation.retrieval == "full"
         of_loss = {
             "mlm": [Metric("loss_mlm", "Masked language modelling", "min"), Metric("acc_mlm", "masked token", "max")],
@@ -178,6 +179,31 @@ class Pretraining(Task):
             return {**weights, "logit_scale": torch.clamp(weights["logit_scale"], *LOGIT_SCALE_RANGE)}
         return weights
 
+    @classmethod
+    def compared(cls, config: TrainConfig, micro_batch: int, global_batch: int) -> int:
+        """By `objective.contrast`."""
+        objective = config.objective
+        named = {"global": global_batch, "micro_batch": micro_batch}
+        return (named.get(objective.contrast) or int(objective.contrast)) if objective.itc else 0
+
+    @classmethod
+    def embedding_work(cls, config: TrainConfig) -> Work:
+        work = cls.work(config)
+        heads = tuple(head for head in work.heads if head.name.startswith("itc_"))
+        if config.objective.itc_form == "ms":
+            return work._replace(pooled=0, read=0, tokens=0, heads=heads)
+        return work._replace(tokens=0, heads=heads)
+
+    @classmethod
+    def decided_by_micro_batch(cls, config: TrainConfig) -> str:
+        objective = config.objective
+        hard = ["hard negatives"] * (objective.itm > 0 and objective.itm_negatives == "hard")
+        return " and ".join(hard + ["the contrast"] * (objective.itc > 0 and objective.contrast == "micro_batch"))
+
+    def bounds(self) -> dict[str, tuple[float, float]]:
+        """The temperature's."""
+        return {"logit_scale": LOGIT_SCALE_RANGE} if self.objective.itc else {}
+
     def unread(self) -> Iterator[nn.Parameter]:
         """If no pair is pooled, those of the modules that only pooled pairs use."""
         trunk = self.model.bridgetower
@@ -194,29 +220,13 @@ class Pretraining(Task):
         samples = torch.full_like(mismatched, len(ids))
         return torch.stack([samples, (batch.labels["mlm_labels"] != IGNORE).sum(), samples + mismatched]).float()
 
-    def forward(self, batch: Batch, totals: Tensor) -> tuple[Tensor, Metrics]:
-        objective, kinds, model, B = self.objective, self.pairs, self.model, len(batch.image_id)
-
-        # Towers: the clean and the masked views of the texts are one batch.
-        views = [batch.input_ids] * kinds.clean + [batch.labels["masked_ids"]] * kinds.masked
-        image = model.encode_image(batch.pixel_values)
-        text = model.encode_text(torch.cat(views), batch.text_mask.repeat(len(views), 1))
-        embeddings = {}
-        if objective.itc:
-            embeddings["text"] = embed_text(model, text.cls[:B])
-            embeddings["image"] = embed_image(model, image, objective.itc_form)
-
-        # Fusion.
-        text_id = batch.labels["text_id"]
-        negatives = [batch.labels["itm_negative"]][: kinds.mismatched]
-        if kinds.mismatched == 2:
-            similarity = itc_logits(embeddings["text"], embeddings["image"], model.head("logit_scale")).detach()
-            other, hard = others(batch.image_id, text_id), batch.labels["itm_hard"]
-            negatives = [hard_negatives(rows, other, hard) for rows in (similarity, similarity.T)]
-        fused = model.fuse(image, text, joint_pairs(kinds, negatives, batch.labels["mlm_positions"]))
+    def forward(self, batch: Batch, totals: Tensor) -> tuple[Tensor, Metrics, Embedded]:
+        objective, model = self.objective, self.model
+        encoded = self._encode(batch)
+        fused = model.fuse(encoded.image, encoded.text, encoded.pairs)
 
         # Losses: sums over this micro-batch, divided by the step's totals.
-        samples, masked_tokens, itm_pairs = (totals.clamp(min=1) / world_size()).unbind()
+        _, masked_tokens, itm_pairs = _per_rank(totals)
         metrics: Metrics = {}
         loss = torch.zeros_like(totals[0])
         if objective.mlm:
@@ -224,19 +234,87 @@ class Pretraining(Task):
             metrics.update({"loss_mlm": loss_mlm / masked_tokens, "acc_mlm": right / masked_tokens})
             loss = loss + objective.mlm * metrics["loss_mlm"]
         if objective.itm:
-            loss_itm, right = itm_loss(model.head("itm_score")(fused.pooled), negatives)
+            loss_itm, right = itm_loss(model.head("itm_score")(fused.pooled), encoded.negatives)
             metrics.update({"loss_itm": loss_itm / itm_pairs, "acc_itm": right / itm_pairs})
             loss = loss + objective.itm * metrics["loss_itm"]
-        if objective.itc:
-            if objective.itc_form != "ms":
-                embeddings["cross"] = embed_cross(model, fused.pooled[:B])
-            loss_itc, right = itc_loss(
-                embeddings, model.head("logit_scale"), batch.image_id, text_id, objective.itc_form, objective.same_image
-            )
-            metrics.update({"loss_itc": loss_itc / samples, "recall_itc": right / samples})
-            metrics["logit_scale"] = clamped_logit_scale(model.head("logit_scale")) * B / samples
-            loss = loss + objective.itc * metrics["loss_itc"]
-        return loss, {name: value.detach() for name, value in [("loss", loss), *metrics.items()]}
+        return loss, {name: value.detach() for name, value in metrics.items()}, self._embedded(batch, encoded, fused)
+
+    def across(self, embedded: Embedded, totals: Tensor, among: int) -> tuple[Tensor, Metrics]:
+        """The contrast."""
+        objective = self.objective
+        if not objective.itc:
+            return super().across(embedded, totals, among)
+        samples, _, _ = _per_rank(totals)
+        logit_scale, ids_B2 = embedded["logit_scale"][0], embedded["ids"]
+        loss, right = itc_loss(
+            embedded, logit_scale, ids_B2[:, 0], ids_B2[:, 1], objective.itc_form, objective.same_image, among
+        )
+        loss_itc = loss / samples
+        scale = clamped_logit_scale(logit_scale) * len(ids_B2) / samples
+        metrics = {"loss_itc": loss_itc, "recall_itc": right / samples, "logit_scale": scale}
+        return objective.itc * loss_itc, {name: value.detach() for name, value in metrics.items()}
+
+    def embed(self, batch: Batch) -> tuple[Embedded, dict[str, Tensor]]:
+        """Of the fusion encoder without the states for MLM, which are computed last; with form `ms` of the towers alone."""
+        encoded, fused = self._encode(batch), None
+        if self.objective.itc_form != "ms":
+            fused = self.model.fuse(encoded.image, encoded.text, replace(encoded.pairs, positions=None))
+        drawn = {} if encoded.similarity is None else {"similarity": encoded.similarity}
+        return self._embedded(batch, encoded, fused), drawn
+
+    def _encode(self, batch: Batch) -> "_Encoded":
+        """The towers: the clean and the masked views of the texts are one batch."""
+        kinds, model, B = self.pairs, self.model, len(batch.image_id)
+        views = [batch.input_ids] * kinds.clean + [batch.labels["masked_ids"]] * kinds.masked
+        image = model.encode_image(batch.pixel_values)
+        text = model.encode_text(torch.cat(views), batch.text_mask.repeat(len(views), 1))
+        embeddings, similarity = {}, None
+        if self.objective.itc:
+            embeddings["text"] = embed_text(model, text.cls[:B])
+            embeddings["image"] = embed_image(model, image, self.objective.itc_form)
+        negatives = [batch.labels["itm_negative"]][: kinds.mismatched]
+        if kinds.mismatched == 2:
+            similarity = batch.labels.get("similarity")
+            if similarity is None:
+                similarity = itc_logits(embeddings["text"], embeddings["image"], model.head("logit_scale")).detach()
+            other, hard = others(batch.image_id, batch.labels["text_id"]), batch.labels["itm_hard"]
+            negatives = [hard_negatives(rows, other, hard) for rows in (similarity, similarity.T)]
+        pairs = joint_pairs(kinds, negatives, batch.labels["mlm_positions"])
+        return _Encoded(image, text, embeddings, similarity, negatives, pairs)
+
+    def _embedded(self, batch: Batch, encoded: "_Encoded", fused: Fused | None) -> Embedded:
+        """What the contrast reads."""
+        if not self.objective.itc:
+            return {}
+        B = len(batch.image_id)
+        embedded = {
+            **encoded.embeddings,
+            "logit_scale": self.model.head("logit_scale").expand(B),
+            "ids": torch.stack([batch.image_id, batch.labels["text_id"]], dim=1),
+        }
+        if self.objective.itc_form != "ms":
+            assert fused is not None, "these forms read fused pairs"
+            embedded["cross"] = embed_cross(self.model, fused.pooled[:B])
+        return embedded
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """The towers' results for a micro-batch, and the pairs to fuse."""
+
+    image: ImageStates
+    text: TextStates
+    embeddings: dict[str, Tensor]
+    """`text` and `image`, for the contrast."""
+    similarity: Tensor | None
+    """(B, B): what hard negatives are drawn by, without gradient."""
+    negatives: list[Tensor]
+    pairs: Pairs
+
+
+def _per_rank(totals: Tensor) -> tuple[Tensor, ...]:
+    """The denominators: `totals` of a step, none 0, divided by the number of ranks."""
+    return (totals.clamp(min=1) / world_size()).unbind()
 
 
 _EMBEDDINGS = (("text", 1), ("image", 1), ("cross_modal", 2))

@@ -1,6 +1,7 @@
 """A whole step without data: a host sync, or a shape that depends on data, raises under FakeTensorMode."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -14,11 +15,14 @@ from bridgetower_train.devices.cpu import CpuDevice
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.engines import NativeEngine
 from bridgetower_train.model.bridgetower import BridgeTower
+from bridgetower_train.tasks import Contrast
+from bridgetower_train.tasks.base import whole
 from bridgetower_train.training.guards import NonFiniteGuard
+from bridgetower_train.training.step import backward
 from tests.tiny import SMALL
 
 
-def step(objective: ObjectiveConfig) -> None:
+def step(objective: ObjectiveConfig, micro_batches: int = 1) -> None:
     """Counts, forward, backward, clipping, update: all that an engine does between two lines of metrics."""
     mode = FakeTensorMode()
     real = random_batch(SMALL, 4)
@@ -29,14 +33,15 @@ def step(objective: ObjectiveConfig) -> None:
         engine = NativeEngine(task, device, Ranks(0, 1, None), OptimConfig(clip_norm=1.0))
         guard = NonFiniteGuard(3, device.torch_device)
         for _ in range(2):
-            engine.forward_backward(batch, task.counts(batch), last=True)
+            backward(engine, [batch] * micro_batches, Contrast(4 * micro_batches, 4, micro_batches, 1), device.seed)
             guard.record(engine.step()["skipped"])
 
 
+@pytest.mark.parametrize("micro_batches", [1, 2])
 @pytest.mark.parametrize("negatives", ["random", "hard"])
 @pytest.mark.parametrize("form", ["hf", "symmetric", "ms"])
-def test_step_needs_no_data(form: str, negatives: str):
-    step(ObjectiveConfig(itc_form=form, itm_negatives=negatives, itc_dim=16))
+def test_step_needs_no_data(form: str, negatives: str, micro_batches: int):
+    step(ObjectiveConfig(itc_form=form, itm_negatives=negatives, itc_dim=16), micro_batches)
 
 
 @pytest.mark.parametrize(
@@ -65,10 +70,10 @@ def test_step_is_one_graph_for_the_compiler():
     task, batch = pretraining(shallow, ObjectiveConfig(itm_negatives="hard", itc_dim=16)), random_batch(shallow, 4)
     totals = task.counts(batch)
     torch.manual_seed(0)
-    expected, _ = task(batch, totals)
+    expected, _, _ = task(batch, totals)
     compiled = torch.compile(task, backend="aot_eager", fullgraph=True, dynamic=False)
     torch.manual_seed(0)
-    loss, _ = compiled(batch, totals)
+    loss, metrics = whole(compiled(batch, totals), partial(task.across, totals=totals, among=4))
     loss.backward()
-    assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
+    assert (loss - metrics["loss_itc"]).item() == pytest.approx(expected.item(), abs=1e-6)
     assert task.model.head("logit_scale").grad is not None
