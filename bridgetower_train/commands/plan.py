@@ -60,10 +60,7 @@ def summary(plan: Plan) -> Iterator[str]:
         f"{speeds} TFLOP/s a card"
     )
     if plan.graphs:
-        yield (
-            f"graphs      about {plan.graphs.distinct} to compile, for texts of {', '.join(map(str, config.text_lengths))} tokens "
-            f"in {' and '.join(plan.graphs.kinds)}; about {plan.graphs.launches} launches a step, beside the update's"
-        )
+        yield f"graphs      {plan.graphs.describe(config)}"
     needs = ", ".join(f"{name} {1e3 * seconds:,.1f} ms" for name, seconds in here.times.items())
     yield f"bottleneck  {here.bottleneck} ({needs})"
     sent = ", ".join(

@@ -11,7 +11,6 @@ from bridgetower_train.display import print_line
 from bridgetower_train.distributed import exit_with_parent, init_ranks, local_rank, shut_down
 from bridgetower_train.doctor.data import check_identity
 from bridgetower_train.doctor.start import check_random
-from bridgetower_train.engines.graphs import planned_graphs
 from bridgetower_train.errors import UserError
 from bridgetower_train.findings import Finding
 from bridgetower_train.tasks import describe
@@ -72,12 +71,9 @@ def print_summary(run: Run, why: str) -> None:
     if run.validation:
         lines["held out"] = f"every {run.validate_every:,} steps, {run.validation.described}"
     if device.compiles:
-        lengths = ", ".join(map(str, config.text_lengths))
-        graphs = planned_graphs(config, run.contrast, device.execution)
         lines["graphs"] = (
-            f"about {graphs.distinct} to compile, for texts of {lengths} tokens in {' and '.join(graphs.kinds)}; about "
-            f"{graphs.launches} launches a step, beside the update's; the run "
-            f"stops after more than {config.guards.max_recompiles} compilations beyond the warm-up"
+            f"{run.graphs.describe(config)}; the run stops after more than {config.guards.max_recompiles} compilations beyond "
+            "the warm-up"
         )
     for corpus in run.dataset.corpora:
         print_line(

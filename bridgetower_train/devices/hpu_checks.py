@@ -10,8 +10,8 @@ from packaging.version import Version
 
 from bridgetower_train.config import TrainConfig
 from bridgetower_train.devices import hl_smi
-from bridgetower_train.devices.habana import PLUGIN
 from bridgetower_train.devices.gaudi_versions import GaudiStack, generation_of, stack_of
+from bridgetower_train.devices.habana import PLUGIN
 from bridgetower_train.devices.hpu_environment import check_environment, check_huge_pages, check_modules
 from bridgetower_train.devices.network_checks import check_interface, check_rendezvous
 from bridgetower_train.findings import Finding, fail, ok, warning

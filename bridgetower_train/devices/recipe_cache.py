@@ -25,14 +25,16 @@ _MB = 8192
 def keep_recipes(folder: str, software: str | None, rank: int) -> None:
     """Keep compiled graphs in `folder`, unless the environment has VARIABLE; before the vendor's package is imported.
 
-    `software` is the release. Before 1.21, each `rank` has a cache of its own where several hosts share the file system. ConfigError
-    where others could write to the folder, for what lies there runs on the card.
+    `software` is the release. Before 1.21, each `rank` has a cache of its own where several hosts share the file system.
+    ConfigError where others could write to the folder, for what lies there runs on the card.
     """
     if VARIABLE in os.environ:
         return
     key = f"device.recipe_cache={folder}"
     if "," in folder:
-        raise ConfigError(f"{key}: the vendor separates fields by commas; name a folder without one, or null for no cache")
+        raise ConfigError(
+            f"{key}: the vendor separates fields by commas; name a folder without one, or null for no cache"
+        )
     shared = file_system(str(nearest_folder(Path(folder))), Path("/proc/mounts").read_text()).startswith(SHARED)
     fourth = shared and software is not None and Version(software) >= Version("1.21")
     path = Path(folder).absolute()
@@ -41,7 +43,8 @@ def keep_recipes(folder: str, software: str | None, rank: int) -> None:
     found = path.stat()
     if found.st_uid != os.geteuid() or found.st_mode & 0o022:
         raise ConfigError(
-            f"{key}: is another user's, or others can write to it; name a new folder, `chmod 700` your own, or set null for no cache"
+            f"{key}: is another user's, or others can write to it; name a new folder, `chmod 700` your own, or set null for no "
+            "cache"
         )
     if shared and not fourth:
         path /= f"rank-{rank}"

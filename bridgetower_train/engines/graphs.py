@@ -20,6 +20,14 @@ class Graphs(NamedTuple):
     launches: int
     """Per step."""
 
+    def describe(self, config: TrainConfig) -> str:
+        """In a line."""
+        lengths = ", ".join(map(str, config.text_lengths))
+        return (
+            f"about {self.distinct} to compile, for texts of {lengths} tokens in {', '.join(self.kinds)}; about {self.launches} "
+            "launches a step, beside those of the update"
+        )
+
 
 def planned_graphs(config: TrainConfig, contrast: Contrast, execution: str) -> Graphs:
     """About how many graphs a step has on each rank, in lazy or compiled execution.

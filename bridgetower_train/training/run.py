@@ -24,7 +24,7 @@ from bridgetower_train.display import print_line
 from bridgetower_train.distributed import Flag, Ranks, run_dir_lock
 from bridgetower_train.engines import ENGINES, Engine
 from bridgetower_train.engines.activation import checkpoint_blocks
-from bridgetower_train.engines.graphs import planned_graphs
+from bridgetower_train.engines.graphs import Graphs, planned_graphs
 from bridgetower_train.engines.optim import Schedule, set_lr
 from bridgetower_train.errors import UserError
 from bridgetower_train.files import atomic_write
@@ -47,7 +47,7 @@ from bridgetower_train.training.metrics import (
 from bridgetower_train.training.preemption import Preemption
 from bridgetower_train.training.profiling import Profile
 from bridgetower_train.training.recompiles import RecompileGuard
-from bridgetower_train.training.step import backward, count
+from bridgetower_train.training.step import backward
 from bridgetower_train.training.validation import Validation, check_validation
 from bridgetower_train.training.warm_up import warm_up
 from bridgetower_train.versions import versions
@@ -75,6 +75,7 @@ class Run:
     batches: Iterator[Batch]
     accumulation: int
     contrast: Contrast
+    graphs: Graphs
     schedule: Schedule
     checkpoints: Checkpoints
     save_every: int
@@ -141,6 +142,7 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
         batches=iter(loader),
         accumulation=accumulation,
         contrast=contrast(config, ranks.world_size),
+        graphs=planned_graphs(config, contrast(config, ranks.world_size), device.execution),
         schedule=Schedule(
             config.optim.schedule, warmup, total_steps, length.in_steps("optim.decay", config.optim.decay)
         ),
@@ -276,8 +278,7 @@ def train_step(run: Run, step: int, batches: list[Batch]) -> dict[str, Tensor]:
         """By the place in the global batch, whichever rank has it."""
         run.device.seed(int(random.bits(run.config.seed, "step", step, first + number, 0)))
 
-    totals = count(run.engine, on_device)
-    metrics = backward(run.engine, on_device, totals, run.contrast, seed)
+    metrics = backward(run.engine, on_device, run.contrast, seed)
     set_lr(run.engine.optimizer, run.schedule.factor(step - 1))
     metrics |= run.engine.step()
     run.guard.record(metrics.pop("skipped"))

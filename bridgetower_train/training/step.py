@@ -30,12 +30,19 @@ def count(engine: Engine, batches: Sequence[Batch]) -> Tensor:
 
 
 def backward(
-    engine: Engine, batches: Sequence[Batch], totals: Tensor, contrast: Contrast, seed: Callable[[int], None]
+    engine: Engine,
+    batches: Sequence[Batch],
+    contrast: Contrast,
+    seed: Callable[[int], None],
+    totals: Tensor | None = None,
 ) -> Metrics:
-    """The metrics of a step over these micro-batches of a rank, whose `totals` are counted; its gradients are in the engine.
+    """The metrics of a step over these micro-batches of a rank; its gradients are in the engine.
 
-    `seed` is called with the number of each micro-batch before each of its passes. Nothing in it waits for the device.
+    `seed` is called with the number of each micro-batch before each of its passes. `totals` are counted if they are not given.
+    Nothing in it waits for the device.
     """
+    if totals is None:
+        totals = count(engine, batches)
     across: Sequence[Across] = [partial(engine.task.across, totals=totals, among=contrast.among)] * len(batches)
     if contrast.two_passes:
         batches, across = _first_pass(engine, batches, totals, contrast.among, seed)

@@ -33,7 +33,7 @@ def warm_up(config: TrainConfig, engine: Engine) -> None:
             batches = [batch] * compared.micro_batches
             totals = torch.full_like(count(engine, batches), torch.nan)
             device.mark_step()
-            backward(engine, batches, totals, compared, device.seed)
+            backward(engine, batches, compared, device.seed, totals)
             set_lr(engine.optimizer, _RATE)
             skipped = engine.step()["skipped"]
             device.mark_step()
@@ -41,6 +41,7 @@ def warm_up(config: TrainConfig, engine: Engine) -> None:
             if engine.ranks.is_main:
                 graphs, seconds = device.compilations() - known, time.perf_counter() - began
                 print_line(
-                    f"{'warm-up':10}{number} of {len(lengths)}: texts of {length} tokens, {graphs} graphs compiled in {seconds:.1f} s"
+                    f"{'warm-up':10}{number} of {len(lengths)}: texts of {length} tokens, {graphs} graphs compiled in "
+                    f"{seconds:.1f} s"
                 )
     device.forget_skipped(engine.optimizer)
