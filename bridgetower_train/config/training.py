@@ -79,12 +79,13 @@ class DeviceConfig:
     """Where it runs."""
 
     name: str = "auto"
-    """`auto` takes HPU, else CUDA, else CPU, and prints which and why."""
+    """`auto` takes HPU, else CUDA, else CPU, and prints which and why; a card that is there but cannot be used is an error."""
     precision: str = "fp32"
     """`fp32`, or `bf16`: fp32 weights under bf16 autocast; losses stay in fp32."""
     execution: str = "auto"
     """`eager`: operator by operator; `compile`: torch.compile of the forward and backward pass; `lazy` (HPU only): a step is
-    recorded and compiled as one graph. `auto` is lazy on HPU and eager elsewhere."""
+    recorded and compiled as one graph. `auto` is eager but on HPU: there lazy with the vendor's fork of torch, which alone has
+    it, and compile with another build; it prints which and why."""
     graphs: bool = False
     """Replay the forward and backward pass as one HPU graph per text length, in lazy execution: less host work, but more
     memory, since intermediate results stay allocated. Pays off where the card waits for the host: few samples per card."""

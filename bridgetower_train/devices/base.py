@@ -20,6 +20,8 @@ class Probe(NamedTuple):
 
     usable: bool
     why: str
+    present: bool = False
+    """Whether there are signs of it: one that is there and cannot be used is not passed over by `device.name=auto`."""
 
 
 class Device(ABC):
@@ -36,7 +38,7 @@ class Device(ABC):
     attention: AttentionFunction = staticmethod(sdpa)
     """The attention function that the model calls."""
     executions: tuple[str, ...] = ("eager", "compile")
-    """Allowed values of `device.execution`; `auto` takes the first."""
+    """Allowed values of `device.execution`."""
     compiler: str = "inductor"
     """Backend of torch.compile."""
     compiler_options: Mapping[str, Any] | None = None
@@ -49,7 +51,7 @@ class Device(ABC):
     def __init__(self, config: DeviceConfig, local_rank: int) -> None:
         self.config = config
         self.torch_device = torch.device(self.name)
-        self.execution = self.executions[0] if config.execution == "auto" else config.execution
+        self.execution, self.execution_why = self.choose_execution(config.execution)
         if self.execution not in self.executions:
             raise ConfigError(
                 f"device.execution={config.execution}: device {self.name} runs {' or '.join(self.executions)}; take one of them"
@@ -64,6 +66,11 @@ class Device(ABC):
     @abstractmethod
     def probe(cls, config: DeviceConfig) -> Probe:
         """Whether this device can be used as configured."""
+
+    @classmethod
+    def choose_execution(cls, execution: str) -> tuple[str, str]:
+        """(the configured execution, or for `auto` the one to take; why, where that depends on the machine)."""
+        return (cls.executions[0] if execution == "auto" else execution), ""
 
     @property
     @abstractmethod
@@ -156,7 +163,8 @@ class Device(ABC):
     def capture_graphs(self, task: nn.Module, graphs: int, accumulates: bool) -> nn.Module:
         """`task` with up to `graphs` shapes of its forward and backward pass captured as graphs, if `device.graphs` is true.
 
-        Called before DistributedDataParallel, whose reductions stay outside of the graphs. `accumulates` if a step has several
+        No collective is in them: what compares samples of several ranks is apart from a task's forward pass (Task.across), and
+        DistributedDataParallel, whose reductions stay outside too, comes afterwards. `accumulates` if a step has several
         micro-batches; `begin_micro_batch` then announces each.
         """
         return task

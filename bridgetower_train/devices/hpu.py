@@ -56,21 +56,39 @@ class HpuDevice(Device):
         self._set_iteration_count: Callable[[int], None] = lambda number: None
 
     @classmethod
+    def choose_execution(cls, execution: str) -> tuple[str, str]:
+        """For `auto`, lazy with the vendor's fork of torch; compile with another build, which has no lazy mode."""
+        if execution != "auto":
+            return execution, ""
+        if habana.is_fork():
+            return "lazy", f"lazy: torch {torch.__version__} is the vendor's fork"
+        return "compile", f"compile: torch {torch.__version__} is not the vendor's fork, which alone has lazy mode"
+
+    @classmethod
     def probe(cls, config: DeviceConfig) -> Probe:
         """Usable if the vendor's package can be imported in the configured mode and a card responds."""
+        node = habana.node()
+        seen = f" although {node} exists" if node else ""
         if not habana.installed():
-            return Probe(False, f"{habana.PACKAGE} is not installed")
+            return Probe(False, f"{habana.PACKAGE} is not installed{seen}", bool(node))
+        execution, _ = cls.choose_execution(config.execution)
+        if execution == "lazy" and not habana.is_fork():
+            raise ConfigError(
+                f"device.execution=lazy: only the vendor's fork of torch has lazy mode, and {torch.__version__} is not it; use "
+                "device.execution=compile or eager"
+            )
         if config.recipe_cache not in (None, "auto"):
             keep_recipes(config.recipe_cache, installed_version(habana.PLUGIN), int(os.environ.get("RANK", "0")))
         try:
-            habana.load(config.execution in ("auto", "lazy"), config.graphs)
+            habana.load(execution == "lazy")
         except ConfigError:
             raise
         except Exception as error:  # its C++ side raises ImportError, OSError, AssertionError and AttributeError
-            return Probe(False, f"{habana.PACKAGE} cannot be imported: {type(error).__name__}: {error}")
+            why = f"{habana.PACKAGE} cannot be imported for execution={execution}: {type(error).__name__}: {error}"
+            return Probe(False, why, present=True)
         hpu = habana.module("hpu")
         if not hpu.is_available():
-            return Probe(False, "no card responds")
+            return Probe(False, f"no card responds{seen}", bool(node))
         return Probe(True, f"{hpu.device_count()} cards found")
 
     @property

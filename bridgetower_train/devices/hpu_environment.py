@@ -6,6 +6,8 @@ from pathlib import Path
 
 from bridgetower_train.config import TrainConfig
 from bridgetower_train.devices.hl_smi import Card
+from bridgetower_train.devices.hpu import HpuDevice
+from bridgetower_train.devices.network_checks import check_set
 from bridgetower_train.files import nearest_folder, writable
 from bridgetower_train.findings import Finding, fail, ok, warning
 
@@ -39,6 +41,9 @@ def check_environment(config: TrainConfig, env: Mapping[str, str]) -> Iterator[F
     if env.get("PT_ENABLE_INT64_SUPPORT", "0") not in OFF and env.get("PT_HPU_LAZY_MODE") == "1":
         todo = "unset it: ids and seeds stay below 2^31"
         yield warning("PT_ENABLE_INT64_SUPPORT", "has no effect in lazy mode", todo)
+    yield from check_set(
+        env, {"PT_HPU_FORCE_TANH_FOR_GELU": "GELU is approximated: losses differ from a CPU's and a GPU's"}
+    )
     for name in ("PT_HPU_AUTOCAST_LOWER_PRECISION_OPS_LIST", "PT_HPU_AUTOCAST_FP32_OPS_LIST"):
         if name in env and Path(env[name]).parent != Path(__file__).parent:
             yield fail(name, f"{env[name]} is not the list of this package", f"unset {name}: training sets it")
@@ -59,10 +64,11 @@ def check_environment(config: TrainConfig, env: Mapping[str, str]) -> Iterator[F
 
 def check_execution(execution: str, env: Mapping[str, str]) -> Finding:
     """The configured mode against PT_HPU_LAZY_MODE, which training sets if it is not set."""
-    wanted = "1" if execution in ("auto", "lazy") else "0"
+    chosen, why = HpuDevice.choose_execution(execution)
+    wanted = "1" if chosen == "lazy" else "0"
     given = env.get("PT_HPU_LAZY_MODE")
     shown = f"not set: will be {wanted}" if given is None else given
-    found = f"device.execution={execution}, PT_HPU_LAZY_MODE={shown}"
+    found = f"device.execution={execution}, PT_HPU_LAZY_MODE={shown}" + (why and f"; {why}")
     if given is not None and given != wanted:
         return fail("execution", found, "unset PT_HPU_LAZY_MODE, or change device.execution")
     return ok("execution", found)

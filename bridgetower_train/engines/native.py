@@ -32,9 +32,8 @@ class NativeEngine(Engine):
         self.trained_count = sum(p.numel() for p in task.parameters() if p.requires_grad)
         self.optimizer = device.adamw(parameter_groups(task.model.named_parameters(), config), config)
         self.parameters: list[nn.Parameter] = [p for group in self.optimizer.param_groups for p in group["params"]]
-        module = device.compile(
-            device.capture_graphs(task, graphs, accumulates)
-        )  # without the wrapper, whose hooks would split it
+        # Without its wrapper, whose hooks would split the compiled graph.
+        module = device.compile(device.capture_graphs(task, graphs, accumulates))
         if ranks.world_size > 1:
             module = DistributedDataParallel(module, **device.ddp_kwargs)
             _settle_buckets(module)

@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
+from torch.utils.checkpoint import checkpoint
 
 from bridgetower_train.config import DeviceConfig, ObjectiveConfig, OptimConfig
-from bridgetower_train.devices import make_device
+from bridgetower_train.devices import habana, make_device
 from bridgetower_train.errors import ConfigError, UserError
 from bridgetower_train.training.recompiles import RecompileGuard
 from tests.helpers import pretraining, random_batch
@@ -28,6 +30,14 @@ def auto():
     """`auto` takes it before anything else."""
     device, why = make_device(DeviceConfig())
     print(device.name, device.execution, why)
+
+
+def lazy():
+    """Where it is not to be had, that is said before the vendor's package is imported."""
+    try:
+        hpu(execution="lazy")
+    except ConfigError as error:
+        print(error, "habana_frameworks.torch" in sys.modules)
 
 
 def generation():
@@ -70,8 +80,9 @@ def clipping():
 
 def lacks():
     """What the device lacks is refused by the emulation, so that a run that passes does not need it."""
-    hpu()
+    device = hpu()
     for make in (
+        lambda: torch.empty({1: 33, 2: 97, 3: 129}[device.generation] << 30, dtype=torch.uint8, device="hpu"),
         lambda: torch.zeros(2, dtype=torch.float64, device="hpu"),
         lambda: torch.tensor([2**31]).to("hpu"),
         lambda: torch.zeros(2, dtype=torch.float16, device="hpu"),
@@ -93,12 +104,27 @@ def vendor_lists():
     exact = {name: value.item() for name, value in task.losses(batch, task.counts(batch))[1].items()}
     for lists in ("ours", "default"):
         if lists == "default":
-            _emulation.device.setup(True, True, str(STUB / "default_bf16.txt"), str(STUB / "default_fp32.txt"))
+            _emulation.device.setup(
+                True, True, False, 1 << 40, str(STUB / "default_bf16.txt"), str(STUB / "default_fp32.txt")
+            )
         with device.autocast():
             rounded = {name: value.item() for name, value in task.losses(batch, task.counts(batch))[1].items()}
             product = torch.ones(2, device="hpu") * 2
         worst = max(abs(rounded[name] / exact[name] - 1) for name in exact if name.startswith("loss"))
         print(lists, worst, product.dtype)
+
+
+def exact_gelu():
+    """GELU and its gradient are those of the CPU, not their approximation."""
+    hpu()
+    x = torch.linspace(-4, 4, 101)
+    results = []
+    for place in ("cpu", "hpu"):
+        given = x.to(place).detach().requires_grad_()
+        y = torch.nn.functional.gelu(given)
+        y.sum().backward()
+        results.append((y.detach().cpu(), given.grad.cpu()))
+    print(*(float((a - b).abs().max()) for a, b in zip(*results, strict=True)))
 
 
 def graph_outputs():
@@ -107,10 +133,108 @@ def graph_outputs():
     task = pretraining(SMALL, ObjectiveConfig(itc_dim=16), device.attention).to("hpu")
     module = device.capture_graphs(task, 1, False)
     first, second = (random_batch(SMALL, 4, seed).to(device.torch_device) for seed in (1, 2))
-    loss = module(first, task.counts(first))[1]["loss"]
+    loss = module(first, task.counts(first))[1]["loss_mlm"]
     before = loss.item()
-    assert module(second, task.counts(second))[1]["loss"].item() != before
+    assert module(second, task.counts(second))[1]["loss_mlm"].item() != before
     assert loss.item() == before
+
+
+class Captured(torch.nn.Module):
+    """Does `work` to what a linear layer gives."""
+
+    def __init__(self, work):
+        super().__init__()
+        self.linear, self.work = torch.nn.Linear(2, 2), work
+
+    def forward(self, x):
+        return self.work(self.linear(x))
+
+
+class Summed(torch.autograd.Function):
+    """A collective in the backward pass."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad = grad.clone()
+        dist.all_reduce(grad)
+        return grad
+
+
+def alone():
+    """A group of this process."""
+    dist.init_process_group("hccl", store=dist.HashStore(), rank=0, world_size=1)
+
+
+def captures():
+    """Collectives and in-place writes to views are refused inside of a graph, forwards and backwards."""
+    device = hpu()
+    alone()
+
+    def gather(x):
+        parts = [torch.empty_like(x)]
+        dist.all_gather(parts, x)
+        return parts[0] + x
+
+    for work in (lambda x: x[:, 0].mul_(2) + x[:, 0], gather, Summed.apply):
+        module = Captured(work).to("hpu")
+        device.hpu.ModuleCacher()(model=module)
+        try:
+            module(torch.ones(3, 2, device="hpu"))
+        except RuntimeError as error:
+            print(error)
+
+
+def nodes():
+    """A gather into a list costs a copy for each of its tensors; one tensor costs none, nor does what comes from the host."""
+    device = hpu()
+    alone()
+    x, whole = torch.ones(3, 2).to("hpu"), torch.empty(3, 2, device="hpu")
+    device.mark_step()
+    before = device.compilations()
+    torch.ones(5).to("hpu")
+    device.mark_step()
+    assert device.compilations() == before
+    dist.all_gather_into_tensor(whole, x)
+    dist.reduce_scatter_tensor(whole, x)
+    device.mark_step()
+    assert device.compilations() == before
+    assert torch.equal(whole.cpu(), x.cpu())
+    dist.all_gather([whole], x)
+    device.mark_step()
+    assert device.compilations() == before + 1
+
+
+def peaks():
+    """Recomputed in the graph of the forward pass, activations take the memory that they take without; in one of its own less."""
+    device = hpu()
+    counts = habana.module("_emulation").device
+    parts = torch.nn.Sequential(*(torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.SiLU()) for _ in range(8))).to(
+        "hpu"
+    )
+
+    def step(x, recompute, before):
+        for part in parts:
+            x = checkpoint(part, x, use_reentrant=False) if recompute else part(x)
+            if before and x.requires_grad:
+                x.register_hook(lambda grad: device.mark_step())
+        x.sum().backward()
+        device.mark_step()
+
+    found = {}
+    for recompute, before in ((False, False), (True, False), (True, True)):
+        x = torch.ones(4096, 64).to("hpu")
+        device.mark_step()
+        counts.reset_most_used()
+        floor = counts.counts()["in_use"]
+        step(x, recompute, before)
+        parts.zero_grad()
+        device.mark_step()
+        found[recompute, before] = counts.counts()["most_used"] - floor
+    print(*(found[True, before] / found[False, False] for before in (False, True)))
 
 
 def recompiles():

@@ -1,4 +1,7 @@
-"""A stub of the vendor's package over the emulated device: its names, its signatures, and what it refuses."""
+"""A stub of the vendor's package over the emulated device: its names, its signatures, and what it refuses.
+
+From __init__.py and core/torch_overwrites.py@5a56187.
+"""
 
 from habana_frameworks.torch import _emulation, hpu
 from habana_frameworks.torch import core as core
@@ -26,6 +29,7 @@ torch.manual_seed = manual_seed
 
 @torch._dynamo.register_backend(name="hpu_backend")
 def _hpu_backend(graph, inputs, **options):
+    """dynamo/compile_backend/backends.py@5a56187."""
     if _emulation.LAZY:
         raise RuntimeError("hpu_backend needs PT_HPU_LAZY_MODE=0")
     hpu.metrics.COMPILED.append(1)

@@ -1,4 +1,4 @@
-"""The card's generator: in the emulation, the host's."""
+"""The card's generator, hpu/random.py@5a56187: in the emulation, the host's."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Attention in one kernel."""
+"""Attention in one kernel: hpex/kernels/FusedSDPA.py@f186e3d and @bcc5172, which adds `sink`."""
 
 from habana_frameworks.torch import _emulation
 
@@ -12,14 +12,19 @@ def recompute_sdp_enabled():
 
 
 class FusedSDPA(torch.autograd.Function):
-    """Positional arguments only; not shown to work on the first generation."""
+    """Positional arguments only.
+
+    Not on the first generation: tests/pytest_working/any_mode/FusedSDPA/test_hpu_sdpa.py@5a56187.
+    """
 
     @staticmethod
     def forward(
         ctx, q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, softmax_mode="None",
-        recompute_mode=None, valid_seq_len=None, seq_padding_type="left",
+        recompute_mode=None, valid_seq_len=None, seq_padding_type="left", return_dropout_mask=False,
+        return_attn_probs=False, window_size=(-1, -1), sink=None,
     ):  # fmt: skip
         assert _emulation.GENERATION > 1, "FusedSDPA: not on the first generation"
+        assert sink is None or _emulation.RELEASE != "1.21", "FusedSDPA: no sink before 1.24"
         assert attn_mask is None or (attn_mask.dim() == 4 and attn_mask.dtype == q.dtype), "FusedSDPA: additive mask"
         if recompute_mode is None:
             recompute_mode = recompute_sdp_enabled()
@@ -37,4 +42,4 @@ class FusedSDPA(torch.autograd.Function):
         q, k, v, p, kept = ctx.saved_tensors
         d_p = grad @ v.transpose(-2, -1) * kept
         d_logits = p * (d_p - (d_p * p).sum(-1, keepdim=True)) * ctx.scale
-        return d_logits @ k, d_logits.transpose(-2, -1) @ q, (p * kept).transpose(-2, -1) @ grad, *[None] * 8
+        return d_logits @ k, d_logits.transpose(-2, -1) @ q, (p * kept).transpose(-2, -1) @ grad, *[None] * 12
