@@ -8,6 +8,7 @@ from bridgetower_train.config import TrainConfig
 from bridgetower_train.devices.hl_smi import Card
 from bridgetower_train.devices.hpu import HpuDevice
 from bridgetower_train.devices.network_checks import check_set
+from bridgetower_train.devices.recipe_cache import file_system
 from bridgetower_train.files import nearest_folder, writable
 from bridgetower_train.findings import Finding, fail, ok, warning
 
@@ -85,13 +86,6 @@ def check_recipe_cache(setting: str) -> Finding:
         todo = f"{path},false,...: otherwise ranks that start later delete what others wrote"
         return warning("PT_HPU_RECIPE_CACHE_CONFIG", f"{setting} deletes the cache at each start", todo)
     return ok("PT_HPU_RECIPE_CACHE_CONFIG", f"{setting} on {kind}")
-
-
-def file_system(path: str, mounts: str) -> str:
-    """Type of the file system of `path`, from /proc/mounts."""
-    points = [line.split()[1:3] for line in mounts.splitlines()]
-    above = [(mount, kind) for mount, kind in points if f"{path}/".startswith(mount.rstrip("/") + "/")]
-    return max(reversed(above), key=lambda point: len(point[0]), default=("", "unknown"))[1]
 
 
 def check_huge_pages(cards: int, meminfo: str) -> Finding:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from bridgetower_train.devices.hpu_environment import file_system
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.files import nearest_folder, own_folder
 
@@ -50,3 +49,10 @@ def keep_recipes(folder: str, software: str | None, rank: int) -> None:
         path /= f"rank-{rank}"
         own_folder(path)
     os.environ[VARIABLE] = f"{path},false,{_MB}" + ",true" * fourth
+
+
+def file_system(path: str, mounts: str) -> str:
+    """Type of the file system of `path`, from /proc/mounts."""
+    points = [line.split()[1:3] for line in mounts.splitlines()]
+    above = [(mount, kind) for mount, kind in points if f"{path}/".startswith(mount.rstrip("/") + "/")]
+    return max(reversed(above), key=lambda point: len(point[0]), default=("", "unknown"))[1]
