@@ -54,6 +54,18 @@ def test_what_the_emulation_counts_and_refuses(scenario):
     assert apart < 0.7
 
 
+def test_recomputed_blocks_save_memory_and_a_warm_up_leaves_nothing(scenario):
+    peaks, *warm_ups, differ = scenario("activation_checkpointing", "warm_up_leaves_nothing").splitlines()[-4:]
+    kept, merged, apart = map(int, peaks.split()[1:])
+    assert apart < 0.65 * merged
+    assert apart < 0.4 * kept
+    assert [line.split(",")[0] for line in warm_ups] == [
+        "warm-up   1 of 2: texts of 12 tokens",
+        "warm-up   2 of 2: texts of 8 tokens",
+    ]
+    assert differ == "differ []"
+
+
 def test_graphs_keep_results_and_a_changing_constant_ends_the_run(scenario):
     said = scenario("graph_outputs", "recompiles", "nodes")
     assert said.startswith("8 step 6: 1 graphs compiled for texts of 24 tokens")
