@@ -35,6 +35,10 @@ VARIANTS = {
     "all three, then as long with hard ITM negatives, towers frozen": [
         "init.checkpoint={all_three}", "objective.itm_negatives=hard", "optim.freeze=[image,text]",
     ],
+    "all three, 8 micro-batches, contrast among all": ["data.lanes=8", "micro_batch=8"],
+    "all three, 8 micro-batches, contrast within each": [
+        "data.lanes=8", "micro_batch=8", "objective.contrast=micro_batch",
+    ],
     "all three, wide images, cropped": ["data.root={wide}"],
     "all three, wide images, squashed": ["data.root={wide}", "data.square=squash"],
 }  # fmt: skip

@@ -26,7 +26,7 @@ from bridgetower_train.engines import ENGINES, Engine
 from bridgetower_train.engines.activation import checkpoint_blocks
 from bridgetower_train.engines.graphs import Graphs, planned_graphs
 from bridgetower_train.engines.optim import Schedule, set_lr
-from bridgetower_train.errors import UserError
+from bridgetower_train.errors import ConfigError, UserError
 from bridgetower_train.files import atomic_write
 from bridgetower_train.tasks import Contrast, contrast, step_flops, task_class
 from bridgetower_train.training.best import BestSoFar
@@ -208,7 +208,13 @@ def build_engine(
     task.to(device.torch_device)
     if config.engine.activation_checkpointing:
         checkpoint_blocks(task.model, device)
-    graphs = planned_graphs(config, contrast(config, ranks.world_size), device.execution).distinct
+    compared = contrast(config, ranks.world_size)
+    if compared.two_passes and config.device.graphs:
+        raise ConfigError(
+            "device.graphs=true: each replay draws its own dropout, so that two passes over a micro-batch would differ; remove it, "
+            "or set objective.contrast=micro_batch"
+        )
+    graphs = planned_graphs(config, compared, device.execution).distinct
     engine = ENGINES[config.engine.name](task, device, ranks, config.optim, graphs, accumulates=accumulation > 1)
     if compiles:
         warm_up(config, engine)  # before anything is loaded into the optimizer

@@ -43,7 +43,8 @@ def test_the_scan_covers_8_to_4096_cards(plan):
     assert [p.cluster.cards for p in plan.same_batch] == [2**k for k in range(3, 11)], "a lane gives two pairs at least"
     assert {p.pairs * p.cluster.cards for p in plan.same_batch} == {2048}
     for points in (plan.same_pairs, plan.same_batch):
-        rates = [p.samples_per_s / p.cluster.cards for p in points]
+        rates = [p.samples_per_s / p.cluster.cards for p in points if not p.contrast.two_passes]
+        assert len(rates) > 2
         assert all(later <= before * 1.0001 for before, later in pairwise(rates))
         assert [p for p in points if p.cluster.cards == 512] == [plan.here]
     assert plan.same_batch[-1].links_share > plan.same_batch[0].links_share

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from bridgetower_train.weights.checkpoint import newest, step_folders
-from tests.training.runs import Job, final_weights, metric_lines, train_here
+from tests.training.runs import Job, final_weights, losses, metric_lines, train_here
 
 SAVING = ["steps=200", "checkpoint.every=4", "validation.every=50", "validation.samples=16"]
 
@@ -175,6 +175,26 @@ def test_a_run_folder_keeps_to_its_run(tmp_path, shapes_root, capsys):
     assert error.count("\n") == 1
     train_here(shapes_root, tmp_path, "steps=2")
     assert "nothing" in capsys.readouterr().out
+
+
+def test_four_ranks_go_on_as_one_with_four_micro_batches(tmp_path, train):
+    """Dropout, negatives and contrast belong to places in the global batch, so the losses stay the same."""
+    options = ["steps=8", "checkpoint.every=4"]
+    train(tmp_path, *options, ranks=4)
+    before = losses(tmp_path)
+    shutil.rmtree(step_folders(tmp_path)[-1])
+    output = train(tmp_path, *options, "micro_batch=2")
+    assert "resume    from step 4" in output
+    assert "1 ranks x 2 samples x 4 micro-batches" in output
+    assert losses(tmp_path) == pytest.approx(before, abs=1e-5)
+
+
+@pytest.mark.parametrize("decides", [["objective.itm_negatives=hard"], ["objective.contrast=micro_batch"]])
+def test_a_micro_batch_that_decides_a_loss_stays(tmp_path, shapes_root, capsys, decides):
+    train_here(shapes_root, tmp_path, "steps=2", "micro_batch=4", *decides)
+    train_here(shapes_root, tmp_path, "steps=4", "micro_batch=2", *decides, code=1)
+    assert "micro_batch was 4, is 2" in capsys.readouterr().err
+    train_here(shapes_root, tmp_path, "steps=3", "micro_batch=4", *decides)
 
 
 def test_old_checkpoints_go_and_milestones_stay(tmp_path, shapes_root):
