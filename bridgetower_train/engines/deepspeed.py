@@ -9,7 +9,7 @@ host, and differ between its versions.
 import importlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from copy import deepcopy
+from copy import copy, deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,10 @@ class ZeroEngine(Engine):
         )
         self._partitioned = self._partition() if stage else []
         self._host = HostCopies(device)
+        self._embedding_trace: Any = None
+        if stage == 3:
+            self._embedding_trace = copy(self.engine.optimizer.parameter_offload.param_coordinator)
+            self._embedding_trace._clear_trace_structures()  # the two share what they hold no longer
 
     def _partition(self) -> list[tuple[dict[str, Any], Tensor, FlatPartition]]:
         """(group, this rank's flat tensor of weights, partition) of each group, with an optimizer state of zeros."""
@@ -108,10 +112,26 @@ class ZeroEngine(Engine):
                         )
 
     def embed(self, batch: Batch) -> tuple[Embedded, dict[str, Tensor]]:
-        with torch.no_grad():
+        with torch.no_grad(), self._own_trace():
             embedded: tuple[Embedded, dict[str, Tensor]] = self.engine.module(batch)
         self.device.mark_step()
         return embedded
+
+    @contextmanager
+    def _own_trace(self) -> Iterator[None]:
+        """ZeRO-3 fetches weights ahead in the order in which it saw the modules; inside the block it learns and uses another.
+
+        With one for both passes it would forget it in each step, and compare the new one between the ranks.
+        """
+        if self._embedding_trace is None:
+            yield
+            return
+        offload = self.engine.optimizer.parameter_offload
+        offload.param_coordinator, kept = self._embedding_trace, offload.param_coordinator
+        try:
+            yield
+        finally:
+            offload.param_coordinator = kept
 
     def forward_backward(self, batch: Batch, totals: Tensor, across: Across, last: bool) -> Metrics:
         self.engine.set_gradient_accumulation_boundary(last)

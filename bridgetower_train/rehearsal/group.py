@@ -26,6 +26,7 @@ from bridgetower_train.engines.deepspeed_import import import_deepspeed
 
 BACKEND = "rehearsed"
 _PACKAGE = Path(__file__).parents[1]
+_NAMING = ("collectives.py", "distributed.py")
 
 Tensors = list[Tensor]
 
@@ -166,11 +167,11 @@ def _done(result: Any) -> dist.Work:
 
 
 def _caller() -> str:
-    """The innermost function of this package on the stack, except those of the rehearsal and of distributed.py."""
+    """The innermost function of this package on the stack, except those of the rehearsal and those that name collectives."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         path = Path(frame.f_code.co_filename)
-        if path.is_relative_to(_PACKAGE) and path.name != "distributed.py" and path.parent != Path(__file__).parent:
+        if path.is_relative_to(_PACKAGE) and path.name not in _NAMING and path.parent != Path(__file__).parent:
             return f"{path.relative_to(_PACKAGE)} {frame.f_code.co_name}"
         frame = frame.f_back
     return "?"

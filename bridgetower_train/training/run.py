@@ -211,8 +211,8 @@ def build_engine(
     compared = contrast(config, ranks.world_size)
     if compared.two_passes and config.device.graphs:
         raise ConfigError(
-            "device.graphs=true: each replay draws its own dropout, so that two passes over a micro-batch would differ; remove "
-            "it, or set objective.contrast=micro_batch"
+            "device.graphs=true: each replay draws its own dropout, so two passes over a micro-batch would differ; remove it, or "
+            "set objective.contrast=micro_batch"
         )
     graphs = planned_graphs(config, compared, device.execution).distinct
     engine = ENGINES[config.engine.name](task, device, ranks, config.optim, graphs, accumulates=accumulation > 1)

@@ -52,7 +52,7 @@ def test_it_plays_a_rank_of_many(root: Path, tmp_path: Path):
     gradients = re.search(r"\| all_reduce \| cards \| \d+ \| ([\d,]+) \| [\d,]+ \| engines/native.py", out)
     assert float(gradients[1].replace(",", "")) == pytest.approx(4 * parameters, rel=0.3)  # the vocabulary is smaller
     assert "| all_gather | cards | 2 | 526,336 |" in out  # 128 x 2 x 512 float32, and 2 x 128 ids
-    assert "| all_reduce | cards | 1 | 524,288 | 1,015,808 | tasks/gather.py backward |" in out
+    assert "| reduce_scatter | cards | 1 | 524,288 | 507,904 | tasks/gather.py backward |" in out
     assert not list(scratch.iterdir())
 
 

@@ -13,7 +13,7 @@ from bridgetower_train.bench.hugging_face import separate_flops
 from bridgetower_train.config import ModelConfig, ObjectiveConfig, OptimConfig
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.model.flops import forward_flops
-from bridgetower_train.tasks import step_flops
+from bridgetower_train.tasks import first_pass_flops, step_flops
 from bridgetower_train.tasks.pretraining import Pretraining
 from tests.tiny import SMALL
 
@@ -91,6 +91,19 @@ def test_what_is_frozen_costs_no_gradient(freeze: list[str]):
     _, step = counted(config, ObjectiveConfig(), freeze)
     run = replace(run_config(config, ObjectiveConfig()), optim=OptimConfig(freeze=freeze))
     assert step / PAIRS == pytest.approx(step_flops(run), rel=0.03)
+
+
+@pytest.mark.parametrize("name", ["hf", "ms"])
+def test_the_pass_that_embeds(name: str):
+    """Without what it leaves out: the states for MLM, with form `ms` the fusion encoder."""
+    config, objective = ModelConfig(vocab_size=50265), OBJECTIVES[name]
+    batch = made(config, objective)
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        task = Pretraining(run_config(config, objective), plain_attention)
+        with FlopCounterMode(display=False) as counter:
+            task.embed(batch)
+    planned = first_pass_flops(run_config(config, objective))
+    assert counter.get_total_flops() / PAIRS == pytest.approx(planned, rel=0.005)
 
 
 def test_published_figures():
