@@ -312,6 +312,8 @@ const at::Tensor& resize(const at::Tensor& t, c10::IntArrayRef size, std::option
 
 // ---- Everything else.
 
+const std::set<std::string> fills = {"aten::fill_", "aten::zero_"};
+
 void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const auto& schema = op.schema();
   Inside guard;
@@ -320,15 +322,21 @@ void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   std::ostringstream text;
   text << schema.name() << '.' << schema.overload_name();
   for (const auto& value : arguments) describe(text, value);
-  Node node(text.str(), !op.hasTag(at::Tag::nondeterministic_seeded));
+  bool draws = op.hasTag(at::Tag::nondeterministic_seeded);
+  for (size_t i = 0; i < arguments.size(); i++) {
+    draws &= schema.arguments()[i].name() != "dropout_p" || arguments[i].toDouble() > 0;
+  }
+  Node node(text.str(), !draws);
   bool in_place = false;
   for (size_t i = 0; i < arguments.size(); i++) {
     const auto& argument = schema.arguments()[i];
-    const bool written = argument.alias_info() && argument.alias_info()->isWrite(), out = written && argument.kwarg_only();
-    in_place |= written && !out;
+    const bool written = argument.alias_info() && argument.alias_info()->isWrite();
     each(arguments[i], [&](const at::Tensor& t) {
       if (written) check_write(t);
-      if (!out) node.reads(t);  // What it held does not matter.
+      // Of a result that is filled as a whole it does not matter what it held.
+      if (written && (argument.kwarg_only() || (fills.count(schema.name()) && whole(t)))) return;
+      in_place |= written;
+      node.reads(t);
     });
   }
   {

@@ -1,5 +1,6 @@
 """Scenes on the emulated device, each run by a test in a process of its own: `python scenarios.py NAME`."""
 
+import gc
 import importlib
 import math
 import os
@@ -11,8 +12,9 @@ import torch
 import torch.distributed as dist
 from torch.utils.checkpoint import checkpoint
 
+from bridgetower_train.cli import main
 from bridgetower_train.config import DataConfig, DeviceConfig, ObjectiveConfig, OptimConfig, TrainConfig
-from bridgetower_train.devices import habana, make_device
+from bridgetower_train.devices import checks, habana, hpu_checks, make_device
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.engines import NativeEngine
 from bridgetower_train.engines.activation import checkpoint_blocks
@@ -23,7 +25,7 @@ from bridgetower_train.training.recompiles import RecompileGuard
 from bridgetower_train.training.step import backward
 from bridgetower_train.training.warm_up import warm_up
 from tests.helpers import pretraining, random_batch
-from tests.tiny import SMALL
+from tests.tiny import SMALL, TINY
 
 STUB = Path(__file__).parent / "stub" / "habana_frameworks" / "torch"
 
@@ -46,6 +48,12 @@ def lazy():
         hpu(execution="lazy")
     except ConfigError as error:
         print(error, "habana_frameworks.torch" in sys.modules)
+
+
+def bridge():
+    """What the doctor says of the vendor's package, in the mode of each execution."""
+    for execution in ("lazy", "compile"):
+        print(hpu_checks.check_bridge(checks.run, execution).found)
 
 
 def generation():
@@ -327,6 +335,27 @@ def environments():
     except ConfigError as error:
         print(error)
     os.environ["PT_HPU_LAZY_MODE"] = "1"
+
+
+def checkpointing():
+    """The most that a step takes, above what is there before it, with activation checkpointing and without."""
+    counts, peaks = hpu() and habana.module("_emulation").device, []
+    model = [
+        "model.vision_layers=4",
+        "model.text_layers=4",
+        "model.dropout=0",
+        "global_batch=64",
+        "steps=1",
+        "device.precision=fp32",
+    ]
+    for on in ("true", "false"):
+        counts.reset_most_used()
+        before = counts.counts()["in_use"]
+        run = ["device=hpu", f"run_dir={os.environ['RUN_DIR']}/{on}", f"data.root={os.environ['SHAPES_ROOT']}"]
+        assert main(["train", *TINY, *model, *run, f"engine.activation_checkpointing={on}"]) == 0
+        gc.collect()
+        peaks.append(counts.counts()["most_used"] - before)
+    print(*peaks)
 
 
 if __name__ == "__main__":

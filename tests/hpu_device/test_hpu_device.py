@@ -31,9 +31,10 @@ def test_auto_takes_it_before_anything_else_and_rounds_only_what_is_listed(scena
 
 
 def test_the_upstream_build_has_no_lazy_mode(scenario):
-    refused, auto, gelu = scenario("lazy", "auto", "exact_gelu", HPU_EMULATION_RELEASE="1.24-upstream").splitlines()[
-        -3:
-    ]
+    said = scenario("bridge", "lazy", "auto", "exact_gelu", HPU_EMULATION_RELEASE="1.24-upstream")
+    broken, works, refused, auto, gelu = said.splitlines()[-5:]
+    assert broken.startswith("cannot be imported for execution=lazy: AssertionError Upstream PyTorch version")
+    assert works == "can be imported for execution=compile, 8 cards"
     assert refused.endswith("use device.execution=compile or eager False")
     assert auto.startswith("hpu compile 8 cards found; compile: torch ")
     assert "is not the vendor's fork" in auto

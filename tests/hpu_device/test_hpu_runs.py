@@ -82,8 +82,8 @@ def test_lazy(tmp_path, on_cpu, on_hpu, calls):
     reads = [(line["d2h"], line["scalars"]) for line in of_step]
     assert len(set(reads[:5])) == len(set(reads[5:10])) == len(set(reads[10:])) == 1
     assert reads[4] != reads[5]
-    # Each of the two text lengths costs one graph of forward and backward; the vendor's own are two of clipping, one of skipping
-    # and six of the groups. All are compiled before the first step.
+    # Each of the two text lengths costs one graph of forward and backward; the vendor's own are one of the temperature's
+    # bounds, one of clipping, one of skipping and six of the groups. All are compiled before the first step.
     assert compilations(lines, first=True) == (["forward_backward"] * 2, 9)
     assert compilations(lines, first=False) == ([], 0)
     assert [line["recompiles"] for line in metric_lines(tmp_path / "hpu")] == [0, 0, 0]
@@ -192,6 +192,13 @@ def test_a_run_goes_on_across_devices_without_restarting_the_bias_correction(
         else:
             train(tmp_path, *keys, env=hpu)
     assert_near(losses(tmp_path), losses(reference(*FP32, "steps=12", *options)), abs=SAME)
+
+
+def test_activation_checkpointing_saves_memory(tmp_path, shapes_root, scenario):
+    """In lazy mode nothing where a block is recomputed in the graph of its forward pass."""
+    peaks = scenario("checkpointing", SHAPES_ROOT=str(shapes_root), RUN_DIR=str(tmp_path)).splitlines()[-1]
+    recomputed, kept = map(int, peaks.split())
+    assert recomputed < 0.7 * kept
 
 
 def test_a_rank_that_hangs_ends_the_run(tmp_path, start, hpu):

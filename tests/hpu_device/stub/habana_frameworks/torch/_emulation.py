@@ -44,7 +44,7 @@ if GENERATION == 1 and RELEASE != "1.21":
 
 def _load() -> Any:
     path = os.environ["HPU_EMULATION"]
-    spec = importlib.util.spec_from_file_location("hpu_emulation", path)
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     lists = [os.environ.get(f"PT_HPU_AUTOCAST_{kind}_OPS_LIST") for kind in ("LOWER_PRECISION", "FP32")]
