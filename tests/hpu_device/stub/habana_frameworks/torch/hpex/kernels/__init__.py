@@ -30,8 +30,8 @@ class FusedSDPA(torch.autograd.Function):
             recompute_mode = recompute_sdp_enabled()
         scale = q.shape[-1] ** -0.5 if scale is None else scale
         logits = q @ k.transpose(-2, -1) * scale
-        p = (logits if attn_mask is None else logits + attn_mask).softmax(-1)
-        kept = (torch.rand_like(p) >= dropout_p) / (1 - dropout_p) if dropout_p else torch.ones_like(p)
+        p = (logits if attn_mask is None else logits + attn_mask).softmax(-1).to(q.dtype)
+        kept = (torch.rand_like(p) >= dropout_p).to(q.dtype) / (1 - dropout_p) if dropout_p else torch.ones_like(p)
         ctx.save_for_backward(q, k, v, p, kept)
         ctx.scale = scale
         return (p * kept) @ v
