@@ -89,9 +89,22 @@ index_here() {
 }
 
 # The names of the variables to pass on to the ranks of all hosts. Some hold keys: their values never stand in an argument.
+# mpirun passes on those of Open MPI (OMPI_) by itself.
 variables_to_forward() {
-  local begin='PT_|HCCL_|HABANA_|HLS_|GC_|FI_|RDMAV_|NCCL_|GLOO_|MASTER_|OMP_|DS_ACC|PYTHON|WANDB_|HF_|AWS_|KUBERNETES_SERVICE_HOST'
+  local begin='PT_|HCCL_|HCL_|HABANA_|HLS_|GC_|FI_|RDMA|OPAL_|TCMALLOC_|LOG_LEVEL_|ENABLE_CONSOLE|NCCL_|GLOO_|MASTER_|OMP_'
+  begin+='|USE_CPU_AFFINITY|DS_ACC|BRIDGETOWER_|PYTHON|WANDB_|HF_|AWS_|KUBERNETES_SERVICE_HOST'
   compgen -e | grep -E "^($begin)|^(LD_LIBRARY_)?PATH\$|_(proxy|PROXY)\$"
+}
+
+# Preload what the launcher's host does, such as tcmalloc in the vendor's images, where this host has it too.
+preload_as_the_launcher() {
+  local library found=
+  for library in ${BRIDGETOWER_PRELOAD//:/ }; do
+    if [ -e "$library" ]; then
+      found+=${found:+:}$library
+    fi
+  done
+  export LD_PRELOAD=$found
 }
 
 # Let gloo, NCCL and hccl of a run on this host alone listen on the loopback.

@@ -8,7 +8,7 @@
 # The variables listed in launch/common.sh are forwarded; more can be set in .deepspeed_env, here or in the home folder. They lie
 # in a temporary file on each host, readable by its owner alone, until the end of the run.
 # NPROC        ranks without a host file; default: one per card, or one on the CPU
-# CORES        cores per rank; default: an equal share of this host's
+# CORES        threads per rank; default: an equal share of this host's cores
 # SSH_PORT     ssh port of the hosts; default: 22.  PDSH_SSH_ARGS_APPEND  more options for ssh, such as "-i key"
 # MASTER_ADDR  rank 0's host; default: the first one.  MASTER_PORT  its port; default: a free one
 set -euo pipefail
@@ -30,6 +30,7 @@ folder=$(mktemp -d)
 trap 'rm -r "$folder"' EXIT
 awk '{ print $1, "slots=" $2 }' <<<"$lines" >"$folder/hosts"
 export BRIDGETOWER_RANK_0="$folder/rank_0" # where launch/rank.sh writes its process id
+export BRIDGETOWER_PRELOAD=${LD_PRELOAD:-}
 
 # Run the command $1 on all hosts, with the standard input $2.
 on_all_hosts() {
@@ -49,7 +50,7 @@ if [ "$(wc -l <<<"$lines")" -gt 1 ]; then
   # its log. It makes `export NAME="VALUE";` of each line of DS_ENV_FILE.
   variables=$(
     { cat ~/.deepspeed_env .deepspeed_env 2>/dev/null || true; } | sed -n 's/^\([A-Za-z_][A-Za-z0-9_]*\)=\(.*\)/export \1="\2"/p'
-    for name in $(variables_to_forward) BRIDGETOWER_RANK_0; do
+    for name in $(variables_to_forward); do
       printf "export %s='%s'\n" "$name" "${!name//\'/\'\\\'\'}"
     done
   )

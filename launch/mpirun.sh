@@ -6,7 +6,7 @@
 #
 # The hosts are reached by ssh (OMPI_MCA_plm_rsh_args="-p 3022" for another port) and have this folder under the same path.
 # NPROC        ranks without a host file; default: one per card, or one on the CPU
-# CORES        cores per rank; default: an equal share of this host's
+# CORES        threads per rank; default: an equal share of this host's cores
 # MASTER_ADDR  rank 0's host; default: the first one.  MASTER_PORT  its port; default: a free one
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -23,12 +23,7 @@ else
   first=127.0.0.1 each=${NPROC:-$(ranks_here)}
   where=(-n "$each" --host "localhost:$each")
 fi
-cores=${CORES:-$(cores_each "$each")}
-if [ "$(gaudi_cards)" != 0 ]; then # the vendor's binding: consecutive ranks of a host on separate cores
-  where+=(--bind-to core --map-by "socket:PE=$cores" --rank-by slot --report-bindings)
-else
-  where+=(--bind-to none)
-fi
+where+=(--bind-to none) # mpirun does not know near which cores a card is; launch/near_card.py binds the ranks
 if [ "$(id -u)" = 0 ]; then
   where+=(--allow-run-as-root)
 fi
@@ -36,7 +31,8 @@ if [ -n "${MPI_ROOT:-}" ]; then # as in the vendor's images; ssh does not set th
   where+=(--prefix "$MPI_ROOT")
 fi
 
-export MASTER_ADDR=${MASTER_ADDR:-$first} MASTER_PORT=${MASTER_PORT:-$(free_port)} OMP_NUM_THREADS=${OMP_NUM_THREADS:-$cores}
+export MASTER_ADDR=${MASTER_ADDR:-$first} MASTER_PORT=${MASTER_PORT:-$(free_port)} BRIDGETOWER_PRELOAD=${LD_PRELOAD:-}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${CORES:-$(cores_each "$each")}}
 for name in $(variables_to_forward); do
   where+=(-x "$name")
 done

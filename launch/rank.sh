@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # One rank, started by mpirun, srun or DeepSpeed: sets the variables that torch reads, and the network interface to rank 0.
 set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=launch/common.sh
-. "$(dirname "$0")/common.sh"
+. "$here/common.sh"
 
 if [ -z "${CROSS_RANK:-}" ]; then # DeepSpeed sets it, and the others as well
   export RANK=${OMPI_COMM_WORLD_RANK:-${SLURM_PROCID:?start this script with mpirun, srun or DeepSpeed}}
@@ -18,4 +19,7 @@ if [ "$LOCAL_WORLD_SIZE" = "$WORLD_SIZE" ]; then
 else
   choose_interface "$MASTER_ADDR"
 fi
-exec python -m bridgetower_train train "$@"
+if [ -n "${BRIDGETOWER_PRELOAD:-}" ]; then
+  preload_as_the_launcher
+fi
+exec python "$here/near_card.py" python -m bridgetower_train train "$@"

@@ -10,8 +10,9 @@
 # MAX_RESTARTS  how often all ranks may restart from the newest checkpoint after one was lost; default: 3
 # All hosts must have the same data.root and run_dir.
 set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=launch/common.sh
-. "$(dirname "$0")/common.sh"
+. "$here/common.sh"
 
 check_numbers NODES NODE_RANK NPROC MASTER_PORT MAX_RESTARTS
 if [ -n "${HOSTFILE:-}" ]; then
@@ -41,4 +42,4 @@ fi
 
 python -m bridgetower_train train "$@" --cfg job >/dev/null # report a wrong key here, not on every rank
 exec python -m torch.distributed.run "${meet[@]}" --nproc-per-node="$NPROC" --max-restarts="${MAX_RESTARTS:-3}" \
-  -m bridgetower_train train "$@"
+  "$here/near_card.py" python -u -m bridgetower_train train "$@"

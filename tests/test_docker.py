@@ -1,5 +1,6 @@
 """Dockerfile.gaudi and Dockerfile.cuda: linted, alike, and of versions that fit together."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -47,6 +48,27 @@ def test_an_image_is_built_on_the_base_that_is_given_and_runs_as_an_ordinary_use
     assert re.search(r"^#   --build-arg BASE=\S+@sha256:", dockerfile, re.MULTILINE)
     *_, user = re.findall(r"^USER (\d+)$", dockerfile, re.MULTILINE)
     assert int(user) > 0
+
+
+@pytest.mark.parametrize("dockerfile", [GAUDI, CUDA])
+def test_the_environment_is_made_where_python_cannot_install_pip(dockerfile, tmp_path):
+    """As in the vendor's images, which lack python3-venv; here a mount hides ensurepip."""
+    ensurepip = pytest.importorskip("ensurepip")
+    if os.geteuid() != 0 or subprocess.run(["unshare", "--mount", "true"]).returncode:
+        pytest.skip("needs the right to mount")
+    environment = tmp_path / "bridgetower"
+    (command,) = [line for line in instructions(dockerfile) if "-m venv" in line]
+    command = command.removeprefix("RUN ").replace("/opt/bridgetower", str(environment))
+    (tmp_path / "empty").mkdir()
+    hide = f"mount --bind {tmp_path / 'empty'} {Path(ensurepip.__file__).parent} && "
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path}
+    shell = ["unshare", "--mount", "bash", "-euo", "pipefail", "-c"]
+    made = subprocess.run([*shell, hide + command], env=env, capture_output=True, text=True)
+    assert made.returncode == 0, made.stdout + made.stderr
+    pip = subprocess.run([environment / "bin/python", "-m", "pip", "--version"], capture_output=True, text=True)
+    assert pip.returncode == 0, pip.stderr
+    assert (environment / "bin/torchrun").read_text().startswith(f"#!{environment}/bin/python\n")
 
 
 @pytest.mark.parametrize("dockerfile", [GAUDI, CUDA])

@@ -68,7 +68,7 @@ class Peak:
 
 def measure(config: BenchMemoryConfig) -> Figures:
     """FIGURES."""
-    device, _ = make_device(config.device)
+    device, _ = make_device(config.device, engine=config.engine)
     ranks, _ = join(config.world_size - 1, config.world_size) if config.world_size > 1 else (Ranks(0, 1, None), None)
     try:
         peak = compare(config, device, ranks)

@@ -66,7 +66,7 @@ def run(config: RehearseConfig) -> None:
         print(f"{'rank':10}{config.rank} of {config.world_size}")
         for part, note in setup.notes.items():
             print_line(f"{part:10}{note}")
-        device, _ = make_device(setup.config.device)
+        device, _ = make_device(setup.config.device, engine=config.engine.name)
         # A forked loader worker would keep a copy of every weight that an update changes.
         device.mp_start_method = "forkserver"
         ranks, log = join(config.rank, config.world_size)

@@ -22,7 +22,7 @@ from bridgetower_train.watchdog import Watchdog
 def run(config: TrainConfig) -> int:
     """Train with `config`; resumes if the run folder has a checkpoint. Returns the exit code."""
     exit_with_parent()
-    device, why = make_device(config.device_here, local_rank())
+    device, why = make_device(config.device_here, local_rank(), config.engine.name)
     ranks = init_ranks(device.backend, config.distributed)
     try:
         with Watchdog(ranks, config.distributed.timeout) as watchdog, ExitStack() as stack:

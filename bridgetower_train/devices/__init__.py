@@ -14,8 +14,8 @@ DEVICES: dict[str, type[Device]] = {"hpu": HpuDevice, "cuda": CudaDevice, "cpu":
 """In the order in which `device.name=auto` tries them."""
 
 
-def make_device(config: DeviceConfig, local_rank: int = 0) -> tuple[Device, str]:
-    """The configured device and why it was chosen.
+def make_device(config: DeviceConfig, local_rank: int = 0, engine: str = "native") -> tuple[Device, str]:
+    """The configured device for an engine, and why it was chosen.
 
     ConfigError if it is unknown or unavailable, or if `auto` meets one that is there and does not work.
     """
@@ -23,6 +23,7 @@ def make_device(config: DeviceConfig, local_rank: int = 0) -> tuple[Device, str]
     reasons: list[str] = []
     for name in DEVICES if config.name == "auto" else [config.name]:
         device = DEVICES[name]
+        device.prepare(engine)
         probe = device.probe(config)
         if probe.usable:
             made, why = device(config, local_rank), probe.why if config.name == "auto" else "as configured"

@@ -62,6 +62,10 @@ class Device(ABC):
                 "remove device.graphs"
             )
 
+    @classmethod  # noqa: B027  nothing to do on most devices
+    def prepare(cls, engine: str) -> None:
+        """Set what `engine` needs in the environment; called before `probe`, which may import what reads it."""
+
     @classmethod
     @abstractmethod
     def probe(cls, config: DeviceConfig) -> Probe:

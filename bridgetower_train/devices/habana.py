@@ -27,7 +27,8 @@ bits, `softmax` and `log_softmax`."""
 
 FP32_OPS = Path(__file__).parent / "hpu_fp32_ops.txt"
 """Operators that it runs in float32: the vendor's list with those two, and without divisions, which would make the hidden layer
-of every image block float32. Operators on neither list keep the precision of their inputs."""
+of every image block float32. Operators on neither list keep the precision of their inputs, but for those that the package always
+runs in the widest type among them: add, iadd, sub, mul, div, truediv, pow, exp, addcmul, addcdiv, cat and stack."""
 
 AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"
 
@@ -36,6 +37,9 @@ NODES, DRIVER = "/dev/accel/accel[0-9]*", "/sys/class/accel"
 
 VENDOR = "0x1da3"
 """The vendor's PCI identifier."""
+
+ZERO = ("PT_HPU_LAZY_ACC_PAR_MODE", "PT_HPU_ENABLE_REFINE_DYNAMIC_SHAPES")
+"""Variables that ZeRO needs at 0 in lazy mode (accelerator/hpu_accelerator.py of the vendor's DeepSpeed 1.21.0)."""
 
 
 def installed() -> bool:

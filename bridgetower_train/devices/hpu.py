@@ -56,6 +56,12 @@ class HpuDevice(Device):
         self._set_iteration_count: Callable[[int], None] = lambda number: None
 
     @classmethod
+    def prepare(cls, engine: str) -> None:
+        """For ZeRO, the two variables that the vendor's DeepSpeed sets, but only after the package has read them."""
+        for name in habana.ZERO if engine.startswith("zero") else ():
+            os.environ.setdefault(name, "0")
+
+    @classmethod
     def choose_execution(cls, execution: str) -> tuple[str, str]:
         """For `auto`, lazy with the vendor's fork of torch; compile with another build, which has no lazy mode."""
         if execution != "auto":

@@ -1,5 +1,6 @@
 """Gaudi: driver, software and torch against each other, cards, execution mode, network."""
 
+import glob
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from bridgetower_train.devices import habana, hl_smi
 from bridgetower_train.devices.gaudi_versions import GaudiStack, generation_of, stack_of
 from bridgetower_train.devices.habana import PLUGIN
 from bridgetower_train.devices.hpu import HpuDevice
-from bridgetower_train.devices.hpu_environment import check_environment, check_huge_pages, check_modules
+from bridgetower_train.devices.hpu_environment import check_environment, check_huge_pages, check_modules, check_nodes
 from bridgetower_train.devices.network_checks import check_interface, check_rendezvous
 from bridgetower_train.findings import Finding, fail, ok, warning
 from bridgetower_train.versions import installed_version
@@ -40,11 +41,12 @@ def check_hpu(config: TrainConfig, env: Mapping[str, str], run: Callable[..., st
     execution, _ = HpuDevice.choose_execution(config.device.execution)
     return [
         check_cards(cards, driver),
+        *check_nodes(sorted(glob.glob("/dev/accel/accel*"))),
         check_software(software, driver),
         *check_stack(stack, software, cards, execution),
         check_bridge(run, execution),
         *check_modules(cards, env),
-        *check_environment(config, env),
+        *check_environment(config, env, software),
         check_huge_pages(len(cards), Path("/proc/meminfo").read_text()),
         *check_deepspeed(config.engine.name, stack, installed_version("deepspeed")),
         *check_interface(env, "HCCL_SOCKET_IFNAME"),

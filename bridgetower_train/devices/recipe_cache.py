@@ -18,6 +18,9 @@ VARIABLE = "PT_HPU_RECIPE_CACHE_CONFIG"
 SHARED = ("nfs", "lustre", "fuse")
 """How the types of file systems begin that several hosts share: locks, by which ranks share a cache, do not work there."""
 
+SHARED_CACHE = Version("1.21")
+"""First release whose cache may lie on such a file system."""
+
 _MB = 8192
 
 
@@ -35,7 +38,7 @@ def keep_recipes(folder: str, software: str | None, rank: int) -> None:
             f"{key}: the vendor separates fields by commas; name a folder without one, or null for no cache"
         )
     shared = file_system(str(nearest_folder(Path(folder))), Path("/proc/mounts").read_text()).startswith(SHARED)
-    fourth = shared and software is not None and Version(software) >= Version("1.21")
+    fourth = shared and software is not None and Version(software) >= SHARED_CACHE
     path = Path(folder).absolute()
     path.mkdir(0o700, parents=True, exist_ok=True)
     own_folder(path)

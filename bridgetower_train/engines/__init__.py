@@ -1,6 +1,6 @@
 """The engines. A new one is a file with an `Engine`, and a line in ENGINES.
 
-May import config, data, devices, distributed, model, rendezvous and tasks.
+May import collectives, config, data, devices, distributed, model, rendezvous and tasks.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,6 @@
 """Tasks: what a model is trained for. A new one is a file or a folder here with a `Task`, and a line in TASKS.
 
-May import config, data, devices and model.
+May import collectives, config, data, devices and model.
 """
 
 from bridgetower_train.config import TrainConfig, one_of

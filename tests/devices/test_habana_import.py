@@ -86,3 +86,29 @@ def test_a_card_without_the_package_is_not_passed_over(tmp_path, monkeypatch, ma
 )
 def test_the_fork_is_told_by_its_version(version, fork):
     assert habana.is_fork(version) == fork
+
+
+SEEN = """
+import os
+print(*(os.environ.get(name) for name in ("PT_HPU_LAZY_ACC_PAR_MODE", "PT_HPU_ENABLE_REFINE_DYNAMIC_SHAPES")))
+raise ImportError
+"""
+
+
+@pytest.mark.parametrize(
+    ("engine", "given", "seen"),
+    [
+        ("native", {}, "None None"),
+        ("zero1", {}, "0 0"),
+        ("zero3", {"PT_HPU_LAZY_ACC_PAR_MODE": "1"}, "1 0"),
+    ],
+)
+def test_zero_finds_its_variables_set_before_the_package_reads_them(tmp_path, engine, given, seen):
+    package = tmp_path / "habana_frameworks" / "torch"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(SEEN)
+    overrides = [f"engine={engine}", "device=hpu", f"run_dir={tmp_path / 'run'}"]
+    command = [sys.executable, "-m", "bridgetower_train", "train", *overrides]
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}", **given}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == seen, done.stderr

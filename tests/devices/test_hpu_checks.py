@@ -76,7 +76,14 @@ def test_cards():
     ("env", "level"),
     [
         ({}, None),
-        ({"HABANA_VISIBLE_MODULES": "0,1,7"}, OK),
+        ({"HABANA_VISIBLE_MODULES": "5"}, OK),
+        ({"HABANA_VISIBLE_MODULES": "2,3"}, OK),
+        ({"HABANA_VISIBLE_MODULES": "5,4,7,6"}, OK),
+        ({"HABANA_VISIBLE_MODULES": "0,1,2,3,4,5,6,7"}, OK),
+        ({"HABANA_VISIBLE_MODULES": "1,2"}, WARNING),
+        ({"HABANA_VISIBLE_MODULES": "0,0"}, WARNING),
+        ({"HABANA_VISIBLE_MODULES": "0,1,2"}, WARNING),
+        ({"HABANA_VISIBLE_MODULES": "2,3,4,5"}, WARNING),
         ({"HABANA_VISIBLE_MODULES": "all"}, FAIL),
         ({"HABANA_VISIBLE_MODULES": "7,8"}, FAIL),
         ({"HABANA_VISIBLE_DEVICES": "all"}, None),
@@ -106,6 +113,7 @@ def test_execution_against_the_environment(execution, mode, level):
         ({"PT_HPU_AUTOCAST_FP32_OPS_LIST": "/etc/ops.txt"}, "PT_HPU_AUTOCAST_FP32_OPS_LIST", FAIL),
         ({"HABANA_LOGS": "/proc/logs"}, "HABANA_LOGS", FAIL),
         ({"HABANA_LOGS": "/tmp/habana_logs/"}, "HABANA_LOGS", OK),
+        ({"HABANA_LOGS": __file__}, "HABANA_LOGS", FAIL),
         ({"GC_KERNEL_PATH": "/nowhere/libtpc_kernels.so"}, "GC_KERNEL_PATH", FAIL),
         ({"HCCL_OVER_OFI": "1"}, "HCCL_OVER_OFI", WARNING),
         ({"PT_HPU_FORCE_TANH_FOR_GELU": "1"}, "PT_HPU_FORCE_TANH_FOR_GELU", WARNING),
@@ -113,13 +121,50 @@ def test_execution_against_the_environment(execution, mode, level):
 )
 def test_variables(env, subject, level):
     config = TrainConfig(device=DeviceConfig(execution="lazy"))
-    found = {f.subject: f.level for f in hpu_environment.check_environment(config, env)}
-    assert found == {"execution": OK, subject: level}
+    found = {f.subject: f.level for f in hpu_environment.check_environment(config, env, "1.24.0")}
+    assert found == {"execution": OK, "HABANA_LOGS": OK, subject: level}
 
 
-def test_recipe_cache(tmp_path):
-    assert hpu_environment.check_recipe_cache(f"{tmp_path}/recipes,false,1024").level == OK
-    assert hpu_environment.check_recipe_cache(f"{tmp_path},True,1024").level == WARNING
+def test_logs_of_a_user_without_a_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/proc/nobody")
+    found = {f.subject: f.level for f in hpu_environment.check_environment(TrainConfig(), {}, None)}
+    assert found["HABANA_LOGS"] == FAIL
+
+
+@pytest.mark.parametrize(("closed", "level"), [((), OK), (("/dev/accel/accel1",), FAIL)])
+def test_device_nodes_must_be_open_to_this_user(monkeypatch, closed, level):
+    monkeypatch.setattr(hpu_environment.os, "access", lambda node, mode: node not in closed)
+    (finding,) = hpu_environment.check_nodes(["/dev/accel/accel0", "/dev/accel/accel1"])
+    assert finding.level == level
+    assert all(node in finding.found for node in closed)
+
+
+def test_without_device_nodes_the_line_of_the_cards_says_enough():
+    assert not list(hpu_environment.check_nodes([]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "software", "level"),
+    [
+        ("ext4", "", None, OK),
+        ("ext4", ",false,1024", "1.24.0", OK),
+        ("ext4", ",false,1024,false", "1.24.0", OK),
+        ("ext4", ",True,1024", "1.24.0", WARNING),
+        ("ext4", ",true,1024,false", "1.24.0", WARNING),
+        ("nfs4", ",false,1024", "1.24.0", FAIL),
+        ("nfs4", ",false,1024,false", "1.24.0", FAIL),
+        ("nfs4", ",false,1024,true", "1.20.1", FAIL),
+        ("nfs4", ",false,1024,true", "1.21.0.555", OK),
+        ("lustre", ",true,1024,True", "1.24.0", OK),
+        ("nfs4", ",false,1024,true", None, OK),
+    ],
+)
+def test_recipe_cache(tmp_path, monkeypatch, kind, fields, software, level):
+    """On NFS it needs the fourth field and software that reads it."""
+    monkeypatch.setattr(hpu_environment, "file_system", lambda path, mounts: kind)
+    finding = hpu_environment.check_recipe_cache(f"{tmp_path}{fields}", software)
+    assert finding.level == level
+    assert level != FAIL or f"{tmp_path},false,8192,true" in finding.todo
 
 
 def test_file_system_of_the_longest_mount():

@@ -95,9 +95,10 @@ def test_pods_have_no_more_rights_than_they_need(name):
             assert context.get("runAsUser") != 0
             assert "privileged" not in context
         assert not {"hostNetwork", "hostPID"} & spec.keys()
+        assert spec.get("hostIPC", False) == ("habana.ai/gaudi" in container["resources"]["limits"]), "for cards alone"
         assert not any("hostPath" in volume for volume in spec.get("volumes", []))
-    added = [line for line in (FOLDER / name).read_text().splitlines() if "add: [" in line]
-    assert added
+    added = [line for line in (FOLDER / name).read_text().splitlines() if "add: [" in line or "hostIPC" in line]
+    assert len(added) == 2
     assert all("#" in line for line in added), "say why"
 
 

@@ -44,7 +44,7 @@ def test_ranks_of_a_gaudi_host_are_bound_to_their_own_cores(tmp_path, start):
     need("mpirun")
     tool = tmp_path / "bin" / "hl-smi"
     tool.parent.mkdir()
-    tool.write_text("#!/bin/sh\nprintf '0\\n1\\n'\n")
+    tool.write_text("#!/bin/sh\n[ $1 = topo ] && printf '0  0-1  0\\n1  0-1  0\\n' || printf '0\\n1\\n'\n")
     tool.chmod(0o755)
     job = start(tmp_path / "run", "steps=4000", command=MPIRUN, env={"PATH": f"{tool.parent}:{PATH}"})
     assert job.wait_for_step(1), job.wait()
