@@ -3,6 +3,7 @@
 import atexit
 import errno
 import os
+import re
 import subprocess
 import sys
 from contextlib import suppress
@@ -54,6 +55,7 @@ COMMANDS = {
     "prep coco": Command("write COCO captions as shards"),
     "prep visual_genome": Command("write Visual Genome as shards"),
     "prep captions": Command("write any captioned images as shards"),
+    "prep shards": Command("write tars that others made (img2dataset, webdataset, the hub) as shards"),
     "prep cc3m": Command("fetch Conceptual Captions 3M as shards", module="data_prep.corpora.conceptual"),
     "prep cc12m": Command("fetch Conceptual 12M as shards", module="data_prep.corpora.conceptual"),
     "prep sbu": Command("fetch the SBU captioned photographs as shards"),
@@ -213,13 +215,16 @@ def _multirun(name: str, overrides: list[str]) -> int:
     """Run each job of a sweep in its own process and its own folder below `run_dir`; the worst exit code."""
     from bridgetower_train import compose
 
+    schema, base = load(name)[1], _command(name).base
+    overrides = compose.as_they_stand(schema, overrides)
     jobs = compose.sweep(overrides)
     worst = 0
     for number, job in enumerate(jobs):
         changed = [o for o in job if o not in overrides]
-        if changed and (base := _command(name).base):
-            run_dir = compose.compose_node(load(name)[1], base, job).run_dir
-            job = [*job, f"run_dir='{run_dir}/{without_secrets(','.join(changed))}'"]
+        if changed and base:
+            run_dir = compose.compose_node(schema, base, job).run_dir
+            folder = re.sub(r"['\"]", "", without_secrets(",".join(changed))).replace("/", "_")
+            job = [*job, f"run_dir={run_dir}/{folder}"]
         print_line(f"job {number + 1} of {len(jobs)}: {' '.join(job)}")
         worst = max(worst, subprocess.run([sys.executable, "-m", "bridgetower_train", *name.split(), *job]).returncode)
     return worst

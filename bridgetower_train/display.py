@@ -33,6 +33,11 @@ def _escape_strange(found: re.Match[str]) -> str:
     return found[1] or _escape(found)
 
 
+def shortened(text: str, limit: int = 100) -> str:
+    """`text`, cut after `limit` characters."""
+    return text if len(text) <= limit else f"{text[:limit]}..."
+
+
 def without_secrets(text: str) -> str:
     """`text` without the user names and passwords, and without the values of signing parameters, of all URLs in it."""
     return _URL.sub(_public_url, text)

@@ -1,5 +1,6 @@
 """Files that others may have written: only regular ones, from inside their folder, within a limit, of the expected shape."""
 
+import codecs
 import os
 import stat
 from collections.abc import Iterator
@@ -20,6 +21,13 @@ MAX_YAML = 1 << 17
 MAX_LINES = 1 << 30
 """Bytes of a file of lines; a long run writes some millions."""
 
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before that of UTF-16, with which it begins
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 _MAX_DEPTH = 32  # of YAML; a configuration has 3
 _MAX_LINE = 1 << 20  # bytes
 
@@ -49,6 +57,27 @@ def read_rest(file: BinaryIO, limit: int, named: str) -> bytes:
         if len(data) > limit:
             raise FileError(f"{named}: has more than {limit:,} bytes, the limit for such a file")
     return bytes(data)
+
+
+def encoding_of(head: bytes) -> str:
+    """The encoding of a text that begins with `head`, 4 bytes; decoding with it removes a byte order mark.
+
+    UTF-8 unless such a mark says otherwise, or a NUL beside each of the first two letters.
+    """
+    if head[:1].isascii() and 0 not in head:
+        return "utf-8"
+    for mark, encoding in _MARKS:
+        if head.startswith(mark):
+            return encoding
+    even, odd = head[0::2], head[1::2]
+    if odd == b"\0\0" and all(even):
+        return "utf-16-le"
+    return "utf-16-be" if even == b"\0\0" and all(odd) else "utf-8"
+
+
+def decode_text(data: bytes) -> str:
+    """Text in its encoding (`encoding_of`), without a byte order mark; what is invalid becomes U+FFFD."""
+    return data.decode(encoding_of(data[:4]), "replace")
 
 
 def read_json(path: str | Path, shape: type[T], limit: int = MAX_JSON) -> T:

@@ -6,6 +6,7 @@ Rooms, each of which imports only from those below it (and from `bridgetower_tra
     inspect  fetch  shapes   reading what was written; images from the web; the drawn corpus
     job                      a preparation: ranges of rows become shards, and it resumes whatever interrupts it
     shards                   writing and indexing tars
+    packed                   tars and Parquet of others
     source                   rows, tables, images and captions
 
 `parallel` may be used by all. The modules that commands name are imported through `bridgetower_train.imports`, which reports

@@ -71,6 +71,32 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], workers: int, ch
                 future.cancel()
 
 
+def map_ahead(function: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
+    """`function` of each item, in their order; those of `ahead` items are computed ahead, each in a thread.
+
+    The threads do not keep the process alive, however long they take. An exception in `function` is raised here.
+    """
+    pending: deque[Future[R]] = deque()
+    for item in items:
+        future: Future[R] = Future()
+        if ahead:
+            threading.Thread(target=_fulfil, args=(future, function, item), daemon=True).start()
+        else:
+            _fulfil(future, function, item)
+        pending.append(future)
+        if len(pending) > ahead:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+def _fulfil(future: "Future[R]", function: Callable[[T], R], item: T) -> None:
+    try:
+        future.set_result(function(item))
+    except BaseException as error:  # raised where the result is taken
+        future.set_exception(error)
+
+
 def _apply(function: Callable[[T], R], chunk: list[T]) -> list[R]:
     return [function(item) for item in chunk]
 

@@ -83,11 +83,11 @@ def test_as_a_process_without_traceback(tmp_path):
 
 
 def test_multirun_gives_each_job_its_own_folder(shapes_root, tmp_path):
-    keys = ["seed=0,1", *TINY, f"data.root={shapes_root}", f"run_dir={tmp_path}", "steps=1"]
+    keys = ["steps='1 steps','8 samples'", *TINY, f"data.root={shapes_root}", f"run_dir={tmp_path}"]
     result = bridgetower("train", "--multirun", *keys)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["seed=0", "seed=1"]
-    assert all((tmp_path / job / "metrics.jsonl").exists() for job in ("seed=0", "seed=1"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["steps=1 steps", "steps=8 samples"]
+    assert all((job / "metrics.jsonl").exists() for job in tmp_path.iterdir())
 
 
 def test_only_devices_name_a_platform():

@@ -5,12 +5,15 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from bridgetower_train import compose
 from bridgetower_train.cli import main
 from bridgetower_train.config import DataConfig, Duration, TrainConfig
 from bridgetower_train.errors import ConfigError
+from data_prep.corpora.conceptual import Cc3mConfig
 from tests.hostile.attacks import attack
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -168,6 +171,12 @@ def test_a_former_name_that_the_command_has_no_use_for_is_unknown(capsys):
         (["micro_batch=12"], ["micro_batch=12", "multiple of", "8"]),
         (["distributed.timeout=0"], ["distributed.timeout=0", "at least 1"]),
         (["data.captions=al"], ["data.captions=al", "all, one", "did you mean 'all'"]),
+        (["data.captions=[all]"], ["data.captions=['all']", "must be all, one, or shares of kinds"]),
+        (["data.captions=null"], ["data.captions=None", "must be all, one, or shares of kinds"]),
+        (["data.captions={alt: -1}"], ["data.captions.alt=-1", "a number from 0 on"]),
+        (["data.captions={alt: much}"], ["data.captions.alt=much", "a number from 0 on"]),
+        (["data.captions={1: 0.5, alt: 0.5}"], ["data.captions={1: 0.5, 'alt': 0.5}", "or shares of kinds"]),
+        (["data.captions={alt: 0}"], ["must give a kind a share above 0"]),
         (["data.text_buckets=[16,200]"], ["data.text_buckets", "model.max_text_len"]),
         (["objective.itc=0", "objective.itm_negatives=hard"], ["objective.itm_negatives=hard", "objective.itc"]),
         (["objective.mlm=0", "objective.itm=0", "objective.itc=0"], ["objective", "at least one"]),
@@ -177,6 +186,19 @@ def test_a_former_name_that_the_command_has_no_use_for_is_unknown(capsys):
         (["data.validation=null", "validation.every=5"], ["validation.every=5", "data.validation"]),
         (["checkpoint.keep_last=1"], ["checkpoint.keep_last=1", "at least 2"]),
         (["steps"], ["steps", "key=value"]),
+        (["=3"], ["=3: ", "key=value"]),
+        (["steps=1.2.3"], ["steps=1.2.3: must be"]),
+        (["steps=1e999"], ["steps=1e999: must be"]),
+        (["seed=été"], ["seed=été: ", "write seed=1"]),
+        (["optim.lr=a b"], ["optim.lr: ", "write optim.lr=0.1"]),
+        (["seed=1,2"], ["seed=1,2: ", "--multirun"]),
+        (["data.text_buckets=16"], ["data.text_buckets: ", "write 'data.text_buckets=[...]'"]),
+        (["data.corpora=coco"], ["data.corpora: ", "write 'data.corpora={NAME: VALUE}'"]),
+        (["data.corpora={coco}"], ["data.corpora={coco}: ", "write 'data.corpora={NAME: VALUE}'"]),
+        (["data.corpora={coco: much}"], ["data.corpora.coco: ", "much", "write data.corpora.coco=0.1"]),
+        (["run_dir=${oc.env:NOPE_NOPE}"], ["run_dir: ", "NOPE_NOPE"]),
+        (["run_dir=runs/${x"], ["run_dir: ", "\\${"]),
+        (["(x)=3"], ["(x): no such key"]),
     ],
 )
 def test_wrong_values_name_the_key_and_what_is_allowed(overrides, parts):
@@ -199,6 +221,81 @@ def test_ranks_must_divide_the_lanes():
 )
 def test_durations(text, steps):
     assert Duration.parse("steps", text).steps(global_batch=64, epoch_samples=640, run_steps=500) == steps
+
+
+PATHS = [
+    "runs/été", "runs/猫", "~/data", "epoch=3-step=100.ckpt", "runs/coco (copy)", "a, b", "a,b", "{x}/y", "x-{00..12}.tar",
+    "[a,b]", "{a: 1}", "it's", "'a' or 'b'", 'a "b"', "a\\", "a\\'b", "#1", "a & b", "1e5", "1_000", "007", "true", "a: b",
+    "@home", "!x", "%s", "$HOME", "x;y|z", "a..b", "choice(a,b)", "range(3)", "'", "a'b'", "?", "*.tar", "nan",
+]  # fmt: skip
+
+
+def cc3m_config(*overrides: str) -> Cc3mConfig:
+    return compose.compose(Cc3mConfig, None, ["annotations=a.tsv", "out=data", *overrides])
+
+
+@pytest.mark.parametrize("value", PATHS)
+def test_text_is_taken_as_it_stands(value):
+    config = cc3m_config(f"out={value}", f"++fetch.contact= {value} ")
+    assert (config.out, config.fetch.contact) == (value, value)
+    if not set(value) & set("[]{}()'\","):
+        assert cc3m_config(f"exclude=[/a.tsv, {value} ]").exclude == ["/a.tsv", value]
+
+
+@given(st.text(st.characters(exclude_categories=("C", "Z"), include_characters=" \\'\""), min_size=1))
+@settings(max_examples=30, deadline=None)
+def test_any_text_is_taken_as_it_stands(value):
+    plain = value.strip()
+    assume(plain.lower() not in ("", "null", "???") and "${" not in plain and plain[0] not in "'\"")
+    assert cc3m_config(f"hashes={value}").hashes == plain
+
+
+@pytest.mark.parametrize(
+    ("value", "meant"),
+    [
+        ("null", None),
+        ("'null'", "null"),
+        ('"a b"', "a b"),
+        (r"'it\'s'", "it's"),
+        ("${seed}/x", "0/x"),
+        (r"\${x}", "${x}"),
+        ("", ""),
+    ],
+)
+def test_what_text_means_else(value, meant):
+    assert train_config(f"data.validation={value}").data.validation == meant
+
+
+def test_a_mapping_replaces_that_of_the_recipe_and_a_name_is_added():
+    coco = train_config("experiment=finetune_coco").data.corpora
+    assert train_config("experiment=finetune_coco", "data.corpora={x: 1}").data.corpora == {"x": 1.0}
+    assert train_config("experiment=finetune_coco", "data.corpora.x=1").data.corpora == {**coco, "x": 1.0}
+    assert train_config("experiment=finetune_coco", "data.corpora={x:1,y:2}", "data.corpora.x=3").data.corpora == {
+        "x": 3.0,
+        "y": 2.0,
+    }
+    assert train_config("data.corpora.y=2", "data.corpora={x: 1}").data.corpora == {"x": 1.0}
+    assert train_config("experiment=finetune_coco", "+data.corpora={x: 1}").data.corpora == {**coco, "x": 1.0}
+    names = "data.corpora={été: 0.5, 'a b': 1, my-corpus.v2: 2, (copy): 3}"
+    assert train_config(names).data.corpora == {"été": 0.5, "a b": 1.0, "my-corpus.v2": 2.0, "(copy)": 3.0}
+    assert train_config("data.corpora={x: 1}", "data.corpora.v1.2=1").data.corpora == {"x": 1.0, "v1.2": 1.0}
+    assert train_config("experiment=finetune_coco", "data.corpora={}").data.corpora == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "jobs"),
+    [
+        ("steps='1 steps','2 steps'", ["steps='1 steps'", "steps='2 steps'"]),
+        ("steps=1 steps, 2 steps", ["steps='1 steps'", "steps='2 steps'"]),
+        ("tokenizer=/été/a,/b (1)", ["tokenizer='/été/a'", "tokenizer='/b (1)'"]),
+        ("tokenizer=x-{a,b}", ["tokenizer='x-{a,b}'"]),
+        ("steps=choice(1,2)", ["steps=1", "steps=2"]),
+        ("data.corpora={a: 1},{b: 1}", ["data.corpora={a:1}", "data.corpora={b:1}"]),
+    ],
+)
+def test_sweeps_over_texts_and_mappings(given, jobs):
+    overrides = compose.as_they_stand(TrainConfig, [given])
+    assert [job for (job,) in compose.sweep(overrides)] == jobs
 
 
 def test_sweeps_are_all_combinations():

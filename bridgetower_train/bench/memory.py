@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, replace
 
 from bridgetower_train.bench.kit import BenchModelConfig, Figures, as_run, bench, make_task, random_batch
-from bridgetower_train.config import ModelConfig, TrainConfig, at_least, one_of
+from bridgetower_train.config import EngineConfig, ModelConfig, TrainConfig, at_least, one_of
 from bridgetower_train.devices import Device, make_device
 from bridgetower_train.distributed import Ranks, shut_down
 from bridgetower_train.engines import ENGINES as BUILD
@@ -47,6 +47,10 @@ class BenchMemoryConfig(BenchModelConfig):
     """One of the plan's engines: native, zero1, zero2 or zero3."""
     world_size: int = 1
     """Ranks; those that are not there are taken to have what this one has, on the CPU."""
+    reduce: str = "buckets"
+    """As `engine.reduce` of a run."""
+    reduce_precision: str = "fp32"
+    """As `engine.reduce_precision` of a run."""
 
     def __post_init__(self) -> None:
         at_least("batch", self.batch, 2)
@@ -91,10 +95,16 @@ def compare(config: BenchMemoryConfig, device: Device, ranks: Ranks) -> Peak:
     before = device.memory_gb()
     measured = device.peak_bytes(lambda: train(config, device, ranks))
     process = 1e9 * (device.memory_gb() - before)
-    memory = plan_memory(as_run(config), Platform.of(device), config.activation_checkpointing)
+    run = _run(config)
+    memory = plan_memory(run, Platform.of(device), config.activation_checkpointing)
     accumulates = config.micro_batches > 1
-    planned = memory.use(config.engine, config.batch, config.world_size, accumulates, compared(config, as_run(config)))
+    planned = memory.use(config.engine, config.batch, config.world_size, accumulates, compared(config, run))
     return Peak(planned, measured, process)
+
+
+def _run(config: BenchMemoryConfig) -> TrainConfig:
+    engine = EngineConfig(config.engine, config.activation_checkpointing, config.reduce, config.reduce_precision)
+    return replace(as_run(config), engine=engine)
 
 
 def compared(config: BenchMemoryConfig, run: TrainConfig) -> Contrast:
@@ -104,11 +114,13 @@ def compared(config: BenchMemoryConfig, run: TrainConfig) -> Contrast:
 
 def train(config: BenchMemoryConfig, device: Device, ranks: Ranks) -> None:
     """Build a model and its optimizer, and train for STEPS steps."""
-    run = as_run(config)
+    run = _run(config)
     task = make_task(run, device)
     if config.activation_checkpointing:
         checkpoint_blocks(task.model, device)
-    engine = BUILD[config.engine](task, device, ranks, config.optim, accumulates=config.micro_batches > 1)
+    engine = BUILD[config.engine](
+        task, device, ranks, config.optim, accumulates=config.micro_batches > 1, parallel=run.engine
+    )
     for _ in range(STEPS):
         batches = [random_batch(run, config.batch).to(device.torch_device) for _ in range(config.micro_batches)]
         backward(engine, batches, compared(config, run), device.seed)

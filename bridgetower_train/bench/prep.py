@@ -1,44 +1,54 @@
-"""`bridgetower bench prep`: the preparation of local images against bare decoding, resizing and encoding."""
+"""`bridgetower bench prep`: the preparation of images, of a folder and of tars, against bare decoding, resizing and encoding."""
 
 import contextlib
 import io
 import itertools
+import json
 import os
 import statistics
+import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import simplejpeg
 import torch
+from fsspec.core import url_to_fs
 from PIL import Image
 from torch.nn.functional import interpolate
 
 from bridgetower_train.bench.kit import BenchConfig, Figures, bench, timed
 from bridgetower_train.config import at_least
 from bridgetower_train.errors import DataError
-from data_prep.job.job import JobConfig, run_job
+from data_prep.corpora.shards import TarParts
+from data_prep.job.job import JobConfig, PrepConfig, run_job, run_parts
+from data_prep.packed.images import PlacedImages
 from data_prep.parallel import cores
 from data_prep.shapes.synthetic import synthetic_photo
 from data_prep.source.image import JPEG_QUALITY
 from data_prep.source.local import LocalImages, RowList
-from data_prep.source.rows import Outcome, Row
+from data_prep.source.rows import Images, Outcome, Row
 
 FIGURES = {
     "jpeg_kb": "mean size of an original, 10^3 bytes",
     "bare": "images per CPU-second: decode, resize and encode, nothing else",
     "one": "images per CPU-second of the whole job in one process",
     "several": "images per second and process of the whole job in `workers` processes",
+    "tars": "images per CPU-second of `prep shards` in one process, of tars on this disk",
+    "stream": "images per CPU-second of the same, of tars that are fetched from `url`",
     "one_of_bare": "one / bare (target: 0.8)",
     "several_of_bare": "several / bare (target: 0.8)",
+    "tars_of_bare": "tars / bare (target: 0.8)",
+    "stream_of_bare": "stream / bare (target: 0.7)",
 }
 """What `measure` returns. Jobs count from when their workers have started."""
 
 _IMAGES = 50
 _WARM_UP = 256  # images after which all workers have started
+_TARS = 4
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,8 @@ class BenchPrepConfig(BenchConfig):
     """Shorter edge of the prepared images, pixels."""
     workers: int = field(default_factory=cores)
     """Processes of the second job."""
+    url: str | None = None
+    """fsspec URL of a folder, as s3://bucket/bench, to which tars are written and from which they are fetched; null: none."""
 
     def __post_init__(self) -> None:
         at_least("records", self.records, 2 * _WARM_UP)
@@ -72,14 +84,12 @@ def measure(config: BenchPrepConfig) -> Figures:
             _prep(paths, config, workers, Path(scratch, name))
             for name, workers in (("one", 1), ("several", config.workers))
         )
-    return {
-        "jpeg_kb": statistics.mean(map(len, jpegs)) / 1e3,
-        "bare": bare,
-        "one": one,
-        "several": several,
-        "one_of_bare": one / bare,
-        "several_of_bare": several / bare,
-    }
+        tars = _write_tars(jpegs, config, Path(scratch))
+        rates = {"one": one, "several": several, "tars": _shards(tars, config, Path(scratch, "tars"))}
+        if config.url:
+            rates["stream"] = _shards(_upload(tars, config.url), config, Path(scratch, "stream"))
+    ratios = {f"{name}_of_bare": rate / bare for name, rate in rates.items()}
+    return {"jpeg_kb": statistics.mean(map(len, jpegs)) / 1e3, "bare": bare, **rates, **ratios}
 
 
 def _synthetic(folder: Path) -> list[Path]:
@@ -99,29 +109,67 @@ def _bare(jpegs: list[bytes], config: BenchPrepConfig) -> None:
         small.save(io.BytesIO(), "JPEG", quality=JPEG_QUALITY)
 
 
-class _Timed(LocalImages):
+class _Timed(Images):
     """Notes when the workers have warmed up."""
 
-    started = 0.0
+    def __init__(self, images: Images, clock: Callable[[], float]) -> None:
+        self._images = images
+        self.clock = clock
+        self.started = 0.0
 
     def outcomes(self, rows: Iterator[tuple[int, Row]]) -> Iterator[tuple[int, Outcome]]:
-        for count, outcome in enumerate(super().outcomes(rows)):
+        for count, outcome in enumerate(self._images.outcomes(rows)):
             if count == _WARM_UP:
-                self.started = self.now()
+                self.started = self.clock()
             yield outcome
-
-    def now(self) -> float:
-        return time.process_time() if self._workers == 1 else time.perf_counter()
 
 
 def _prep(paths: list[Path], config: BenchPrepConfig, workers: int, out: Path) -> float:
     """Images per second and process of a whole job: its spool, shards, logs and index included, the start of workers not."""
     rows = [Row(f"{n:06d}", paths[n % len(paths)].name, [f"image {n}"]) for n in range(config.records)]
-    images = _Timed(paths[0].parent, config.size, workers, follow_links=True)
+    local = LocalImages(paths[0].parent, config.size, workers, follow_links=True)
+    images = _Timed(local, time.process_time if workers == 1 else time.perf_counter)
     job = JobConfig(out=str(out.parent), name=out.name, size=config.size, workers=workers)
-    with open(os.devnull, "w") as quiet, contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
+    with _quiet():
         run_job(job, RowList(rows, {}), images, {})
-    return (config.records - _WARM_UP) / (images.now() - images.started) / workers
+    return (config.records - _WARM_UP) / (images.clock() - images.started) / workers
+
+
+def _shards(tars: list[str], config: BenchPrepConfig, out: Path) -> float:
+    """Images per CPU-second of `prep shards` in one process."""
+    images = _Timed(PlacedImages(config.size, 1), time.process_time)
+    job = PrepConfig(out=str(out.parent), name=out.name, size=config.size, workers=1)
+    with _quiet():
+        run_parts(job, TarParts(tars, False, {}, []), images, {}, None, {})
+    return (config.records - _WARM_UP) / (images.clock() - images.started)
+
+
+def _write_tars(jpegs: list[bytes], config: BenchPrepConfig, folder: Path) -> list[str]:
+    """Tars as img2dataset writes them, with all records together."""
+    paths = [folder / f"{number:05d}.tar" for number in range(_TARS)]
+    for tar, path in enumerate(paths):
+        with tarfile.open(path, "w") as file:
+            for number in range(tar, config.records, _TARS):
+                caption = f"image {number}"
+                meta = json.dumps({"caption": caption, "url": f"https://example.org/{number}"}).encode()
+                for suffix, data in (("jpg", jpegs[number % len(jpegs)]), ("txt", caption.encode()), ("json", meta)):
+                    header = tarfile.TarInfo(f"{number:09d}.{suffix}")
+                    header.size = len(data)
+                    file.addfile(header, io.BytesIO(data))
+    return list(map(str, paths))
+
+
+def _upload(tars: list[str], url: str) -> list[str]:
+    fs, folder = url_to_fs(url)
+    for tar in tars:
+        fs.put_file(tar, f"{folder}/{Path(tar).name}")
+    return [f"{url.rstrip('/')}/{Path(tar).name}" for tar in tars]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    with open(os.devnull, "w") as quiet, contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
+        yield
 
 
 run = bench("prep", measure, FIGURES)

@@ -68,7 +68,7 @@ def run(config: EvalOptions) -> int:
 def overview(model: OpenModel, corpus: Corpus, config: EvalOptions, ranks: Ranks) -> Result:
     """The brief form of each evaluation that the model has heads for, all on the same sample; in full where there is none."""
     assert isinstance(config, SampledOptions)
-    images = EvalSet(corpus, model.config, config.samples).load()
+    images = EvalSet(corpus, model.config, config.samples, kind=config.kind).load()
     whole = Result({}, of_sample(model, images, "the first of each image"))
     for evaluation in EVALUATIONS.values():
         if evaluation.lacks(model.config):

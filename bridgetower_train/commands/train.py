@@ -76,9 +76,9 @@ def print_summary(run: Run, why: str) -> None:
             "the warm-up"
         )
     for corpus in run.dataset.corpora:
-        print_line(
-            f"{'data':10}{corpus.name}: {corpus.manifest.images:,} images, {corpus.manifest.captions:,} captions"
-        )
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in corpus.manifest.kinds.items())
+        counted = f"{corpus.manifest.images:,} images, {corpus.manifest.captions:,} captions"
+        print_line(f"{'data':10}{corpus.name}: {counted}{f' ({kinds})' if kinds else ''}")
     for name, text in lines.items():
         print_line(f"{name:10}{text}")
     for finding in remarks(run):

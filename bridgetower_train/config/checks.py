@@ -28,7 +28,9 @@ class Duration:
     @staticmethod
     def parse(key: str, text: str) -> "Duration":
         """Parse `text`; ConfigError naming `key` if it is not a duration."""
-        match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*(|steps?|samples?|epochs?|%)\s*", text)
+        match = re.fullmatch(
+            r"\s*((?:[0-9]{1,18}\.?[0-9]*|\.[0-9]+)(?:e[0-9]{1,2})?)\s*(|steps?|samples?|epochs?|%)\s*", text
+        )
         if match is None:
             raise ConfigError(f"{key}={text}: must be steps (1000), '2e6 samples', '10 epochs' or '10%' of the run")
         return Duration(float(match[1]), match[2].rstrip("s") or "step")

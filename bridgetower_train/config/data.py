@@ -1,6 +1,8 @@
 """The training data and its order."""
 
+import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from bridgetower_train.config.checks import at_least, one_of
 from bridgetower_train.errors import ConfigError
@@ -19,8 +21,10 @@ class DataConfig:
     """Corpus folder -> passes per epoch (1: once; 0.5: half of it, and the other half in the next epoch; 0: not at all)."""
     validation: str | None = None
     """Corpus folder for validation and `bridgetower eval`, which is not trained on; null: none."""
-    captions: str = "all"
-    """`all`: an epoch is every image with every caption once; `one`: every image once with one of its captions."""
+    captions: Any = "all"
+    """`all`: an epoch is every image with every caption once; `one`: every image once with one of its captions; or the shares of
+    kinds of captions, as {alt: 0.5, synthetic: 0.5}: every image once, with a caption of a kind drawn by these shares among the
+    kinds that it has. An image with none of these kinds shows one of all its captions."""
     lanes: int = 8
     """Contiguous parts of equal length into which each epoch is cut, each read by one rank; a step takes
     global_batch / lanes samples from every lane. A multiple of the number of ranks."""
@@ -51,7 +55,7 @@ class DataConfig:
     """Other users of the host share the cache, and are trusted not to change its files; otherwise it is closed to them."""
 
     def __post_init__(self) -> None:
-        one_of("data.captions", self.captions, ("all", "one"))
+        self._check_captions()
         one_of("data.square", self.square, ("crop", "squash"))
         one_of("data.augment", self.augment, ("none", "randaugment"))
         one_of("data.shuffle", self.shuffle, ("windows", "whole"))
@@ -65,6 +69,29 @@ class DataConfig:
             raise ConfigError(f"data.text_buckets={self.text_buckets}: must be ascending and distinct")
         if not 0 <= self.max_bad_fraction <= 1:
             raise ConfigError(f"data.max_bad_fraction={self.max_bad_fraction}: must be in [0, 1]")
+
+    def _check_captions(self) -> None:
+        if isinstance(self.captions, str):
+            one_of("data.captions", self.captions, ("all", "one"))
+        elif not isinstance(self.captions, dict) or not self.captions or {*map(type, self.captions)} != {str}:
+            raise ConfigError(
+                f"data.captions={self.captions}: must be all, one, or shares of kinds, as {{alt: 0.5, synthetic: 0.5}}"
+            )
+        for kind, share in self.kind_shares.items():
+            if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < math.inf:
+                raise ConfigError(f"data.captions.{kind}={share}: must be a share, a number from 0 on")
+        if self.kind_shares and not any(self.kind_shares.values()):
+            raise ConfigError(f"data.captions={self.captions}: must give a kind a share above 0")
+
+    @property
+    def kind_shares(self) -> dict[str, float]:
+        """Kind of captions -> its share; empty where captions are drawn without regard to their kinds."""
+        return {} if isinstance(self.captions, str) else dict(sorted(self.captions.items()))
+
+    @property
+    def per_epoch(self) -> str:
+        """`all` or `one`: how many captions of an image an epoch shows."""
+        return self.captions if isinstance(self.captions, str) else "one"
 
     @property
     def always_resizes(self) -> bool:

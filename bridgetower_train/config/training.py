@@ -40,6 +40,9 @@ class OptimConfig:
     """Length of the decay of `wsd`: a duration as `warmup`."""
     clip_norm: float = 0.0
     """Gradients are clipped to this global norm; 0: no clipping."""
+    moments: str = "fp32"
+    """Precision in which AdamW keeps its two running means: `fp32`, or `bf16` (HPU only): 4 bytes less per parameter. Checkpoints
+    hold fp32 in any case."""
 
     def __post_init__(self) -> None:
         for name in ("lr", "lr_fusion", "lr_heads", "eps", "weight_decay", "clip_norm"):
@@ -57,6 +60,7 @@ class OptimConfig:
                     "lowest N blocks"
                 )
         one_of("optim.schedule", self.schedule, ("linear", "cosine", "constant", "wsd"))
+        one_of("optim.moments", self.moments, ("fp32", "bf16"))
         Duration.parse("optim.warmup", self.warmup)
         Duration.parse("optim.decay", self.decay)
 
@@ -72,6 +76,15 @@ class EngineConfig:
     activation_checkpointing: bool = False
     """Recompute each transformer block in the backward pass instead of keeping its activations: less memory, about a
     third more compute."""
+    reduce: str = "buckets"
+    """How `native` averages gradients over ranks: in `buckets`, while the backward pass goes on; or all of them at `once`, by a
+    single all-reduce after it: fewer calls and less memory, but no overlap."""
+    reduce_precision: str = "fp32"
+    """Precision in which gradients are sent and summed: `fp32`, or `bf16`: half the bytes, each sum rounded to 8 bits."""
+
+    def __post_init__(self) -> None:
+        one_of("engine.reduce", self.reduce, ("buckets", "once"))
+        one_of("engine.reduce_precision", self.reduce_precision, ("fp32", "bf16"))
 
 
 @dataclass(frozen=True)
@@ -135,6 +148,8 @@ class ValidationConfig:
     RSUM (at most 600) among all these images and their captions."""
     captions: int | None = 5
     """For `full`: at most so many captions of an image, the first ones; null: all."""
+    kind: str | None = None
+    """Captions of this kind alone, and images that have one, whatever kinds are trained on; null: those of all kinds."""
     rerank: int = 0
     """For `full`: the figures are of the best so many candidates of each query, re-ranked by image-text matching; 0: of the
     contrast alone."""

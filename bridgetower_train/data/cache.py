@@ -9,12 +9,13 @@ import os
 import queue
 import re
 import stat
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from fsspec.asyn import reset_lock, sync
 from fsspec.config import apply_config
@@ -45,9 +46,36 @@ T = TypeVar("T")
 os.register_at_fork(after_in_child=reset_lock)  # before fsspec 2025.5 a forked child waits for its parent's thread
 
 
+class FetchError(DataError):
+    """A remote file cannot be fetched."""
+
+
 def read_url(url: str, limit: int = MAX_JSON) -> bytes:
     """The contents of a small remote file. DataError if it cannot be fetched, or has more than `limit` bytes."""
     return _retried(url, lambda: b"".join(_chunks(url, limit)))
+
+
+def fetch(url: str, file: BinaryIO) -> None:
+    """Write a remote file to `file`, an empty one. FileNotFoundError if there is none, FetchError if it cannot be fetched.
+
+    DataError where there is no room for it.
+    """
+
+    def attempt() -> None:
+        file.seek(0)
+        file.truncate()
+        for chunk in _chunks(url, sys.maxsize):
+            try:
+                file.write(chunk)
+            except OSError as error:
+                raise DataError(f"{file.name}: {error.strerror}; make room for fetched files") from error
+
+    try:
+        _retried(url, attempt)
+    except FetchError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise error.__cause__ from None
+        raise
 
 
 class ShardCache:
@@ -260,17 +288,19 @@ def _room(entry: "os.DirEntry[str]") -> int:
 
 
 def _retried(url: str, action: Callable[[], T]) -> T:
-    """The result of `action`, retried after each of RETRY_DELAYS; then DataError."""
+    """The result of `action`, retried after each of RETRY_DELAYS; then FetchError."""
     for delay in (*RETRY_DELAYS, None):
         try:
             return action()
         except FileNotFoundError as error:
-            raise DataError(f"{url}: does not exist; check data.root") from error
+            raise FetchError(f"{url}: does not exist; check data.root") from error
         except UserError:
             raise
+        except ImportError as error:
+            raise ConfigError(f"{url}: {error}; install what fsspec needs for it") from error
         except Exception as error:  # every protocol of fsspec has its own errors
             if delay is None:
-                raise DataError(
+                raise FetchError(
                     f"{url}: cannot be fetched, {len(RETRY_DELAYS) + 1} tries failed: {error or repr(error)}"
                 ) from error
             time.sleep(delay)

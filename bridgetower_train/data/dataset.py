@@ -18,6 +18,7 @@ from bridgetower_train.config import RunLength, TrainConfig
 from bridgetower_train.data.augment import rand_augment
 from bridgetower_train.data.batch import BadRecord, Batch, empty_pixels
 from bridgetower_train.data.image import Pixels, decode, decode_square, resize_shorter
+from bridgetower_train.data.kinds import check_kinds, draw_caption
 from bridgetower_train.data.order import IntArray, Order, Sample, Window
 from bridgetower_train.data.reader import Reader, Samples, View
 from bridgetower_train.data.roots import is_remote, shard_cache
@@ -64,7 +65,7 @@ class PairDataset(Dataset[Batch]):
         """
         self.order, self.corpora, self.tokenizer, self.reader = order, list(corpora), tokenizer, reader
         self.config, self.length = config, length
-        self._size = config.model.image_size
+        self._size, self._shares = config.model.image_size, config.data.kind_shares
         self._first_id = np.cumsum([0, *(corpus.manifest.images for corpus in corpora)])
         if self._first_id[-1] >= 2**31:
             raise DataError(
@@ -129,7 +130,10 @@ class PairDataset(Dataset[Batch]):
         return Batch(images_B3SS, ids, mask, torch.from_numpy(image_id), labels, bad)
 
     def describe(self, sample_index: int) -> dict[str, Any]:
-        """A sample in plain values: its index (`position`), epoch, corpus, shard, row, key, caption and the source's `meta`."""
+        """A sample in plain values: its index (`position`), epoch, corpus, shard, row, key, caption and the source's `meta`.
+
+        The caption is `number` of the record, whose captions have these `kinds`.
+        """
         out = np.empty((self.reader.images, self._size, self._size, 3), dtype=np.uint8)
         sample, record, view = self._first_usable(self.order.at(sample_index), out, [])
         return {
@@ -140,6 +144,8 @@ class PairDataset(Dataset[Batch]):
             "row": sample.row,
             "key": record.key,
             "caption": view.text,
+            "number": sample.caption,
+            "kinds": record.kinds,
             "meta": record.meta,
         }
 
@@ -204,6 +210,9 @@ class PairDataset(Dataset[Batch]):
         record = self.corpora[sample.corpus].read(sample.row)
         if sample.caption >= self.reader.count(record):
             raise BadRecordError("fewer captions than indexed")
+        if self._shares:
+            drawn = draw_caption(record.kinds, self._shares, self.config.seed, sample.sample_index)
+            sample = sample if drawn is None else sample._replace(caption=drawn)
         return _Read(sample, record, self.reader.view(record, sample.caption))
 
     def _decode(self, read: _Read, out_XSSC: Pixels) -> None:
@@ -322,7 +331,8 @@ def open_data(
     corpora = data.trained
     if validation and data.validation:
         corpora = {data.validation: 1.0}
-        config = dataclasses.replace(config, data=dataclasses.replace(data, augment="none"))
+        data = dataclasses.replace(data, augment="none", captions="one")
+        config = dataclasses.replace(config, data=data)
     if not corpora:
         raise ConfigError("data.corpora: is empty; name at least one corpus, as in data.corpora={coco: 1.0}")
     cache = shard_cache(data.root, data.cache_dir, data.cache_gb, data.cache_shared)
@@ -330,10 +340,17 @@ def open_data(
     _refuse_test_splits(opened, "data.validation" if validation else "data.corpora")
     for corpus in [] if config.data.always_resizes else opened:
         _warn_of_resizing(corpus, config.model.image_size)
-    captions = "one" if validation else data.captions
+    check_kinds(data.kind_shares, {corpus.name: corpus.manifest.kinds for corpus in opened})
     weights = list(corpora.values())
     order = Order(
-        opened, weights, config.seed, data.lanes, config.samples_per_lane, captions, data.shuffle_window, data.shuffle
+        opened,
+        weights,
+        config.seed,
+        data.lanes,
+        config.samples_per_lane,
+        data.per_epoch,
+        data.shuffle_window,
+        data.shuffle,
     )
     length = None if validation else RunLength.of(config.steps, config.global_batch, order.epoch_samples)
     return PairDataset(order, opened, tokenizer, reader, config, length)

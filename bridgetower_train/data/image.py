@@ -118,6 +118,11 @@ class Encoded:
         turned = self._has_exif and 5 <= self._orientation() <= 8
         return (self.height, self.width) if turned else (self.width, self.height)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a JPEG that has no EXIF and needs no Pillow; known for sure once it has been decoded."""
+        return self._image is None and not self._has_exif
+
     def _pixels(self, size: int | None, scratch: Pixels | None) -> Pixels:
         """As stored; where it is much larger than `size`, a JPEG is shrunk by 2, 4 or 8 while it is decoded."""
         shrink, shorter = 1, min(self.width, self.height)

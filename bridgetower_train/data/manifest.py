@@ -2,14 +2,15 @@
 
 import json
 import os
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bridgetower_train.errors import DataError, FileError
 from bridgetower_train.foreign import parse_json
 
-FORMAT = 1
-"""Version of manifest and index; a reader reads its own version and older ones."""
+FORMAT = 2
+"""Newest version of manifest and index; a reader reads older ones too. Only `caption_keys` need 2, everything else 1."""
 MAX_EDGE = 10_000
 """Pixels that the shorter edge of an image can have."""
 
@@ -25,6 +26,12 @@ class ShardInfo:
     records: int
     captions: int
     sha256: str
+    kinds: dict[str, int] = field(default_factory=dict)
+    """Kind -> captions of that kind; those without one are not counted."""
+
+    def noted(self) -> dict[str, Any]:
+        """Its fields as they are stored: kinds only where there are any."""
+        return {name: value for name, value in asdict(self).items() if name != "kinds" or value}
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,9 @@ class Manifest:
     """Reason -> number of source rows or records that were left out."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Notes of the program that wrote the corpus."""
-    format: int = FORMAT
+    caption_keys: dict[str, str] = field(default_factory=dict)
+    """Kind of caption -> key of the json with its captions. Empty: they are under `captions` or `caption`."""
+    format: int = 1
 
     @property
     def title(self) -> str:
@@ -59,9 +68,16 @@ class Manifest:
         noted = str(source.get("splits", "")) if isinstance(source, dict) else ""
         return [split for split in (part.strip() for part in noted.split(",")) if split]
 
+    @property
+    def kinds(self) -> dict[str, int]:
+        """Kind -> captions of that kind, by name; those without one are not counted."""
+        return dict(sorted(sum((Counter(shard.kinds) for shard in self.shards), Counter[str]()).items()))
+
     def to_json(self) -> str:
         """The text of `manifest.json`."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
+        content = {name: value for name, value in asdict(self).items() if name != "caption_keys" or value}
+        content["shards"] = [shard.noted() for shard in self.shards]
+        return json.dumps(content, indent=1, sort_keys=True) + "\n"
 
     @staticmethod
     def from_json(text: str | bytes, path: str) -> "Manifest":
@@ -83,7 +99,7 @@ class Manifest:
     def _fault(self) -> str:
         """What cannot be so; an empty string if nothing is."""
         shards = self.shards
-        numbers = [n for shard in shards for n in (shard.bytes, shard.records, shard.captions)]
+        numbers = [n for s in shards for n in (s.bytes, s.records, s.captions, *s.kinds.values())]
         if not all(0 <= n <= _MOST for n in (*numbers, self.images, self.captions, *self.dropped.values())):
             return "has a count that is negative or too large"
         if not (self.image_size is None or 1 <= self.image_size <= MAX_EDGE):
@@ -91,6 +107,8 @@ class Manifest:
         for shard in shards:
             if shard.name in ("", ".", "..") or "/" in shard.name or "\0" in shard.name:
                 return f"{shard.name!r} is not the name of a file beside it"
+        if any(sum(shard.kinds.values()) > shard.captions for shard in shards):
+            return "has more captions with a kind than captions"
         if self.caption_member not in ("json", "txt"):
             return f"caption_member={self.caption_member!r} is neither json nor txt"
         records, captions = sum(shard.records for shard in shards), sum(shard.captions for shard in shards)

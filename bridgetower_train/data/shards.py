@@ -8,9 +8,12 @@ import functools
 import hashlib
 import json
 import os
+import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, repeat
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,10 +23,10 @@ from isal.isal_zlib import crc32  # zlib's, eight times faster
 from bridgetower_train.data.cache import ShardCache
 from bridgetower_train.data.manifest import Manifest, ShardInfo, reindex_hint
 from bridgetower_train.data.roots import is_remote, plain_root, read_small
-from bridgetower_train.data.tar import BLOCK, member_key, parse_header
+from bridgetower_train.data.tar import member_key, member_name
 from bridgetower_train.errors import ConfigError, DataError, UserError, nearest
 from bridgetower_train.files import sha256_file
-from bridgetower_train.foreign import MAX_JSON, inside, open_regular, read_bytes
+from bridgetower_train.foreign import MAX_JSON, decode_text, inside, open_regular, read_bytes
 
 INDEX_DTYPE = np.dtype(
     [
@@ -49,12 +52,14 @@ MAX_PIXELS = 100_000_000
 
 IMAGE_TOO_LARGE = "image over 64 MiB"
 CAPTIONS_TOO_LARGE = "caption member over 1 MiB"
+NO_KEYS: Mapping[str, str] = MappingProxyType({})
 
 _ROW = struct.Struct("<IQIQIHI")  # INDEX_DTYPE: struct unpacks a row several times faster than numpy
 _OPEN_SHARDS = 64
 _ONE_READ_GAP = 1 << 16  # most bytes between image and captions at which one read fetches both
 _STATS_AT_ONCE = 16
 _NPY_HEADER_BYTES = 4096  # more than numpy writes
+_KIND = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 _LINKS = "follow_links=true, or in a run data.follow_links"
 
 Index = np.memmap[Any, np.dtype[np.void]]
@@ -68,31 +73,51 @@ class BadRecordError(Exception):
         self.reason = reason
 
 
-def clean_captions(captions: Iterable[Any]) -> list[str]:
-    """The usable captions in order, stripped; empty ones, duplicates and values that are not strings are dropped.
+def clean_captions(captions: Iterable[Any], kinds: Iterable[Any] = ()) -> dict[str, str]:
+    """The usable captions in order, stripped, each with its kind, "" where it has none of `kinds`.
 
-    Lone surrogates, which JSON can contain and no tokenizer accepts, become `?`.
+    Empty captions, duplicates and values that are not strings are dropped. Lone surrogates, which JSON can contain and no
+    tokenizer accepts, become `?`.
     """
-    texts = (caption.strip() for caption in captions if isinstance(caption, str))
-    valid = (text if text.isascii() else text.encode("utf-8", "replace").decode() for text in texts)
-    return list(dict.fromkeys(text for text in valid if text))
+    clean: dict[str, str] = {}
+    for caption, kind in zip(captions, chain(kinds, repeat(""))):  # noqa: B905
+        if isinstance(caption, str) and (text := caption.strip()):
+            valid = text if text.isascii() else text.encode("utf-8", "replace").decode()
+            clean.setdefault(valid, kind if kind and is_kind(kind) else "")
+    return clean
 
 
-def parse_caption_member(kind: str, data: bytes) -> tuple[list[str], dict[str, Any]]:
-    """(clean captions, whole json) of a caption member of `kind` json (`captions` or `caption`) or txt.
+def is_kind(name: Any) -> bool:
+    """Whether it can name a kind of captions: 1 to 40 ASCII letters, digits, '_', '-' and '.'."""
+    return isinstance(name, str) and _KIND.fullmatch(name) is not None
 
-    BadRecordError if it cannot be read.
+
+def parse_caption_member(
+    member: str, data: bytes, keys: Mapping[str, str] = NO_KEYS
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """(clean captions with their kinds, whole json) of a `member` json or txt. BadRecordError if it cannot be read.
+
+    `keys`: kind -> key of the json with its captions, a text or a list. Without them they are under `captions`, with their
+    kinds under `kinds`, or else under `caption`; each may be a text or a list too.
     """
-    if kind == "txt":
-        return clean_captions([data.decode("utf-8", "replace")]), {}
+    if member == "txt":
+        return clean_captions([decode_text(data)]), {}
     try:
         meta = json.loads(data)
     except (ValueError, RecursionError):
         raise BadRecordError("json cannot be read") from None
     if not isinstance(meta, dict):
         raise BadRecordError("json cannot be read")
-    captions = meta["captions"] if isinstance(meta.get("captions"), list) else [meta.get("caption")]
-    return clean_captions(captions), meta
+    if keys:
+        pairs = [(caption, kind) for kind, key in keys.items() for caption in as_list(meta.get(key))]
+        return clean_captions([caption for caption, _ in pairs], [kind for _, kind in pairs]), meta
+    found = clean_captions(as_list(meta.get("captions")), as_list(meta.get("kinds")))
+    return found or clean_captions(as_list(meta.get("caption"))), meta
+
+
+def as_list(value: Any) -> list[Any]:
+    """A list as it is, and anything else as its only element."""
+    return value if isinstance(value, list) else [value]
 
 
 def image_identity(meta: dict[str, Any]) -> str | None:
@@ -108,35 +133,42 @@ def image_identity(meta: dict[str, Any]) -> str | None:
 class Record:
     """An image and its captions, as read from a shard."""
 
-    __slots__ = ("_caption_member", "_header", "_kind", "_parsed", "image")
+    __slots__ = ("_caption_member", "_corpus", "_parsed", "_row", "image")
 
-    def __init__(self, kind: str, header: memoryview, image: memoryview, caption_member: memoryview) -> None:
+    def __init__(self, corpus: "Corpus", row: int, image: memoryview, caption_member: memoryview) -> None:
         self.image = image
         """The encoded image."""
-        self._kind = kind
-        self._header = header
+        self._corpus = corpus
+        self._row = row
         self._caption_member = caption_member
-        self._parsed: tuple[list[str], dict[str, Any]] | None = None
+        self._parsed: tuple[dict[str, str], dict[str, Any]] | None = None
 
     @property
     def key(self) -> str:
-        """Name of the image in the tar up to its first dot, as in webdataset; over 100 bytes it may be truncated."""
-        header = parse_header(bytes(self._header))
-        return "?" if header is None else member_key(header.name)[0]
+        """`Corpus.key` of it."""
+        return self._corpus.key(self._row)
 
     @property
     def captions(self) -> list[str]:
         """Its cleaned captions."""
-        return self._contents()[0]
+        return list(self._contents()[0])
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kind of each caption, "" where it has none."""
+        return list(self._contents()[0].values())
 
     @property
     def meta(self) -> dict[str, Any]:
         """The whole json; empty if captions are txt."""
         return self._contents()[1]
 
-    def _contents(self) -> tuple[list[str], dict[str, Any]]:
+    def _contents(self) -> tuple[dict[str, str], dict[str, Any]]:
         if self._parsed is None:
-            self._parsed = parse_caption_member(self._kind, bytes(self._caption_member))
+            manifest = self._corpus.manifest
+            self._parsed = parse_caption_member(
+                manifest.caption_member, bytes(self._caption_member), manifest.caption_keys
+            )
         return self._parsed
 
 
@@ -177,8 +209,9 @@ class Corpus:
         self.folder = folder
         self.name = name
         self.manifest = manifest
-        self.digest = hashlib.sha256(manifest.index_sha256.encode()).hexdigest()
-        """Changes with any record and with the order of records."""
+        keys = json.dumps(manifest.caption_keys, sort_keys=True) if manifest.caption_keys else ""
+        self.digest = hashlib.sha256(f"{manifest.index_sha256}{keys}".encode()).hexdigest()
+        """Changes with any record, with the order of records, and with the keys under which their captions are."""
         self.shard_rows: npt.NDArray[np.int64] = np.cumsum([0, *(s.records for s in manifest.shards)], dtype=np.int64)
         """int64 (shards + 1): the first row of each shard, then the number of rows."""
         self._cache = cache
@@ -208,33 +241,32 @@ class Corpus:
         if caption_size > MAX_CAPTION_BYTES:
             raise BadRecordError(CAPTIONS_TOO_LARGE)
         file = self._file(shard)
-        start = image_at - BLOCK if image_at < caption_at else caption_at
+        start = min(image_at, caption_at)
         size = max(image_at + image_size, caption_at + caption_size) - start
         try:
             if size <= image_size + caption_size + _ONE_READ_GAP:
                 data = memoryview(os.pread(file.fd, size, start))
+                image = data[image_at - start : image_at - start + image_size]
                 member = data[caption_at - start : caption_at - start + caption_size]
             else:
-                start = image_at - BLOCK
-                data = memoryview(os.pread(file.fd, BLOCK + image_size, start))
+                image = memoryview(os.pread(file.fd, image_size, image_at))
                 member = memoryview(os.pread(file.fd, caption_size, caption_at))
         except (OSError, OverflowError) as error:
             raise BadRecordError(f"shard cannot be read: {error}") from None
-        image = data[image_at - start : image_at - start + image_size]
         if len(image) + len(member) != image_size + caption_size:
             raise BadRecordError("shard ends before the record")
         if crc32(member, crc32(image)) != crc:
             raise BadRecordError("changed since it was indexed")
-        return Record(self.manifest.caption_member, data[image_at - start - BLOCK : image_at - start], image, member)
+        return Record(self, row, image, member)
 
     def key(self, row: int) -> str:
-        """The key of a record from its tar header alone, even if the rest is damaged; `row N` if the header is too."""
+        """Name of the image in the tar up to its first dot, as in webdataset, even if the rest is damaged; or `row N`."""
         shard, image_at, *_ = _ROW.unpack_from(self._rows, row * _ROW.size)
         try:
-            header = parse_header(os.pread(self._file(shard).fd, BLOCK, image_at - BLOCK))
+            name = member_name(self._file(shard).fd, image_at)
         except (OSError, OverflowError, BadRecordError):
-            header = None
-        return f"row {row}" if header is None else member_key(header.name)[0]
+            name = None
+        return f"row {row}" if name is None else member_key(name)[0]
 
     def prefetch(self, shards: Iterable[int]) -> None:
         """Fetch shards of a remote root in the background, in this order; does nothing for a local root."""

@@ -4,9 +4,11 @@ Python's `tarfile`, and so stock webdataset, takes a damaged header for the end 
 rest of the shard. This walk looks for the next valid header instead and reports the gap.
 """
 
+import math
 import os
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import BinaryIO, NamedTuple
 
 BLOCK = 512
@@ -14,11 +16,15 @@ BLOCK = 512
 
 _ZEROS = bytes(BLOCK)
 _REGULAR = (b"0", b"\0", b"7")
+_SPARSE = b"S"  # GNU's older form
 _EXTENDED = (b"L", b"x")  # GNU long name, pax: they describe the next member
 _WITHOUT_CONTENTS = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, folders
 _ADLER_PRIME = 65521
 _MAX_NAME_BYTES = 1 << 16
-_MAX_END_BYTES = 1 << 16  # tar writes 1 KiB of zeros and pads its last record, of 10 KiB by default
+_END_MARK = 2 * BLOCK
+_MAX_END_BYTES = 1 << 16  # after the end mark tar pads its last record, of 10 KiB by default
+_MAX_RECORD_BYTES = 8 << 20  # where the size of the file is a multiple of it
+_MAGIC, _MAGIC_AT = b"ustar", 257
 _MAX_DIGITS = 20  # of a number in a pax header
 _FIRST_SCAN, _SCAN_BYTES = 1 << 12, 1 << 20
 
@@ -31,6 +37,8 @@ class Member(NamedTuple):
     """Where its contents start in the tar, bytes; its header is the block before."""
     size: int
     """Bytes of contents."""
+    sparse: bool = False
+    """Its holes are not in the tar, so that its contents are not what lies at `offset`."""
 
 
 class Gap(NamedTuple):
@@ -47,12 +55,23 @@ class _Header(NamedTuple):
     kind: bytes
 
 
+class _Stated(NamedTuple):
+    """What a GNU or pax header states about the next member."""
+
+    name: str = ""
+    size: int | None = None
+    sparse: bool = False
+
+
+_NOTHING = _Stated()
+
+
 def walk_tar(file: BinaryIO) -> Iterator[Member | Gap]:
     """The members and the gaps of an open tar, in order; contents are not read. Supports ustar, GNU and pax names."""
     fd = file.fileno()
     end = os.fstat(fd).st_size
     position, zeros_from = 0, None
-    name, size = "", None  # what a GNU or pax header states about the next member
+    stated = _NOTHING
     while position < end:
         block = os.pread(fd, BLOCK, position)
         if _ZEROS.startswith(block):
@@ -60,32 +79,55 @@ def walk_tar(file: BinaryIO) -> Iterator[Member | Gap]:
             position += BLOCK
             continue
         header = parse_header(block)
-        length = 0 if header is None else header.size if size is None else size
-        contents = position + BLOCK
+        length = 0 if header is None else header.size if stated.size is None else stated.size
+        contents = position + BLOCK + (_sparse_map(fd, position) if header and header.kind == _SPARSE else 0)
         start = position if zeros_from is None else zeros_from
         if header is None or contents + length > end:
             position = _next_header(fd, position + 1, end)
             yield Gap(start, position - start, _reason(header, start, position == end))
             if position == end:
                 return
-            zeros_from, name, size = None, "", None
+            zeros_from, stated = None, _NOTHING
             continue
         if zeros_from is not None:
             yield Gap(start, position - start, "end mark in the middle of the tar")
             zeros_from = None
         if header.kind in _EXTENDED and length <= _MAX_NAME_BYTES:
             try:
-                name, size = _extended(header.kind, os.pread(fd, length, contents))
+                stated = _extended(header.kind, os.pread(fd, length, contents))
             except ValueError:
                 yield Gap(position, contents - position, "broken tar header")
-        elif header.kind in _REGULAR:
-            yield Member(name or header.name, contents, length)
-            name, size = "", None
+        else:
+            if header.kind in _REGULAR or header.kind == _SPARSE:
+                yield Member(stated.name or header.name, contents, length, stated.sparse or header.kind == _SPARSE)
+            stated = _NOTHING
         position = contents + (0 if header.kind in _WITHOUT_CONTENTS else -(-length // BLOCK) * BLOCK)
     if zeros_from is None:
         yield Gap(end, 0, "tar without an end mark, perhaps cut short" if end else "zero-byte shard")
-    elif end - zeros_from > _MAX_END_BYTES:
+    elif end - zeros_from > max(_MAX_END_BYTES, _END_MARK + math.gcd(end, _MAX_RECORD_BYTES)):
         yield Gap(zeros_from, end - zeros_from, "tar that ends in zeros, perhaps not fetched whole")
+
+
+def member_name(fd: int, contents: int) -> str | None:
+    """The name of the member whose contents begin there, in whole also where that takes an extended header; None if broken."""
+    start = max(0, contents - _MAX_NAME_BYTES - 3 * BLOCK)
+    data = os.pread(fd, contents - start, start)
+    header = parse_header(data[-BLOCK:]) if len(data) == contents - start else None
+    if header is None:
+        return None
+    end = len(data) - BLOCK
+    found = data.rfind(_MAGIC, 0, end)
+    while found >= 0:
+        at = found - _MAGIC_AT
+        before = parse_header(data[at : at + BLOCK]) if at >= 0 and (end - at) % BLOCK == 0 else None
+        if before is not None:
+            payload = data[at + BLOCK : at + BLOCK + before.size]
+            if before.kind in _EXTENDED and 0 <= end - at - BLOCK - before.size < BLOCK:
+                with suppress(ValueError):
+                    return _extended(before.kind, payload).name or header.name
+            break
+        found = data.rfind(_MAGIC, 0, found)
+    return header.name
 
 
 def member_key(name: str) -> tuple[str, str]:
@@ -123,27 +165,34 @@ def parse_header(block: bytes) -> _Header | None:
     return _Header(raw.decode("utf-8", "backslashreplace"), size, block[156:157])
 
 
-def _extended(kind: bytes, payload: bytes) -> tuple[str, int | None]:
-    """(name, size) that a GNU long name or a pax header gives the next member; "" and None if it gives none.
-
-    ValueError if its records or its numbers are not what pax defines.
-    """
+def _extended(kind: bytes, payload: bytes) -> _Stated:
+    """What a GNU long name or a pax header states. ValueError if its records or its numbers are not what pax defines."""
     if kind == b"L":
-        return payload.rstrip(b"\0").decode("utf-8", "backslashreplace"), None
+        return _Stated(payload.rstrip(b"\0").decode("utf-8", "backslashreplace"))
     payload = payload.rstrip(b"\0")  # some writers pad it
-    name, size, start = "", None, 0
+    name, size, sparse, start = "", None, False, 0
     while start < len(payload):
         space = payload.find(b" ", start, start + _MAX_DIGITS + 1)
         end = start + _number(payload[start:space] if space >= 0 else b"")
         if not space < end <= len(payload):
             raise ValueError("a record that ends before it begins, or after the header")
         key, _, value = payload[space + 1 : end - 1].partition(b"=")
-        if key == b"path":
+        if (key == b"path" and not name) or key == b"GNU.sparse.name":
             name = value.decode("utf-8", "backslashreplace")
         elif key == b"size":
             size = _number(value)
+        sparse |= key.startswith(b"GNU.sparse.")
         start = end
-    return name, size
+    return _Stated(name, size, sparse)
+
+
+def _sparse_map(fd: int, header: int) -> int:
+    """Bytes of the blocks that continue the map in a header of GNU's older sparse form."""
+    size, more = 0, os.pread(fd, 1, header + 482)
+    while more == b"\1":
+        size += BLOCK
+        more = os.pread(fd, 1, header + size + 504)
+    return size
 
 
 def _number(digits: bytes) -> int:
@@ -157,11 +206,12 @@ def _next_header(fd: int, start: int, end: int) -> int:
     scanned = _FIRST_SCAN  # grows, so that a header close by does not cost a large read
     while start < end:
         chunk = os.pread(fd, scanned + BLOCK, start)
-        found = chunk.find(b"ustar", 257)
-        while 0 <= found < scanned + 257:
-            if parse_header(chunk[found - 257 : found - 257 + BLOCK]) is not None:
-                return start + found - 257
-            found = chunk.find(b"ustar", found + 1)
+        found = chunk.find(_MAGIC, _MAGIC_AT)
+        while 0 <= found < scanned + _MAGIC_AT:
+            at = found - _MAGIC_AT
+            if parse_header(chunk[at : at + BLOCK]) is not None:
+                return start + at
+            found = chunk.find(_MAGIC, found + 1)
         start += scanned
         scanned = min(2 * scanned, _SCAN_BYTES)
     return end

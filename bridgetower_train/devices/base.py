@@ -35,6 +35,8 @@ class Device(ABC):
     """How loader workers start: `fork`, or `forkserver` where a forked child breaks the driver."""
     pin_memory: bool = False
     """Whether batches are in page-locked memory, so that copies to the device overlap with computation."""
+    pin_snapshots: bool = False
+    """Whether host copies of the whole weights and optimizer state are, too."""
     attention: AttentionFunction = staticmethod(sdpa)
     """The attention function that the model calls."""
     executions: tuple[str, ...] = ("eager", "compile")
@@ -47,6 +49,10 @@ class Device(ABC):
     """What a profile records."""
     ddp_kwargs: Mapping[str, Any] = MappingProxyType({"gradient_as_bucket_view": True})
     """Settings of DistributedDataParallel."""
+    ddp_hooks: bool = True
+    """Whether DistributedDataParallel may send something other than its buckets."""
+    moments: tuple[str, ...] = ("fp32",)
+    """Allowed values of `optim.moments`: torch's fused AdamW keeps moments in the weights' type."""
 
     def __init__(self, config: DeviceConfig, local_rank: int) -> None:
         self.config = config
@@ -119,22 +125,33 @@ class Device(ABC):
     def adamw(self, groups: list[dict[str, object]], config: OptimConfig) -> torch.optim.Optimizer:
         """AdamW over parameter groups that carry `lr` and `weight_decay`.
 
-        Fused: one kernel over all parameters, which also honours `found_inf` (see `skip_update`).
+        Fused: one kernel over all parameters, which also honours `found_inf` (see `clip_or_skip`).
         """
+        self.check_moments(config)
         return torch.optim.AdamW(groups, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
 
-    def skip_update(self, optimizer: torch.optim.Optimizer, gradients: list[Tensor], skip: Tensor) -> None:
-        """Skip the next update, by `gradients`, if the device scalar `skip` is 1, without a host sync."""
-        optimizer.grad_scale = None  # type: ignore[attr-defined]
-        optimizer.found_inf = skip  # type: ignore[attr-defined]
+    @classmethod
+    def check_moments(cls, config: OptimConfig) -> None:
+        """ConfigError if AdamW cannot keep its moments in the configured precision here."""
+        if config.moments not in cls.moments:
+            raise ConfigError(
+                f"optim.moments={config.moments}: torch's fused AdamW, which device {cls.name} uses, keeps moments in the "
+                "weights' type, fp32; remove it"
+            )
 
-    def clip(self, parameters: list[nn.Parameter], max_norm: float) -> Tensor:
-        """Scale the gradients to a global norm of at most `max_norm` (0: leave them); the norm before, a device scalar."""
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+    def clip_or_skip(
+        self, optimizer: torch.optim.Optimizer, gradients: list[Tensor], norm: Tensor, max_norm: float
+    ) -> Tensor:
+        """Scale `gradients` from their global `norm` to at most `max_norm` (0: leave them); skip the update if it is not finite.
+
+        Returns 1 if the next update is skipped, otherwise 0; that and `norm` are device scalars, and the host does not wait.
+        """
         if max_norm:
-            torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
-        return norm
+            torch._foreach_mul_(gradients, clip_factor(norm, max_norm))
+        skipped = 1.0 - torch.isfinite(norm).float()
+        optimizer.grad_scale = None  # type: ignore[attr-defined]
+        optimizer.found_inf = skipped  # type: ignore[attr-defined]
+        return skipped
 
     def forget_skipped(self, optimizer: torch.optim.Optimizer) -> None:  # noqa: B027  a skipped update leaves nothing
         """As if all updates so far, which were skipped at a rate of next to nothing, had not been; none came before them."""
@@ -151,7 +168,8 @@ class Device(ABC):
         """Restore what `optimizer_state` returned, on any device."""
         optimizer.state[parameter] = {k: v.to(self.torch_device, copy=True) for k, v in slots.items()}
 
-    def zero_settings(self, stage: int) -> dict[str, Any]:
+    @staticmethod
+    def zero_settings(stage: int) -> dict[str, Any]:
         """Entries that DeepSpeed's `zero_optimization` needs on this device at this stage."""
         return {}
 
@@ -185,3 +203,11 @@ class Device(ABC):
             torch._dynamo.config.cache_size_limit = torch._dynamo.config.accumulated_cache_size_limit  # type: ignore[assignment]
             module.compile(backend=self.compiler, dynamic=False, options=self.compiler_options)
         return module
+
+
+def clip_factor(norm: Tensor, max_norm: float) -> Tensor:
+    """What scales gradients of global `norm` to at most `max_norm`.
+
+    0 if that is not finite: NaN would stay in the padding of ZeRO's gradients for good, since that is never written again.
+    """
+    return (max_norm / (norm + 1e-6)).clamp(max=1.0).nan_to_num(0.0)

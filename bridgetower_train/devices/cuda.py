@@ -16,7 +16,7 @@ class CudaDevice(Device):
     name = "cuda"
     backend = "nccl"
     mp_start_method = "fork"
-    pin_memory = True
+    pin_memory = pin_snapshots = True
     activities = (ProfilerActivity.CPU, ProfilerActivity.CUDA)
 
     def __init__(self, config: DeviceConfig, local_rank: int) -> None:

@@ -11,13 +11,14 @@ from types import MappingProxyType
 from typing import Any, cast
 
 import torch
+from packaging.version import Version
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity
 
 from bridgetower_train.config import DeviceConfig, OptimConfig
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.devices import habana
-from bridgetower_train.devices.base import Device, Probe
+from bridgetower_train.devices.base import Device, Probe, clip_factor
 from bridgetower_train.devices.recipe_cache import keep_recipes
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.model.attention import AttentionFunction
@@ -33,11 +34,15 @@ class HpuDevice(Device):
     name = "hpu"
     backend = "hccl"
     mp_start_method = "forkserver"
+    # Until torch 2.7 its loader asks CUDA for the current device.
+    pin_memory = Version(torch.__version__).release >= (2, 7)
     executions = ("lazy", "eager", "compile")
     compiler = "hpu_backend"
     # Upstream torch 2.6 has no HPU activity; the vendor's builds do.
     activities = tuple(getattr(ProfilerActivity, name) for name in ("CPU", "HPU") if hasattr(ProfilerActivity, name))
     ddp_kwargs = MappingProxyType({**Device.ddp_kwargs, "bucket_cap_mb": 230})
+    ddp_hooks = False  # HCCL's futures are complete as soon as an operation is queued
+    moments = ("fp32", "bf16")
 
     def __init__(self, config: DeviceConfig, local_rank: int) -> None:
         super().__init__(config, local_rank)
@@ -52,7 +57,6 @@ class HpuDevice(Device):
             torch._C._set_math_sdp_allow_fp16_bf16_reduction(config.precision == "bf16")
         else:
             self.attention = fused_attention(habana.module("hpex.kernels").FusedSDPA)
-        self._clipper: Any = None
         self._set_iteration_count: Callable[[int], None] = lambda number: None
 
     @classmethod
@@ -136,25 +140,36 @@ class HpuDevice(Device):
         return int(dict(habana.module("hpu.metrics").metric_global("graph_compilation").stats())["TotalNumber"])
 
     def adamw(self, groups: list[dict[str, object]], config: OptimConfig) -> torch.optim.Optimizer:
-        """FusedAdamW, whose defaults of eps and decay differ from torch's, and which refuses empty groups."""
+        """FusedAdamW, whose defaults of eps and decay differ from torch's, and which refuses empty groups.
+
+        It computes in the weights' type and only stores moments in another (`moments_dtype`).
+        """
         fused = habana.module("hpex.optimizers").FusedAdamW
+        self._moments = torch.bfloat16 if config.moments == "bf16" else torch.float32
         optimizer: torch.optim.Optimizer = fused(
-            [group for group in groups if group["params"]], betas=(config.beta1, config.beta2), eps=config.eps
-        )
+            [group for group in groups if group["params"]], betas=(config.beta1, config.beta2), eps=config.eps,
+            moments_dtype=self._moments,
+        )  # fmt: skip
         for group in optimizer.param_groups:
             group["step"] = 0
             for p in group["params"]:  # otherwise the first update would create them, in a graph of its own
-                optimizer.state[p] = {"step": 0, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+                moments = {name: torch.zeros_like(p, dtype=self._moments) for name in ("exp_avg", "exp_avg_sq")}
+                optimizer.state[p] = {"step": 0, **moments}
         return optimizer
 
-    def skip_update(self, optimizer: torch.optim.Optimizer, gradients: list[Tensor], skip: Tensor) -> None:
-        """FusedAdamW cannot skip: if `skip` is 1, gradients and their running means are set to zero.
+    def clip_or_skip(
+        self, optimizer: torch.optim.Optimizer, gradients: list[Tensor], norm: Tensor, max_norm: float
+    ) -> Tensor:
+        """FusedAdamW cannot skip: an update that is skipped is one by gradients of zero, set in the pass that scales them.
 
-        So the weights change by decay only; the mean starts again from zero, and the step is counted.
+        So the weights change by their running means and by decay, and the step is counted.
         """
-        skipped = skip.bool()
-        for tensor in (*gradients, *(state["exp_avg"] for state in optimizer.state.values())):
-            tensor.masked_fill_(skipped, 0.0)
+        finite = torch.isfinite(norm)
+        for gradient in gradients:
+            if max_norm:
+                gradient.mul_(clip_factor(norm, max_norm))
+            gradient.masked_fill_(~finite, 0.0)
+        return 1.0 - finite.float()
 
     def forget_skipped(self, optimizer: torch.optim.Optimizer) -> None:
         """They were updates by gradients of zero, with means of zero and a decay that rounds to none, but were counted."""
@@ -168,19 +183,14 @@ class HpuDevice(Device):
     def load_optimizer_state(
         self, optimizer: torch.optim.Optimizer, group: dict[str, Any], p: Tensor, slots: dict[str, Tensor]
     ) -> None:
-        moments = {name: slots[name].to(self.torch_device, copy=True) for name in ("exp_avg", "exp_avg_sq")}
+        moments = {
+            name: slots[name].to(self.torch_device, self._moments, copy=True) for name in ("exp_avg", "exp_avg_sq")
+        }
         optimizer.state[p] = {"step": 0, **moments}
         group["step"] = int(slots["step"])
 
-    def clip(self, parameters: list[nn.Parameter], max_norm: float) -> Tensor:
-        if not max_norm:
-            return super().clip(parameters, max_norm)
-        if self._clipper is None:
-            self._clipper = habana.module("hpex.normalization").FusedClipNorm(parameters, max_norm)
-        norm: Tensor = self._clipper.clip_norm(parameters)
-        return norm.reshape(())
-
-    def zero_settings(self, stage: int) -> dict[str, Any]:
+    @staticmethod
+    def zero_settings(stage: int) -> dict[str, Any]:
         """As in the vendor's examples."""
         return {
             1: {"contiguous_gradients": False},
@@ -211,7 +221,10 @@ class HpuDevice(Device):
 
 
 def fused_attention(kernel: Any) -> AttentionFunction:
-    """The model's attention by FusedSDPA, which adds its mask to the logits and takes positional arguments."""
+    """The model's attention by FusedSDPA, which adds its mask to the logits and takes positional arguments.
+
+    In its recompute mode, the vendor's default: the other one keeps the probabilities and the dropout mask for the backward pass.
+    """
 
     def attention(q_BHQE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor, mask: Tensor | None, dropout_p: float) -> Tensor:
         added: Tensor | None = None

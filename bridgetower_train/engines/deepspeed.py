@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from bridgetower_train.config import OptimConfig
+from bridgetower_train.config import EngineConfig, OptimConfig
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.devices import Device
 from bridgetower_train.distributed import Ranks
@@ -26,6 +26,7 @@ from bridgetower_train.engines.deepspeed_import import import_deepspeed
 from bridgetower_train.engines.host import HostCopies
 from bridgetower_train.engines.optim import parameter_groups, stay_inside
 from bridgetower_train.engines.partition import FlatPartition
+from bridgetower_train.engines.reduction import BUCKETS, check_reduction
 from bridgetower_train.engines.tensor_file import Read, shared_tensors
 from bridgetower_train.engines.zero_weights import Zero3Settings, leaves
 from bridgetower_train.errors import ConfigError, UserError
@@ -50,9 +51,11 @@ class ZeroEngine(Engine):
         config: OptimConfig,
         graphs: int = 1,
         accumulates: bool = False,
+        parallel: EngineConfig = BUCKETS,
     ) -> None:
         """`stage` of ZeRO; the other arguments are as in NativeEngine."""
         check_device(device, stage)
+        check_reduction(f"zero{stage}", parallel, device)
         self.deepspeed = import_deepspeed(device, f"zero{stage}")
         if not dist.is_initialized():  # DeepSpeed needs a group even for a single process
             stay_on_this_host()
@@ -70,7 +73,9 @@ class ZeroEngine(Engine):
         self.engine, *_ = self.deepspeed.initialize(
             model=Autocast(task, device),
             optimizer=self.optimizer,
-            config=settings(stage, self.parameter_count, device),
+            config=settings(
+                stage, self.parameter_count, device, parallel.reduce_precision if ranks.world_size > 1 else "fp32"
+            ),
         )
         self._partitioned = self._partition() if stage else []
         self._host = HostCopies(device)
@@ -151,13 +156,7 @@ class ZeroEngine(Engine):
             square = norm.square()
             dist.all_reduce(square)
             norm = square.sqrt()
-        if self.config.clip_norm:
-            # NaN would stay in the padding of the partitioned gradients for good, since that is never written again.
-            factor = (self.config.clip_norm / (norm + 1e-6)).clamp(max=1.0).nan_to_num(0.0)
-            for gradient in gradients:
-                gradient.mul_(factor)
-        skipped = 1.0 - torch.isfinite(norm).float()
-        self.device.skip_update(self.optimizer, gradients, skipped)
+        skipped = self.device.clip_or_skip(self.optimizer, gradients, norm, self.config.clip_norm)
         self.engine.step()
         return {"grad_norm": norm, "skipped": skipped}
 
@@ -306,7 +305,7 @@ def bucket_size(parameters: int) -> int:
     return min(parameters, ZERO_BUCKET)
 
 
-def settings(stage: int, parameters: int, device: Device) -> dict[str, Any]:
+def settings(stage: int, parameters: int, device: Device, reduce_precision: str = "fp32") -> dict[str, Any]:
     """DeepSpeed's configuration: sizes in proportion to the model, and what the device's vendor requires."""
     zero3 = Zero3Settings.of(parameters)
     zero: dict[str, Any] = {
@@ -329,6 +328,7 @@ def settings(stage: int, parameters: int, device: Device) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": 1,  # used only by DeepSpeed's log
         "gradient_accumulation_steps": 1,  # `forward_backward` says which micro-batch is the last
         "gradient_clipping": 0.0,
+        "communication_data_type": reduce_precision,
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 2**62,
         "zero_optimization": zero,

@@ -26,8 +26,8 @@ class HostCopies:
         for name, shape in shapes.items():
             if not main_thread().is_alive():  # an error ends the process
                 return
-            buffer = torch.empty(shape, pin_memory=self.device.pin_memory)
-            if not self.device.pin_memory:  # page-locked memory has its pages already
+            buffer = torch.empty(shape, pin_memory=self.device.pin_snapshots)
+            if not self.device.pin_snapshots:  # page-locked memory has its pages already
                 buffer.numpy().fill(0.0)  # on one core, and without holding the GIL
             self._buffers[name] = buffer
 
@@ -42,7 +42,7 @@ class HostCopies:
         copies = {}
         for name, tensor in tensors:
             if name not in self._buffers:
-                self._buffers[name] = torch.empty(tensor.shape, pin_memory=self.device.pin_memory)
-            copies[name] = self._buffers[name].copy_(tensor, non_blocking=self.device.pin_memory)
+                self._buffers[name] = torch.empty(tensor.shape, pin_memory=self.device.pin_snapshots)
+            copies[name] = self._buffers[name].copy_(tensor, non_blocking=self.device.pin_snapshots)
         self.device.synchronize()
         return copies

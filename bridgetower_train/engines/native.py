@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from bridgetower_train.config import OptimConfig
+from bridgetower_train.config import EngineConfig, OptimConfig
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.devices import Device
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.engines.base import OPTIMIZER, WEIGHTS, Engine, Files, read_slots, snapshot_shapes
 from bridgetower_train.engines.host import HostCopies
 from bridgetower_train.engines.optim import parameter_groups, stay_inside
+from bridgetower_train.engines.reduction import BUCKETS, average, average_bucket_in_bf16, check_reduction
 from bridgetower_train.engines.tensor_file import Read, shared_tensors
 from bridgetower_train.tasks.base import Across, Embedded, Embedding, Metrics, Task, whole
 
@@ -24,19 +26,33 @@ class NativeEngine(Engine):
     """See Engine. Every rank has all weights; rank 0 writes them."""
 
     def __init__(
-        self, task: Task, device: Device, ranks: Ranks, config: OptimConfig, graphs: int = 1, accumulates: bool = False
+        self,
+        task: Task,
+        device: Device,
+        ranks: Ranks,
+        config: OptimConfig,
+        graphs: int = 1,
+        accumulates: bool = False,
+        parallel: EngineConfig = BUCKETS,
     ) -> None:
         """Batches will have `graphs` different shapes; if it `accumulates`, a step has several micro-batches."""
-        self.task, self.device, self.ranks, self.config = task, device, ranks, config
+        check_reduction("native", parallel, device)
+        self.task, self.device, self.ranks, self.config, self.parallel = task, device, ranks, config, parallel
         self.parameter_count = sum(p.numel() for p in task.parameters())
         self.trained_count = sum(p.numel() for p in task.parameters() if p.requires_grad)
         self.optimizer = device.adamw(parameter_groups(task.model.named_parameters(), config), config)
         self.parameters: list[nn.Parameter] = [p for group in self.optimizer.param_groups for p in group["params"]]
         # Without its wrapper, whose hooks would split the compiled graph.
         module = device.compile(device.capture_graphs(task, graphs, accumulates))
-        if ranks.world_size > 1:
+        self._reduces_once = ranks.world_size > 1 and parallel.reduce == "once"
+        if self._reduces_once:
+            for tensor in task.state_dict().values():  # as DistributedDataParallel does
+                dist.broadcast(tensor, src=0)
+        elif ranks.world_size > 1:
             module = DistributedDataParallel(module, **device.ddp_kwargs)
             _settle_buckets(module)
+            if parallel.reduce_precision == "bf16":
+                module.register_comm_hook(None, average_bucket_in_bf16)
         self.module = module
         self.embedding = device.compile(Embedding(task))
         self._micro_batch = 0
@@ -57,6 +73,8 @@ class NativeEngine(Engine):
             # A non-finite loss makes its gradients NaN, and through their sum those of all ranks: so the gradient norm
             # is enough for all ranks to skip the update.
             (loss * torch.where(torch.isfinite(loss), 1.0, torch.nan)).backward()
+        if last and self._reduces_once:
+            average(self._gradients(), self.parallel.reduce_precision)
         self.device.mark_step()
         return metrics
 
@@ -65,15 +83,17 @@ class NativeEngine(Engine):
             return nullcontext()
         return self.module.no_sync()
 
+    def _gradients(self) -> list[Tensor]:
+        return [p.grad for p in self.parameters if p.grad is not None]
+
     def step(self) -> Metrics:
         for name, bounds in self.task.bounds().items():
             weight = self.task.model.get_parameter(name)
             if weight.grad is not None:
                 stay_inside(weight.detach(), weight.grad, bounds)
-        norm = self.device.clip(self.parameters, self.config.clip_norm)
-        skipped = 1.0 - torch.isfinite(norm).float()
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        self.device.skip_update(self.optimizer, gradients, skipped)
+        gradients = self._gradients()
+        norm = torch.nn.utils.get_total_norm(gradients)
+        skipped = self.device.clip_or_skip(self.optimizer, gradients, norm, self.config.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return {"grad_norm": norm, "skipped": skipped}

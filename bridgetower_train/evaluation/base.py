@@ -73,6 +73,8 @@ class EvalOptions(RootOptions, ModelOptions):
     """Corpus folder; null: the run's `data.validation`."""
     corpora: list[str] = field(default_factory=list)
     """Several corpus folders instead, one after another; one table shows them all."""
+    kind: str | None = None
+    """Captions of this kind alone, and images that have one; null: those of all kinds, in the order of the corpus."""
     out: str | None = None
     """JSON file that keeps the figures; null: `eval.json` in the run folder or exported folder."""
 

@@ -11,40 +11,66 @@ from bridgetower_train.config import TrainConfig
 from bridgetower_train.data.image import decode_square
 from bridgetower_train.data.shards import BadRecordError, Corpus
 from bridgetower_train.data.text import CaptionTokenizer
-from bridgetower_train.errors import DataError
+from bridgetower_train.errors import ConfigError, DataError, nearest
 
 
 class EvalSet:
     """I images and T captions. The captions are in memory; an image is read when needed, or from memory after `load`."""
 
     def __init__(
-        self, corpus: Corpus, config: TrainConfig, samples: int | None = None, captions: int | None = None
+        self,
+        corpus: Corpus,
+        config: TrainConfig,
+        samples: int | None = None,
+        captions: int | None = None,
+        kind: str | None = None,
     ) -> None:
         """`config`: of the run, which says how its model sees images.
 
-        `samples`: at most so many images, evenly spread; `captions`: at most the first so many of each. None: all.
+        `samples`: at most so many images, evenly spread; `captions`: at most the first so many of each. `kind`: of captions;
+        images without are left out. None: all. ConfigError for a kind that the corpus lacks.
         """
+        if kind is not None and kind not in corpus.manifest.kinds:
+            there = ", ".join(corpus.manifest.kinds) or "none of its captions has one"
+            raise ConfigError(
+                f"kind={kind}: {corpus.name} has no captions of this kind; those there are: {there}"
+                f"{nearest(kind, corpus.manifest.kinds)}"
+            )
         self.corpus, self.size, self.square = corpus, config.model.image_size, config.data.square
         self.rows: list[int] = []
         self.captions: list[list[str]] = []
         """Of each image, in the source's order."""
+        self.kind = kind
+        self.numbers: list[list[int]] = []
+        """The numbers of all captions of the kind in each image's record."""
         self.left_out: dict[str, str] = {}
         """Key -> why an image is left out."""
         self._pixels: Tensor | None = None
         count = min(samples or len(corpus.index), len(corpus.index))
         for row in np.linspace(0, len(corpus.index), count, endpoint=False).astype(int).tolist():
             try:
-                texts = corpus.read(row).captions[:captions]
-                if not texts:
-                    raise BadRecordError("no caption")
+                record = corpus.read(row)
+                texts = record.captions
+                numbers = [i for i, of in enumerate(record.kinds) if kind in (None, of)]
+                if not numbers:
+                    raise BadRecordError(f"no caption of kind {kind}" if texts else "no caption")
             except BadRecordError as error:
                 self.left_out[corpus.key(row)] = error.reason
                 continue
             self.rows.append(row)
-            self.captions.append(texts)
+            self.captions.append([texts[i] for i in numbers[:captions]])
+            self.numbers.append(numbers)
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def of_kinds(self) -> str:
+        """Of which kinds the captions are, in words."""
+        known = self.corpus.manifest.kinds
+        others = self.corpus.manifest.captions - sum(known.values())
+        all_kinds = [*known, *(["without a kind"] if others else [])]
+        return self.kind or (f"all: {', '.join(all_kinds)}" if known else "not noted in the corpus")
 
     @property
     def first(self) -> list[str]:
@@ -94,6 +120,7 @@ class EvalSet:
         self.left_out |= {self.corpus.key(self.rows[image]): reason for image, reason in sorted(bad.items())}
         kept = [i for i in range(len(self)) if i not in bad]
         self.rows, self.captions = [self.rows[i] for i in kept], [self.captions[i] for i in kept]
+        self.numbers = [self.numbers[i] for i in kept]
 
     def require_two(self) -> None:
         """DataError where there are fewer than two images."""

@@ -68,7 +68,7 @@ def masked_lm(
 
 
 def _run(model: OpenModel, corpus: Corpus, options: MaskedLMOptions, ranks: Ranks) -> Result:
-    images = EvalSet(corpus, model.config, options.samples).load()
+    images = EvalSet(corpus, model.config, options.samples, kind=options.kind).load()
     probability = model.config.objective.mlm_probability
     protocol = of_sample(model, images, "the first of each image")
     protocol["masked"] = f"{probability:.0%} of the tokens, 80/10/10 as in training, seed {options.seed}"

@@ -75,7 +75,7 @@ def calibration_error(probability: npt.NDArray[np.float64], truth: npt.NDArray[n
 
 
 def _run(model: OpenModel, corpus: Corpus, options: MatchingOptions, ranks: Ranks) -> Result:
-    images = EvalSet(corpus, model.config, options.samples).load()
+    images = EvalSet(corpus, model.config, options.samples, kind=options.kind).load()
     protocol = of_sample(model, images, "the first of each image, and that of the next image as the mismatch")
     protocol["calibration"] = f"{BINS} equal bins of the probability of a match"
     return Result(matching(*match_scores(Predictor(*model), images)), protocol)

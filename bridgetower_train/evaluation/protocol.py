@@ -90,6 +90,7 @@ def of_sample(model: OpenModel, images: EvalSet, captions: str) -> dict[str, Any
     return {
         "images": len(images),
         "captions": captions,
+        "kinds": images.of_kinds,
         "captions cut": count_cut(model.tokenizer, images.first, model.config.model.max_text_len),
         "left out": ", ".join(f"{key} ({reason})" for key, reason in images.left_out.items()) or 0,
     }

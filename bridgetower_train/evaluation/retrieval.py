@@ -193,7 +193,7 @@ def _run(model: OpenModel, corpus: Corpus, options: RetrievalOptions, ranks: Ran
         raise ConfigError(
             f"rerank={options.rerank}: needs the head itm_score, which the model does not have; set rerank=0"
         )
-    images = EvalSet(corpus, config, captions=options.captions)
+    images = EvalSet(corpus, config, captions=options.captions, kind=options.kind)
     figures = evaluate(predictor, images, options.rerank, options.fold, ranks, options.batch, options.rerank_rule)
     counts = Counter(len(captions) for captions in images.captions)
     of_each = ", ".join(f"{count} of {number:,}" for count, number in sorted(counts.items(), reverse=True))
@@ -202,6 +202,7 @@ def _run(model: OpenModel, corpus: Corpus, options: RetrievalOptions, ranks: Ran
     protocol = {
         "images": len(images),
         "captions": f"{len(images.texts):,}; {which}: {of_each} images",
+        "kinds": images.of_kinds,
         "captions cut": count_cut(model.tokenizer, images.texts, config.model.max_text_len),
         "left out": f"{len(left_out)}: {', '.join(left_out[:5])}{', ...' if left_out[5:] else ''}" if left_out else 0,
         "re-ranking": f"the best {options.rerank} of each query, by matching; rule {options.rerank_rule}"

@@ -76,12 +76,20 @@ def _card(batch: Batch, shown: Shown, source: dict[str, Any]) -> Markup:
     facts = {
         "source": f"{source['corpus']} / {source['shard']}",
         "key": str(source["key"]),
+        "caption": _which(source["number"], source["kinds"]),
         "position": f"{source['position']:,} in epoch {source['epoch']}",
         "tokens": f"{real}, and {length - real} of padding",
         **shown.facts,
     }
     caption = element("p", str(source["caption"]), class_="caption")
     return element("article", images, caption, _text(shown.tokens), pairs(facts), class_="sample")
+
+
+def _which(number: int, kinds: Sequence[str]) -> str:
+    """Which of a record's captions is shown, and of what kind it is."""
+    shown = f"{number + 1} of {len(kinds)}"
+    counts = ", ".join(f"{count} {kind or 'without a kind'}" for kind, count in Counter(kinds).items())
+    return f"{shown}: {kinds[number] or 'without a kind'} (of {counts})" if any(kinds) else shown
 
 
 def _image(pixels_3SS: Tensor | None, caption: str) -> Markup:

@@ -164,6 +164,6 @@ def _data(data: DataConfig, manifests: Manifests) -> Markdown:
 def _seen(saved: SavedModel, manifests: Manifests) -> str:
     """Pairs, and epochs where all corpora are known."""
     data, seen = saved.config.data, (saved.step or 0) * saved.config.global_batch
-    unit = "captions" if data.captions == "all" else "images"
+    unit = "captions" if data.per_epoch == "all" else "images"
     epoch = sum(getattr(m, unit) * data.corpora[c] for c, m in manifests.items() if m)
     return f"{seen:,}" + (f", {seen / epoch:.2f} epochs" if epoch and None not in manifests.values() else "")

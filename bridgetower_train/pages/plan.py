@@ -173,9 +173,11 @@ def _step(plan: Plan) -> Markup:
         "from": f"{1e3 * here.fastest:,.0f} ms",
         "to": f"{1e3 * here.slowest:,.0f} ms",
     }
+    hidden = "the reduction of gradients overlaps with the last backward pass, nothing else does"
+    overlap = hidden if here.step.overlaps else "nothing overlaps, since engine.reduce=once"
     text = (
-        "The time of a step if each resource were the only one. Expected: the reduction of gradients overlaps with the last "
-        "backward pass, nothing else does. Range: full overlap at the highest speed of the card, none at the lowest."
+        f"The time of a step if each resource were the only one. Expected: {overlap}. Range: all overlap that the engine allows "
+        "at the highest speed of the card, none at the lowest."
     )
     return join(
         figures(facts), element("h3", "Time by resource"), note(text), table(["resource", "ms", "of the step"], rows)
@@ -279,16 +281,18 @@ def _basis(plan: Plan) -> Markup:
     how = f"{', '.join(f'{u:g}' for u in config.utilisation)} of the peak" if card.peak else "assumed: set tflops=[...]"
     if config.tflops:
         how = "given"
+    sent = plan.memory.precision.sent
     return join(pairs({
         "card": f"{card.memory / 1e9:.0f} GB at {card.bandwidth / 1e12:.2f} TB/s, {peak}",
         "links": f"{card.scale_up / 1e9:.1f} GB/s within the host, {card.scale_out / 1e9:.1f} GB/s to other hosts, each way",
         "from": card.source,
         "a card achieves": f"{speeds} TFLOP/s: low, expected, high ({how})",
         "precision": config.device.precision,
-        "memory": "weights and gradients 4 bytes per parameter, moments 8; activations traced through forward and backward pass "
-        "on fake tensors under the CPU's autocast lists. Left out: workspace of kernels and compilers, buffers of "
-        "collectives, fragmentation",
+        "memory": f"weights and gradients 4 bytes per parameter, moments {plan.memory.precision.moments}; activations traced "
+        "through forward and backward pass on fake tensors under the CPU's autocast lists. Left out: workspace of kernels and "
+        "compilers, buffers of collectives, fragmentation",
         "FLOPs": "counted from the shapes" + (", including recomputation" if config.engine.activation_checkpointing else ""),
         "data": (f"published counts of {', '.join(plan.corpora.published)}" if plan.corpora.published else "manifests"),
-        "one all-reduce of gradients": f"at least {1e3 * all_reduce_time(plan.cluster, 4 * plan.memory.trained):,.1f} ms",
+        "one all-reduce of gradients": f"at least {1e3 * all_reduce_time(plan.cluster, sent * plan.memory.trained):,.1f} ms "
+        f"in {config.engine.reduce_precision}",
     }))  # fmt: skip

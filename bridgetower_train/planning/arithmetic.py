@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from bridgetower_train.planning.collectives import Collective
 from bridgetower_train.planning.hardware import Cluster
+from bridgetower_train.planning.memory import FLOAT32, MOMENTS, Precision
 
 WEIGHT_TRAFFIC = 46
 """Bytes of memory traffic per parameter and step: the bf16 copy (4 read, 2 written), its use forward and backward (2 + 2), the
-gradient (4 written, 4 read for its norm), AdamW (16 read, 12 written)."""
+gradient (4 written, 4 read for its norm), AdamW (16 read, 12 written). Moments in bf16 are 8 less."""
 BACKWARD = 2 / 3
 """Share of a step's FLOPs in the backward pass, with which the reduction of gradients can overlap."""
 
@@ -26,6 +27,8 @@ class Step:
     """Lower bound: weights, optimizer and kept activations are read and written once."""
     links: dict[str, float]
     """What is sent -> lower bound of its time, with the links to itself."""
+    overlaps: bool = True
+    """Whether gradients can be sent during the backward pass."""
 
     @property
     def links_time(self) -> float:
@@ -37,8 +40,9 @@ class Step:
         return self.flops / achieved
 
     def fastest(self, achieved: float) -> float:
-        """With communication fully overlapped."""
-        return max(self.compute_time(achieved), self.memory_time, self.links_time)
+        """With communication overlapped as far as the engine allows."""
+        behind = 0.0 if self.overlaps else self.links.get("gradients", 0.0)
+        return max(self.compute_time(achieved), self.memory_time, self.links_time - behind) + behind
 
     def slowest(self, achieved: float) -> float:
         """Without any overlap."""
@@ -47,13 +51,16 @@ class Step:
     def expected(self, achieved: float) -> float:
         """With gradients overlapping the backward pass of the last micro-batch as far as possible, the rest without overlap."""
         compute = max(self.compute_time(achieved), self.memory_time)
-        hidden = min(self.links.get("gradients", 0.0), BACKWARD * compute / self.micro_batches)
+        hidden = min(self.links.get("gradients", 0.0), BACKWARD * compute / self.micro_batches) * self.overlaps
         return compute + self.links_time - hidden
 
 
-def memory_time(cluster: Cluster, parameters: int, kept: float, micro_batches: int) -> float:
+def memory_time(
+    cluster: Cluster, parameters: int, kept: float, micro_batches: int, precision: Precision = FLOAT32
+) -> float:
     """Lower bound of the time to read and write a step's weights, and what its micro-batches keep (`kept` bytes each), once."""
-    return (WEIGHT_TRAFFIC * parameters + 2 * kept * micro_batches) / cluster.card.bandwidth
+    per_weight = WEIGHT_TRAFFIC - 2 * (MOMENTS - precision.moments)
+    return (per_weight * parameters + 2 * kept * micro_batches) / cluster.card.bandwidth
 
 
 def links_times(cluster: Cluster, calls: list[Collective]) -> dict[str, float]:

@@ -58,7 +58,7 @@ def count(data: DataConfig, image_size: int) -> Corpora:
             unknown.append(name)
             continue
         total, size = total + images, size + stored
-        samples += weight * (captions if data.captions == "all" else images)
+        samples += weight * (captions if data.per_epoch == "all" else images)
     return Corpora(total, samples, size, published, unknown)
 
 

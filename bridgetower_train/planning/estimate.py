@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from bridgetower_train.config import Duration, RunLength
 from bridgetower_train.engines.graphs import Graphs, planned_graphs
+from bridgetower_train.engines.reduction import check_reduction
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.planning.arithmetic import Step, links_times, memory_time
 from bridgetower_train.planning.collectives import Collective, collective_bytes
@@ -162,6 +163,8 @@ def make_plan(config: PlanConfig) -> Plan:
         raise ConfigError("model.vocab_size=null: set it to the number of tokens, or use model=base or model=large")
     cluster = parse(config.hardware)
     config.rank_batch(cluster.cards)  # before the work of tracing
+    cluster.card.device.check_moments(config.optim)
+    check_reduction(config.engine.name, config.engine, cluster.card.device)
     platform = Platform.on_paper(cluster.card.fused_attention, config.device.precision)
     return plan_from(config, {kept: measure(config, platform, kept) for kept in (False, True)})
 
@@ -203,8 +206,9 @@ def estimate(
     step = Step(
         pairs * (flops + first_pass),
         micro_batches,
-        memory_time(cluster, memory.trained, micro_batch * memory.per_pair_kept, micro_batches),
+        memory_time(cluster, memory.trained, micro_batch * memory.per_pair_kept, micro_batches, memory.precision),
         links_times(cluster, calls),
+        overlaps=config.engine.reduce == "buckets",
     )
     speeds = config.achieved(cluster.card.peak)
     middle = speeds[len(speeds) // 2]
@@ -223,7 +227,7 @@ def sent(config: PlanConfig, engine: str, cluster: Cluster, memory: Memory, comp
     all_reduces = cluster.card.sums_for_all and engine in ("zero2", "zero3")
     return collective_bytes(
         engine, memory.trained, cluster.cards, compared.micro_batches, compared.gathered, task_class(config).gathered(config),
-        all_reduces, memory.gathered(compared.passes),
+        all_reduces, memory.gathered(compared.passes), memory.precision.sent,
     )  # fmt: skip
 
 
@@ -259,5 +263,6 @@ def ways_to_fit(plan: Plan) -> str:
     lanes = [n for n in range(1, best + 1) if here.pairs % n == 0 and n % config.samples_per_lane == 0]
     ways = [f"micro_batch={lanes[-1]}"] if lanes and lanes[-1] < here.micro_batch else []
     ways += ["engine.activation_checkpointing=true"] * (not config.engine.activation_checkpointing)
+    ways += ["optim.moments=bf16"] * (config.optim.moments == "fp32" and "bf16" in plan.cluster.card.device.moments)
     ways += ["engine=zero2"] * (config.engine.name == "native")
     return f"does not fit; try {' or '.join(ways) or 'more cards'}"

@@ -19,8 +19,10 @@ from bridgetower_train.tasks import Contrast, task_class
 
 WEIGHT = GRADIENT = COPY = 4
 """Bytes per parameter, float32 under every engine; a ZeRO rank updates a copy of its part of the weights."""
-MOMENTS = 8
-"""Bytes per parameter of AdamW's two."""
+SIZES = {"fp32": 4, "bf16": 2}
+"""Precision -> bytes of a number."""
+MOMENTS = 2 * SIZES["fp32"]
+"""Bytes per parameter of AdamW's two, in a checkpoint and by default."""
 GATHERED_COPIES = 3
 """Of the gathered embeddings: the embeddings, their gradient, and the buffer in which it is computed."""
 ENGINES = ("native", "zero1", "zero2", "zero3")
@@ -31,21 +33,46 @@ FEW, MANY = 2, 4
 """Pairs of the two traces."""
 
 
-def states(engine: str, parameters: int, trained: int, cards: int) -> tuple[float, float, float]:
+@dataclass(frozen=True)
+class Precision:
+    """What `optim.moments`, `engine.reduce` and `engine.reduce_precision` decide."""
+
+    moments: int = MOMENTS
+    """Bytes per parameter of AdamW's two."""
+    sent: int = GRADIENT
+    """Bytes of a gradient on its way to other cards."""
+    once: bool = False
+    """Whether the native engine averages all gradients in one all-reduce."""
+
+    @staticmethod
+    def of(config: TrainConfig) -> "Precision":
+        """As configured."""
+        engine = config.engine
+        return Precision(2 * SIZES[config.optim.moments], SIZES[engine.reduce_precision], engine.reduce == "once")
+
+
+FLOAT32 = Precision()
+
+
+def states(
+    engine: str, parameters: int, trained: int, cards: int, precision: Precision = FLOAT32
+) -> tuple[float, float, float]:
     """Bytes of weights, gradients and optimizer state on each of `cards`, between the micro-batches of a step.
 
     `trained` of the `parameters` are not frozen, and have the latter two.
 
-    On several cards the native engine has DDP's buckets in addition to accumulated gradients; ZeRO-1 and 3 have one bucket.
+    On several cards the native engine has DDP's buckets in addition to accumulated gradients, if it does not reduce them at once;
+    ZeRO-1 and 3 have one bucket.
     """
     P, T, part, bucket = float(parameters), float(trained), trained / cards, bucket_size(parameters)
-    copied = (COPY + MOMENTS) * part
+    moments = precision.moments
+    copied = (COPY + moments) * part
     return {
-        "zero0": (WEIGHT * P, GRADIENT * T, MOMENTS * T),
+        "zero0": (WEIGHT * P, GRADIENT * T, moments * T),
         "zero1": (WEIGHT * P, GRADIENT * (T + bucket), copied),
         "zero2": (WEIGHT * P, GRADIENT * part, copied),
-        "zero3": (WEIGHT * P / cards, GRADIENT * (part + bucket), copied),
-    }.get(engine, (WEIGHT * P, GRADIENT * T * (2 if cards > 1 else 1), MOMENTS * T))
+        "zero3": (WEIGHT * P / cards, GRADIENT * part + precision.sent * bucket, copied),
+    }.get(engine, (WEIGHT * P, GRADIENT * T * (2 if cards > 1 and not precision.once else 1), moments * T))
 
 
 @dataclass(frozen=True)
@@ -97,6 +124,7 @@ class Memory:
     """Bytes per entry of the contrast's local rows x global columns."""
     embedding: int
     """Bytes that each pair contributes to the contrast of all ranks."""
+    precision: Precision = FLOAT32
 
     def use(
         self, engine: str, pairs: int, cards: int = 1, accumulates: bool = False, contrast: Contrast | None = None
@@ -104,7 +132,7 @@ class Memory:
         """The peak of a step with `pairs` pairs a micro-batch on each of `cards`: in a backward pass, in the update, or where
         embeddings are compared (`contrast`; by default all of a micro-batch's with those of all cards)."""
         contrast = contrast or Contrast(pairs * cards, pairs, 1, cards)
-        weights, _, optimizer = states(engine, self.parameters, self.trained, cards)
+        weights, _, optimizer = states(engine, self.parameters, self.trained, cards, self.precision)
         if engine == "zero3":
             weights += WEIGHT * self.live
         pieces = self._gradients(engine, cards, accumulates)
@@ -116,16 +144,22 @@ class Memory:
         peak = Breakdown(
             weights, float(self.copies[at]), float(pieces[at]), optimizer, max(0.0, float(activations[at]) + more)
         )
-        left = {"zero1": 2 / cards, "zero2": 2 / cards, "zero3": 1 / cards}.get(engine, 1.0)
+        # All gradients in one all-reduce are there twice, when the activations are gone: in bf16 as pieces and as a whole.
+        native = 2.0 if self._once(engine, cards) else 1.0
+        left = {"zero1": 2 / cards, "zero2": 2 / cards, "zero3": 1 / cards, "native": native}.get(engine, 1.0)
         update = Breakdown(weights, 0.0, GRADIENT * left * self.trained, optimizer, 0.0)
         compared = self.entry * rows * columns + copied + GATHERED_COPIES * self.embedding * rows
         first_pass = Breakdown(weights, 0.0, float(pieces[0]), optimizer, compared * contrast.two_passes)
         return max(peak, update, first_pass, key=lambda use: use.total)
 
+    def _once(self, engine: str, cards: int) -> bool:
+        """Whether gradients are averaged in one all-reduce, instead of buckets."""
+        return engine == "native" and cards > 1 and self.precision.once
+
     def _gradients(self, engine: str, cards: int, accumulates: bool) -> FloatBytes:
         """Bytes of gradients at each moment; with accumulation, in a micro-batch other than the first.
 
-        On a single card they appear one by one while activations are freed. ZeRO fills a bucket, allocated with the first one and
+        Without buckets they appear one by one while activations are freed. ZeRO fills a bucket, allocated with the first one and
         always under ZeRO-3. ZeRO-1 empties it after the pass, and ZeRO-3 sends a copy of a full one. Device settings that have no
         bucket (`contiguous_gradients: false`, on HPU) allocate it to send, and under ZeRO-2 a second one.
         """
@@ -133,14 +167,16 @@ class Memory:
         P, bucket = float(GRADIENT * self.trained), float(GRADIENT * bucket_size(self.parameters))
         part = P / cards
         begun: FloatBytes = np.where(come > 0, bucket, 0.0)
-        full: FloatBytes = np.where(come >= min(bucket, come.max()), bucket, 0.0)
+        sent = bucket * self.precision.sent / GRADIENT
+        full: FloatBytes = np.where(come >= min(bucket, come.max()), sent, 0.0)
         whole: FloatBytes = np.full_like(come, P)
-        native = whole + P * (accumulates and cards > 1) if accumulates or cards > 1 else come
+        buckets = cards > 1 and not self._once(engine, cards)
+        native = whole + P * (accumulates and buckets) if accumulates or buckets else come
         moments: dict[str, FloatBytes] = {
             "zero0": whole,
             "zero1": whole + bucket if accumulates else come + begun,
             "zero2": begun + part * (2 if accumulates else 1),
-            "zero3": part + bucket + full,
+            "zero3": part + sent + full,
         }
         return moments.get(engine, native)
 
@@ -183,6 +219,7 @@ def measure(config: TrainConfig, platform: Platform, checkpointing: bool) -> Mem
         kept,
         contrast_entry(config) if kind.gathered(config) else 0.0,
         COPY * kind.gathered(config),
+        Precision.of(config),
     )
 
 

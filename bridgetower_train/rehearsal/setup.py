@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bridgetower_train.config import InitConfig, ModelConfig, TrainConfig
 from bridgetower_train.data.roots import is_remote, plain_root
+from bridgetower_train.devices.cpu import CpuDevice
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.host import free_memory
 from bridgetower_train.planning.memory import MOMENTS, WEIGHT, Memory, measure
@@ -62,6 +63,9 @@ def set_up(config: TrainConfig, rank: int, world_size: int, folder: Path) -> Set
     if config.device.name != "cpu":
         notes["device"] = f"cpu in place of {config.device.name}, {config.device.precision}"
         config = replace(config, device=replace(config.device, name="cpu", execution="auto", graphs=False))
+    if config.optim.moments not in CpuDevice.moments:
+        notes["moments"] = f"fp32 in place of {config.optim.moments}, which the cpu does not have"
+        config = replace(config, optim=replace(config.optim, moments="fp32"))
     sized = replace(config, model=replace(config.model, vocab_size=config.model.vocab_size or ROBERTA_TOKENS))
     platform = Platform.on_paper(fused_attention=False, precision=config.device.precision)
     memory = measure(sized, platform, config.engine.activation_checkpointing)

@@ -23,7 +23,8 @@ class BestSoFar:
     def __init__(self, config: TrainConfig, found: Best | None, log: Callable[[str], None]) -> None:
         """`found` is what the checkpoint that the run resumes from knew."""
         self.metric, self.patience = config.checkpoint.best, config.validation.patience
-        self.of = fingerprint(config, _KEYS)
+        kind = ("validation.kind",) if config.validation.kind else ()  # which older checkpoints do not know
+        self.of = fingerprint(config, _KEYS + kind)
         self.best = found if found and (found.metric, found.of) == (self.metric, self.of) else None
         """None before the first validation, and without `checkpoint.best`."""
         if self.metric:

@@ -215,7 +215,9 @@ def build_engine(
             "set objective.contrast=micro_batch"
         )
     graphs = planned_graphs(config, compared, device.execution).distinct
-    engine = ENGINES[config.engine.name](task, device, ranks, config.optim, graphs, accumulates=accumulation > 1)
+    engine = ENGINES[config.engine.name](
+        task, device, ranks, config.optim, graphs, accumulates=accumulation > 1, parallel=config.engine
+    )
     if compiles:
         warm_up(config, engine)  # before anything is loaded into the optimizer
     if start.optimizer is not None:

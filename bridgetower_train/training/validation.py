@@ -66,16 +66,17 @@ class Validation:
         validation = config.validation
         captions = validation.captions if validation.retrieval == "full" else 1
         dataset = _open(config, tokenizer)
-        self.images = EvalSet(dataset.corpora[0], config, validation.samples, captions)
+        self.images = EvalSet(dataset.corpora[0], config, validation.samples, captions, validation.kind)
         self.images.require_two()
-        self.batches = _batches(dataset, self.images.rows, validation.batch, ranks)
+        self.batches = _batches(dataset, self.images, validation.batch, ranks)
         """Number -> batch, those of this rank."""
 
     @property
     def described(self) -> str:
         """What is validated, in a line."""
         images, validation = self.images, self.config.validation
-        line = f"{len(images):,} images of {images.corpus.name}"
+        kind = f", captions of kind {images.kind}" if images.kind else ""
+        line = f"{len(images):,} images of {images.corpus.name}{kind}"
         if validation.retrieval == "quick":
             return line
         ranked = f", the best {validation.rerank} re-ranked" if validation.rerank else ""
@@ -118,9 +119,11 @@ def _open(config: TrainConfig, tokenizer: CaptionTokenizer) -> PairDataset:
     return open_data(config, tokenizer, task_class(config).reader(config, tokenizer), validation=True)
 
 
-def _batches(dataset: PairDataset, rows: list[int], size: int, ranks: Ranks) -> dict[int, Batch]:
+def _batches(dataset: PairDataset, images: EvalSet, size: int, ranks: Ranks) -> dict[int, Batch]:
     """This rank's share of the batches of these images, each with one of its captions, by their numbers."""
-    captions = random.below(_SEED, "validation.caption", dataset.corpora[0].index["captions"][rows], rows)
+    rows, numbers = images.rows, images.numbers
+    drawn = random.below(_SEED, "validation.caption", [len(of_image) for of_image in numbers], rows)
+    captions = [of_image[place] for of_image, place in zip(numbers, drawn.tolist(), strict=True)]
     samples = np.array_split(np.stack([rows, captions], axis=1), -(-len(rows) // size))
     batches = {}
     for number in range(ranks.rank, len(samples), ranks.world_size):

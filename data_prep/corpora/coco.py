@@ -7,7 +7,7 @@ from bridgetower_train.config import one_of
 from bridgetower_train.errors import DataError
 from data_prep.job.job import JobConfig, run_job
 from data_prep.shards.writer import DUPLICATE_KEY
-from data_prep.source.annotations import digest_file, expecting, read_json
+from data_prep.source.annotations import BROKEN, digest_file, expecting, number, read_json, usable
 from data_prep.source.local import LinkConfig, LocalImages, RowList
 from data_prep.source.rows import Row
 
@@ -25,6 +25,8 @@ _ABOUT_FLICKR30K = {
     "licence": "photographs of Flickr under its terms, for non-commercial research",
     "note": "five captions an image, written by people",
 }
+NOT_IN_IMAGES = "not in images"
+_NO_ROW = Row("", "", [], state=BROKEN)
 _OFFICIAL = (
     "is not a COCO captions file; it must have `images` with `id` and `file_name`, and `annotations` with `caption` and the "
     "`image_id` of one of these images"
@@ -88,46 +90,72 @@ def _is_flickr30k(karpathy: dict[str, Any]) -> bool:
 
 
 def karpathy_rows(config: CocoConfig, content: Any) -> list[Row]:
-    """The images of the chosen splits, in the order of the file."""
-    rows = []
+    """The images of the chosen splits, in the order of the file, and a row for each that is broken."""
+    flickr = _is_flickr30k(content)
+
+    def read(image: Any) -> Row:
+        captions = [sentence["raw"] for sentence in image["sentences"]]
+        location = image["filename"] if flickr else f"{image['filepath']}/{image['filename']}"
+        return _row(image["imgid" if flickr else "cocoid"], location, captions, {"split": image["split"]})
+
     with expecting("annotations", config.annotations, _KARPATHY):
-        for image in content["images"]:
-            if image["split"] in config.splits:
-                captions = [sentence["raw"] for sentence in image["sentences"]]
-                if _is_flickr30k(content):
-                    image_id, location = image["imgid"], image["filename"]
-                else:
-                    image_id, location = image["cocoid"], f"{image['filepath']}/{image['filename']}"
-                rows.append(_row(image_id, location, captions, {"split": image["split"]}))
+        chosen = (image for image in content["images"] if not _is_of_other(image, config.splits))
+        rows = [row or _NO_ROW for row in usable(chosen, read)]
     if not rows:
         raise DataError(f"annotations={config.annotations}: has no image of splits={config.splits}; choose others")
     return _first_of_each(rows)
 
 
+def _is_of_other(image: Any, splits: list[str]) -> bool:
+    split = image.get("split") if isinstance(image, dict) else None
+    return isinstance(split, str) and split not in splits
+
+
 def official_rows(config: CocoConfig, content: Any) -> list[Row]:
-    """The images in the order of the file, each with its captions in the order of annotation."""
+    """The images in the order of the file, each with its captions in the order of annotation.
+
+    Rows without an image are those of broken images and annotations, and of images that only annotations name.
+    """
     with expecting("annotations", config.annotations, _OFFICIAL):
-        captions: dict[int, list[str]] = {image["id"]: [] for image in content["images"]}
-        for annotation in content["annotations"]:
-            captions[annotation["image_id"]].append(annotation["caption"])
-        licenses = {license["id"]: license for license in content.get("licenses", [])}
+        licenses = {license.get("id"): license for license in content.get("licenses", []) if isinstance(license, dict)}
         rows = [
-            _row(image["id"], image["file_name"], captions[image["id"]], _meta(image, licenses))
-            for image in content["images"]
+            row or _NO_ROW
+            for row in usable(
+                content["images"], lambda image: _row(image["id"], image["file_name"], [], _meta(image, licenses))
+            )
         ]
+        captions: dict[int, list[str]] = {}
+        for row in rows:
+            captions.setdefault(row.meta.get("image_id", -1), row.captions)
+        given = list(usable(content["annotations"], lambda given: (number(given["image_id"]), given["caption"])))
+        if given and not any(pair is not None and pair[0] in captions for pair in given):
+            raise ValueError("no annotation is of one of the images")
+        for pair in given:
+            if pair is None:
+                rows.append(_NO_ROW)
+            elif pair[0] in captions:
+                captions[pair[0]].append(pair[1])
+            else:
+                captions[pair[0]] = []
+                rows.append(_row(pair[0], "", [], {})._replace(state=NOT_IN_IMAGES))
     return _first_of_each(rows)
 
 
 def _row(image_id: Any, location: Any, captions: list[str], meta: dict[str, Any]) -> Row:
-    if not isinstance(image_id, int) or not isinstance(location, str):
-        raise TypeError((image_id, location))
-    return Row(f"{image_id:012d}", location, captions, {"image_id": image_id, "coco_id": image_id, **meta})
+    key = number(image_id)
+    if not isinstance(location, str):
+        raise TypeError(location)
+    return Row(f"{key:012d}", location, captions, {"image_id": key, "coco_id": key, **meta})
 
 
 def _first_of_each(rows: list[Row]) -> list[Row]:
     """The rows, later ones of the same key marked as duplicates."""
-    first = {row.key: place for place, row in reversed(list(enumerate(rows)))}
-    return [row if first[row.key] == place else row._replace(state=DUPLICATE_KEY) for place, row in enumerate(rows)]
+    seen = set[str]()
+    marked = []
+    for row in rows:
+        marked.append(row._replace(state=DUPLICATE_KEY) if row.key in seen and not row.state else row)
+        seen.add(row.key)
+    return marked
 
 
 def _meta(image: dict[str, Any], licenses: dict[int, dict[str, Any]]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bridgetower_train.errors import DataError
-from bridgetower_train.foreign import inside
+from bridgetower_train.foreign import decode_text, inside
 from data_prep.corpora.web import WebConfig, prepare_from_web
 from data_prep.source.annotations import digest_file, expecting, read_json
 from data_prep.source.local import LinkConfig
@@ -24,7 +24,7 @@ _ABOUT = {
     "licence": "not stated; each photograph is its owner's",
     "note": "descriptions by the owners of the photographs",
 }
-_HISTORY = "about 86% in 2021 to 2023 (860,000 of 1,000,000)"
+_HISTORY = "about 86% in 2021 to 2023 (860,000 of 1,000,000), by reports of 2024 and 2025 0 to 10%"
 
 
 @dataclass(frozen=True)
@@ -92,4 +92,4 @@ def run(config: SbuConfig) -> None:
 
 
 def _read_lines(path: Path) -> list[str]:
-    return path.read_bytes().decode("utf-8", "replace").removesuffix("\n").split("\n")
+    return decode_text(path.read_bytes()).removesuffix("\n").split("\n")

@@ -7,7 +7,7 @@ from bridgetower_train.errors import ConfigError, DataError
 from data_prep.corpora.coco import is_karpathy
 from data_prep.job.job import JobConfig, run_job
 from data_prep.shards.writer import DUPLICATE_KEY
-from data_prep.source.annotations import digest_file, expecting, read_array, read_json
+from data_prep.source.annotations import BROKEN, digest_file, expecting, number, read_array, read_json, usable
 from data_prep.source.captions import tidy
 from data_prep.source.local import LinkConfig, LocalImages
 from data_prep.source.rows import Row, Table
@@ -58,7 +58,7 @@ class VisualGenome(Table):
                 "karpathy: half of these images are COCO's, some of its val and test: training on them leaks into the "
                 "evaluation; give Karpathy's dataset_coco.json and they are left out, or karpathy=none to train on all"
             )
-        self._ids: list[int] = []
+        self._ids: list[int | None] = []  # None: broken
         self._states: dict[int, str] = {}  # row -> why it has no image
         self._phrases: dict[int, bytes] = {}
         self._coco_ids: dict[int, int] = {}
@@ -70,11 +70,13 @@ class VisualGenome(Table):
         digests = {key: digest_file(key, path) for key, path in files.items()}
         self._identity = {"karpathy": _NONE, **digests, **config.link_rule}
         with expecting("image_data", config.image_data, _IMAGES):
-            for image in read_array("image_data", config.image_data):
-                self._add(image["image_id"], image.get("coco_id"), held_out)
+            images = read_array("image_data", config.image_data)
+            for image in usable(images, _image):
+                self._add(*(image or (None, None)), held_out)
         with expecting("regions", config.regions, _REGIONS):
-            for image in read_array("regions", config.regions):
-                self._describe(image["regions"])
+            of_images = read_array("regions", config.regions)
+            for regions in usable(of_images, lambda image: list(usable(image["regions"], _phrase))):
+                self._describe([None] if regions is None else regions)
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -87,34 +89,47 @@ class VisualGenome(Table):
 
     def _row(self, place: int) -> Row:
         image = self._ids[place]
+        if image is None:
+            return Row("", "", [], state=BROKEN)
         meta: dict[str, Any] = {"image_id": image}
         if image in self._coco_ids:
             meta["coco_id"] = self._coco_ids[image]
         captions = self._phrases.get(image, b"").decode().split("\n")
         return Row(f"{image:07d}", f"{image}.jpg", captions, meta, state=self._states.get(place, ""))
 
-    def _add(self, image: Any, coco_id: int | None, held_out: frozenset[int]) -> None:
-        if not isinstance(image, int):
-            raise TypeError(image)
+    def _add(self, image: int | None, coco_id: int | None, held_out: frozenset[int]) -> None:
         if image in self._phrases:
             self._states[len(self._ids)] = DUPLICATE_KEY
         elif coco_id in held_out:
             self._states[len(self._ids)] = LEAK
-        if coco_id is not None:
-            self._coco_ids[image] = coco_id
-        self._phrases.setdefault(image, b"")
+        if image is not None:
+            if coco_id is not None:
+                self._coco_ids[image] = coco_id
+            self._phrases.setdefault(image, b"")
         self._ids.append(image)
 
-    def _describe(self, regions: list[dict[str, Any]]) -> None:
+    def _describe(self, regions: list[tuple[int, str] | None]) -> None:
         phrases: dict[int, list[str]] = {}
         for region in regions:
-            phrases.setdefault(region["image_id"], []).append(region["phrase"])
+            if region is None:
+                self._add(None, None, frozenset())
+            else:
+                phrases.setdefault(region[0], []).append(region[1])
         for image, texts in phrases.items():
             if image not in self._phrases:
                 self._states[len(self._ids)] = NOT_IN_IMAGE_DATA
                 self._add(image, None, frozenset())
             before = [self._phrases[image].decode()] if self._phrases[image] else []
             self._phrases[image] = "\n".join([*before, *tidy(texts)]).encode()
+
+
+def _image(image: Any) -> tuple[int, int | None]:
+    coco_id = image.get("coco_id")
+    return number(image["image_id"]), None if coco_id is None else number(coco_id)
+
+
+def _phrase(region: Any) -> tuple[int, str]:
+    return number(region["image_id"]), region["phrase"]
 
 
 def run(config: VisualGenomeConfig) -> None:
@@ -135,4 +150,4 @@ def _held_out(path: str) -> frozenset[int]:
     with expecting("karpathy", path, _KARPATHY):
         if not is_karpathy(content):
             raise TypeError("no `images`")
-        return frozenset(image["cocoid"] for image in content["images"] if image["split"] in ("val", "test"))
+        return frozenset(number(image["cocoid"]) for image in content["images"] if image["split"] in ("val", "test"))

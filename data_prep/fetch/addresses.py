@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from urllib.parse import urljoin
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import AsyncResolver
@@ -41,6 +42,9 @@ _LOOPBACK = [ip_network("127.0.0.0/8"), ip_network("::1/128")]
 _NAT64 = ip_network("64:ff9b::/96")
 _NUMERIC = re.compile(r"(.*\.)?(\d+|0x[\da-f]*)\.?|.*:.*", re.IGNORECASE)
 """Hosts that programs take for an address, whatever `ip_address` says: `127.1`, `0`, `2130706433`, `0x7f.1`."""
+_REMOVED = dict.fromkeys(map(ord, "\t\r\n"))  # as browsers do
+_ABSOLUTE, _AUTHORITY = re.compile(r"[A-Za-z][A-Za-z\d+.-]*:"), re.compile(r"[^/]*//[^/?#]*")
+_ESCAPED = re.compile(rb"[^!-~]")
 _DNS_TIMEOUT, _DNS_TRIES = 5.0, 2
 _CACHED_NAMES = 100_000
 
@@ -69,18 +73,32 @@ def _meant(ip: IPv4Address | IPv6Address) -> Sequence[IPv4Address | IPv6Address]
 
 
 def parse(location: str, base: URL | None = None) -> URL:
-    """The URL of a row, or of a redirect from `base`; NotAnImageError where it is broken or has another scheme."""
+    """The URL of a row, or of a redirect from `base`; NotAnImageError where it is broken or has another scheme.
+
+    Path and query stay as they are, but for blanks and what is not ASCII: the owner of a URL may have signed its very bytes.
+    """
+    text = location.strip().translate(_REMOVED)
     try:
-        given = URL(location.strip())
-        url = base.join(given) if base and not given.scheme else given
+        if base and not _ABSOLUTE.match(text):
+            text = urljoin(str(base), text)
+        url = URL(text)
         host, _ = url.host, url.port  # reading a bad port raises
+        if url.scheme in SCHEMES and host:
+            url = URL(f"{url.scheme}://{url.raw_authority}{_target(text)}", encoded=True)
     except ValueError as error:
         raise NotAnImageError(BAD_URL, str(error)) from None
     if url.scheme not in SCHEMES:
         raise NotAnImageError(REFUSED_SCHEME if url.scheme else BAD_URL, location[:200])
     if not host:
         raise NotAnImageError(BAD_URL, location[:200])
-    return url.with_fragment(None)
+    return url
+
+
+def _target(url: str) -> str:
+    """Path and query of an absolute URL, as they are sent."""
+    rest = _AUTHORITY.sub("", url, count=1).partition("#")[0].encode("utf-8", "surrogateescape")
+    escaped = _ESCAPED.sub(lambda found: b"%%%02X" % found[0][0], rest).decode()
+    return escaped if escaped.startswith("/") else f"/{escaped}"
 
 
 def check_literal(url: URL, allow_loopback: bool) -> None:

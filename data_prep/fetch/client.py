@@ -75,30 +75,30 @@ class Client:
         await self._fresh.close()
         await self._resolver.close()
 
-    async def fetch(self, location: str, held: Held) -> tuple[bytes, str]:
+    async def fetch(self, location: str, held: Held, tries: int = 0) -> tuple[bytes, str]:
         """The body at `location`, its bytes counted in `held`, and its `Content-Encoding` in lower case, "" for none.
 
-        NotAnImageError where it does not arrive in time.
+        `tries`: how often it was fetched before. NotAnImageError where it does not arrive in time, or the server asks to wait.
         """
         deadline = self._config.deadline
         failures = [NotAnImageError(states.TIMEOUT, f"not whole after {deadline:g} s")]
         try:
             # Not wait_for: before Python 3.12 its task and an error in it form a reference cycle.
             async with timeout(deadline):
-                return await self._retried(parse(location), held, failures)
+                return await self._retried(parse(location), held, failures, tries)
         except asyncio.TimeoutError:
             raise failures.pop() from None
 
-    async def _retried(self, url: URL, held: Held, failures: list[NotAnImageError]) -> tuple[bytes, str]:
+    async def _retried(self, url: URL, held: Held, failures: list[NotAnImageError], tries: int) -> tuple[bytes, str]:
         end = time.monotonic() + self._config.deadline
-        for attempt in itertools.count():
+        for attempt in itertools.count(tries):
             try:
                 # A reused connection may deliver the rest of an earlier answer; a retry must not get it.
                 return await self._redirected(self._fresh if attempt else self._session, url, held)
             except NotAnImageError as error:
-                if error.wait is None or attempt == self._config.retries:
+                if error.wait != 0 or attempt == self._config.retries:
                     raise
-                pause = max(error.wait, _BACK_OFF * 2**attempt * random.uniform(0.5, 1.5))
+                pause = _BACK_OFF * 2**attempt * random.uniform(0.5, 1.5)
                 if time.monotonic() + pause > end:
                     raise
                 # More precise than that a retry ran out of time; a new error, since a traceback would refer to itself.

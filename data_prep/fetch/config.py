@@ -16,11 +16,14 @@ class FetchConfig:
     ahead: int = 20_000
     """Rows of the source that wait, most of them for their host, so that a slow host does not delay the others."""
     deadline: float = 30.0
-    """Seconds for a URL from its first connection to its last byte, with all redirects and retries."""
+    """Seconds for a URL from its first connection to its last byte, with all redirects and retries; not for `Retry-After`."""
     connect_timeout: float = 10.0
     """Seconds for one connection, TLS included."""
     retries: int = 1
     """Further attempts after 429, 500, 502, 503, 504, a reset or a connection that ended early, within the deadline."""
+    retry_after: float = 120.0
+    """Most seconds of a `Retry-After` that are waited for; no URL of the host is fetched meanwhile. Where a server asks for more,
+    the URL ends in its status, and the host is left alone for this time."""
     redirects: int = 5
     """Redirects to follow."""
     max_bytes: int = 32 << 20
@@ -41,7 +44,7 @@ class FetchConfig:
     def __post_init__(self) -> None:
         least = {
             "in_flight": 1, "per_host": 1, "ahead": self.in_flight, "deadline": 0.1, "connect_timeout": 0.1, "retries": 0,
-            "redirects": 0, "max_bytes": 1, "memory_mb": 1, "min_edge": 1, "dns_ttl": 0,
+            "retry_after": 0, "redirects": 0, "max_bytes": 1, "memory_mb": 1, "min_edge": 1, "dns_ttl": 0,
         }  # fmt: skip
         for name, minimum in least.items():
             at_least(f"fetch.{name}", getattr(self, name), minimum)

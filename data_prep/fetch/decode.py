@@ -1,6 +1,7 @@
 """From a body to the image for a shard, in a decoding process."""
 
 import hashlib
+import re
 import zlib
 from typing import Any
 
@@ -9,6 +10,10 @@ from data_prep.fetch.config import FetchConfig
 from data_prep.fetch.states import BAD_ENCODING, HASH_MISMATCH, TOO_LARGE, TOO_SMALL, NotAnImageError
 from data_prep.source import image
 from data_prep.source.rows import OK, Outcome
+
+_ENCODINGS = ("gzip", "x-gzip", "deflate")
+_OTHER_ENCODINGS = ("br", "compress", "dcb", "dcz", "x-compress", "zstd")
+_COMPRESSED = (b"\x1f\x8b", b"\x78")  # gzip, zlib
 
 
 def prepare(content: bytes, encoding: str, digest: str, size: int, config: FetchConfig) -> Outcome:
@@ -33,15 +38,21 @@ def prepare(content: bytes, encoding: str, digest: str, size: int, config: Fetch
 
 
 def unpack(content: bytes, encoding: str, limit: int) -> bytes:
-    """Undo a Content-Encoding, which was not requested; NotAnImageError where that gives more than `limit` bytes."""
-    if not encoding:
+    """Undo a Content-Encoding, which was not requested. What is none (`none`, `image/jpeg`, ...) changes nothing, as in browsers.
+
+    NotAnImageError where it cannot be undone, or gives more than `limit` bytes.
+    """
+    encodings = [name for name in re.split(r"\s*,\s*", encoding) if name in (*_ENCODINGS, *_OTHER_ENCODINGS)]
+    if not encodings:
         return content
-    if encoding not in ("gzip", "x-gzip", "deflate"):
+    if len(encodings) > 1 or encodings[0] in _OTHER_ENCODINGS:
         raise NotAnImageError(BAD_ENCODING, encoding[:50])
     inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)  # gzip or zlib
     try:
         whole = inflater.decompress(content, limit + 1)
     except zlib.error as error:
+        if not content.startswith(_COMPRESSED):
+            return content  # the header is wrong
         raise NotAnImageError(BAD_ENCODING, str(error)) from None
     if len(whole) > limit:
         raise NotAnImageError(TOO_LARGE, f"over {limit:,} bytes when unpacked")

@@ -29,7 +29,10 @@ RETRIED = {429, 500, 502, 503, 504}
 
 
 class NotAnImageError(Exception):
-    """A URL gives no image: its state and details. `wait`: seconds before the next try, None for never."""
+    """A URL gives no image: its state and details.
+
+    `wait`: seconds that the server asks to wait for; 0 for none; None where a retry is useless.
+    """
 
     def __init__(self, state: str, detail: str = "", wait: float | None = None) -> None:
         super().__init__(state, detail)

@@ -182,6 +182,7 @@ def _overview(corpus: Described) -> tuple[str, ...]:
 def _section(corpus: Described) -> Markdown:
     manifest, notes, preparation = corpus.manifest, corpus.notes, corpus.preparation
     edge = f"{manifest.image_size} px" if manifest.image_size else "of several sizes"
+    kinds = "".join(f"; {count:,} of kind {kind}" for kind, count in manifest.kinds.items())
     started, finished = (preparation.get(key) or _UNKNOWN for key in ("started", "finished"))
     facts = {
         "source": notes.title,
@@ -189,7 +190,7 @@ def _section(corpus: Described) -> Markdown:
         "licence": notes.licence,
         "about the source": notes.note,
         "images": f"{manifest.images:,}, shorter edge {edge}",
-        "captions": f"{manifest.captions:,}, {manifest.captions / manifest.images:.2f} an image",
+        "captions": f"{manifest.captions:,}, {manifest.captions / manifest.images:.2f} an image{kinds}",
         "shards": f"{len(manifest.shards):,}",
         "prepared": f"from {started} to {finished}" if preparation else "",
         "command": code(_without_folders(str(preparation.get("command", "")))),

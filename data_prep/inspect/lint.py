@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -24,6 +24,7 @@ from bridgetower_train.weights import hub
 from data_prep.inspect.duplicates import Hashes, find_duplicates
 from data_prep.inspect.lint_shard import Finding, check_folder, check_shard, forget_corpora
 from data_prep.inspect.places import CorporaConfig, Place, find_corpora
+from data_prep.packed.looks import looks_of
 from data_prep.parallel import cores, ordered_map
 
 SHOWN = 20
@@ -44,6 +45,9 @@ class LintConfig(CorporaConfig):
     """Tokens at which training cuts a caption, `<s>` and `</s>` included: model.max_text_len."""
     duplicates: str = "report"
     """`report`: images that occur more than once are listed; `fail`: they count as wrong; `ignore`: not looked for."""
+    against: list[str] = field(default_factory=list)
+    """Folders of corpora for evaluation: images that look like one of theirs are listed, and count as wrong as `duplicates` says.
+    Needs ImageHash."""
     listing: str | None = None
     """File for all findings, one JSON object a line; null: lint.jsonl in the current folder where there are over 20."""
     workers: int = field(default_factory=cores)
@@ -110,19 +114,21 @@ def run(config: LintConfig) -> int:
     with tempfile.TemporaryFile() as lines:
         findings = Findings(lines)
         tallies = list(_open(places, config, findings))
-        hashes = _read_all(tallies, config, findings)
+        hashes, near = _read_all(tallies, config, findings)
         wrong = sum(findings.counts.values())
         for tally in tallies:
             _print_captions(tally, config)
         repeated = 0 if hashes is None else _report_duplicates(tallies, *hashes, findings)
+        _report_near(near, tallies, findings)
         findings.report(config.listing)
     images = sum(tally.corpus.manifest.images for tally in tallies)
     print(
         f"{'lint: all is well' if not wrong else f'lint: {wrong:,} faults'}; {images:,} images in {len(places):,} "
         f"{'corpus' if len(places) == 1 else 'corpora'}, "
         + ("duplicates not looked for" if hashes is None else f"{repeated:,} of them duplicates")
+        + (f", {len(near):,} near-duplicates of {', '.join(config.against)}" if config.against else "")
     )
-    return 1 if wrong or (repeated and config.duplicates == "fail") else 0
+    return 1 if wrong or ((repeated or near) and config.duplicates == "fail") else 0
 
 
 def _open(places: list[Place], config: LintConfig, findings: Findings) -> Iterator[Tally]:
@@ -140,25 +146,31 @@ def _open(places: list[Place], config: LintConfig, findings: Findings) -> Iterat
         yield tally
 
 
-def _read_all(tallies: list[Tally], config: LintConfig, findings: Findings) -> tuple[Hashes, Hashes] | None:
-    """Read every shard. Returns the hashes of stored and of original images, a row for each; None without duplicates."""
+def _read_all(
+    tallies: list[Tally], config: LintConfig, findings: Findings
+) -> tuple[tuple[Hashes, Hashes] | None, list[Finding]]:
+    """Read every shard. Returns (the hashes of stored and of original images, a row for each, or None; the near-duplicates)."""
+    looks = looks_of(config.against, config.workers, config.follow_links) if config.against else None
+    near: list[Finding] = []
     images = sum(tally.corpus.manifest.images for tally in tallies)
     wanted = config.duplicates != "ignore"
     hashes = np.zeros((2, images if wanted else 0, 2), np.uint64)
     tasks = [(tally, shard) for tally in tallies for shard in range(len(tally.corpus.manifest.shards))]
     items = ((tally.place, shard) for tally, shard in tasks)
-    check = partial(check_shard, config, config.tokenizer)
+    options = CorporaConfig(**{field.name: getattr(config, field.name) for field in fields(CorporaConfig)})
+    check = partial(check_shard, options, config.tokenizer, looks)
     with tqdm(desc="lint", total=images, unit=" images", unit_scale=True, disable=None) as bar:
         reports = ordered_map(check, items, min(config.workers, max(len(tasks), 1)), chunk=1)
         for (tally, shard), report in zip(tasks, reports, strict=True):
             _add_faults(tally, report.faults, findings)
+            near += report.near
             tally.characters.update(report.characters.tolist())
             tally.tokens.update(report.tokens.tolist())
             start, stop = tally.first + tally.corpus.shard_rows[shard : shard + 2]
             if wanted:
                 hashes[:, start:stop] = report.hashes
             bar.update(int(stop - start))
-    return (hashes[0], hashes[1]) if wanted else None
+    return (hashes[0], hashes[1]) if wanted else None, near
 
 
 def _add_faults(tally: Tally, faults: Iterable[Finding], findings: Findings) -> None:
@@ -182,6 +194,14 @@ def _report_duplicates(tallies: list[Tally], images: Hashes, originals: Hashes, 
         which = "occur earlier in it" if origin_name == copy_name else f"are in {origin_name} too"
         print_line(f"duplicates: {count:,} images of {copy_name} ({share:.1%}) {which}")
     return len(duplicates.row)
+
+
+def _report_near(near: list[Finding], tallies: list[Tally], findings: Findings) -> None:
+    for finding in near:
+        findings.add(finding)
+    for name, count in sorted(Counter(finding.corpus for finding in near).items()):
+        share = count / next(t.corpus.manifest.images for t in tallies if t.corpus.name == name)
+        print_line(f"near-duplicates: {count:,} images of {name} ({share:.2%}) look like an image in against")
 
 
 def _locate(tallies: list[Tally], starts: "np.ndarray[tuple[int], np.dtype[np.int64]]", number: int) -> Finding:

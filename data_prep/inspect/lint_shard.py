@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bridgetower_train.data.image import check_image
+from bridgetower_train.data.image import Pixels, check_image
 from bridgetower_train.data.roots import is_remote
 from bridgetower_train.data.shards import BadRecordError, Corpus, Record, open_corpus
 from bridgetower_train.data.text import CaptionTokenizer
@@ -17,6 +17,8 @@ from bridgetower_train.errors import DataError, FileError
 from bridgetower_train.files import sha256_file
 from data_prep.inspect.duplicates import image_hash, original_hash
 from data_prep.inspect.places import CorporaConfig, Place
+from data_prep.packed.images import NEAR_DUPLICATE
+from data_prep.packed.looks import Looks
 
 FREE_SIZE = 294
 """Size to which the images of a corpus of several sizes are resized, pixels."""
@@ -32,7 +34,7 @@ class Finding(NamedTuple):
     key: str
     reason: str
     same_as: str = ""
-    """Of a duplicate: the first image that it equals."""
+    """Of a duplicate: the first image that it equals, or that it looks like."""
 
     def __str__(self) -> str:
         return "/".join(filter(None, (self.corpus, self.shard, self.key)))
@@ -42,6 +44,8 @@ class ShardReport(NamedTuple):
     """What reading the records of a shard found."""
 
     faults: list[Finding]
+    near: list[Finding]
+    """Images that look like one of `against`."""
     hashes: npt.NDArray[np.uint64]
     """uint64 (2, records, 2): of the stored images, and of the originals."""
     characters: Lengths
@@ -66,7 +70,9 @@ def check_folder(corpus: Corpus) -> Iterator[Finding]:
             yield Finding(corpus.name, name, "", "shard that the manifest does not name")
 
 
-def check_shard(config: CorporaConfig, tokenizer: str | None, task: tuple[Place, int]) -> ShardReport:
+def check_shard(
+    config: CorporaConfig, tokenizer: str | None, looks: Looks | None, task: tuple[Place, int]
+) -> ShardReport:
     """Read a shard, given by (corpus, number of the shard), every record as training would."""
     place, shard = task
     corpus = _corpus(config, place)
@@ -75,31 +81,39 @@ def check_shard(config: CorporaConfig, tokenizer: str | None, task: tuple[Place,
     hashes = np.zeros((2, stop - start, 2), np.uint64)
     try:
         faults = [Finding(place.name, info.name, "", reason) for reason in _check_file(corpus, shard)]
+        near: list[Finding] = []
         captions: list[str] = []
         keys: Counter[str] = Counter()
+        kinds: Counter[str] = Counter()
         for row in range(start, stop):
             try:
-                record, reason = _read(corpus, row)
+                record, pixels, reason = _read(corpus, row)
             except BadRecordError as error:
                 faults.append(Finding(place.name, info.name, corpus.key(row), error.reason))
                 continue
-            keys[record.key] += 1
-            if keys[record.key] == 2:
-                faults.append(Finding(place.name, info.name, record.key, "key that occurs twice in its shard"))
+            key = record.key
+            keys[key] += 1
+            if keys[key] == 2:
+                faults.append(Finding(place.name, info.name, key, "key that occurs twice in its shard"))
             if reason:
-                faults.append(Finding(place.name, info.name, record.key, reason))
+                faults.append(Finding(place.name, info.name, key, reason))
+            if looks and (known := looks.nearest(pixels)) and known != f"{corpus.name}/{key}":
+                near.append(Finding(place.name, info.name, key, NEAR_DUPLICATE, same_as=known))
             captions += record.captions
+            kinds.update(filter(None, record.kinds))
             hashes[0, row - start] = np.frombuffer(image_hash(record.image), np.uint64)
             hashes[1, row - start] = np.frombuffer(original_hash(record.meta), np.uint64)
+        if not faults and kinds != info.kinds:
+            faults.append(Finding(place.name, info.name, "", "records and manifest differ in the kinds of captions"))
         characters = np.array([len(caption) for caption in captions], np.int64)
         tokens = _text(tokenizer).lengths(captions) if tokenizer and captions else np.empty(0, np.int64)
-        return ShardReport(faults, hashes, characters, tokens)
+        return ShardReport(faults, near, hashes, characters, tokens)
     except (DataError, FileError) as error:
         reason = str(error)
     except OSError as error:
         reason = f"shard cannot be read: {error.strerror}, and with it its {stop - start:,} records"
     nothing = np.empty(0, np.int64)
-    return ShardReport([Finding(place.name, info.name, "", reason)], np.zeros_like(hashes), nothing, nothing)
+    return ShardReport([Finding(place.name, info.name, "", reason)], [], np.zeros_like(hashes), nothing, nothing)
 
 
 def _check_file(corpus: Corpus, shard: int) -> Iterator[str]:
@@ -117,20 +131,20 @@ def _check_file(corpus: Corpus, shard: int) -> Iterator[str]:
         yield "index and manifest differ in the number of captions"
 
 
-def _read(corpus: Corpus, row: int) -> tuple[Record, str]:
-    """(record, a fault that training would not notice or ""). BadRecordError where training would refuse the record."""
+def _read(corpus: Corpus, row: int) -> tuple[Record, Pixels, str]:
+    """(record, its pixels, a fault that training would not notice or ""). BadRecordError where training would refuse it."""
     record = corpus.read(row)
     captions, indexed = len(record.captions), int(corpus.index["captions"][row])
     if captions < indexed:
         raise BadRecordError("fewer captions than indexed")
     image = check_image(record.image)
     expected = corpus.manifest.image_size
-    image.decode(expected or FREE_SIZE)
+    pixels = image.decode(expected or FREE_SIZE)
     if captions > indexed:
-        return record, "more captions than indexed"
+        return record, pixels, "more captions than indexed"
     if expected is not None and min(image.width, image.height) != expected:
-        return record, "shorter edge that is not the manifest's image_size"
-    return record, ""
+        return record, pixels, "shorter edge that is not the manifest's image_size"
+    return record, pixels, ""
 
 
 def forget_corpora() -> None:

@@ -88,6 +88,7 @@ def view_corpus(corpus: Corpus, config: StatsConfig, text: CaptionTokenizer | No
     facts = {
         "images": f"{manifest.images:,}",
         "captions": f"{manifest.captions:,}",
+        **{f"captions, {kind}": f"{count:,}" for kind, count in manifest.kinds.items()},
         "captions per image": f"{manifest.captions / manifest.images:.1f}",
         "shorter edge": f"{manifest.image_size} px" if manifest.image_size else "differs",
         "size": size(shard_bytes(manifest)),

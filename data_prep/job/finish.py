@@ -12,10 +12,11 @@ import pyarrow as pa
 from bridgetower_train.data.manifest import Manifest, ShardInfo
 from bridgetower_train.data.shards import INDEX_DTYPE
 from bridgetower_train.errors import DataError, FileError
-from data_prep.job.log import RangeSummary, log_name, read_index, read_summary
-from data_prep.job.output import Output
+from data_prep.job.log import Logged, RangeSummary, log_name, read_log, read_summary
 from data_prep.job.shard_range import SPOOL, Work
+from data_prep.shards.output import Output
 from data_prep.shards.writer import Rows, write_index
+from data_prep.source.repeats import Hashes
 from data_prep.source.rows import OK
 
 _READS_AT_ONCE = 16
@@ -50,37 +51,40 @@ def _is_intact(summary: RangeSummary, size: Callable[[str], int | None]) -> bool
     return summary.shard is None or size(summary.shard.name) == summary.shard.bytes
 
 
-def finish(work: Work, ranges: int, extra: dict[str, Any]) -> Manifest:
-    """Merge the logs of all `ranges` into `index.npy` and, last, `manifest.json`. DataError where no row has an image."""
+def finish(work: Work, ranges: Iterable[int], extra: dict[str, Any]) -> Manifest:
+    """Merge the logs of `ranges`, in order, into `index.npy` and, last, `manifest.json`. DataError where no row has an image."""
 
-    def read(number: int) -> tuple[RangeSummary, Rows]:
+    def read(number: int) -> Logged:
         name = log_name(number)
         try:
             with work.output.open(name) as file:
-                return read_index(file)
+                return read_log(file)
         except (pa.ArrowException, FileError, OSError) as error:
             reason = " ".join(str(error).split())
             raise DataError(
                 f"{work.output}/{name}: cannot be read ({reason}); remove it, and run the same command to write it again"
             ) from None
 
+    merged = _Merged()
     with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
-        shards, parts, states = _merge(pool.map(read, range(ranges)))
-    ok = states.pop(OK, 0)
-    if not ok:
-        found = ", ".join(f"{state}: {count:,}" for state, count in states.most_common())
+        for logged in pool.map(read, ranges):
+            merged.add(logged)
+    states = dict(sorted((+merged.states).items()))
+    dropped = {state: rows for state, rows in states.items() if state != OK}
+    if OK not in states:
+        found = ", ".join(f"{state}: {count:,}" for state, count in Counter(dropped).most_common())
         raise DataError(f"{work.corpus}: none of the rows gave an image; {found or 'the source has no rows'}")
     folder = work.scratch / SPOOL
     folder.mkdir(exist_ok=True)
     manifest = write_index(
         folder,
-        np.concatenate(parts),
+        np.concatenate(merged.parts),
         corpus=work.corpus,
-        image_size=work.size,
+        image_size=work.size or merged.size,
         caption_member="json",
-        shards=shards,
-        dropped=dict(sorted(states.items())),
-        extra={**extra, "states": dict(sorted({**states, OK: ok}.items()))},
+        shards=merged.shards,
+        dropped=dropped,
+        extra={**extra, **merged.notes, "rows": sum(states.values()), "states": states},
     )
     for name in ("index.npy", "manifest.json"):
         work.output.take(folder / name, name)
@@ -88,14 +92,45 @@ def finish(work: Work, ranges: int, extra: dict[str, Any]) -> Manifest:
     return manifest
 
 
-def _merge(found: Iterable[tuple[RangeSummary, Rows]]) -> tuple[list[ShardInfo], list[Rows], Counter[str]]:
-    """The shards, the rows of the index with the number of their shard, and state -> rows."""
-    shards: list[ShardInfo] = []
-    parts, states = [np.zeros(0, INDEX_DTYPE)], Counter[str]()
-    for summary, rows in found:
-        states.update(summary.states)
+class _Merged:
+    """What the logs of all ranges say, added in their order."""
+
+    def __init__(self) -> None:
+        self.shards: list[ShardInfo] = []
+        self.parts: list[Rows] = [np.zeros(0, INDEX_DTYPE)]
+        """Of the index, with the number of their shard."""
+        self.states = Counter[str]()
+        self._edges = Counter[int]()
+        self._hashes: list[Hashes] = []
+        self._urls: list[Hashes] = []
+
+    def add(self, logged: Logged) -> None:
+        """Add a range."""
+        summary, rows, urls, images = logged
+        self.states.update(summary.states)
+        self.states.subtract(summary.before)
+        self._edges.update(summary.edges)
+        self._urls.append(urls)
+        self._hashes.append(images)
         if summary.shard is not None:
-            rows["shard"] = len(shards)
-            shards.append(summary.shard)
-            parts.append(rows)
-    return shards, parts, states
+            rows["shard"] = len(self.shards)
+            self.shards.append(summary.shard)
+            self.parts.append(rows)
+
+    @property
+    def size(self) -> int | None:
+        """Shorter edge of every image, pixels; None where they differ."""
+        return next(iter(self._edges)) if len(self._edges) == 1 else None
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """For the manifest: how many images repeat the URL or the original of an earlier one, and the edges that there are."""
+        repeated = {"url": _repeated(self._urls), "image": _repeated(self._hashes)}
+        edges = {str(edge): self._edges[edge] for edge in sorted(self._edges)} if len(self._edges) > 1 else {}
+        notes = {"duplicates": {kind: count for kind, count in repeated.items() if count}, "edges": edges}
+        return {name: note for name, note in notes.items() if note}
+
+
+def _repeated(hashes: list[Hashes]) -> int:
+    known = np.concatenate(hashes)
+    return len(known) - len(np.unique(known))

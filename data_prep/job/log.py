@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -16,6 +15,7 @@ from bridgetower_train.errors import FileError
 from bridgetower_train.files import recreate
 from bridgetower_train.foreign import parse_json
 from data_prep.shards.writer import Rows
+from data_prep.source.repeats import Hashes, hash_urls
 from data_prep.source.rows import FORMER_STATES, OK
 
 _INDEX_COLUMNS = [name for name in INDEX_DTYPE.names or () if name != "shard"]
@@ -49,6 +49,22 @@ class RangeSummary(NamedTuple):
     """None where it has no image."""
     states: dict[str, int]
     """State -> rows."""
+    edges: dict[int, int] = {}  # noqa: RUF012
+    """Shorter edge of its images, pixels -> images; empty in logs of earlier versions."""
+    before: dict[str, int] = {}  # noqa: RUF012
+    """State -> rows, in an earlier log of these rows, which are tried again."""
+
+
+class Logged(NamedTuple):
+    """What the log of a range says about its images."""
+
+    summary: RangeSummary
+    rows: Rows
+    """Of the index; their `shard` is 0."""
+    urls: Hashes
+    """Of the locations that are URLs."""
+    images: Hashes
+    """Of the SHA-256 of the originals that are known."""
 
 
 def log_name(number: int) -> str:
@@ -64,8 +80,10 @@ def write_log(path: Path, lines: Sequence[Line], index: Rows, summary: RangeSumm
     known = map(_valid, zip(*lines, strict=True))
     columns = [pa.array(values, kind) for values, (_, kind) in zip(known, _COLUMNS, strict=True)]
     columns += [pa.array(full[name], mask=~ok) for name in _INDEX_COLUMNS]
-    shard = None if summary.shard is None else asdict(summary.shard)
-    metadata = {"shard": json.dumps(shard), "states": json.dumps(summary.states)}
+    shard = None if summary.shard is None else summary.shard.noted()
+    noted = {"shard": shard, "states": summary.states, "edges": summary.edges}
+    noted |= {"before": summary.before} if summary.before else {}
+    metadata = {key: json.dumps(value) for key, value in noted.items()}
     with recreate(path) as file:
         pq.write_table(pa.table(columns, SCHEMA.with_metadata(metadata)), file, compression="zstd")
 
@@ -75,24 +93,36 @@ def read_summary(file: BinaryIO) -> RangeSummary:
     return _summary(pq.read_metadata(file).metadata)
 
 
-def read_index(file: BinaryIO) -> tuple[RangeSummary, Rows]:
-    """The result of a range, and the rows of the index of its records; their `shard` is 0. Errors as of `read_summary`."""
-    table = pq.read_table(file, columns=_INDEX_COLUMNS)
-    if table.schema.types != [SCHEMA.field(name).type for name in _INDEX_COLUMNS]:
+def read_log(file: BinaryIO) -> Logged:
+    """A whole log. Errors as of `read_summary`."""
+    table = pq.read_table(file, columns=[*_INDEX_COLUMNS, "location", "sha256"])
+    if table.schema.types[: len(_INDEX_COLUMNS)] != [SCHEMA.field(name).type for name in _INDEX_COLUMNS]:
         raise FileError("has other columns than a log")
     table = table.filter(table["crc"].is_valid())
     rows = np.zeros(len(table), INDEX_DTYPE)
     for name in _INDEX_COLUMNS:
         rows[name] = table[name].to_numpy()
-    return _summary(table.schema.metadata), rows
+    urls = hash_urls(text.encode() for text in table["location"].to_pylist() if text and "://" in text)
+    images = hash_urls(text.encode() for text in table["sha256"].to_pylist() if text)
+    return Logged(_summary(table.schema.metadata), rows, urls, images)
+
+
+def read_states(file: BinaryIO) -> dict[int, str]:
+    """Row -> state. Errors as of `read_summary`."""
+    table = pq.read_table(file, columns=["row", "state"])
+    if table.schema.types != [SCHEMA.field(name).type for name in ("row", "state")]:
+        raise FileError("has other columns than a log")
+    states = (FORMER_STATES.get(state, state) for state in table["state"].to_pylist())
+    return dict(zip(table["row"].to_pylist(), states, strict=True))
 
 
 def _summary(metadata: dict[bytes, bytes] | None) -> RangeSummary:
     noted = metadata or {}
     shard = parse_json(noted.get(b"shard", b""), ShardInfo | None, "shard")  # type: ignore[arg-type, var-annotated]
-    states = parse_json(noted.get(b"states", b""), dict[str, int], "states")
-    named = {FORMER_STATES.get(state, state): rows for state, rows in states.items()}
-    return RangeSummary(shard, named)
+    counts = (parse_json(noted.get(name, b"{}"), dict[str, int], "states") for name in (b"states", b"before"))
+    states, before = ({FORMER_STATES.get(state, state): rows for state, rows in of.items()} for of in counts)
+    edges = parse_json(noted.get(b"edges", b"{}"), dict[str, int], "edges")
+    return RangeSummary(shard, states, {int(edge): images for edge, images in edges.items()}, before)
 
 
 def _valid(values: tuple[object, ...]) -> list[object]:

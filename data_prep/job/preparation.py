@@ -14,8 +14,7 @@ from bridgetower_train.display import without_secrets
 from bridgetower_train.errors import DataError, FileError
 from bridgetower_train.foreign import parse_json
 from bridgetower_train.versions import versions
-from data_prep.job.output import Output
-from data_prep.source.rows import Table
+from data_prep.shards.output import Output
 
 NAME = "preparation.json"
 _FORMAT = 1  # increment it when the same source and settings give other shards
@@ -33,9 +32,10 @@ class _Begun:
 class Preparation:
     """The settings and the source that a corpus depends on."""
 
-    def __init__(self, size: int, records_per_shard: int, table: Table) -> None:
-        self.settings = {"format": _FORMAT, "size": size, "records_per_shard": records_per_shard}
-        self.source = table.identity()
+    def __init__(self, settings: dict[str, Any], source: dict[str, str]) -> None:
+        """`source`: as of `Table.identity`."""
+        self.settings = {"format": _FORMAT, **settings}
+        self.source = source
 
     def digest(self, output: Output) -> str:
         """A short name of this job."""

@@ -15,9 +15,12 @@ _EVERY_SECONDS = 30.0
 class Progress:
     """Counts rows by state and shows images/s, yield and the remaining time."""
 
-    def __init__(self, name: str, rows: int) -> None:
+    def __init__(self, name: str, rows: int | None, parts: int = 0) -> None:
+        """`rows`: of the source; None where the rows of its `parts` are not known yet."""
         self._name = name
         self._rows = rows
+        self._parts = parts if rows is None else 0
+        self._read: list[int] = []
         self._states: Counter[str] = Counter()
         self._before = 0  # rows of earlier runs
         self._start = self._shown = time.monotonic()
@@ -49,11 +52,17 @@ class Progress:
         """The progress as text."""
         done = self._states.total()
         rate = (done - self._before) / max(1e-9, time.monotonic() - self._start)
+        speed = f"{rate:,.0f} images/s, yield {self.share:.1%}"
+        if self._rows is None:
+            return f"{self._name}: {done:,} rows, {speed}"
         left = tqdm.format_interval((self._rows - done) / rate) if rate else "?"
-        return (
-            f"{self._name}: {done:,} of {self._rows:,} rows ({done / max(1, self._rows):.1%}), {rate:,.0f} images/s, "
-            f"yield {self.share:.1%}, {left} left"
-        )
+        return f"{self._name}: {done:,} of {self._rows:,} rows ({done / max(1, self._rows):.1%}), {speed}, {left} left"
+
+    def expect(self, rows: int) -> None:
+        """One more part has been read, of so many rows: the others will have as many on average."""
+        if self._parts:
+            self._read.append(rows)
+            self._rows = self._bar.total = sum(self._read) * self._parts // len(self._read)
 
     def close(self) -> None:
         """Leave the bar as it is."""

@@ -17,7 +17,7 @@ from bridgetower_train.versions import installed_version
 from data_prep.job.finish import summary_of
 from data_prep.job.progress import Progress
 from data_prep.job.shard_range import ShardRange, Work
-from data_prep.source.rows import Images, Outcome, Row
+from data_prep.source.rows import Images, Outcome, Part, PartError
 
 _RETRIES = 5  # of a task whose worker dies
 _LOWEST = "2.52"  # version; the first with tokens
@@ -25,13 +25,15 @@ _AHEAD = 2  # tasks submitted for each one that the cluster can run
 
 
 def prepare_ranges(
-    parts: Iterator[tuple[int, int, list[Row]]], images: Images, work: Work, workers: int, progress: Progress
-) -> None:
-    """Prepare each part (number, first row, rows) in a task with `workers` CPUs of the cluster at RAY_ADDRESS or a new one.
+    parts: Iterator[Part], images: Images, work: Work, workers: int, progress: Progress
+) -> list[PartError]:
+    """Prepare each part in a task with `workers` CPUs of the cluster at RAY_ADDRESS or a new one.
 
+    Returns why some cannot be read.
     ConfigError where Ray is missing, or older than its tokens, or no node has as many CPUs; DataError where a task's worker
     dies again and again.
     """
+    unread: list[PartError] = []
     with _connected() as ray:
         at_once = sum(int(node["Resources"].get("CPU", 0)) // workers for node in ray.nodes() if node["Alive"])
         if not at_once:
@@ -44,9 +46,10 @@ def prepare_ranges(
         for part in parts:
             running.append(task.remote(shared, part))
             if len(running) >= _AHEAD * at_once:
-                running = _collect(ray, running, progress)
+                running = _collect(ray, running, progress, unread)
         while running:
-            running = _collect(ray, running, progress)
+            running = _collect(ray, running, progress, unread)
+    return unread
 
 
 @contextmanager
@@ -87,30 +90,35 @@ def _connected() -> Iterator[Any]:
             ray.shutdown()
 
 
-def _collect(ray: Any, running: list[Any], progress: Progress) -> list[Any]:
+def _collect(ray: Any, running: list[Any], progress: Progress, unread: list[PartError]) -> list[Any]:
     """Wait for a task to finish. Returns the others."""
     (done, *_), others = ray.wait(running)
     try:
-        progress.update(ray.get(done))
+        states = ray.get(done)
+        progress.expect(sum(states.values()))
+        progress.update(states)
     except ray.exceptions.RayTaskError as error:
-        raise error.cause from error
+        if not isinstance(error.cause, PartError):
+            raise error.cause from error
+        unread.append(error.cause)
     except ray.exceptions.RayError as error:
         raise DataError(f"a task was lost {_RETRIES + 1} times: {error}; run the same command to resume") from error
     return cast(list[Any], others)
 
 
-def _prepare(shared: tuple[Work, Images], part: tuple[int, int, list[Row]]) -> dict[str, int]:
+def _prepare(shared: tuple[Work, Images], part: Part) -> dict[str, int]:
     """Write the shard of a range. Returns state -> rows."""
     work, images = shared
     torch.set_num_threads(1)
-    shard = ShardRange(work, *part)  # waits while another task, believed lost, has its spool
+    shard = ShardRange(work, part)  # waits while another task, believed lost, has its spool
     with closing(shard):
-        summary = summary_of(work.output, part[0])
+        summary = summary_of(work.output, part.number)
         if summary is not None:
             shard.discard()
             return summary.states
+        shard.read()
         rows = iter(list(shard.missing.items()))
         with closing(cast("Generator[tuple[int, Outcome]]", images.outcomes(rows))) as outcomes:
-            for number, outcome in outcomes:
-                shard.add(number, outcome)
+            for row, outcome in outcomes:
+                shard.add(row, outcome)
         return shard.finish()

@@ -30,7 +30,9 @@ def repeat_shard(source: Corpus, folder: Path, records: int) -> Manifest:
         part["shard"] = number
         name = f"{number:06d}.tar"
         (folder / name).symlink_to(_COPY)
-        shards.append(ShardInfo(name, info.bytes, len(part), int(rows["captions"][: len(part)].sum()), info.sha256))
+        captions = int(rows["captions"][: len(part)].sum())
+        kinds = {kind: count * captions // info.captions for kind, count in info.kinds.items()}
+        shards.append(ShardInfo(name, info.bytes, len(part), captions, info.sha256, kinds))
     index.flush()
     manifest = Manifest(
         corpus=folder.name,
@@ -40,6 +42,8 @@ def repeat_shard(source: Corpus, folder: Path, records: int) -> Manifest:
         images=records,
         captions=sum(shard.captions for shard in shards),
         index_sha256=sha256_file(folder / "index.npy"),
+        caption_keys=source.manifest.caption_keys,
+        format=source.manifest.format,
     )
     (folder / "manifest.json").write_text(manifest.to_json())
     return manifest

@@ -12,6 +12,7 @@ from bridgetower_train.files import atomic_write
 from data_prep.source.rows import OK
 
 _SHOWN = 3
+_LISTED, _OTHERS = 20, "others"
 
 
 class LeftOut(NamedTuple):
@@ -33,6 +34,13 @@ def list_left_out(folder: Path, left_out: Sequence[LeftOut]) -> None:
         print_line(f"full list: {listing}")
 
 
+def most_frequent(counts: Counter[str]) -> Counter[str]:
+    """The most frequent counts, by name, and `others`, the sum of the rest: names of others may all be different."""
+    named = Counter({name: count for name, count in counts.items() if name != _OTHERS})
+    first = dict(sorted(named.most_common(_LISTED)))
+    return +Counter({**first, _OTHERS: counts.total() - sum(first.values())})
+
+
 def shard_bytes(manifest: Manifest) -> int:
     """Bytes of all shards of a corpus."""
     return sum(shard.bytes for shard in manifest.shards)
@@ -42,12 +50,17 @@ def summarize(manifest: Manifest, folder: str) -> str:
     """Counts of a corpus, and of its source's rows where a preparation has recorded them."""
     edge = "" if manifest.image_size is None else f" with a shorter edge of {manifest.image_size} px"
     shards = "shard" if len(manifest.shards) == 1 else "shards"
+    named = ", ".join(f"{count:,} {kind}" for kind, count in manifest.kinds.items())
+    captions = f"{manifest.captions:,} captions{f' ({named})' if named else ''}"
     lines = [
-        f"{manifest.corpus}: {manifest.images:,} images{edge} and {manifest.captions:,} captions in "
+        f"{manifest.corpus}: {manifest.images:,} images{edge} and {captions} in "
         f"{len(manifest.shards):,} {shards}, {shard_bytes(manifest) / 1e6:,.1f} MB: {folder}"
     ]
     states, rows = manifest.extra.get("states"), manifest.extra.get("rows")
     if isinstance(states, dict) and isinstance(rows, int) and rows > 0 and {*map(type, states.values())} == {int}:
         most_first = sorted(states.items(), key=lambda item: (item[0] != OK, -item[1]))
         lines += [f"  {count:>12,}  {count / rows:6.1%}  {state}" for state, count in most_first]
+    repeated = manifest.extra.get("duplicates")
+    if isinstance(repeated, dict) and {*map(type, repeated.values())} == {int}:
+        lines += [f"  {count:>12,}  with the {kind} of an earlier one" for kind, count in sorted(repeated.items())]
     return "\n".join(map(printable, lines))

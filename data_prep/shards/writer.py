@@ -6,7 +6,8 @@ import json
 import re
 import tarfile
 import zlib
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from bridgetower_train.data.shards import (
     MAX_CAPTION_BYTES,
     MAX_CAPTIONS,
     MAX_IMAGE_BYTES,
+    NO_KEYS,
     clean_captions,
 )
 from bridgetower_train.data.tar import BLOCK
@@ -30,6 +32,8 @@ from bridgetower_train.files import atomic_write, recreate, replacing, sha256_fi
 
 NO_CAPTION = "no caption"
 DUPLICATE_KEY = "duplicate key"
+MAX_KINDS = 100
+"""Most kinds of captions in a corpus."""
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,90}")
 
 Rows = npt.NDArray[np.void]
@@ -46,6 +50,7 @@ class Shard:
         self._image_size = image_size
         self._rows: list[tuple[int, ...]] = []
         self._keys: set[str] = set()
+        self._kinds: Counter[str] = Counter()
         self._file = recreate(path)
         self._digest = hashlib.sha256()
         self._size = 0
@@ -53,19 +58,23 @@ class Shard:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def add(self, key: str, jpeg: bytes, captions: list[str], meta: dict[str, Any]) -> str:
+    def add(
+        self, key: str, jpeg: bytes, captions: Sequence[str], meta: dict[str, Any], kinds: Sequence[str] = ()
+    ) -> str:
         """Append a record. Returns the reason where it is dropped instead, otherwise "".
 
-        `meta` joins the captions in the record's json, with `image_id` (the key) and `source` (the corpus) unless it
-        has its own. DataError for a key that WebDataset would not read back.
+        `kinds` are those of the captions, if any has one. `meta` joins them in the record's json, with `image_id` (the key) and
+        `source` (the corpus) unless it has its own. DataError for a key that WebDataset would not read back.
         """
         if not _KEY.fullmatch(key):
             raise DataError(f"{self._path.parent}: {key!r}: a key must be 1 to 90 letters, digits, '_' and '-'")
         if self._image_size is not None:
             height, width = simplejpeg.decode_jpeg_header(jpeg)[:2]
             assert min(height, width) == self._image_size, f"{key}: {width} x {height} pixels"
-        texts = clean_captions(captions)
-        record = {"captions": texts, "image_id": key, "source": self._corpus, **meta}
+        clean = clean_captions(captions, kinds)
+        texts, noted = list(clean), Counter(filter(None, clean.values()))
+        named = {"kinds": list(clean.values())} if noted else {}
+        record = {"captions": texts, **named, "image_id": key, "source": self._corpus, **meta}
         member = json.dumps(record, ensure_ascii=False).encode("utf-8", "replace")
         reason = self._refusal(key, jpeg, texts, member)
         if not reason:
@@ -74,6 +83,7 @@ class Shard:
             crc = zlib.crc32(member, zlib.crc32(jpeg))
             self._rows.append((0, jpeg_at, len(jpeg), json_at, len(member), len(texts), crc))
             self._keys.add(key)
+            self._kinds.update(noted)
         return reason
 
     def finish(self) -> tuple[ShardInfo, Rows]:
@@ -83,7 +93,8 @@ class Shard:
         self._file.close()
         rows = np.array(self._rows, dtype=INDEX_DTYPE)
         captions = int(rows["captions"].sum(dtype=np.int64))
-        return ShardInfo(self._name, self._size, len(rows), captions, self._digest.hexdigest()), rows
+        kinds = dict(sorted(self._kinds.items()))
+        return ShardInfo(self._name, self._size, len(rows), captions, self._digest.hexdigest(), kinds), rows
 
     def discard(self) -> None:
         """Remove it."""
@@ -118,12 +129,12 @@ class Shard:
 def write_corpus(
     folder: Path,
     image_size: int | None,
-    records: Iterable[tuple[str, bytes, list[str], dict[str, Any]]],
+    records: Iterable[tuple[Any, ...]],
     records_per_shard: int = 1000,
 ) -> Manifest:
     """Write a corpus in one go into `folder`, which is created, for benchmarks, rehearsals and tests.
 
-    `records`: key, JPEG, captions and meta of each, as in `Shard.add`; all of them must be usable, and keys unique.
+    `records`: key, JPEG, captions, meta and perhaps kinds of each, as in `Shard.add`; all must be usable, and keys unique.
     """
     folder.mkdir(parents=True)
     shards: list[ShardInfo] = []
@@ -150,8 +161,16 @@ def write_index(
     shards: list[ShardInfo],
     dropped: dict[str, int],
     extra: dict[str, Any],
+    caption_keys: Mapping[str, str] = NO_KEYS,
 ) -> Manifest:
-    """Write `index.npy` (INDEX_DTYPE) and then `manifest.json` beside the shards, in place of those that are there."""
+    """Write `index.npy` (INDEX_DTYPE) and then `manifest.json` beside the shards, in place of those that are there.
+
+    DataError where the captions are of more than MAX_KINDS kinds.
+    """
+    if len(kinds := set().union(*(shard.kinds for shard in shards))) > MAX_KINDS:
+        raise DataError(
+            f"{corpus}: has captions of {len(kinds):,} kinds, such as {min(kinds)}; at most {MAX_KINDS} are read"
+        )
     (folder / "manifest.json").unlink(missing_ok=True)
     index = folder / "index.npy"
     with replacing(index) as file:
@@ -166,6 +185,8 @@ def write_index(
         index_sha256=sha256_file(index),
         dropped=dropped,
         extra=extra,
+        caption_keys=dict(caption_keys),
+        format=2 if caption_keys else 1,
     )
     atomic_write(folder / "manifest.json", manifest.to_json())
     return manifest

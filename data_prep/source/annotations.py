@@ -1,20 +1,28 @@
 """Annotation files: read, or refused with one message that names key and file."""
 
+import codecs
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import Any, Protocol, TypeVar
 
 import ijson
 
+from bridgetower_train.display import shortened
 from bridgetower_train.errors import ConfigError, DataError, FileError, UserError
 from bridgetower_train.files import sha256_file
-from bridgetower_train.foreign import open_regular
+from bridgetower_train.foreign import encoding_of, open_regular
+
+BROKEN = "broken annotation"
+"""The state of a row for an annotation that is not as its layout says."""
 
 _SHOWN = 200  # characters of a library's message
 _HEAD = 1024  # bytes in which an array begins
 _OPENED = b"[" * 1000  # the parser's memory grows with the square of the depth
+_MISFIT = (LookupError, TypeError, AttributeError, ValueError)
+
+T = TypeVar("T")
 _ALIKE, _NO_BRACKETS = bytes.maketrans(b"{}", b"[]"), bytes(set(range(256)) - set(b"[]{}"))
 
 
@@ -58,10 +66,12 @@ def read_array(key: str, path: str) -> Iterator[Any]:
     """
     try:
         with open_regular(path) as file:
-            if not file.read(_HEAD).lstrip().startswith(b"["):
+            encoding = encoding_of(file.peek(4)[:4])
+            if not file.read(_HEAD).decode(encoding, "ignore").lstrip().startswith("["):
                 raise ValueError("it does not start with [")
             file.seek(0)
-            yield from ijson.items(_Shallow(file), "item", use_float=True)
+            text = file if encoding == "utf-8" else codecs.EncodedFile(file, "utf-8", encoding)
+            yield from ijson.items(_Shallow(text), "item", use_float=True)
     except FileError:
         raise
     except OSError as error:
@@ -70,10 +80,39 @@ def read_array(key: str, path: str) -> Iterator[Any]:
         raise DataError(f"{key}={path}: is not a JSON array in UTF-8 ({' '.join(str(error).split())})") from None
 
 
+def usable(items: Iterable[Any], read: Callable[[Any], T]) -> Iterator[T | None]:
+    """`read(item)` for each item; None for one that is not as it should be. If all are so, what `read` raised for the first."""
+    first, good = None, False
+    for item in items:
+        try:
+            found = read(item)
+        except _MISFIT as error:
+            first = first or error
+            yield None
+        else:
+            good = True
+            yield found
+    if first is not None and not good:
+        raise first
+
+
+def number(value: Any) -> int:
+    """An id: a number, perhaps written as a text. TypeError for anything else."""
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 19:
+        return int(value)
+    if not isinstance(value, int):
+        raise TypeError(f"{shortened(repr(value))} is not the number of an image")
+    return value
+
+
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
 class _Shallow:
     """A file that refuses to be read on where its brackets open a thousand times without closing."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: _Readable) -> None:
         self._file = file
 
     def read(self, size: int) -> bytes:

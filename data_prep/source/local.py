@@ -117,6 +117,38 @@ class LocalImages(Images):
         return None
 
 
+def files_in(folder: Path, follow_links: bool) -> tuple[list[str], dict[str, str]]:
+    """(the files of a folder and its subfolders, by name; subfolder -> state of those that are left out).
+
+    A link to a folder that leads outside is followed if `follow_links` says so, to each place once. One that leads inside gives
+    nothing more.
+    """
+    found: list[str] = []
+    left_out: dict[str, str] = {}
+    root = os.path.realpath(folder)
+    entered = {root}
+
+    def lost(error: OSError) -> None:
+        left_out[os.path.relpath(error.filename, folder)] = UNREADABLE
+
+    def enter(path: str) -> bool:
+        place = os.path.realpath(path)
+        if os.path.islink(path):
+            if os.path.commonpath([root, place]) == root:
+                return False
+            if not follow_links:
+                left_out[os.path.relpath(path, folder)] = LINK_OUT
+                return False
+        new = place not in entered
+        entered.add(place)
+        return new
+
+    for parent, folders, names in os.walk(folder, onerror=lost, followlinks=True):
+        found += [os.path.relpath(os.path.join(parent, name), folder) for name in names]
+        folders[:] = [name for name in sorted(folders) if enter(os.path.join(parent, name))]
+    return sorted(found), left_out
+
+
 def local_path(folder: str, name: str, follow_links: bool) -> Path:
     """The path of `name` in `folder`; BadRecordError, whose reason is a state, where it leads outside."""
     name = os.path.relpath(os.path.join(folder, name), folder)  # what tables name by absolute paths may well be inside

@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 from array import array
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bridgetower_train.errors import ConfigError, DataError
-from bridgetower_train.foreign import open_regular
+from bridgetower_train.foreign import encoding_of, open_regular
 from data_prep.source.repeats import Hashes, Repeats, hash_urls
 from data_prep.source.rows import Row, Table
 
@@ -59,8 +60,11 @@ def url_column(key: str, path: str) -> int:
     """The column, 0 or 1, that holds URLs; DataError where neither does, or both do."""
     votes = [0, 0]
     with _open(key, path) as file:
-        for line in file.read(_JUDGED).splitlines():
-            columns = line.split(b"\t")
+        head = file.read(_JUDGED)
+        if not encoding_of(head[:4]).startswith("utf-8"):
+            raise DataError(f"{key}={path}: is in UTF-16 or UTF-32; convert it to UTF-8, or take the published table")
+        for line in head.split(b"\n"):
+            columns = _columns(line)
             if len(columns) == 2:
                 for i, text in enumerate(columns):
                     votes[i] += text.lower().startswith((b"http://", b"https://"))
@@ -162,7 +166,7 @@ class TsvTable(Table):
 
     def _parse(self, line: bytes) -> tuple[str, str] | str:
         """URL and caption, or the state of a row that has none."""
-        columns = line.rstrip(b"\r\n").split(b"\t")
+        columns = _columns(line)
         if len(columns) != 2:
             return NOT_TWO_COLUMNS
         try:
@@ -191,8 +195,13 @@ def _lines(key: str, path: str, file: BinaryIO) -> Iterator[tuple[bytes, list[by
         yield b"", [begun]
 
 
+def _columns(line: bytes) -> list[bytes]:
+    """A table may have been put together of files that begin with a byte order mark."""
+    return line.removeprefix(BOM_UTF8).rstrip(b"\r\n").split(b"\t")
+
+
 def _url(line: bytes, column: int, columns: int) -> bytes:
-    parts = line.rstrip(b"\r").split(b"\t")
+    parts = _columns(line)
     return parts[column].strip() if len(parts) == columns else b""
 
 

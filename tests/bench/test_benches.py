@@ -27,9 +27,10 @@ def test_prep(bench, tmp_path, capsys):
     assert f"images={images}: there is no .jpg in it" in capsys.readouterr().err
     for number in range(3):
         Image.effect_noise((80, 60 + number), 30).convert("RGB").save(images / f"{number}.jpg")
-    figures = bench("prep", *keys)
+    figures = bench("prep", *keys, without=("stream", "stream_of_bare"))
     assert 0 < figures["one"] < figures["bare"]
-    for job in ("one", "several"):
+    assert 0 < figures["tars"] < figures["bare"]
+    for job in ("one", "several", "tars"):
         assert figures[f"{job}_of_bare"] == pytest.approx(figures[job] / figures["bare"])
     size = sum(path.stat().st_size for path in images.iterdir()) / 3
     assert figures["jpeg_kb"] == pytest.approx(size / 1e3)

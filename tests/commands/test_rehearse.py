@@ -58,8 +58,13 @@ def test_it_plays_a_rank_of_many(root: Path, tmp_path: Path):
 
 def test_rank_zero_writes_the_checkpoint(root: Path):
     data = [f"data.root={root}", "data.corpora={large: 1.0, shapes: 0}", "data.validation=null"]
-    done = rehearse("world_size=8", "global_batch=32", *data)
+    once = ["engine.reduce=once", "engine.reduce_precision=bf16", "optim.moments=bf16"]
+    done = rehearse("world_size=8", "global_batch=32", *data, *once)
     assert done.returncode == 0, done.stderr
+    assert "moments   fp32 in place of bf16" in done.stdout
+    sent = re.search(r"\| all_reduce \| cards \| 1 \| ([\d,]+) \| [\d,]+ \| engines/reduction.py average", done.stdout)
+    written = float(re.search(r"saved +([\d.]+) GB by this rank", done.stdout)[1]) * 1e9
+    assert float(sent[1].replace(",", "")) == pytest.approx(written / 6, rel=0.01), "2 bytes instead of 12"
     assert float(re.search(r"saved +([\d.]+) GB by this rank", done.stdout)[1]) > 0.01
 
 

@@ -280,6 +280,8 @@ def test_describe_names_the_record(dataset, damaged):
             "row": sample.row,
             "key": f"{sample.row:06d}",
             "caption": record.captions[sample.caption],
+            "number": sample.caption,
+            "kinds": [""] * len(record.captions),
             "meta": record.meta,
         }
     root, reasons = damaged

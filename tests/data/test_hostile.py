@@ -129,6 +129,48 @@ def test_a_tar_of_which_the_rest_is_zeros(folder, tar):
     assert manifest.dropped == {"tar that ends in zeros, perhaps not fetched whole": 1}
 
 
+@pytest.mark.parametrize("record", [1 << 18, 1 << 20, 8 << 20])
+def test_a_tar_of_large_records_is_whole(folder, tar, record):
+    """`tar --blocking-factor=2048` fills its last megabyte with zeros."""
+    data = tar.read_bytes()
+    tar.write_bytes(data + bytes(-len(data) % record))
+    assert build_index(folder).dropped == {}
+    assert keys(folder) == list("012345")
+
+
+@pytest.mark.parametrize("form", ["old", "old, long map", "pax"])
+def test_a_sparse_member_costs_its_record_only(folder, tar, form):
+    """The tar lacks its holes, so what lies there is not the image."""
+    at = header_at(tar, "3.jpg")
+    data = tar.read_bytes()
+    own, rest = data[at : at + BLOCK], data[at + BLOCK :]
+    size = int(own[124:135], 8)
+    if form == "pax":
+        map_ = b"1\n0\n%d\n" % size
+        map_ += bytes(-len(map_) % BLOCK)
+        stated = [b"22 GNU.sparse.major=1\n", b"22 GNU.sparse.minor=0\n", b"25 GNU.sparse.name=3.jpg\n"]
+        before = extended(*stated) + header("GNUSparseFile.0/3.jpg", tarfile.REGTYPE, size + BLOCK) + map_
+    else:
+        own = bytearray(header("3.jpg", tarfile.GNUTYPE_SPARSE, size))
+        own[482:483] = b"\1" if form == "old, long map" else b"\0"
+        own[148:156] = b" " * 8
+        own[148:156] = b"%06o\0 " % sum(own)
+        before = bytes(own) + (bytes(504) + b"\1" + bytes(7) + bytes(BLOCK) if form == "old, long map" else b"")
+    tar.write_bytes(data[:at] + before + rest)
+    assert build_index(folder).dropped == {"sparse in the tar": 1}
+    assert keys(folder) == list("01245")
+    assert listed(folder) == [("0.tar 3", "sparse in the tar")]
+
+
+def test_what_a_header_states_about_a_folder_is_not_said_of_the_next_file(folder, tar):
+    at = header_at(tar, "3.jpg")
+    data = tar.read_bytes()
+    path = extended(b"18 path=elsewhere\n")
+    tar.write_bytes(data[:at] + path + header("elsewhere", tarfile.DIRTYPE, 0) + data[at:])
+    assert build_index(folder).dropped == {}
+    assert keys(folder) == list("012345")
+
+
 def test_two_tars_in_one_file(folder, tar, make_tar, jpeg):
     other = make_tar(folder / "other", members(jpeg, 9)[12:])
     tar.write_bytes(tar.read_bytes() + other.read_bytes())
@@ -195,7 +237,7 @@ def extended(*records: bytes, kind: bytes = tarfile.XHDTYPE) -> bytes:
 @pytest.mark.parametrize(
     ("before", "dropped"),
     [
-        (header("x.jpg", tarfile.GNUTYPE_SPARSE, 0), {}),
+        (header("x.jpg", tarfile.GNUTYPE_SPARSE, 0), {"sparse in the tar": 1}),
         (header("x.jpg", tarfile.REGTYPE, 8 << 30), {"broken tar header": 1}),
         (extended(b"28 size=4611686018427387904\n") + header("x.jpg", tarfile.REGTYPE, 0), {"broken tar header": 1}),
         (extended(b"60011 path=" + b"y" * 59_999 + b"\n") + header("x.bin", tarfile.REGTYPE, 0), {}),
@@ -298,7 +340,7 @@ def test_records_that_cannot_be_used_are_named(folder, make_tar, jpeg):
     bad = {
         "no json": {"jpg": jpeg},
         "no image": {"json": caption},
-        "no caption": {"jpg": jpeg, "json": b'{"captions": ["", " \\n\\t"], "caption": "text"}'},
+        "no caption": {"jpg": jpeg, "json": b'{"captions": ["", " \\n\\t"], "caption": null}'},
         "json cannot be read": {"jpg": jpeg, "json": b'{"captions": ["te'},
         "caption member over 1 MiB": {"jpg": jpeg, "json": b'{"captions": ["' + b"x" * (20 << 20) + b'"]}'},
         "image over 64 MiB": {"jpg": bytes((64 << 20) + 1), "json": caption},

@@ -24,8 +24,8 @@ def change(root: Path, **values: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
-def shard(name: str, records: int = 60) -> dict[str, Any]:
-    return {"name": name, "bytes": 1, "records": records, "captions": 180, "sha256": ""}
+def shard(name: str, records: int = 60, **more: Any) -> dict[str, Any]:
+    return {"name": name, "bytes": 1, "records": records, "captions": 180, "sha256": "", **more}
 
 
 @attack(12)
@@ -49,7 +49,10 @@ def test_impossible_edges_are_refused(root, edge):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"format": 2}, r"manifest.json: has format 2, and this version reads up to 1; upgrade"),
+        ({"format": 3}, r"manifest.json: has format 3, and this version reads up to 2; upgrade"),
+        ({"caption_keys": {"alt": 5}}, "manifest.json: caption_keys.alt: Input should be a valid string"),
+        ({"shards": [shard("a", kinds={"alt": 181})]}, "has more captions with a kind than captions"),
+        ({"shards": [shard("a", kinds={"alt": -1})]}, "has a count that is negative or too large"),
         ({"images": 61}, "its counts contradict each other"),
         ({"captions": 1}, "its counts contradict each other"),
         ({"caption_member": "pkl"}, "caption_member='pkl' is neither json nor txt"),

@@ -14,12 +14,13 @@ from helpers import pretraining, random_batch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bridgetower_train.config import DeviceConfig, ObjectiveConfig, OptimConfig
+from bridgetower_train.config import DeviceConfig, EngineConfig, ObjectiveConfig, OptimConfig
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.devices.cpu import CpuDevice
 from bridgetower_train.distributed import Flag, Ranks
 from bridgetower_train.engines import ENGINES, Engine
 from bridgetower_train.engines.optim import set_lr
+from bridgetower_train.engines.reduction import BUCKETS
 from bridgetower_train.tasks import Contrast
 from bridgetower_train.tasks.base import Across, Metrics
 from bridgetower_train.training.step import backward
@@ -89,12 +90,18 @@ def held_bytes() -> int:
 class Training:
     """One engine and the steps that it takes."""
 
-    def __init__(self, name: str, device: CpuDevice | None = None, optim: OptimConfig = OPTIM) -> None:
+    def __init__(
+        self,
+        name: str,
+        device: CpuDevice | None = None,
+        optim: OptimConfig = OPTIM,
+        parallel: EngineConfig = BUCKETS,
+    ) -> None:
         torch.manual_seed(0)
         device = device or CpuDevice(DeviceConfig(name="cpu"), 0)
         self.ranks = Ranks(dist.get_rank(), dist.get_world_size(), dist.group.WORLD)
         task = pretraining(MODEL, OBJECTIVE, device.attention)
-        self.engine = ENGINES[name](task, device, self.ranks, optim, 1, accumulates=True)
+        self.engine = ENGINES[name](task, device, self.ranks, optim, 1, accumulates=True, parallel=parallel)
         self.flag = Flag(self.ranks)
         self.lines: list[dict[str, float]] = []
         self.held: list[int] = []

@@ -83,6 +83,9 @@ ATTACKS: dict[int, tuple[str, str]] = {
     72: ("overrides with `$()`, backticks, quotes through the launchers", "arrive byte for byte"),
     73: ("host file `vm slots=UID[$(cmd)]`", "refused"),
     74: ("user name, paths, host name in the export", "cards name the last part of a path"),
+    75: ("`pipe:` in the source of `prep shards`, `::` and brackets included", "runs only with `allow_pipe=true`"),
+    76: ("`keep` with calls, attributes, arithmetic, 3,000 `not`", "refused, nothing is evaluated"),
+    77: ("parquet whose images take 100 times its size", "refused"),
 }  # fmt: skip
 """Number -> (attack, what becomes of it)."""
 

@@ -34,7 +34,7 @@ constexpr auto HPU = c10::DeviceType::HPU;
 
 std::recursive_mutex mutex;
 using Lock = std::lock_guard<std::recursive_mutex>;
-int64_t d2h = 0, scalars = 0, compilations = 0, most_nodes = 0, in_use = 0, most_used = 0, limit = 0;
+int64_t d2h = 0, scalars = 0, pinned = 0, compilations = 0, most_nodes = 0, in_use = 0, most_used = 0, limit = 0;
 bool lazy = false, has_fp16 = true, tanh_gelu = true, capturing = false;
 std::set<size_t> compiled;   // Hashes of the graphs that have run.
 std::string recipes;         // Folder of those that any process has compiled; empty: none.
@@ -248,6 +248,31 @@ at::Tensor empty_strided(c10::SymIntArrayRef size, c10::SymIntArrayRef stride, s
                                                   c10::dtype_or_default(dtype));
 }
 
+// Page-locked memory of the host: ordinary memory whose blocks are known.
+std::set<const void*> locked;
+
+struct PinnedAllocator final : c10::Allocator {
+  c10::DataPtr allocate(size_t bytes) override {
+    void* block = c10::alloc_cpu(bytes);
+    Lock lock(mutex);
+    locked.insert(block);
+    return {block, block, &free, c10::Device(c10::kCPU)};
+  }
+  static void free(void* block) {
+    {
+      Lock lock(mutex);
+      locked.erase(block);
+    }
+    c10::free_cpu(block);
+  }
+  void copy_data(void* to, const void* from, std::size_t bytes) const override { default_copy_data(to, from, bytes); }
+} pinned_allocator;
+
+bool is_locked(const void* data) {
+  Lock lock(mutex);
+  return locked.count(data);
+}
+
 // The same memory as a CPU tensor.
 at::Tensor host(const at::Tensor& t) {
   return at::from_blob(t.data_ptr(), t.sizes(), t.strides(), [t](void*) {}, t.options().device(at::kCPU));
@@ -265,6 +290,7 @@ at::Tensor copy_from(const at::Tensor& from, const at::Tensor& to, bool) {
       flush();
     } else {
       check_write(to);
+      pinned += from.is_cpu() && is_locked(from.storage().data());
     }
     if (!to.is_cpu() && !from.is_cpu()) {
       std::ostringstream text;
@@ -456,6 +482,8 @@ struct HPUHooks final : at::HPUHooksInterface {
   c10::DeviceIndex deviceCount() const override { return 1; }
   c10::DeviceIndex getCurrentDevice() const override { return 0; }
   void setCurrentDevice(c10::DeviceIndex) const override {}
+  bool isPinnedPtr(const void* data) const override { return is_locked(data); }
+  at::Allocator* getPinnedMemoryAllocator() const override { return &pinned_allocator; }
 };
 
 }  // namespace
@@ -552,7 +580,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     for (const Span& span : spans) pending += span.exists && span.born >= 0 ? span.bytes : 0;
     return std::map<std::string, int64_t>{{"d2h", d2h},       {"scalars", scalars}, {"compilations", compilations},
                                           {"nodes", nodes},   {"in_use", in_use + pending}, {"most_nodes", most_nodes},
-                                          {"most_used", most_used}};
+                                          {"most_used", most_used}, {"pinned", pinned}};
   });
   m.def("reset_most_used", [] { most_used = in_use; });
 }

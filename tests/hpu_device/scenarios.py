@@ -20,6 +20,7 @@ from bridgetower_train.engines import NativeEngine
 from bridgetower_train.engines.activation import checkpoint_blocks
 from bridgetower_train.engines.optim import set_lr
 from bridgetower_train.errors import ConfigError, UserError
+from bridgetower_train.planning.trace import fused
 from bridgetower_train.tasks import contrast, task_class
 from bridgetower_train.training.recompiles import RecompileGuard
 from bridgetower_train.training.step import backward
@@ -64,34 +65,76 @@ def generation():
     device.attention(q, q, q, None, 0.0)
 
 
-def skipped():
-    """A skipped update leaves the weights alone, and NaN out of the state."""
+def updates(gradients, clip_norm=0.0, moments="fp32"):
+    """(weights, first means, what was returned) after updates by such gradients, all on the host."""
     device = hpu()
     weight = torch.nn.Parameter(torch.ones(3, device="hpu"))
     groups = [{"params": [weight], "lr": 0.1, "weight_decay": 0.0}, {"params": [], "lr": 0.1}]
-    optimizer = device.adamw(groups, OptimConfig(eps=1e-7))
+    optimizer = device.adamw(groups, OptimConfig(eps=1e-7, moments=moments))
     assert [group["eps"] for group in optimizer.param_groups] == [1e-7]
-    after = []
-    for gradient, skip in ((0.5, 0.0), (math.nan, 1.0), (0.5, 0.0)):
+    told = []
+    for gradient in gradients:
         weight.grad = torch.full((3,), gradient, device="hpu")
-        device.skip_update(optimizer, [weight.grad], torch.tensor(skip, device="hpu"))
+        norm = torch.nn.utils.get_total_norm([weight.grad])
+        skipped = device.clip_or_skip(optimizer, [weight.grad], norm, clip_norm)
+        assert skipped.shape == ()
         optimizer.step()
-        after.append(weight.detach().cpu())
-    assert torch.equal(after[0], after[1])
-    assert (after[2] < after[1]).all()
-    assert torch.isfinite(optimizer.state[weight]["exp_avg_sq"].cpu()).all()
+        told.append((skipped.item(), weight.grad.cpu().norm().item()))
+    state = device.optimizer_state(optimizer, optimizer.param_groups[0], weight)
+    return weight.detach().cpu(), {name: value.cpu() for name, value in state.items()}, told
+
+
+def skipped():
+    """A skipped update is one by gradients of zero, whatever is not finite and whether or not they are clipped."""
+    expected, state, _ = updates((0.5, 0.0, 0.5))
+    for clip_norm in (0.0, 10.0):
+        for wrong in (math.nan, math.inf):
+            weights, kept, told = updates((0.5, wrong, 0.5), clip_norm)
+            assert [skip for skip, _ in told] == [0.0, 1.0, 0.0]
+            assert torch.equal(weights, expected)
+            assert all(torch.equal(kept[name], state[name]) for name in state)
 
 
 def clipping():
-    """The norm before, as a scalar, and gradients of at most the norm asked for."""
+    """Gradients of at most the norm that is asked for."""
+    for max_norm, expected in ((0.0, 12**0.5), (1.0, 1.0)):
+        _, _, ((skip, norm),) = updates([2.0], max_norm)
+        assert skip == 0.0
+        assert abs(norm - expected) < 1e-5
+
+
+def moments():
+    """In bf16 they are stored rounded, half as large, and come back from a checkpoint in fp32 as they were."""
+    exact, rounded = (updates((0.3, 0.5, 0.7), moments=precision) for precision in ("fp32", "bf16"))
+    for name in ("exp_avg", "exp_avg_sq"):
+        assert (exact[1][name].dtype, rounded[1][name].dtype) == (torch.float32, torch.bfloat16)
+        torch.testing.assert_close(rounded[1][name].float(), exact[1][name], rtol=2**-7, atol=0)
+    assert not torch.equal(rounded[0], exact[0])
+    torch.testing.assert_close(rounded[0], exact[0], rtol=0, atol=2e-3)
     device = hpu()
-    weight = torch.nn.Parameter(torch.zeros(4, device="hpu"))
-    for max_norm, expected in ((0.0, 4.0), (1.0, 1.0)):
-        weight.grad = torch.full((4,), 2.0, device="hpu")
-        norm = device.clip([weight], max_norm)
-        assert norm.shape == ()
-        assert abs(norm.item() - 4.0) < 1e-5
-        assert abs(weight.grad.cpu().norm().item() - expected) < 1e-5
+    weight = torch.nn.Parameter(torch.ones(3, device="hpu"))
+    optimizer = device.adamw([{"params": [weight], "lr": 0.1, "weight_decay": 0.0}], OptimConfig(moments="bf16"))
+    (group,) = optimizer.param_groups
+    device.load_optimizer_state(optimizer, group, weight, {name: t.float() for name, t in rounded[1].items()})
+    again = device.optimizer_state(optimizer, group, weight)
+    assert all(torch.equal(again[name].cpu(), rounded[1][name]) for name in again)
+
+
+def attention_keeps():
+    """FusedSDPA keeps no more than the plan's: operands, result and statistics, no matrix of queries x keys."""
+    device = hpu(precision="bf16")
+    from habana_frameworks.torch import _emulation
+
+    B, H, T, E = 2, 2, 96, 16
+    q, k, v = (torch.randn(B, H, T, E, device="hpu", dtype=torch.bfloat16).requires_grad_() for _ in range(3))
+    kept = {}
+    for name, function in (("device", device.attention), ("plan", fused)):
+        before = _emulation.device.counts()["in_use"]
+        out = function(q, k, v, None, 0.1)
+        assert out.requires_grad
+        kept[name] = _emulation.device.counts()["in_use"] - before
+        del out
+    assert 0 < kept["device"] <= kept["plan"] + B * H * T * 2, kept
 
 
 def lacks():

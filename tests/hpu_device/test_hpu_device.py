@@ -13,7 +13,7 @@ import pytest
 )
 def test_generations_and_their_updates(scenario, release, generation, expected):
     environment = {"HPU_EMULATION_RELEASE": release, "HPU_EMULATION_GENERATION": generation}
-    said = scenario("generation", "lacks", "skipped", "clipping", "exact_gelu", **environment)
+    said = scenario("generation", "lacks", "skipped", "clipping", "moments", "exact_gelu", **environment)
     assert expected in said
     assert all(float(difference) < 1e-6 for difference in said.splitlines()[-1].split())
     assert "Allocation failed for size" in said
@@ -65,6 +65,10 @@ def test_recomputed_blocks_save_memory_and_a_warm_up_leaves_nothing(scenario):
         "warm-up   2 of 2: texts of 8 tokens",
     ]
     assert differ == "differ []"
+
+
+def test_attention_keeps_what_the_plan_counts(scenario):
+    scenario("attention_keeps")
 
 
 def test_graphs_keep_results_and_a_changing_constant_ends_the_run(scenario):

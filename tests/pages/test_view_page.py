@@ -104,6 +104,16 @@ def test_samples_are_named(root):
         assert sample["position"] == 32 + row
         assert f"coco / {sample['shard']}" in page
         assert f"<dd>{sample['key']}</dd>" in page
+        assert "<dd>1 of 1</dd>" in page
+
+
+def test_the_kind_of_a_caption_is_shown(root, tmp_path):
+    jpeg = prepare_jpeg(drawn(0), 64)
+    kinds = ("alt", "synthetic", "<b>", "")
+    write_corpus(tmp_path / "coco", 64, [(str(n), jpeg, list("abcd"), {}, kinds) for n in range(16)])
+    data = DataConfig(root=str(tmp_path), corpora={"coco": 1.0}, lanes=2, captions={"synthetic": 1})
+    page = batch_page(view_of(config(root, n=2, data=data)))
+    assert page.count("<dd>2 of 4: synthetic (of 1 alt, 1 synthetic, 2 without a kind)</dd>") == 2
 
 
 def handmade():

@@ -1,5 +1,7 @@
 """The paper model: by hand where one can, and against what was published of real cards."""
 
+from dataclasses import replace
+
 import pytest
 
 from bridgetower_train.bench.hugging_face import separate_flops
@@ -8,6 +10,7 @@ from bridgetower_train.errors import ConfigError
 from bridgetower_train.planning.arithmetic import WEIGHT_TRAFFIC, Step, all_reduce_time, links_times, memory_time
 from bridgetower_train.planning.collectives import Collective, collective_bytes
 from bridgetower_train.planning.hardware import CARDS, parse
+from bridgetower_train.planning.memory import FLOAT32, Precision
 
 LARGE = ModelConfig(294, 14, 1024, 24, 24, 6, max_text_len=128, vocab_size=50265)
 """As in the published fine-tune, which pads captions to 128 tokens."""
@@ -63,10 +66,18 @@ def test_a_step_lies_between_all_hidden_and_nothing_hidden():
     four = Step(1e12, 4, 0.0, {"gradients": 0.3})
     assert four.expected(1e12) == pytest.approx(1.3 - 1 / 6), "only the last micro-batch hides them"
     assert step.fastest(2e12) <= step.expected(2e12) <= step.slowest(2e12)
+    once = replace(step, overlaps=False)
+    assert once.expected(1e12) == once.slowest(1e12) == pytest.approx(1.4)
+    assert once.fastest(1e12) == pytest.approx(1.3), "the rest may be hidden"
 
 
 def test_memory_time():
     assert memory_time(parse("gaudi1x512"), 10**6, 4e6, 2) == pytest.approx((WEIGHT_TRAFFIC * 1e6 + 2 * 2 * 4e6) / 1e12)
+
+
+def test_moments_in_bf16_are_read_and_written_in_half():
+    times = [memory_time(parse("gaudi2x8"), 10**9, 0.0, 1, precision) for precision in (FLOAT32, Precision(moments=4))]
+    assert times[0] - times[1] == pytest.approx(8 * 1e9 / 2.45e12)
 
 
 def test_no_peak_is_synthetic_for_the_first_generation():

@@ -10,13 +10,14 @@ import pytest
 from plans import small_plan, synthetic_memories
 
 from bridgetower_train.cli import main
-from bridgetower_train.config import CheckpointConfig, DataConfig, EngineConfig
+from bridgetower_train.config import CheckpointConfig, DataConfig, EngineConfig, OptimConfig
 from bridgetower_train.data.manifest import Manifest, ShardInfo
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.pages.plan import plan_page
 from bridgetower_train.planning.corpora import PUBLISHED, RECORD_BYTES, count
 from bridgetower_train.planning.estimate import Plan, best_micro_batch, estimate, make_plan, plan_from, run_samples
 from bridgetower_train.planning.hardware import Cluster, parse
+from bridgetower_train.planning.memory import Precision
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +100,18 @@ def test_recomputed_blocks_cost_a_third(plan):
     assert again.here.use.activations < plan.here.use.activations
 
 
+def test_one_all_reduce_in_bf16_halves_the_links_and_overlaps_nothing(plan):
+    config = small_plan(engine=EngineConfig(reduce="once", reduce_precision="bf16"))
+    memory = replace(plan.memory, precision=Precision.of(config))
+    here = estimate(config, plan.cluster, 2048, 4, memory, plan.flops)
+    gradients, before = (next(c for c in e.calls if c.what == "gradients") for e in (here, plan.here))
+    assert gradients.size == before.size / 2
+    assert here.step.links["gradients"] == pytest.approx(plan.here.step.links["gradients"] / 2)
+    assert (here.step.overlaps, plan.here.step.overlaps) == (False, True)
+    page = plan_page(replace(plan, config=config, here=here, memories={False: memory, True: memory}))
+    assert "nothing overlaps, since engine.reduce=once" in page
+
+
 def test_samples_are_counted(tmp_path):
     known = count(DataConfig(root=str(tmp_path), corpora={"coco": 1.0, "sbu": 0.5, "mine": 1.0}), 294)
     assert known.samples == PUBLISHED["coco"][1] + 0.5 * PUBLISHED["sbu"][1]
@@ -129,6 +142,12 @@ def test_wrong_keys_are_named():
         ({"hardware": "gaudi4x8"}, "did you mean"),
         ({"hardware": "gaudi2x1024"}, "data.lanes=512: must be a multiple of the 1024 ranks"),
         ({"hardware": "gaudi2x64", "micro_batch": 20}, "micro_batch=20"),
+        (
+            {"hardware": "h200x64", "optim": OptimConfig(moments="bf16")},
+            "device cuda uses, keeps moments in the weights' type",
+        ),
+        ({"engine": EngineConfig(reduce_precision="bf16")}, "add engine.reduce=once"),
+        ({"engine": EngineConfig("zero2", reduce="once")}, "use engine=native"),
     ]:
         with pytest.raises(ConfigError, match=part):
             make_plan(small_plan(**changes))

@@ -12,7 +12,7 @@ from bridgetower_train.config import DeviceConfig, ObjectiveConfig
 from bridgetower_train.devices.cpu import CpuDevice
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.engines.deepspeed import ZERO_BUCKET
-from bridgetower_train.planning.memory import ENGINES, Memory, contrast_entry, measure, states
+from bridgetower_train.planning.memory import ENGINES, Memory, Precision, contrast_entry, measure, states
 from bridgetower_train.planning.trace import PARTS, Platform, plain, trace
 from bridgetower_train.rehearsal.group import join
 from tests.tiny import SMALL
@@ -69,7 +69,14 @@ def test_the_plan_is_within_a_tenth_of_a_real_step(batch, micro_batches, checkpo
     assert min(peak.planned.weights, peak.planned.optimizer, peak.planned.activations) > 0
 
 
-STAGES = [(engine, micro_batches) for engine in ENGINES for micro_batches in (1, 2)]
+WAYS = [("buckets", "fp32"), ("once", "fp32"), ("buckets", "bf16"), ("once", "bf16")]
+STAGES = [
+    (engine, micro_batches, *way)
+    for engine in ENGINES
+    for micro_batches in (1, 2)
+    for way in WAYS
+    if engine == "native" or way[0] == "buckets"
+]
 
 
 def peaks_of_eight(_: int) -> list[tuple[float, int]]:
@@ -77,8 +84,8 @@ def peaks_of_eight(_: int) -> list[tuple[float, int]]:
     dist.destroy_process_group()
     device = DeviceConfig(name="cpu")
     configs = [
-        BenchMemoryConfig(4, micro_batches, False, engine, 8, model=SMALL, objective=OBJECTIVE, device=device)
-        for engine, micro_batches in STAGES
+        BenchMemoryConfig(4, micro_batches, False, engine, 8, *way, model=SMALL, objective=OBJECTIVE, device=device)
+        for engine, micro_batches, *way in STAGES
     ]
     ranks, _ = join(7, 8)
     peaks = [compare(config, CpuDevice(device, 0), ranks) for config in configs]
@@ -87,9 +94,9 @@ def peaks_of_eight(_: int) -> list[tuple[float, int]]:
 
 def test_the_plan_of_every_stage_is_within_a_tenth_of_real_steps():
     pytest.importorskip("deepspeed")
-    for (engine, micro_batches), (planned, measured) in zip(STAGES, run_ranks(peaks_of_eight, 1)[0], strict=True):
-        print(engine, micro_batches, f"{planned / measured - 1:+.1%}")
-        assert planned == pytest.approx(measured, rel=0.1), (engine, micro_batches)
+    for stage, (planned, measured) in zip(STAGES, run_ranks(peaks_of_eight, 1)[0], strict=True):
+        print(*stage, f"{planned / measured - 1:+.1%}")
+        assert planned == pytest.approx(measured, rel=0.1), stage
 
 
 def test_the_peak_is_a_line_in_the_pairs(memory):
@@ -116,6 +123,18 @@ def test_states_by_hand():
     assert sum(states("zero1", 1000, 1000, 8)) == 12 * 1000 + 12 * 1000 / 8
     assert sum(states("zero2", P, P, 8)) == 4 * P + 16 * P / 8
     assert sum(states("zero3", P, P, 8)) == 20 * P / 8 + 4 * ZERO_BUCKET
+    half = Precision(moments=4, sent=2)
+    assert states("native", P, P, 8, half) == (4 * P, 8 * P, 4 * P)
+    assert sum(states("zero3", P, P, 8, half)) == 16 * P / 8 + 2 * ZERO_BUCKET
+
+
+def test_one_all_reduce_holds_gradients_twice_without_activations(memory):
+    once = replace(memory, precision=Precision(once=True))
+    P, weights_and_moments = memory.parameters, 12 * memory.parameters
+    assert once.use("native", 1, 8).total == weights_and_moments + 8 * P
+    assert once.use("native", 16, 8, True).gradients == 4 * P < memory.use("native", 16, 8, True).gradients
+    assert once.use("native", 16, 1) == memory.use("native", 16, 1)
+    assert once.use("zero2", 16, 8) == memory.use("zero2", 16, 8)
 
 
 def test_each_stage_holds_less():

@@ -31,30 +31,39 @@ def test_bad_records_stop_the_run_beyond_the_fraction():
         check_bad_records(101, 10_000, 0.01, ["coco/000003.tar"])
 
 
-def test_a_skipped_update_changes_neither_weights_nor_moments():
-    parameter = torch.nn.Parameter(torch.ones(3))
-    device = CpuDevice(DeviceConfig(), 0)
-    optimizer = device.adamw([{"params": [parameter], "lr": 0.1, "weight_decay": 0.1}], OptimConfig())
+class Updates:
+    """Updates of one parameter on the CPU."""
 
-    def update(gradient: float, skip: float) -> list[torch.Tensor]:
-        parameter.grad = torch.full((3,), gradient)
-        device.skip_update(optimizer, [parameter.grad], torch.tensor(skip))
-        optimizer.step()
-        return [parameter.detach().clone(), *(value.clone() for value in optimizer.state[parameter].values())]
+    def __init__(self, clip_norm: float) -> None:
+        self.device, self.clip_norm = CpuDevice(DeviceConfig(), 0), clip_norm
+        self.parameter = torch.nn.Parameter(torch.ones(4))
+        groups = [{"params": [self.parameter], "lr": 0.1, "weight_decay": 0.1}]
+        self.optimizer = self.device.adamw(groups, OptimConfig())
 
-    before, after = update(1.0, 0.0), update(math.nan, 1.0)
+    def update(self, gradient: float, skipped: float = 0.0) -> list[torch.Tensor]:
+        """Weights and state after an update that is `skipped` or not."""
+        self.parameter.grad = torch.full((4,), gradient)
+        gradients = [self.parameter.grad]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        assert float(self.device.clip_or_skip(self.optimizer, gradients, norm, self.clip_norm)) == skipped
+        self.optimizer.step()
+        return [self.parameter.detach().clone(), *(t.clone() for t in self.optimizer.state[self.parameter].values())]
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_a_skipped_update_changes_neither_weights_nor_moments(clip_norm, wrong):
+    updates = Updates(clip_norm)
+    before, after = updates.update(1.0), updates.update(wrong, skipped=1.0)
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-    assert not torch.equal(before[0], update(1.0, 0.0)[0])
+    assert not torch.equal(before[0], updates.update(1.0)[0])
 
 
 def test_clipping():
-    parameter = torch.nn.Parameter(torch.zeros(4))
-    device = CpuDevice(DeviceConfig(), 0)
-    parameter.grad = torch.full((4,), 3.0)
-    assert float(device.clip([parameter], 0.0)) == 6.0
-    assert parameter.grad.tolist() == [3.0] * 4
-    assert float(device.clip([parameter], 1.0)) == 6.0
-    assert float(parameter.grad.norm()) == pytest.approx(1.0, abs=1e-5)
+    for clip_norm, expected in ((0.0, 6.0), (1.0, 1.0), (7.0, 6.0)):
+        updates = Updates(clip_norm)
+        updates.update(3.0)
+        assert float(updates.parameter.grad.norm()) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("scheduler", ["KUBERNETES_SERVICE_HOST", "SLURM_JOB_ID"])

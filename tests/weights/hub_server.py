@@ -1,8 +1,9 @@
-"""A Hugging Face hub on the loopback, as far as downloads and uploads of models go.
+"""A Hugging Face hub on the loopback, as far as downloads and uploads of models, and reading of data sets, go.
 
     python hub_server.py FOLDER TOKEN
 
-FOLDER/owner/name/ are the models, each of one commit. FOLDER/asked lists the revisions that were asked for. Prints its address.
+FOLDER/owner/name/ are the models, FOLDER/datasets/owner/name/ the data sets, each of one commit. FOLDER/asked lists the revisions
+that were asked for. Prints its address.
 """
 
 import base64
@@ -12,7 +13,7 @@ import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 COMMIT, TAG = "c" * 40, "v1.0"
 
@@ -44,6 +45,8 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = urlsplit(self.path).path.strip("/")
+        if path.startswith("api/datasets/"):
+            return self.of_data_set(path)
         if path.startswith("api/models/"):  # huggingface_hub 0.30 asks it before an upload
             return self.answer(200, {"id": path.removeprefix("api/models/").partition("/revision/")[0], "sha": COMMIT})
         model, _, wanted = path.partition("/resolve/")
@@ -58,11 +61,37 @@ class Hub(BaseHTTPRequestHandler):
         if not file or not stored.is_file():
             return self.answer(404, {"error": "no such file"}, X_Error_Code="EntryNotFound", X_Repo_Commit=COMMIT)
         content = stored.read_bytes()
+        if wanted_range := self.headers.get("Range"):
+            first, last = (int(number) for number in wanted_range.removeprefix("bytes=").split("-"))
+            return self.answer(206, content[first : last + 1])
         return self.answer(200, content, ETag=f'"{hashlib.sha1(content).hexdigest()}"', X_Repo_Commit=COMMIT)
+
+    def of_data_set(self, path: str) -> None:
+        """What a data set contains: the tree below a path of it, or what some paths are."""
+        owner, name, *rest = path.removeprefix("api/datasets/").split("/")
+        action, *where = rest or ["revision"]
+        folder = self.root / "datasets" / owner / name
+        if not folder.is_dir():
+            return self.answer(404, {"error": "no such data set"}, X_Error_Code="RepoNotFound")
+        if action == "revision":
+            return self.answer(200, {"id": f"{owner}/{name}", "sha": COMMIT})
+        below = folder.joinpath(*where[1:])
+        found = sorted(below.rglob("*")) if action == "tree" else []
+        if action == "paths-info":
+            asked = parse_qs(self.body().decode())["paths"]
+            found = [folder / path for path in asked if (folder / path).exists()]
+        return self.answer(200, [self.entry(folder, path) for path in found])
+
+    def entry(self, folder: Path, path: Path) -> dict[str, object]:
+        kind = "directory" if path.is_dir() else "file"
+        size = 0 if path.is_dir() else path.stat().st_size
+        return {"type": kind, "path": str(path.relative_to(folder)), "oid": "a" * 40, "size": size}
 
     do_HEAD = do_GET  # noqa: N815
 
     def do_POST(self) -> None:
+        if self.path.startswith("/api/datasets/"):
+            return self.of_data_set(urlsplit(self.path).path.strip("/"))
         body, path = self.body(), urlsplit(self.path).path
         address = f"http://{self.headers['Host']}"
         if self.headers.get("Authorization") != f"Bearer {self.token}":

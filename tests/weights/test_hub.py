@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -91,6 +93,27 @@ def test_a_revision_may_be_named(loopback, shapes_root, tmp_path):
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: init.vision=someone/clip@v2.0: ")
     assert refused.stderr.count("\n") == 1
+
+
+@pytest.mark.nightly
+def test_data_sets_become_corpora(loopback, tmp_path, make_tar, jpeg):
+    """Tars and Parquet, listed and fetched by hf://."""
+    data_set = loopback.folder / "datasets" / "someone" / "pictures"
+    for number in range(2):
+        make_tar(data_set / "tars" / f"{number:05d}.tar", {f"{number}.jpg": jpeg, f"{number}.txt": b"a caption"})
+    image = pa.array([{"bytes": jpeg, "path": "a.jpg"}], pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    (data_set / "data").mkdir()
+    pq.write_table(pa.table({"image": image, "text": ["another"]}), data_set / "data" / "train-00000-of-00001.parquet")
+    keys = (f"out={tmp_path / 'out'}", "size=64", "workers=1")
+    tars = loopback.bridgetower("prep", "shards", "source=hf://datasets/someone/pictures/tars", "name=tars", *keys)
+    assert "tars: 2 images" in tars.stdout, tars.stderr
+    table = loopback.bridgetower(
+        "prep", "captions", "source=hf://datasets/someone/pictures", "caption=text", "name=table", *keys
+    )
+    assert "table: 1 images" in table.stdout, table.stderr
+    missing = loopback.bridgetower("prep", "shards", "source=hf://datasets/someone/nothing", "name=x", *keys)
+    assert missing.returncode == 2
+    assert missing.stderr.count("\n") == 1, missing.stderr
 
 
 class _Runs:

@@ -125,7 +125,7 @@ def test_every_row_has_one_state_in_the_log_and_in_the_manifest(
         ("{", "is not JSON"),
         ("[]", "is not a COCO captions file"),
         ('{"images": []}', "annotations"),
-        ('{"images": [{"id": "1", "file_name": "a.jpg"}], "annotations": []}', "is not a COCO captions file"),
+        ('{"images": [{"id": "x1", "file_name": "a.jpg"}], "annotations": []}', "is not a COCO captions file"),
         ('{"images": [{"id": 1}], "annotations": []}', "file_name"),
         ('{"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 1, "bbox": []}]}', "caption"),
         (
@@ -140,6 +140,25 @@ def test_wrong_annotations_are_one_error(tmp_path: Path, content: str, message: 
     with pytest.raises(DataError, match=message) as caught:
         run(CocoConfig(images=str(tmp_path), annotations=str(path), out=str(tmp_path / "out"), workers=1))
     assert str(path) in str(caught.value)
+
+
+def test_what_is_wrong_with_one_annotation_costs_that_one(tmp_path: Path) -> None:
+    config, content = source(tmp_path)
+    for image in content["images"][:3]:
+        image["id"] = str(image["id"])
+    content["annotations"][0]["image_id"] = "70"
+    content["images"] += [{"id": "x", "file_name": "wide.jpg"}, {"id": 7}, {"file_name": "wide.jpg"}, None]
+    content["annotations"] += [{"image_id": 1}, {"caption": "of none"}, 3]
+    content["annotations"] += [{"image_id": 5, "caption": "of an image that is not there"}] * 3
+    content["licenses"].append(None)
+    Path(config.annotations).write_text(json.dumps(content))
+    run(config)
+    corpus = corpus_of(config)
+    records = [corpus.read(row) for row in range(corpus.manifest.images)]
+    assert [record.meta["image_id"] for record in records] == [70, 68, 65]
+    assert [len(record.captions) for record in records] == [3, 3, 3]
+    others = {"missing file": 1, "no caption": 1, "not an image": 2}
+    assert corpus.manifest.dropped == {**others, "broken annotation": 7, "not in images": 1}
 
 
 def test_missing_annotations_and_images_are_one_error(tmp_path: Path) -> None:
@@ -214,6 +233,16 @@ def test_karpathy_s_train_and_restval_are_taken(tmp_path: Path) -> None:
         run(replace(config, splits=["test"]))
     run(replace(config, splits=["test"], name="coco_test"))
     assert open_corpus(config.out, "coco_test").read(0).meta["image_id"] == 3
+
+
+def test_a_broken_image_of_karpathy_s_costs_that_one(tmp_path: Path) -> None:
+    config = karpathy(tmp_path)
+    content = json.loads(Path(config.annotations).read_text())
+    broken = [{"split": "train"}, {**content["images"][0], "sentences": [3]}, None, {"split": "val"}]
+    Path(config.annotations).write_text(json.dumps({**content, "images": broken + content["images"]}))
+    run(config)
+    assert corpus_of(config).manifest.images == 3
+    assert corpus_of(config).manifest.dropped == {"duplicate key": 1, "broken annotation": 3}
 
 
 def test_karpathy_s_flickr30k_has_its_own_numbers_and_one_folder(tmp_path: Path) -> None:

@@ -75,6 +75,25 @@ def test_leaking_images_must_be_decided_on(tmp_path: Path) -> None:
         run(config)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_what_is_wrong_with_one_annotation_costs_that_one(tmp_path: Path, encoding: str) -> None:
+    config = source(tmp_path)
+    images, regions = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("image_data", "regions"))
+    images[0]["image_id"], images[3]["coco_id"] = "4", "30"
+    images += [{"image_id": "x"}, None, {"image_id": 8, "coco_id": []}]
+    regions[0]["regions"] += [{"image_id": 1}, 3, {"image_id": "1", "phrase": "un café"}]
+    regions += [{}, {"regions": [{"phrase": "of none"}]}]
+    for name, content in (("image_data", images), ("regions", regions)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content, ensure_ascii=False), encoding)
+    run(config)
+    corpus = open_corpus(config.out, "vg")
+    records = [corpus.read(row) for row in range(corpus.manifest.images)]
+    assert [record.meta["image_id"] for record in records] == [4, 1, 2]
+    assert records[1].captions[-1] == "un café"
+    assert corpus.manifest.dropped["in COCO val or test"] == 1
+    assert corpus.manifest.dropped["broken annotation"] == 7
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -116,7 +135,7 @@ def test_the_two_photographs(shared: Path, tmp_path: Path) -> None:
     assert corpus.manifest.images == 2
     listed = json.loads(Path(config.regions).read_text())
     for row, image in enumerate(listed):
-        assert corpus.read(row).captions == clean_captions(region["phrase"] for region in image["regions"])
+        assert corpus.read(row).captions == list(clean_captions(region["phrase"] for region in image["regions"]))
 
 
 @attack(15)

@@ -102,6 +102,24 @@ def test_a_run_that_is_killed_goes_on_and_fetches_nothing_twice(tmp_path: Path, 
     assert files(tmp_path / "killed" / "cc3m") == files(tmp_path / "whole" / "cc3m")
 
 
+def test_rows_that_failed_in_passing_are_fetched_again(tmp_path: Path, hosts: list[str]) -> None:
+    annotations = tmp_path / "cc3m.tsv"
+    kind = ("once_503", "404", "ok")
+    annotations.write_text("".join(f"caption {n}\t{hosts[n % 4]}/{kind[n % 3]}/2{n}\n" for n in range(18)))
+    keys = ("fetch.retries=0",)
+    for more, images, states in (
+        ((), 6, {"404": 6, "503": 6, "ok": 6}),
+        (("again=[429,503]",), 12, {"404": 6, "ok": 12}),
+        (("again=[429,503]",), 12, {"404": 6, "ok": 12}),
+    ):
+        done = subprocess.run(command("cc3m", tmp_path, annotations, *keys, *more), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        corpus = open_corpus(str(tmp_path), "cc3m")
+        assert corpus.manifest.extra["states"] == states
+        assert len({corpus.read(row).key for row in range(corpus.manifest.images)}) == images
+    assert "no row ended in again=429, 503" in done.stdout
+
+
 def test_sbu_and_a_server_that_is_not_there(tmp_path: Path, hosts: list[str]) -> None:
     annotations = tmp_path / "sbu-captions-all.json"
     urls = [hosts[0] + "/ok/1", "http://127.0.0.1:1/x.jpg", "file:///etc/passwd"]

@@ -85,6 +85,11 @@ def _good() -> dict[str, Kind]:
         "chunked": Kind(chunked),
         "gzip": Kind(lambda r: r.send(gzip.compress(r.image, 1), Content_Encoding="gzip")),
         "once_503": Kind(once_503),
+        **{
+            f"encoding_{number}": Kind(lambda r, name=name: r.send(r.image, Content_Encoding=name))  # type: ignore[misc]
+            for number, name in enumerate(("none", "UTF-8", "binary", "aws-chunked", "image/jpeg", "gzip", "deflate"))
+        },
+        "two_encodings": Kind(lambda r: r.send(gzip.compress(r.image, 1), Content_Encoding="aws-chunked, GZIP")),
         "once_reset": Kind(once_reset),
         "retry_after_unknown": Kind(retry_after_unknown),
         "long_header": Kind(lambda r: r.send(r.image, Content_Security_Policy="x" * 30_000)),
@@ -165,6 +170,9 @@ def _bad_answers() -> dict[str, Kind]:
         "noai_to_us": Kind(lambda r: r.send(r.image, X_Robots_Tag="bridgetower-train: noindex"), "opted out"),
         "negative_length": Kind(lambda r: r.send(r.image, Content_Length=-5), "bad response"),
         "two_lengths": Kind(lambda r: r.send(r.image, Content_length=5), "bad response"),
+        "gzip_twice": Kind(
+            lambda r: r.send(gzip.compress(gzip.compress(r.image)), Content_Encoding="gzip,gzip"), "bad encoding"
+        ),
         "brotli": Kind(lambda r: r.send(r.image, Content_Encoding="br"), "bad encoding"),
     }
     for text in ("404 Not Found", "403 Forbidden", "410 Gone", "500 Internal Server Error", "429 Too Many Requests"):

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from hashlib import sha256
@@ -32,6 +32,7 @@ from data_prep.source.image import prepare_jpeg
 from data_prep.source.rows import OK, Outcome, Row
 from tests.data_prep.fetch.fault_server import kinds, serve
 from tests.hostile.attacks import attack
+from tests.serving import serving
 
 LOCAL = FetchConfig(allow_loopback=True, deadline=60, retries=2)
 SIZE = 48
@@ -190,6 +191,26 @@ def test_neither_credentials_nor_cookies_travel_on_and_no_proxy_is_used(monkeypa
     assert Counter(asked) == {("/start", basic, None): 2, ("/end", None, None): 2}
 
 
+def test_the_bytes_of_a_url_arrive(jpeg: bytes) -> None:
+    """Servers that sign paths and queries compare them byte by byte."""
+    signed = "/a%3Ab%27%40%2C/c?x=%27%2C%3a&y=a+b"
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            redirected = self.path == "/start%2C"
+            self.send_response(302 if redirected else 200 if self.path == signed else 403)
+            self.send_header("Location", signed)
+            self.send_header("Content-Length", str(len(jpeg)))
+            self.end_headers()
+            self.wfile.write(jpeg)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with serving(Handler) as host:
+        assert states([f"http://{host}{signed}", f"http://{host}/start%2C"]) == [OK] * 2
+
+
 def test_a_image_must_be_the_published_one(hosts: list[str], jpeg: bytes) -> None:
     digests = [f"sha256:{sha256(jpeg).hexdigest()}", f"sha256:{64 * '0'}", ""]
     rows = ((n, Row(str(n), f"{hosts[0]}/ok/{n}", [], digest=digest)) for n, digest in enumerate(digests))
@@ -279,6 +300,48 @@ def test_searches_for_garbage_are_rare_only_meanwhile(hosts: list[str]) -> None:
     assert gc.get_threshold()[0] > usual[0]
     outcomes.close()  # type: ignore[attr-defined]
     assert gc.get_threshold() == usual
+
+
+def busy_host(jpeg: bytes, asked: list[float], busy: int, wait: int) -> Callable[..., Any]:
+    """Answers its first `busy` requests with 429 and `Retry-After: wait`; `asked` gets the time of each request."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(time.monotonic())
+            self.send_response(429 if len(asked) <= busy else 200)
+            self.send_header("Retry-After", str(wait))
+            self.send_header("Content-Length", str(len(jpeg)))
+            self.end_headers()
+            self.wfile.write(jpeg)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    return Handler
+
+
+def test_a_host_that_asks_to_wait_is_left_alone_and_then_gives_its_images(hosts: list[str], jpeg: bytes) -> None:
+    asked: list[float] = []
+    with serving(busy_host(jpeg, asked, busy=3, wait=5)) as host:
+        rows = [f"http://{host}/{n}.jpg" for n in range(12)]
+        config = replace(LOCAL, per_host=3, retries=1, deadline=4, in_flight=6)
+        others = [f"{hosts[1 + n % 7]}/404/{n}" for n in range(20)]
+        ended = [number for number, _ in WebImages(SIZE, 1, config).outcomes(rows_of(rows + others))]
+        assert sorted(ended[:20]) == list(range(12, 32)), "other hosts do not wait"
+        assert len(asked) == 15
+        assert asked[3] - max(asked[:3]) > 4.9
+        del asked[:]
+        assert states(rows[:1], replace(config, retries=0)) == ["429"]
+        assert len(asked) == 1
+
+
+def test_a_host_that_asks_to_wait_for_long_costs_its_url(jpeg: bytes) -> None:
+    asked: list[float] = []
+    with serving(busy_host(jpeg, asked, busy=1, wait=86_400)) as host:
+        config = replace(LOCAL, per_host=1, retry_after=1.0)
+        assert states([f"http://{host}/{n}.jpg" for n in range(3)], config) == ["429", OK, OK]
+    assert len(asked) == 3
+    assert asked[1] - asked[0] > 0.95
 
 
 def test_who_takes_slowly_slows_the_fetching(hosts: list[str]) -> None:

@@ -12,7 +12,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-from data_prep.fetch.addresses import is_allowed
+from data_prep.fetch.addresses import is_allowed, parse
 from data_prep.fetch.robots import opted_out
 from tests.hostile.attacks import attack
 
@@ -56,6 +56,45 @@ def test_public_addresses(address: str) -> None:
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1", "64:ff9b::127.0.0.1"])
 def test_loopback_only_where_it_is_allowed(address: str) -> None:
     assert (is_allowed(address, False), is_allowed(address, True)) == (False, True)
+
+
+SIGNED = "/a%3Ab%27%40%2C%7E/c%2Fd;e='f'?x=%27%2C%3a&y=a+b%20c&url=http%3A%2F%2Fh"
+"""Path and query of which `yarl.URL` changes something."""
+
+
+@pytest.mark.parametrize(
+    ("location", "sent"),
+    [
+        (SIGNED, SIGNED),
+        (f"{SIGNED}#part%3A \n", SIGNED),
+        ("", "/"),
+        ("?x=1", "/?x=1"),
+        ("/100%/a b\tc|d", "/100%/a%20bc|d"),
+        ("/caf\u00e9 x?q=\u732b", "/caf%C3%A9%20x?q=%E7%8C%AB"),
+        ("/a\x00b\x7f", "/a%00b%7F"),
+        ("/x/../y", "/x/../y"),
+    ],
+)
+def test_a_url_is_sent_as_it_is(location: str, sent: str) -> None:
+    assert parse(f"http://me:s%40c@example.org:81{location}").raw_path_qs == sent
+    assert parse(f"HTTPS://EXAMPLE.org{location}").raw_path_qs == sent
+    url = parse(f"http://b\u00fccher.example{location}")
+    assert (url.raw_host, url.raw_path_qs) == ("xn--bcher-kva.example", sent)
+
+
+@pytest.mark.parametrize(
+    ("location", "target"),
+    [
+        (SIGNED, f"http://a.example{SIGNED}"),
+        ("f%3Ag?%27", "http://a.example/c%3Ad/f%3Ag?%27"),
+        ("?x=%2C", "http://a.example/c%3Ad/e?x=%2C"),
+        (f"//b.example{SIGNED}", f"http://b.example{SIGNED}"),
+        (f"https://b.example{SIGNED}", f"https://b.example{SIGNED}"),
+        ("caf\udce9", "http://a.example/c%3Ad/caf%E9"),  # a byte that is not UTF-8, as aiohttp gives it
+    ],
+)
+def test_a_redirect_is_followed_as_it_is(location: str, target: str) -> None:
+    assert str(parse(location, parse("http://a.example/c%3Ad/e?x=1"))) == target
 
 
 @pytest.mark.parametrize(

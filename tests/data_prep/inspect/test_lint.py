@@ -1,5 +1,6 @@
 """Everything that is wrong with a corpus is named, and nothing else."""
 
+import io
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import fsspec
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
 from bridgetower_train.cli import main
 from bridgetower_train.data.shards import open_corpus
@@ -205,6 +207,27 @@ def test_duplicates_within_and_between_corpora(tmp_path, lint, shapes_root):
     assert printed.splitlines()[-1] == "lint: all is well; 8 images in 2 corpora, 4 of them duplicates"
     assert lint(tmp_path / "data", duplicates="fail")[:2] == (1, found)
     assert lint(tmp_path / "data", duplicates="ignore")[:2] == (0, [])
+
+
+def blocks(number: int, size: tuple[int, int], quality: int = 95) -> bytes:
+    colours = np.random.default_rng(number).integers(0, 255, (6, 8, 3)).astype(np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(colours).resize(size, Image.Resampling.BICUBIC).save(out, "JPEG", quality=quality)
+    return out.getvalue()
+
+
+def test_images_that_look_like_those_of_an_evaluation(tmp_path, lint):
+    pytest.importorskip("imagehash", reason="ImageHash is not installed")
+    train = [(str(number), blocks(number, (96, 72)), ["x"], {}) for number in range(8)]
+    held_out = [("a", blocks(3, (200, 150), 60), ["x"], {}), ("b", blocks(90, (96, 72)), ["x"], {})]
+    write_corpus(tmp_path / "data" / "web", None, train)
+    write_corpus(tmp_path / "data" / "test", None, held_out)
+    against = [str(tmp_path / "data" / "test")]
+    code, found, printed = lint(tmp_path / "data", against=against)
+    assert (code, found) == (0, [("web", "000000.tar", "3", "near-duplicate of an image in against")])
+    assert "near-duplicates: 1 images of web (12.50%) look like an image in against" in printed
+    assert json.loads((tmp_path / "listing.jsonl").read_text())["same_as"] == "test/a"
+    assert lint(tmp_path / "data", against=against, duplicates="fail")[0] == 1
 
 
 def test_long_lists_go_to_a_file(root, tmp_path, monkeypatch, capsys):

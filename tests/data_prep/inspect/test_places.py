@@ -10,7 +10,7 @@ from bridgetower_train.data import cache
 from bridgetower_train.errors import DataError
 from data_prep.inspect import card
 from data_prep.inspect.places import Place, find_corpora
-from data_prep.job.output import Output
+from data_prep.shards.output import Output
 from tests.hostile.attacks import attack
 from tests.serving import serving
 

@@ -22,6 +22,9 @@ from bridgetower_train.data.manifest import Manifest
 from bridgetower_train.data.shards import open_corpus
 from bridgetower_train.errors import ConfigError, DataError, UserError
 from bridgetower_train.lock import hold
+from data_prep.inspect import lint
+from data_prep.job.job import run_job
+from data_prep.source.rows import Outcome, Row
 
 SCRIPT = Path(toy_job.__file__)
 ROOT = SCRIPT.parents[3]
@@ -157,6 +160,74 @@ def test_what_was_lost_is_made_again(tmp_path: Path, undisturbed: Path, lost: st
     (tmp_path / "toy" / lost).write_bytes(b"")
     toy_job.prepare(tmp_path)
     assert files(tmp_path / "toy") == files(undisturbed)
+
+
+def again(
+    out: Path, found: tuple[int, ...], states: tuple[str, ...] = ("404",), stop_after: int | None = None
+) -> Manifest:
+    """Try the rows that are not found again, three a shard; `stop_after` so many outcomes the process ends."""
+
+    class Images(toy_job.ToyImages):
+        def outcomes(self, rows: Iterator[tuple[int, Row]]) -> Iterator[tuple[int, Outcome]]:
+            for count, outcome in enumerate(super().outcomes(rows)):
+                if count == stop_after:
+                    raise KeyboardInterrupt
+                yield outcome
+
+    job = toy_job.config(out, again=list(states), records_per_shard=3)
+    return run_job(job, ToyTable(), Images(job.size, found=found), toy_job.ABOUT)
+
+
+def test_rows_that_ended_in_some_states_are_tried_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = toy_job.prepare(tmp_path, records_per_shard=3)
+    failed = [row for row in range(200) if row % 20 == 11 and not ToyTable().row(row).state]
+    assert first.extra["states"]["404"] == len(failed) == 9
+    shards = {path: path.read_bytes() for path in (tmp_path / "toy").glob("*.tar")}
+    for found, images in (
+        (failed[2:4], 2),
+        (failed[:3] + failed[5:], 8),
+        (failed, 9),
+    ):  # some are found in two of the passes
+        manifest = again(tmp_path, tuple(found))
+        corpus = open_corpus(str(tmp_path), "toy")
+        corpus.check_shards()
+        records = [corpus.read(row) for row in range(corpus.manifest.images)]
+        new = [record.meta["number"] for record in records[first.images :]]
+        assert len(records) == first.images + images
+        assert set(new) <= set(failed)
+        assert len({record.meta["number"] for record in records}) == len(records), "an image twice"
+        failed_still = {"404": 9 - images} if images < 9 else {}
+        others = {state: count for state, count in first.extra["states"].items() if state != "404"}
+        assert manifest.extra["states"] == {**others, **failed_still, "ok": first.images + images}
+        assert sum(manifest.extra["states"].values()) == manifest.extra["rows"] == 200
+        assert lint.run(lint.LintConfig(root=str(tmp_path / "toy"), workers=1, duplicates="fail")) == 0
+    assert all(path.read_bytes() == content for path, content in shards.items())
+    before = files(tmp_path / "toy")
+    capsys.readouterr()
+    again(tmp_path, ())
+    assert "toy: no row ended in again=404" in capsys.readouterr().out
+    (tmp_path / "toy" / "manifest.json").unlink()
+    toy_job.prepare(tmp_path, records_per_shard=3)
+    assert files(tmp_path / "toy") == before, "the logs alone give the same corpus"
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 4, 7, 8])
+def test_a_pass_over_failed_rows_goes_on_after_a_kill(tmp_path: Path, stop_after: int) -> None:
+    found = (11, 51, 71, 91, 131, 151, 191)
+    for root in ("whole", "stopped"):
+        toy_job.prepare(tmp_path / root, records_per_shard=3)
+    again(tmp_path / "whole", found)
+    with pytest.raises(KeyboardInterrupt):
+        again(tmp_path / "stopped", found, stop_after=stop_after)
+    assert toy_job.prepare(tmp_path / "stopped", records_per_shard=3).extra["states"]["404"] == 9, "it is as it was"
+    again(tmp_path / "stopped", found)
+    assert files(tmp_path / "stopped" / "toy") == files(tmp_path / "whole" / "toy")
+
+
+def test_what_has_an_image_is_not_tried_again(tmp_path: Path) -> None:
+    for state in ("ok", "duplicate key"):
+        with pytest.raises(ConfigError, match=f"again={state}: an image would be in the corpus twice"):
+            toy_job.config(tmp_path, again=["404", state])
 
 
 def test_a_torn_spool_costs_its_last_image_only(tmp_path: Path, undisturbed: Path) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from bridgetower_train.data.shards import INDEX_DTYPE, open_corpus
 from bridgetower_train.errors import ConfigError, UserError
+from data_prep.inspect import lint
 from data_prep.shards.index import IndexConfig, build_index, run
 from tests.hostile.attacks import attack
 
@@ -54,6 +55,48 @@ def img2dataset_record(key: str, url: str) -> dict[str, bytes]:
         f"{key}.txt": f"a caption {key}".encode(),
         f"{key}.json": json.dumps(status, indent=4).encode(),
     }
+
+
+def recaptioned(key: str, **captions) -> dict[str, bytes]:
+    """A record of a corpus that somebody has captioned anew."""
+    return {f"{key}.jpg": encoded("JPEG"), f"{key}.json": json.dumps({"caption": "old", **captions}).encode()}
+
+
+def test_captions_of_several_kinds_in_tars_of_others(tmp_path, make_tar, capsys):
+    """Each kind under a key of its own, a text or a list; indexed again without keys the corpus keeps those it has."""
+    make_tar(
+        tmp_path / "web" / "0.tar",
+        recaptioned("a", blip="new", regions=["left", "right", "old"])
+        | recaptioned("b", blip=None, regions=[5])
+        | recaptioned("c", caption=" ", blip="only new"),
+    )
+    kinds = {"synthetic": "blip", "alt": "caption", "region": "regions"}
+    run(IndexConfig(root=str(tmp_path / "web"), kinds=kinds))
+    assert "6 captions (2 alt, 2 region, 2 synthetic)" in capsys.readouterr().out
+    corpus = open_corpus(str(tmp_path), "web")
+    assert corpus.manifest.format == 2
+    records = [corpus.read(row) for row in range(3)]
+    assert [list(zip(record.captions, record.kinds, strict=True)) for record in records] == [
+        [("old", "alt"), ("left", "region"), ("right", "region"), ("new", "synthetic")],
+        [("old", "alt")],
+        [("only new", "synthetic")],
+    ]
+    assert pickle.loads(pickle.dumps(corpus)).read(0).captions == records[0].captions
+    before = (tmp_path / "web" / "manifest.json").read_bytes()
+    run(IndexConfig(root=str(tmp_path / "web")))
+    assert (tmp_path / "web" / "manifest.json").read_bytes() == before
+
+
+def test_other_keys_give_another_order_of_data(tmp_path, make_tar):
+    """The same captions could stand under them, as far as index and tars tell."""
+    make_tar(tmp_path / "web" / "0.tar", recaptioned("a", blip="new", git="newer"))
+    digests = set()
+    for key in ("blip", "git"):
+        run(IndexConfig(root=str(tmp_path / "web"), kinds={"alt": "caption", "synthetic": key}))
+        corpus = open_corpus(str(tmp_path), "web")
+        assert corpus.manifest.captions == 2
+        digests.add(corpus.digest)
+    assert len(digests) == 2
 
 
 def test_img2dataset_shards(tmp_path, make_tar):
@@ -144,6 +187,24 @@ def test_json_without_captions_leaves_txt(tmp_path, make_tar):
     assert read_all(tmp_path / "c") == {"0": ["t"], "1": ["t"], "2": ["t"]}
 
 
+@pytest.mark.parametrize(
+    "meta",
+    [
+        {"captions": "a dog"},
+        {"caption": ["a dog", " ", 3]},
+        {"captions": [], "caption": "a dog"},
+        {"captions": [None], "caption": ["a dog"]},
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_captions_as_others_write_them(tmp_path, make_tar, meta, encoding):
+    make_tar(tmp_path / "c" / "0.tar", {"a.jpg": encoded("JPEG"), "a.json": json.dumps(meta).encode(encoding)})
+    make_tar(tmp_path / "t" / "0.tar", {"a.jpg": encoded("JPEG"), "a.txt": "a dog".encode(encoding)})
+    for corpus in ("c", "t"):
+        assert build_index(tmp_path / corpus).dropped == {}
+        assert read_all(tmp_path / corpus) == {"a": ["a dog"]}
+
+
 @pytest.mark.parametrize("tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_every_kind_of_tar(tmp_path, make_tar, tar_format):
     folders = "x" * 50 + "/" + "y" * 80
@@ -153,9 +214,42 @@ def test_every_kind_of_tar(tmp_path, make_tar, tar_format):
     make_tar(tmp_path / "c" / "0.tar", members, tar_format)
     manifest = build_index(tmp_path / "c")
     assert (manifest.images, manifest.dropped) == (len(names), {})
-    assert len(read_all(tmp_path / "c")) == len(names)
-    if tar_format == tarfile.USTAR_FORMAT:
-        assert list(read_all(tmp_path / "c")) == names
+    assert list(read_all(tmp_path / "c")) == names
+
+
+@pytest.mark.parametrize("tar_format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_names_that_differ_only_where_a_short_header_cannot_say_so(tmp_path, make_tar, tar_format, capsys):
+    """Long ones, those that are not ASCII, and one whose extended header takes many blocks, part of which looks like a header."""
+    names = ["x" * 120 + "1", "x" * 120 + "2", "猫", "犬", "mustard" * 100 + "1", "mustard" * 100 + "2", "y" * 5000]
+    members = [
+        (f"{n}.{kind}", data) for n in names for kind, data in (("jpg", encoded("JPEG")), ("txt", n[-1].encode()))
+    ]
+    make_tar(tmp_path / "c" / "0.tar", members, tar_format)
+    build_index(tmp_path / "c")
+    assert read_all(tmp_path / "c") == {name: [name[-1]] for name in names}
+    assert lint.run(lint.LintConfig(root=str(tmp_path / "c"), workers=1, duplicates="ignore")) == 0, (
+        capsys.readouterr().out
+    )
+
+
+def test_what_is_left_unread_is_named_and_bounded(tmp_path, make_tar, capsys):
+    members = {
+        "22.05.jpg": encoded("JPEG"),
+        "22.05.txt": b"t",
+        "a.jpg": encoded("JPEG"),
+        "a.txt": b"t",
+        "b.caption": b"t",
+    }
+    members |= {f"._{n}.jpg": b"" for n in range(500)} | {f"{n}.input.jpg": b"" for n in range(3)}
+    make_tar(tmp_path / "c" / "0.tar", members)
+    unread = build_index(tmp_path / "c").extra["unread_members"]
+    assert len(unread) == 21
+    assert sum(unread.values()) == 506
+    assert unread["input.jpg"] == 3
+    assert {"05.jpg", "05.txt", "caption"} <= set(unread)
+    said = capsys.readouterr().out
+    assert "left unread by suffix, which begins at the first dot of a name" in said
+    assert "05.jpg 1" in said
 
 
 def test_sizes_that_pax_gives(tmp_path, make_tar):

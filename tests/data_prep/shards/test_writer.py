@@ -4,18 +4,20 @@ import json
 import subprocess
 import tarfile
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from bridgetower_train.data.manifest import Manifest
-from bridgetower_train.data.shards import clean_captions, open_corpus
+from bridgetower_train.data.manifest import Manifest, ShardInfo
+from bridgetower_train.data.shards import INDEX_DTYPE, clean_captions, open_corpus
 from bridgetower_train.errors import DataError
-from data_prep.shards.writer import Shard, write_corpus
+from data_prep.shards.writer import Shard, write_corpus, write_index
 from data_prep.source.image import prepare_jpeg
 
 
@@ -132,12 +134,43 @@ def test_what_goes_in_comes_out(tmp_path_factory, rows, records_per_shard):
         corpus = open_corpus(str(root), "c")
         read = [corpus.read(row) for row in range(corpus.manifest.images)]
         assert [(record.key, bytes(record.image), record.captions) for record in read] == [
-            (key, image, clean_captions(captions)) for key, image, captions, _ in usable
+            (key, image, list(clean_captions(captions))) for key, image, captions, _ in usable
         ]
 
 
 @pytest.mark.parametrize("captions", [["a", "\ud800b"], [" a ", 5, None, "a", "b"]])
 def test_clean_captions_are_valid_text(captions):
     cleaned = clean_captions(captions)
-    assert cleaned == ["a", "?b" if "\ud800b" in captions else "b"]
+    assert list(cleaned) == ["a", "?b" if "\ud800b" in captions else "b"]
     assert clean_captions(cleaned) == cleaned
+
+
+def test_of_equal_captions_the_first_gives_the_kind():
+    captions = ["a", 5, " ", "b", "a", "c", "d"]
+    kinds = ["alt", "alt", "alt", None, "synthetic", "no kind", "x" * 41]
+    assert clean_captions(captions, kinds) == {"a": "alt", "b": "", "c": "", "d": ""}
+    assert clean_captions(["a", "b"], ["alt"]) == {"a": "alt", "b": ""}
+
+
+def test_kinds_are_stored_beside_the_captions(tmp_path, jpeg):
+    """And without any, a shard and its manifest are what they were before there were kinds."""
+    shard = Shard(tmp_path / "part", "000000.tar", "c", None)
+    assert not shard.add("1", jpeg, ["a", " ", "b", "c"], {}, ["alt", "alt", "", "synthetic"])
+    assert not shard.add("2", jpeg, ["d"], {})
+    info, rows = shard.finish()
+    assert info.kinds == {"alt": 1, "synthetic": 1}
+    with tarfile.open(tmp_path / "part") as tar:
+        stored = [json.load(tar.extractfile(f"{key}.json")) for key in "12"]
+    assert [record.get("kinds") for record in stored] == [["alt", "", "synthetic"], None]
+    manifest = write_index(tmp_path, rows, "c", None, "json", [info], {}, {})
+    assert Manifest.from_json(manifest.to_json(), "").kinds == {"alt": 1, "synthetic": 1}
+    assert manifest.format == 1
+    plain = json.loads(replace(manifest, shards=[replace(info, kinds={})]).to_json())
+    assert not {"caption_keys", "kinds"} & {*plain, *plain["shards"][0]}
+
+
+def test_more_kinds_than_anyone_has_are_refused(tmp_path):
+    info = ShardInfo("000000.tar", 1, 1, 200, "", {f"kind{i}": 1 for i in range(101)})
+    with pytest.raises(DataError, match="captions of 101 kinds, such as kind0; at most 100"):
+        write_index(tmp_path, np.zeros(1, INDEX_DTYPE), "c", None, "json", [info], {}, {})
+    assert not list(tmp_path.iterdir())

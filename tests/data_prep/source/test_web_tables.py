@@ -64,6 +64,39 @@ def test_rows_are_lines_and_quotes_are_characters(tmp_path: Path) -> None:
     assert rows[0].meta == {"url": "http://a.example/1.jpg"}
 
 
+@pytest.mark.parametrize("column", [0, 1])
+def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path: Path, column: int) -> None:
+    columns = [
+        ("http://a.example/1.jpg", "a dog"),
+        ("http://a.example/2.jpg", "a cat"),
+        ("http://a.example/1.jpg", "again"),
+    ]
+    lines = "\n".join("\t".join(row if column == 0 else row[::-1]) for row in columns)
+    path = write(tmp_path / "table.tsv", lines.encode("utf-8-sig"))
+    assert url_column("annotations", path) == column
+    rows = TsvTable(path, column).rows(0, 3)
+    assert [(row.location, row.captions, row.state) for row in rows] == [
+        ("http://a.example/1.jpg", ["a dog", "again"], ""),
+        ("http://a.example/2.jpg", ["a cat"], ""),
+        ("http://a.example/1.jpg", ["again"], "duplicate"),
+    ]
+    with pytest.raises(DataError, match="is in UTF-16"):
+        url_column("annotations", write(tmp_path / "table.tsv", lines.encode("utf-16")))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_sbu_in_any_encoding(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / sbu.URLS).write_text("http://a.example/1.jpg\nhttp://a.example/2.jpg\n", encoding)
+    (tmp_path / sbu.CAPTIONS).write_text("un café\nune tasse\n", encoding)
+    (tmp_path / "sbu.json").write_bytes(sbu_json().decode().encode(encoding))
+    rows = SbuTable(str(tmp_path)).rows(0, 2)
+    assert [(row.location, row.captions) for row in rows] == [
+        ("http://a.example/1.jpg", ["un café"]),
+        ("http://a.example/2.jpg", ["une tasse"]),
+    ]
+    assert len(SbuTable(str(tmp_path / "sbu.json"))) > 0
+
+
 ROWS = st.lists(st.tuples(st.sampled_from("abcdefgh"), st.text("xyz", max_size=3)), max_size=40)
 
 

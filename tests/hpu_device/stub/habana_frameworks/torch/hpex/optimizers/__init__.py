@@ -19,7 +19,7 @@ class FusedAdamW(Optimizer):
         self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.0, bias_correction=True, moments_dtype=None
     ):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
-        self.bias_correction = bias_correction
+        self.bias_correction, self.moments_dtype = bias_correction, moments_dtype
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -37,10 +37,16 @@ class FusedAdamW(Optimizer):
             for p in moved:
                 state = self.state[p]
                 if not state:
-                    state.update(step=0, exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
-                w, g, m, v = map(_emulation.device.host, (p.data, p.grad, state["exp_avg"], state["exp_avg_sq"]))
+                    zeros = torch.zeros_like(p, dtype=self.moments_dtype)
+                    state.update(step=0, exp_avg=zeros, exp_avg_sq=zeros.clone())
+                w, g, kept_m, kept_v = map(
+                    _emulation.device.host, (p.data, p.grad, state["exp_avg"], state["exp_avg_sq"])
+                )
+                m, v = kept_m.to(w.dtype), kept_v.to(w.dtype)  # computed in the weights' type, and stored rounded
                 m.mul_(beta1).add_(g, alpha=1 - beta1)
                 v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
                 w.mul_(decay).addcdiv_(m, v.sqrt().add_(group["eps"]), value=-step_size)
+                kept_m.copy_(m)
+                kept_v.copy_(v)
                 _emulation.device.note(f"optimizer_adamw {tuple(p.shape)} {group['eps']} {group['betas']}")
         step_closure._mark_step_if_lazy()
