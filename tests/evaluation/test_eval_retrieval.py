@@ -176,7 +176,8 @@ def test_fine_tuning_is_told_from_zero_shot(trained_run, uneven, shapes_root, tm
     keys = [
         "train", "experiment=finetune_flickr30k", *smaller, f"data.root={root}", "data.corpora={flickr30k_train: 0, uneven: 1}",
         f"tokenizer={read_config(trained_run).tokenizer}", "model.vocab_size=null", "micro_batch=null",
-        "objective.contrast=global", "data.workers=0", "device.name=cpu", "validation.every=0", "checkpoint.best=null", "steps=1", f"run_dir={run_dir}",
+        "objective.contrast=global", "data.workers=0", "device.name=cpu",
+        "validation.every=0", "checkpoint.best=null", "steps=1", f"run_dir={run_dir}",
         f"init.checkpoint={trained_run}", "objective.itc_dim=512",
     ]  # fmt: skip
     assert main(keys) == 0
