@@ -103,6 +103,10 @@ class DeviceConfig:
     """Replay the forward and backward pass as one HPU graph per text length, in lazy execution: less host work, but more
     memory, since intermediate results stay allocated. Pays off where the card waits for the host: few samples per card."""
 
+    recipe_cache: str | None = "auto"
+    """Folder for compiled graphs (HPU only), so that a second start compiles nothing; ranks share it where the vendor's release
+    allows. `auto`: `recipes` in the run folder; null: none. PT_HPU_RECIPE_CACHE_CONFIG in the environment comes first."""
+
     def __post_init__(self) -> None:
         one_of("device.precision", self.precision, ("fp32", "bf16"))
         one_of("device.execution", self.execution, ("auto", "lazy", "eager", "compile"))

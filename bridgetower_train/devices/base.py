@@ -117,6 +117,11 @@ class Device(ABC):
     def synchronize(self) -> None:  # noqa: B027  nothing to do where work is synchronous
         """Wait until the device has finished its work."""
 
+    def keep_generators(self) -> AbstractContextManager[None]:
+        """What is drawn inside the block does not change what is drawn after it."""
+        devices = [] if self.name == "cpu" else [self.torch_device.index or 0]
+        return torch.random.fork_rng(devices, device_type=self.name)
+
     def adamw(self, groups: list[dict[str, object]], config: OptimConfig) -> torch.optim.Optimizer:
         """AdamW over parameter groups that carry `lr` and `weight_decay`.
 
@@ -147,6 +152,9 @@ class Device(ABC):
         optimizer.grad_scale = None  # type: ignore[attr-defined]
         optimizer.found_inf = skipped  # type: ignore[attr-defined]
         return skipped
+
+    def forget_skipped(self, optimizer: torch.optim.Optimizer) -> None:  # noqa: B027  a skipped update leaves nothing
+        """As if all updates so far, which were skipped at a rate of next to nothing, had not been; none came before them."""
 
     def optimizer_state(
         self, optimizer: torch.optim.Optimizer, group: dict[str, Any], parameter: Tensor
@@ -187,8 +195,12 @@ class Device(ABC):
         """Micro-batch `number` (from 0) of a step is next."""
 
     def compile(self, module: nn.Module) -> nn.Module:
-        """`module` with its forward and backward pass compiled, if `device.execution` is `compile`; parameter names stay."""
+        """`module` with its forward and backward pass compiled, if `device.execution` is `compile`; parameter names stay.
+
+        For every shape: torch would stop at eight. How many are too many, guards.max_recompiles decides.
+        """
         if self.execution == "compile":
+            torch._dynamo.config.cache_size_limit = torch._dynamo.config.accumulated_cache_size_limit  # type: ignore[assignment]
             module.compile(backend=self.compiler, dynamic=False, options=self.compiler_options)
         return module
 

@@ -18,6 +18,9 @@ from bridgetower_train.errors import ConfigError
 
 PACKAGE = "habana_frameworks.torch"
 
+PLUGIN = "habana-torch-plugin"
+"""The distribution that it is in; its version is that of the Gaudi software."""
+
 BF16_OPS = Path(__file__).parent / "hpu_bf16_ops.txt"
 """Operators that autocast runs in bf16: the vendor's list without `mul` and `mean`, which would round pixels and losses to eight
 bits, `softmax` and `log_softmax`."""

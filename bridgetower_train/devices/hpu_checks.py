@@ -12,14 +12,12 @@ from packaging.version import Version
 from bridgetower_train.config import TrainConfig
 from bridgetower_train.devices import habana, hl_smi
 from bridgetower_train.devices.gaudi_versions import GaudiStack, generation_of, stack_of
+from bridgetower_train.devices.habana import PLUGIN
 from bridgetower_train.devices.hpu import HpuDevice
 from bridgetower_train.devices.hpu_environment import check_environment, check_huge_pages, check_modules, check_nodes
 from bridgetower_train.devices.network_checks import check_interface, check_rendezvous
 from bridgetower_train.findings import Finding, fail, ok, warning
 from bridgetower_train.versions import installed_version
-
-PLUGIN = "habana-torch-plugin"
-"""The package with `habana_frameworks.torch`; its version is that of the Gaudi software."""
 
 BRIDGE = """
 import sys

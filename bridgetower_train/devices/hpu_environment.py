@@ -11,16 +11,13 @@ from bridgetower_train.config import TrainConfig
 from bridgetower_train.devices.hl_smi import Card
 from bridgetower_train.devices.hpu import HpuDevice
 from bridgetower_train.devices.network_checks import check_set
+from bridgetower_train.devices.recipe_cache import SHARED, SHARED_CACHE, file_system
 from bridgetower_train.files import nearest_folder, writable
 from bridgetower_train.findings import Finding, fail, ok, warning
 
 HUGE_PAGES_MIB = 4400
 """Huge pages per card, as the Kubernetes chart of Hugging Face's optimum-habana reserves them."""
-SHARED_CACHE = Version("1.21")
-"""First software whose recipe cache may lie on a shared file system."""
 OFF = ("", "0", "false", "False")
-SHARED = ("nfs", "lustre", "fuse")
-"""How the names of file systems begin that several hosts share."""
 
 
 def check_modules(cards: list[Card], env: Mapping[str, str]) -> Iterator[Finding]:
@@ -119,13 +116,6 @@ def check_recipe_cache(setting: str, software: str | None) -> Finding:
         todo = f"{path},false,...: otherwise ranks that start later delete what others wrote"
         return warning(subject, f"{setting} deletes the cache at each start", todo)
     return ok(subject, f"{setting} on {kind}")
-
-
-def file_system(path: str, mounts: str) -> str:
-    """Type of the file system of `path`, from /proc/mounts."""
-    points = [line.split()[1:3] for line in mounts.splitlines()]
-    above = [(mount, kind) for mount, kind in points if f"{path}/".startswith(mount.rstrip("/") + "/")]
-    return max(reversed(above), key=lambda point: len(point[0]), default=("", "unknown"))[1]
 
 
 def check_huge_pages(cards: int, meminfo: str) -> Finding:

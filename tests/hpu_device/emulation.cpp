@@ -37,6 +37,7 @@ using Lock = std::lock_guard<std::recursive_mutex>;
 int64_t d2h = 0, scalars = 0, pinned = 0, compilations = 0, most_nodes = 0, in_use = 0, most_used = 0, limit = 0;
 bool lazy = false, has_fp16 = true, tanh_gelu = true, capturing = false;
 std::set<size_t> compiled;   // Hashes of the graphs that have run.
+std::string recipes;         // Folder of those that any process has compiled; empty: none.
 std::set<std::string> fallbacks;
 thread_local bool inside = false;  // In a fallback, whose own copies do not count.
 
@@ -89,6 +90,16 @@ void check_room(int64_t peak, int64_t bytes) {
   TORCH_CHECK(peak <= limit, "FATAL ERROR :: MODULE:PT_DEVMEM Allocation failed for size::", bytes);
 }
 
+// Whether a graph must be compiled: not where a file of the disk cache has it (habana_serialization/recipe_cache.cpp@5a56187).
+bool must_compile(size_t key) {
+  if (!compiled.insert(key).second) return false;
+  if (recipes.empty()) return true;
+  const std::string path = recipes + "/" + std::to_string(key) + ".recipe";
+  if (std::ifstream(path)) return false;
+  std::ofstream(path) << key;
+  return true;
+}
+
 bool flush() {
   Lock lock(mutex);
   std::vector<int64_t> change(nodes + 2);
@@ -100,7 +111,7 @@ bool flush() {
     else change[span.used + 1] -= span.bytes;
   }
   for (const int64_t bytes : change) most = std::max(most, now += bytes);
-  const bool fresh = lazy && hash && compiled.insert(hash).second;
+  const bool fresh = lazy && hash && must_compile(hash);
   compilations += fresh;
   most_nodes = std::max(most_nodes, nodes);
   const int64_t peak = in_use + most;
@@ -558,6 +569,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("host", &host);
   m.def("note", &note);
   m.def("flush", &flush);
+  m.def("must_compile", &must_compile);
+  m.def("keep_recipes", [](const std::string& folder) { recipes = folder; });
   m.def("capture", [](bool on) { capturing = on; });
   m.def("capturing", [] { return capturing; });
   m.def("fallbacks", [] { return fallbacks; });

@@ -5,6 +5,7 @@ import importlib
 import math
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,11 +13,18 @@ import torch.distributed as dist
 from torch.utils.checkpoint import checkpoint
 
 from bridgetower_train.cli import main
-from bridgetower_train.config import DeviceConfig, ObjectiveConfig, OptimConfig
+from bridgetower_train.config import DataConfig, DeviceConfig, ObjectiveConfig, OptimConfig, TrainConfig
 from bridgetower_train.devices import checks, habana, hpu_checks, make_device
+from bridgetower_train.distributed import Ranks
+from bridgetower_train.engines import NativeEngine
+from bridgetower_train.engines.activation import checkpoint_blocks
+from bridgetower_train.engines.optim import set_lr
 from bridgetower_train.errors import ConfigError, UserError
 from bridgetower_train.planning.trace import fused
+from bridgetower_train.tasks import contrast, task_class
 from bridgetower_train.training.recompiles import RecompileGuard
+from bridgetower_train.training.step import backward
+from bridgetower_train.training.warm_up import warm_up
 from tests.helpers import pretraining, random_batch
 from tests.tiny import SMALL, TINY
 
@@ -286,6 +294,53 @@ def peaks():
         device.mark_step()
         found[recompute, before] = counts.counts()["most_used"] - floor
     print(*(found[True, before] / found[False, False] for before in (False, True)))
+
+
+def activation_checkpointing():
+    """Blocks that are recomputed save memory only where a graph ends before each of them."""
+    device = hpu()
+    from habana_frameworks.torch import _emulation
+
+    peaks = []
+    for checkpointing in (lambda model: None, checkpoint_blocks, lambda model: checkpoint_blocks(model, device)):
+        task = pretraining(SMALL, ObjectiveConfig(itc_dim=16), device.attention).to("hpu")
+        checkpointing(task.model)
+        batch = random_batch(SMALL, 16).to(device.torch_device)
+        totals = task.counts(batch)
+        device.mark_step()
+        _emulation.device.reset_most_used()
+        before = _emulation.device.counts()["in_use"]
+        task.losses(batch, totals)[0].backward()
+        device.mark_step()
+        peaks.append(_emulation.device.counts()["most_used"] - before)
+    print("peaks", *peaks)
+
+
+def warm_up_leaves_nothing():
+    """But what is compiled: weights and the optimizer's state after two steps with dropout are the same bits."""
+    device = hpu()
+    model, data = replace(SMALL, dropout=0.1), DataConfig(lanes=4, text_buckets=[8])
+    config = TrainConfig(
+        global_batch=8, micro_batch=4, data=data, model=model, objective=ObjectiveConfig(itc_dim=16),
+        optim=OptimConfig(clip_norm=1.0),
+    )  # fmt: skip
+    ends = []
+    for warm in (False, True):
+        torch.manual_seed(0)
+        task = task_class(config)(config, device.attention).to("hpu")
+        engine = NativeEngine(task, device, Ranks(0, 1, None), config.optim, accumulates=True)
+        if warm:
+            before = torch.get_rng_state()
+            warm_up(config, engine)
+            assert torch.equal(before, torch.get_rng_state())
+        for seed in range(2):
+            batches = [random_batch(model, 4, 2 * seed + number).to(device.torch_device) for number in range(2)]
+            backward(engine, batches, contrast(config, 1), device.seed)
+            set_lr(engine.optimizer, 1.0)
+            engine.step()
+        ends.append({name: t.clone() for tensors in engine.snapshot().values() for name, t in tensors.items()})
+    assert ends[0].keys() == ends[1].keys()
+    print("differ", [name for name in ends[0] if not torch.equal(ends[0][name], ends[1][name])])
 
 
 def recompiles():

@@ -55,6 +55,18 @@ def test_what_the_emulation_counts_and_refuses(scenario):
     assert apart < 0.7
 
 
+def test_recomputed_blocks_save_memory_and_a_warm_up_leaves_nothing(scenario):
+    peaks, *warm_ups, differ = scenario("activation_checkpointing", "warm_up_leaves_nothing").splitlines()[-4:]
+    kept, merged, apart = map(int, peaks.split()[1:])
+    assert apart < 0.65 * merged
+    assert apart < 0.4 * kept
+    assert [line.split(",")[0] for line in warm_ups] == [
+        "warm-up   1 of 2: texts of 12 tokens",
+        "warm-up   2 of 2: texts of 8 tokens",
+    ]
+    assert differ == "differ []"
+
+
 def test_attention_keeps_what_the_plan_counts(scenario):
     scenario("attention_keeps")
 

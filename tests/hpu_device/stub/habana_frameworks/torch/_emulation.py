@@ -52,7 +52,16 @@ def _load() -> Any:
     # True by default: scripts/env_flags.yaml@5a56187.
     tanh = os.environ.get("PT_HPU_FORCE_TANH_FOR_GELU", "1").lower() not in ("0", "false")
     module.setup(LAZY, GENERATION > 1, tanh, MEMORY[GENERATION] << 30, *own)
+    _keep_recipes(module, os.environ.get("PT_HPU_RECIPE_CACHE_CONFIG", ""))
     return module
+
+
+def _keep_recipes(module: Any, setting: str) -> None:
+    """habana_serialization/recipe_cache_config.cpp@5a56187; four fields since scripts/env_flags.yaml@f186e3d."""
+    folder, *rest = setting.split(",")
+    assert len(rest) <= 3, "Expected number of parameters extracted from PT_HPU_RECIPE_CACHE_CONFIG"
+    assert not folder or Path(folder).is_dir(), "Recipe cache path is expected"
+    module.keep_recipes(folder)
 
 
 device = _load()

@@ -76,6 +76,7 @@ def is_bf16_supported():
     return True
 
 
+@torch.compiler.disable  # the compiler traces into nothing of the vendor's
 def recompute_sdp_enabled():
     """Whether FusedSDPA recomputes where it is not told: by default."""
     return True

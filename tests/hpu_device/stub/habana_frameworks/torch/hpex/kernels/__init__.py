@@ -28,7 +28,6 @@ class FusedSDPA(torch.autograd.Function):
     """
 
     @staticmethod
-    @torch.compiler.disable  # a kernel is opaque to the compiler
     def forward(
         ctx, q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, softmax_mode="None",
         recompute_mode=None, valid_seq_len=None, seq_padding_type="left", return_dropout_mask=False,
@@ -38,8 +37,9 @@ class FusedSDPA(torch.autograd.Function):
         assert sink is None or _emulation.RELEASE != "1.21", "FusedSDPA: no sink before 1.24"
         assert attn_mask is None or (attn_mask.dim() == 4 and attn_mask.dtype == q.dtype), "FusedSDPA: additive mask"
         recompute = hpu.recompute_sdp_enabled() if recompute_mode is None else recompute_mode
+        recompute = recompute and not torch.compiler.is_compiling()  # to whom the kernels are operators of their own
         ctx.dropout_p, ctx.scale, ctx.recompute = dropout_p, scale or 1 / math.sqrt(q.shape[-1]), recompute
-        ctx.generator = torch.get_rng_state()
+        ctx.generator = torch.get_rng_state() if recompute else None
         probabilities = _probabilities(q, k, attn_mask, ctx.scale)
         kept = _kept(probabilities.shape, dropout_p)
         out = (probabilities * kept / (1 - dropout_p)) @ v
@@ -51,7 +51,6 @@ class FusedSDPA(torch.autograd.Function):
         return out
 
     @staticmethod
-    @torch.compiler.disable
     def backward(ctx, grad):
         """For q, k and v."""
         q, k, v, *rest = ctx.saved_tensors
