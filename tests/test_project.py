@@ -154,6 +154,25 @@ def end_of(table: str, code: str) -> tuple[int, int]:
     raise AssertionError(f"there is no {table}")
 
 
+MLFLOW = """
+import os
+
+def said(text):
+    with open(os.environ["MLFLOW_TRACKING_URI"], "a") as file:
+        file.write(f"{text}\\n")
+
+def start_run(run_name):
+    said(run_name)
+
+def log_metrics(metrics, step):
+    assert all(isinstance(value, int | float) for value in metrics.values())
+    said(step)
+
+end_run = said
+"""
+"""As much of MLflow's functions as the recipe calls."""
+
+
 def test_the_recipes_of_contributing_work(tmp_path, shapes_root):
     """Each file is created, each line added, and each command run, in a copy of the code and in the order of the page."""
     for name in SOURCES:
@@ -163,7 +182,8 @@ def test_the_recipes_of_contributing_work(tmp_path, shapes_root):
     for number in range(16):
         for bird, colour in {"blue_jay": "blue", "tawny_owl": "brown"}.items():
             Image.new("RGB", (400, 300), colour).save(tmp_path / "photographs" / f"{bird}_{number}.jpg")
-    assert list(recipes()) == ["Add a corpus", "Add a task", "Add a device", "Add a command"]
+    assert list(recipes()) == ["Add a corpus", "Add a task", "Add a device", "Add a command", "Add a tracker"]
+    (tmp_path / "mlflow.py").write_text(MLFLOW)
     printed = []
     for language, block in itertools.chain.from_iterable(recipes().values()):
         if language != "sh":
@@ -174,11 +194,17 @@ def test_the_recipes_of_contributing_work(tmp_path, shapes_root):
             if arguments[0] == "train" and "--cfg" not in arguments:
                 arguments += TINY
             printed.append(
-                execute([sys.executable, "-m", "bridgetower_train", *arguments], tmp_path, PYTHONPATH=str(tmp_path))
+                execute(
+                    [sys.executable, "-m", "bridgetower_train", *arguments],
+                    tmp_path,
+                    PYTHONPATH=str(tmp_path),
+                    MLFLOW_TRACKING_URI="mlflow.txt",
+                )
             )
-    prepared, _, composed, _, _, device, progress = printed
+    prepared, _, composed, _, _, device, progress, _ = printed
     assert "32 images" in prepared
     assert "birds: 1.0" in composed
     assert "acc_owl" in (tmp_path / "runs" / "owls" / "metrics.jsonl").read_text()
     assert "the CPU with PyTorch's own kernels" in device
     assert progress == "2\n"
+    assert (tmp_path / "mlflow.txt").read_text().split() == ["tracked", "2", "FINISHED"]

@@ -189,7 +189,7 @@ class _Clock:
     def write(self, record: LogRecord) -> None:
         self.lines.append((record["step"], time.perf_counter(), time.process_time()))
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
         pass
 
 

@@ -102,7 +102,7 @@ class _Last:
         if "loss" in record:
             self.record = record
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
         pass
 
 

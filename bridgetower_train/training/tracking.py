@@ -4,7 +4,7 @@ import dataclasses
 import netrc
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,6 @@ class Wandb:
     """
 
     def __init__(self, config: TrainConfig, run_id: str) -> None:
-        import wandb
-
         self._run = _started(
             project=config.wandb.project,
             entity=config.wandb.entity,
@@ -40,7 +38,6 @@ class Wandb:
             dir=config.run_dir,
             config=public(dataclasses.asdict(config)),
         )
-        self._image = wandb.Image
         self._from = self._run.step
         """The first step that the W&B run does not have."""
         for record in _logged(Path(config.run_dir, METRICS)):
@@ -61,7 +58,7 @@ def _started(**options: Any) -> Any:
 
     if "WANDB_MODE" not in os.environ and not _has_key(wandb.setup().settings.base_url):
         return wandb.init(mode="offline", **options)
-    settings = {} if "WANDB_INIT_TIMEOUT" in os.environ else {"init_timeout": _START_SECONDS}
+    settings: dict[str, Any] = {} if "WANDB_INIT_TIMEOUT" in os.environ else {"init_timeout": _START_SECONDS}
     try:
         return wandb.init(settings=wandb.Settings(**settings), **options)
     except wandb.Error as error:
@@ -92,14 +89,19 @@ def _logged(path: Path) -> Iterator[LogRecord]:
                 yield record
 
 
+TRACKERS: dict[str, Callable[[TrainConfig, Path, int], Sink | None]] = {
+    "tensorboard": lambda config, run_dir, start: (
+        TensorBoard(run_dir / "tensorboard", start) if config.tensorboard else None
+    ),
+    "wandb": lambda config, run_dir, start: Wandb(config, _wandb_id(run_dir)) if config.wandb.project else None,
+}
+"""Name -> what opens a tracker for a run that resumes after a step; None where it is not wanted."""
+
+
 def open_sinks(config: TrainConfig, run_dir: Path, start: int, console: Console) -> list[Sink]:
-    """The configured sinks of a run that resumes after step `start`."""
-    sinks: list[Sink] = [JsonLines(run_dir / METRICS), console]
-    if config.tensorboard:
-        sinks.append(TensorBoard(run_dir / "tensorboard", start))
-    if config.wandb.project:
-        sinks.append(Wandb(config, _wandb_id(run_dir)))
-    return sinks
+    """The sinks of a run that resumes after step `start`."""
+    trackers = (tracker(config, run_dir, start) for tracker in TRACKERS.values())
+    return [JsonLines(run_dir / METRICS), console, *filter(None, trackers)]
 
 
 def _wandb_id(run_dir: Path) -> str:

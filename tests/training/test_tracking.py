@@ -67,7 +67,7 @@ def assert_whole(path: Path, run_dir: Path) -> None:
 
 @pytest.fixture
 def environment(monkeypatch):
-    """Sets variables of W&B, which it reads once; it starts and ends anew."""
+    """Sets variables of W&B, which it reads once: its process ends, and with it all is written."""
     import wandb
 
     def environment(**variables: str) -> None:
@@ -87,11 +87,13 @@ def test_each_offline_piece_is_whole_and_a_failed_run_is_failed(tmp_path, shapes
     environment(**QUIET)
     step = int(step_folders(tmp_path)[-1].name[5:])
     train_here(shapes_root, tmp_path, *keys, f"steps={step + 2}")
+    environment()
     first, second = pieces(tmp_path)
     assert_whole(second, tmp_path)
     assert (exit_codes(first), exit_codes(second)) == ([], [0])
     diverging = ("optim.lr=1e30", "optim.lr_fusion=1e30", "guards.max_skipped=2", "optim.warmup=0")
     train_here(shapes_root, tmp_path, *keys, f"steps={step + 20}", *diverging, code=1)
+    environment()
     *_, third = pieces(tmp_path)
     assert_whole(third, tmp_path)
     assert exit_codes(third) == [1]
@@ -117,4 +119,5 @@ def test_the_mode_of_the_environment_counts(tmp_path, environment, mode, files):
     sink = Wandb(TrainConfig(steps="1", run_dir=str(tmp_path), wandb=WandbConfig("test")), "abc")
     sink.write({"step": 1, "loss": 2.0})
     sink.close(failed=False)
+    environment()
     assert [history(path) for path in pieces(tmp_path)] == [{1: {"loss": 2.0}}] * files
