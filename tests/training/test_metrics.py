@@ -16,7 +16,7 @@ def test_resuming_drops_later_lines_and_a_torn_one(tmp_path):
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
     sink = JsonLines(path)
     sink.write({"step": 3, "loss": 0.1 + 0.2})
-    sink.close()
+    sink.close(failed=False)
     assert json.loads(path.read_text().splitlines()[-1])["loss"] == 0.1 + 0.2
 
 
