@@ -1,11 +1,13 @@
 """A run knows its history: what trained, what changed on the way, and that other weights are another run."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 import yaml
 
+from bridgetower_train.cli import main
 from tests.training.runs import export_here, train_here
 
 
@@ -36,8 +38,16 @@ def test_changed_keys_are_printed_and_noted_with_what_ran(run_dir, shapes_root, 
     assert (third["step"], third["changed"]) == (6, {"steps": ["6", "7"]})
     assert {"time", "command", "commit", "versions", "hosts"} < set(third)
     assert yaml.safe_load((run_dir / "config.yaml").read_text())["optim"]["lr"] == 5e-2
-    card = (export_here(run_dir, tmp_path / "out") / "README.md").read_text()
+    before = os.umask(0o027)
+    try:
+        out = export_here(run_dir, tmp_path / "out")
+    finally:
+        os.umask(before)
+    assert out.stat().st_mode & 0o777 == 0o750
+    card = (out / "README.md").read_text()
     assert "| changed on the way | from step 4 on steps 6 instead of 4, optim.lr 0.05 instead of 0.001; " in card
+    assert main(["report", f"run_dir={run_dir}"]) == 0
+    assert "optim.lr 0.05 instead of 0.001" in (run_dir / "report.html").read_text()
 
 
 def test_nothing_is_written_where_no_step_is_left(run_dir, shapes_root, capsys):

@@ -5,6 +5,9 @@ import os
 import shutil
 from pathlib import Path
 
+import pytest
+
+from bridgetower_train.training.metrics import JsonLines
 from bridgetower_train.weights.checkpoint import step_folders, step_of, verify
 from tests.training.runs import metric_lines, train_here
 
@@ -76,3 +79,25 @@ def test_lines_that_are_gone_are_named_once(tmp_path, shapes_root, capsys):
     train_here(shapes_root, tmp_path, "steps=6", *EACH_STEP)
     assert "are gone" not in capsys.readouterr().out
     assert [line["step"] for line in metric_lines(tmp_path)] == [1, 2, 5, 6]
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.ESTALE])
+def test_a_disk_that_fails_on_the_way_ends_the_run_with_one_line_and_keeps_the_checkpoint(
+    tmp_path, shapes_root, capsys, monkeypatch, code
+):
+    plain = JsonLines.write
+
+    def write(self, record):
+        if record["step"] == 3:
+            raise OSError(code, os.strerror(code))
+        plain(self, record)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(JsonLines, "write", write)
+        train_here(shapes_root, tmp_path, "steps=5", *EACH_STEP, code=1)
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: [Errno {code}] ")
+    assert error.count("\n") == 1
+    assert [verify(folder) for folder in step_folders(tmp_path)] == [None, None]
+    train_here(shapes_root, tmp_path, "steps=5", *EACH_STEP)
+    assert [line["step"] for line in metric_lines(tmp_path)] == [1, 2, 3, 4, 5]
