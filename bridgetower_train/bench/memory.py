@@ -117,7 +117,7 @@ def train(config: BenchMemoryConfig, device: Device, ranks: Ranks) -> None:
     run = _run(config)
     task = make_task(run, device)
     if config.activation_checkpointing:
-        checkpoint_blocks(task.model)
+        checkpoint_blocks(task.model, device)
     engine = BUILD[config.engine](
         task, device, ranks, config.optim, accumulates=config.micro_batches > 1, parallel=run.engine
     )

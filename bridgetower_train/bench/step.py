@@ -82,7 +82,7 @@ def measure(config: BenchStepConfig) -> Figures:
     optimizer = device.adamw(parameter_groups(task.model.named_parameters(), config.optim), config.optim)
     heads = HuggingFaceHeads(task.model, run) if config.compare else None
     if config.activation_checkpointing:
-        checkpoint_blocks(task)
+        checkpoint_blocks(task, device)
 
     def update() -> None:
         optimizer.step()

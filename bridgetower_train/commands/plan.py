@@ -59,6 +59,8 @@ def summary(plan: Plan) -> Iterator[str]:
         f"step        {1e3 * here.expected:,.0f} ms expected, {1e3 * here.fastest:,.0f} to {1e3 * here.slowest:,.0f}, at "
         f"{speeds} TFLOP/s a card"
     )
+    if plan.graphs:
+        yield f"graphs      {plan.graphs.describe(config)}"
     needs = ", ".join(f"{name} {1e3 * seconds:,.1f} ms" for name, seconds in here.times.items())
     yield f"bottleneck  {here.bottleneck} ({needs})"
     sent = ", ".join(

@@ -15,14 +15,14 @@ from bridgetower_train.errors import UserError
 from bridgetower_train.findings import Finding
 from bridgetower_train.tasks import describe
 from bridgetower_train.training.metrics import clock
-from bridgetower_train.training.run import Run, build, fit, planned_graphs
+from bridgetower_train.training.run import Run, build, fit
 from bridgetower_train.watchdog import Watchdog
 
 
 def run(config: TrainConfig) -> int:
     """Train with `config`; resumes if the run folder has a checkpoint. Returns the exit code."""
     exit_with_parent()
-    device, why = make_device(config.device, local_rank(), config.engine.name)
+    device, why = make_device(config.device_here, local_rank(), config.engine.name)
     ranks = init_ranks(device.backend, config.distributed)
     try:
         with Watchdog(ranks, config.distributed.timeout) as watchdog, ExitStack() as stack:
@@ -74,10 +74,9 @@ def print_summary(run: Run, why: str) -> None:
     if run.validation:
         lines["held out"] = f"every {run.validate_every:,} steps, {run.validation.described}"
     if device.compiles:
-        lengths = ", ".join(map(str, config.text_lengths))
         lines["graphs"] = (
-            f"{planned_graphs(config, run.contrast)} of the forward and backward pass, for texts of {lengths} tokens; the run "
-            f"stops after more than {config.guards.max_recompiles} compilations beyond the warm-up"
+            f"{run.graphs.describe(config)}; the run stops after more than {config.guards.max_recompiles} compilations beyond "
+            "the warm-up"
         )
     for corpus in run.dataset.corpora:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in corpus.manifest.kinds.items())

@@ -1,6 +1,7 @@
 """The configuration of a run."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from bridgetower_train.config.checks import Duration, at_least, nearest_divisors
 from bridgetower_train.config.data import DataConfig
@@ -92,6 +93,11 @@ class TrainConfig:
                     raise ConfigError(
                         f"optim.freeze: {entry} names more than the {layers} blocks of the tower; give {tower}"
                     )
+        if self.device.graphs and self.engine.activation_checkpointing:
+            raise ConfigError(
+                "device.graphs=true: a captured graph cannot be ended before each block is recomputed, as "
+                "engine.activation_checkpointing=true needs in lazy execution; set one of them to false"
+            )
         if self.validation.wanted and self.data.validation is None:
             raise ConfigError(f"validation.every={self.validation.every}: needs a corpus in data.validation")
         if self.checkpoint.best and not self.validation.wanted:
@@ -100,6 +106,13 @@ class TrainConfig:
             raise ConfigError(
                 f"validation.patience={self.validation.patience}: needs the metric to wait for in checkpoint.best"
             )
+
+    @property
+    def device_here(self) -> DeviceConfig:
+        """`device` with the folder of compiled graphs."""
+        if self.device.recipe_cache != "auto":
+            return self.device
+        return replace(self.device, recipe_cache=str(Path(self.run_dir) / "recipes"))
 
     @property
     def samples_per_lane(self) -> int:

@@ -92,15 +92,20 @@ class DeviceConfig:
     """Where it runs."""
 
     name: str = "auto"
-    """`auto` takes HPU, else CUDA, else CPU, and prints which and why."""
+    """`auto` takes HPU, else CUDA, else CPU, and prints which and why; a card that is there but cannot be used is an error."""
     precision: str = "fp32"
     """`fp32`, or `bf16`: fp32 weights under bf16 autocast; losses stay in fp32."""
     execution: str = "auto"
     """`eager`: operator by operator; `compile`: torch.compile of the forward and backward pass; `lazy` (HPU only): a step is
-    recorded and compiled as one graph. `auto` is lazy on HPU and eager elsewhere."""
+    recorded and compiled as one graph. `auto` is eager but on HPU: there lazy with the vendor's fork of torch, which alone has
+    it, and compile with another build; it prints which and why."""
     graphs: bool = False
     """Replay the forward and backward pass as one HPU graph per text length, in lazy execution: less host work, but more
     memory, since intermediate results stay allocated. Pays off where the card waits for the host: few samples per card."""
+
+    recipe_cache: str | None = "auto"
+    """Folder for compiled graphs (HPU only), so that a second start compiles nothing; ranks share it where the vendor's release
+    allows. `auto`: `recipes` in the run folder; null: none. PT_HPU_RECIPE_CACHE_CONFIG in the environment comes first."""
 
     def __post_init__(self) -> None:
         one_of("device.precision", self.precision, ("fp32", "bf16"))

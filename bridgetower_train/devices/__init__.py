@@ -15,21 +15,26 @@ DEVICES: dict[str, type[Device]] = {"hpu": HpuDevice, "cuda": CudaDevice, "cpu":
 
 
 def make_device(config: DeviceConfig, local_rank: int = 0, engine: str = "native") -> tuple[Device, str]:
-    """The configured device for an engine, and why it was chosen. ConfigError if it is unknown or unavailable."""
-    if config.name == "auto":
-        passed_over: list[str] = []
-        for name, device in DEVICES.items():
-            device.prepare(engine)
-            probe = device.probe(config)
-            if probe.usable:
-                return device(config, local_rank), "; ".join([probe.why, *passed_over])
-            passed_over.append(f"no {name}: {probe.why}")
+    """The configured device for an engine, and why it was chosen.
+
+    ConfigError if it is unknown or unavailable, or if `auto` meets one that is there and does not work.
+    """
     one_of("device.name", config.name, ("auto", *DEVICES))
-    DEVICES[config.name].prepare(engine)
-    probe = DEVICES[config.name].probe(config)
-    if not probe.usable:
-        raise ConfigError(f"device.name={config.name}: not available here ({probe.why}); use device=auto")
-    return DEVICES[config.name](config, local_rank), "as configured"
+    reasons: list[str] = []
+    for name in DEVICES if config.name == "auto" else [config.name]:
+        device = DEVICES[name]
+        device.prepare(engine)
+        probe = device.probe(config)
+        if probe.usable:
+            made, why = device(config, local_rank), probe.why if config.name == "auto" else "as configured"
+            return made, "; ".join(filter(None, [why, made.execution_why, *reasons]))
+        if probe.present:
+            raise ConfigError(
+                f"device.name={config.name}: this host has {name}, but {probe.why}; `bridgetower doctor` looks for the cause, "
+                "and device=cpu does without it"
+            )
+        reasons.append(f"no {name}: {probe.why}")
+    raise ConfigError(f"device.name={config.name}: not available here ({probe.why}); use device=auto")
 
 
 __all__ = ["DEVICES", "Device", "make_device"]

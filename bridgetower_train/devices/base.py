@@ -20,6 +20,8 @@ class Probe(NamedTuple):
 
     usable: bool
     why: str
+    present: bool = False
+    """Whether there are signs of it: one that is there and cannot be used is not passed over by `device.name=auto`."""
 
 
 class Device(ABC):
@@ -38,7 +40,7 @@ class Device(ABC):
     attention: AttentionFunction = staticmethod(sdpa)
     """The attention function that the model calls."""
     executions: tuple[str, ...] = ("eager", "compile")
-    """Allowed values of `device.execution`; `auto` takes the first."""
+    """Allowed values of `device.execution`."""
     compiler: str = "inductor"
     """Backend of torch.compile."""
     compiler_options: Mapping[str, Any] | None = None
@@ -55,7 +57,7 @@ class Device(ABC):
     def __init__(self, config: DeviceConfig, local_rank: int) -> None:
         self.config = config
         self.torch_device = torch.device(self.name)
-        self.execution = self.executions[0] if config.execution == "auto" else config.execution
+        self.execution, self.execution_why = self.choose_execution(config.execution)
         if self.execution not in self.executions:
             raise ConfigError(
                 f"device.execution={config.execution}: device {self.name} runs {' or '.join(self.executions)}; take one of them"
@@ -74,6 +76,11 @@ class Device(ABC):
     @abstractmethod
     def probe(cls, config: DeviceConfig) -> Probe:
         """Whether this device can be used as configured."""
+
+    @classmethod
+    def choose_execution(cls, execution: str) -> tuple[str, str]:
+        """(the configured execution, or for `auto` the one to take; why, where that depends on the machine)."""
+        return (cls.executions[0] if execution == "auto" else execution), ""
 
     @property
     @abstractmethod
@@ -110,6 +117,11 @@ class Device(ABC):
     def synchronize(self) -> None:  # noqa: B027  nothing to do where work is synchronous
         """Wait until the device has finished its work."""
 
+    def keep_generators(self) -> AbstractContextManager[None]:
+        """What is drawn inside the block does not change what is drawn after it."""
+        devices = [] if self.name == "cpu" else [self.torch_device.index or 0]
+        return torch.random.fork_rng(devices, device_type=self.name)
+
     def adamw(self, groups: list[dict[str, object]], config: OptimConfig) -> torch.optim.Optimizer:
         """AdamW over parameter groups that carry `lr` and `weight_decay`.
 
@@ -141,6 +153,9 @@ class Device(ABC):
         optimizer.found_inf = skipped  # type: ignore[attr-defined]
         return skipped
 
+    def forget_skipped(self, optimizer: torch.optim.Optimizer) -> None:  # noqa: B027  a skipped update leaves nothing
+        """As if all updates so far, which were skipped at a rate of next to nothing, had not been; none came before them."""
+
     def optimizer_state(
         self, optimizer: torch.optim.Optimizer, group: dict[str, Any], parameter: Tensor
     ) -> dict[str, Tensor]:
@@ -170,7 +185,8 @@ class Device(ABC):
     def capture_graphs(self, task: nn.Module, graphs: int, accumulates: bool) -> nn.Module:
         """`task` with up to `graphs` shapes of its forward and backward pass captured as graphs, if `device.graphs` is true.
 
-        Called before DistributedDataParallel, whose reductions stay outside of the graphs. `accumulates` if a step has several
+        No collective is in them: what compares samples of several ranks is apart from a task's forward pass (Task.across), and
+        DistributedDataParallel, whose reductions stay outside too, comes afterwards. `accumulates` if a step has several
         micro-batches; `begin_micro_batch` then announces each.
         """
         return task
@@ -179,8 +195,12 @@ class Device(ABC):
         """Micro-batch `number` (from 0) of a step is next."""
 
     def compile(self, module: nn.Module) -> nn.Module:
-        """`module` with its forward and backward pass compiled, if `device.execution` is `compile`; parameter names stay."""
+        """`module` with its forward and backward pass compiled, if `device.execution` is `compile`; parameter names stay.
+
+        For every shape: torch would stop at eight. How many are too many, guards.max_recompiles decides.
+        """
         if self.execution == "compile":
+            torch._dynamo.config.cache_size_limit = torch._dynamo.config.accumulated_cache_size_limit  # type: ignore[assignment]
             module.compile(backend=self.compiler, dynamic=False, options=self.compiler_options)
         return module
 

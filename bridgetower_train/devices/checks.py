@@ -33,9 +33,12 @@ def check_device(config: TrainConfig) -> list[Finding]:
 
 def detect() -> tuple[str, str]:
     """(platform, the sign of it that was found)."""
-    signs = {"hpu": ("hl-smi", "/dev/accel/accel[0-9]*"), "cuda": ("nvidia-smi", "/dev/nvidia[0-9]*")}
-    for name, (tool, nodes) in signs.items():
-        for path in (shutil.which(tool), *glob.glob(nodes)):
+    signs = {
+        "hpu": (shutil.which("hl-smi"), habana.node()),
+        "cuda": (shutil.which("nvidia-smi"), *glob.glob("/dev/nvidia[0-9]*")),
+    }
+    for name, paths in signs.items():
+        for path in paths:
             if path:
                 return name, f"{path} exists"
     if habana.installed():

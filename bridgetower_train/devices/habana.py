@@ -3,6 +3,7 @@
 Its C++ side reads the environment once, at the first import: execution mode and autocast lists must be set before.
 """
 
+import glob
 import importlib
 import os
 import sys
@@ -10,9 +11,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
+from packaging.version import Version
+
 from bridgetower_train.errors import ConfigError
 
 PACKAGE = "habana_frameworks.torch"
+
+PLUGIN = "habana-torch-plugin"
+"""The distribution that it is in; its version is that of the Gaudi software."""
 
 BF16_OPS = Path(__file__).parent / "hpu_bf16_ops.txt"
 """Operators that autocast runs in bf16: the vendor's list without `mul` and `mean`, which would round pixels and losses to eight
@@ -25,6 +32,12 @@ runs in the widest type among them: add, iadd, sub, mul, div, truediv, pow, exp,
 
 AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"
 
+NODES, DRIVER = "/dev/accel/accel[0-9]*", "/sys/class/accel"
+"""Where Linux has the nodes of accelerators, and what it knows about each."""
+
+VENDOR = "0x1da3"
+"""The vendor's PCI identifier."""
+
 ZERO = ("PT_HPU_LAZY_ACC_PAR_MODE", "PT_HPU_ENABLE_REFINE_DYNAMIC_SHAPES")
 """Variables that ZeRO needs at 0 in lazy mode (accelerator/hpu_accelerator.py of the vendor's DeepSpeed 1.21.0)."""
 
@@ -34,13 +47,27 @@ def installed() -> bool:
     return find_spec("habana_frameworks") is not None and find_spec(PACKAGE) is not None
 
 
+def node() -> str | None:
+    """A device node of a card; None without one. Nodes that the kernel knows to be another vendor's do not count."""
+    for path in sorted(glob.glob(NODES)):
+        maker = Path(DRIVER) / Path(path).name / "device" / "vendor"
+        if not maker.is_file() or maker.read_text().strip() == VENDOR:
+            return path
+    return None
+
+
+def is_fork(version: str = torch.__version__) -> bool:
+    """Whether a version of torch is that of the vendor's fork, by the vendor's own rule; the others have no lazy mode."""
+    return (Version(version).local or "").startswith(("git", "hpu"))
+
+
 def module(name: str) -> Any:
     """A module of the package, such as `core`."""
     return importlib.import_module(f"{PACKAGE}.{name}")
 
 
-def load(lazy: bool, graphs: bool) -> None:
-    """Import the package in the given mode.
+def load(lazy: bool) -> None:
+    """Import the package in the given mode, with an exact GELU unless the environment asks for its approximation.
 
     ConfigError if the environment or an earlier import conflicts with it. Other errors of the import are passed on.
     """
@@ -50,8 +77,6 @@ def load(lazy: bool, graphs: bool) -> None:
         "PT_HPU_AUTOCAST_FP32_OPS_LIST": str(FP32_OPS),
         AUTOLOAD: "0",  # otherwise loader workers would import the package with torch
     }
-    if graphs:
-        wanted["PT_HPU_ENABLE_LAZY_COLLECTIVES"] = "true"  # the contrast gathers inside the graph
     mode = f"device.execution={'lazy' if lazy else 'eager or compile'}"
     imported = PACKAGE in sys.modules
     for name, value in wanted.items():
@@ -66,6 +91,7 @@ def load(lazy: bool, graphs: bool) -> None:
                 f"{PACKAGE} was imported before {name} could be set: export {AUTOLOAD}=0, or import it after bridgetower_train"
             )
     os.environ.update(wanted)
+    os.environ.setdefault("PT_HPU_FORCE_TANH_FOR_GELU", "0")
     for name in (PACKAGE, f"{PACKAGE}.core", f"{PACKAGE}.distributed.hccl"):
         importlib.import_module(name)
     if module("utils.internal").is_lazy() != lazy:

@@ -19,8 +19,10 @@ from bridgetower_train.config import DeviceConfig, OptimConfig
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.devices import habana
 from bridgetower_train.devices.base import Device, Probe, clip_factor
+from bridgetower_train.devices.recipe_cache import keep_recipes
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.model.attention import AttentionFunction
+from bridgetower_train.versions import installed_version
 
 PEAK_BF16 = {2: 432e12, 3: 1835e12}
 """Generation -> dense bf16 FLOP/s, published by Intel; not published for the first."""
@@ -64,19 +66,39 @@ class HpuDevice(Device):
             os.environ.setdefault(name, "0")
 
     @classmethod
+    def choose_execution(cls, execution: str) -> tuple[str, str]:
+        """For `auto`, lazy with the vendor's fork of torch; compile with another build, which has no lazy mode."""
+        if execution != "auto":
+            return execution, ""
+        if habana.is_fork():
+            return "lazy", f"lazy: torch {torch.__version__} is the vendor's fork"
+        return "compile", f"compile: torch {torch.__version__} is not the vendor's fork, which alone has lazy mode"
+
+    @classmethod
     def probe(cls, config: DeviceConfig) -> Probe:
         """Usable if the vendor's package can be imported in the configured mode and a card responds."""
+        node = habana.node()
+        seen = f" although {node} exists" if node else ""
         if not habana.installed():
-            return Probe(False, f"{habana.PACKAGE} is not installed")
+            return Probe(False, f"{habana.PACKAGE} is not installed{seen}", bool(node))
+        execution, _ = cls.choose_execution(config.execution)
+        if execution == "lazy" and not habana.is_fork():
+            raise ConfigError(
+                f"device.execution=lazy: only the vendor's fork of torch has lazy mode, and {torch.__version__} is not it; use "
+                "device.execution=compile or eager"
+            )
+        if config.recipe_cache not in (None, "auto"):
+            keep_recipes(config.recipe_cache, installed_version(habana.PLUGIN), int(os.environ.get("RANK", "0")))
         try:
-            habana.load(config.execution in ("auto", "lazy"), config.graphs)
+            habana.load(execution == "lazy")
         except ConfigError:
             raise
         except Exception as error:  # its C++ side raises ImportError, OSError, AssertionError and AttributeError
-            return Probe(False, f"{habana.PACKAGE} cannot be imported: {type(error).__name__}: {error}")
+            why = f"{habana.PACKAGE} cannot be imported for execution={execution}: {type(error).__name__}: {error}"
+            return Probe(False, why, present=True)
         hpu = habana.module("hpu")
         if not hpu.is_available():
-            return Probe(False, "no card responds")
+            return Probe(False, f"no card responds{seen}", bool(node))
         return Probe(True, f"{hpu.device_count()} cards found")
 
     @property
@@ -94,7 +116,17 @@ class HpuDevice(Device):
         return float(self.hpu.max_memory_allocated()) / 1e9
 
     def seed(self, seed: int) -> None:
-        torch.manual_seed(seed & 0x7FFFFFFF)  # the card's generator has a seed of 31 bits
+        """Seed host and card; only compiled execution waits for the operations before.
+
+        Outside lazy mode the vendor's `torch.manual_seed` waits until all of them have been submitted, and resets the seeds that
+        compiled graphs keep. Single operators draw theirs when they are called, so without compiled graphs both generators can
+        be seeded by themselves (HabanaAI/gaudi-pytorch-bridge, core/torch_overwrites.py and hpu_ops/eager/random_gen.cpp).
+        """
+        if self.execution == "compile":
+            torch.manual_seed(seed)
+        else:
+            torch.default_generator.manual_seed(seed)
+            self.hpu.random.manual_seed(seed)
 
     def mark_step(self) -> None:
         if self.execution == "lazy":
@@ -139,6 +171,11 @@ class HpuDevice(Device):
             gradient.masked_fill_(~finite, 0.0)
         return 1.0 - finite.float()
 
+    def forget_skipped(self, optimizer: torch.optim.Optimizer) -> None:
+        """They were updates by gradients of zero, with means of zero and a decay that rounds to none, but were counted."""
+        for group in optimizer.param_groups:
+            group["step"] = 0
+
     def optimizer_state(self, optimizer: torch.optim.Optimizer, group: dict[str, Any], p: Tensor) -> dict[str, Tensor]:
         """FusedAdamW counts steps in the group."""
         return {**optimizer.state[p], "step": torch.tensor(float(group["step"]))}
@@ -172,6 +209,11 @@ class HpuDevice(Device):
         if accumulates:
             self._set_iteration_count = cast(Callable[[int], None], flat.set_iteration_count)
         return _Replayed(flat)
+
+    def compile(self, module: nn.Module) -> nn.Module:
+        """As one graph, which DistributedDataParallel's buckets would otherwise split: the vendor's examples prevent that too."""
+        torch._dynamo.config.optimize_ddp = False  # type: ignore[assignment]
+        return super().compile(module)
 
     def begin_micro_batch(self, number: int) -> None:
         """The first micro-batch of a step has its own graph, whose gradients the others add to."""

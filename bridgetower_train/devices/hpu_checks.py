@@ -10,21 +10,26 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from bridgetower_train.config import TrainConfig
-from bridgetower_train.devices import hl_smi
+from bridgetower_train.devices import habana, hl_smi
 from bridgetower_train.devices.gaudi_versions import GaudiStack, generation_of, stack_of
+from bridgetower_train.devices.habana import PLUGIN
+from bridgetower_train.devices.hpu import HpuDevice
 from bridgetower_train.devices.hpu_environment import check_environment, check_huge_pages, check_modules, check_nodes
 from bridgetower_train.devices.network_checks import check_interface, check_rendezvous
 from bridgetower_train.findings import Finding, fail, ok, warning
 from bridgetower_train.versions import installed_version
 
-PLUGIN = "habana-torch-plugin"
-"""The package with `habana_frameworks.torch`; its version is that of the Gaudi software."""
-
 BRIDGE = """
-import habana_frameworks.torch.core
-import torch
-print("cards", torch.hpu.device_count() if torch.hpu.is_available() else 0)
+import sys
+from bridgetower_train.devices import habana
+try:
+    habana.load(lazy=sys.argv[1] == "lazy")
+    hpu = habana.module("hpu")
+    print("cards", hpu.device_count() if hpu.is_available() else 0)
+except Exception as error:
+    print("error", type(error).__name__, *str(error).split())
 """
+"""Imports the vendor's package as a run of the execution that is the argument, and counts cards."""
 
 
 def check_hpu(config: TrainConfig, env: Mapping[str, str], run: Callable[..., str | None]) -> list[Finding]:
@@ -33,12 +38,13 @@ def check_hpu(config: TrainConfig, env: Mapping[str, str], run: Callable[..., st
     driver, cards = hl_smi.parse_driver(table or ""), hl_smi.parse_cards(csv or "")
     software = installed_version(PLUGIN)
     stack = stack_of(software) if software else None
+    execution, _ = HpuDevice.choose_execution(config.device.execution)
     return [
         check_cards(cards, driver),
         *check_nodes(sorted(glob.glob("/dev/accel/accel*"))),
         check_software(software, driver),
-        *check_stack(stack, software, cards),
-        check_bridge(run),
+        *check_stack(stack, software, cards, execution),
+        check_bridge(run, execution),
         *check_modules(cards, env),
         *check_environment(config, env, software),
         check_huge_pages(len(cards), Path("/proc/meminfo").read_text()),
@@ -80,7 +86,9 @@ def check_software(software: str | None, driver: str | None) -> Finding:
     return ok("Gaudi software", found)
 
 
-def check_stack(stack: GaudiStack | None, software: str | None, cards: list[hl_smi.Card]) -> list[Finding]:
+def check_stack(
+    stack: GaudiStack | None, software: str | None, cards: list[hl_smi.Card], execution: str
+) -> list[Finding]:
     """Torch, Python, cards and the Hugging Face packages against the release."""
     if software is None:
         return []
@@ -88,7 +96,7 @@ def check_stack(stack: GaudiStack | None, software: str | None, cards: list[hl_s
         todo = "releases 1.20 to 1.24 are known; see docs/gaudi.md"
         return [warning("release", f"{software} is not in the table of compatible versions", todo)]
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
-    findings = [check_torch(stack, torch.__version__)]
+    findings = [check_torch(stack, torch.__version__, execution)]
     if stack.pythons and here not in stack.pythons:
         findings.append(warning("Python", here, f"images of {software} have {', '.join(stack.pythons)}"))
     for board in sorted({card.board for card in cards}):
@@ -105,29 +113,36 @@ def check_stack(stack: GaudiStack | None, software: str | None, cards: list[hl_s
     return findings
 
 
-def check_torch(stack: GaudiStack, found: str) -> Finding:
-    """Torch must be the release's own build, not a wheel from PyPI."""
+def check_torch(stack: GaudiStack, found: str, execution: str) -> Finding:
+    """Torch must be one of the release's two builds, and the fork for lazy execution."""
     given = Version(found)
     if f"{given.major}.{given.minor}" != stack.torch:
         todo = f"release {stack.software} is for {stack.torch}: install with it as a constraint (Dockerfile.gaudi)"
         return fail("torch", found, todo)
-    if given.local is None or given.local.startswith(("cpu", "cu")):
-        todo = "lazy mode needs the vendor's fork; with this build use device.execution=eager or compile"
-        return warning("torch", f"{found} looks like the upstream build", todo)
-    return ok("torch", f"{found}, as release {stack.software} needs")
+    if habana.is_fork(found):
+        return ok("torch", f"{found}, the vendor's fork, as release {stack.software} needs")
+    if "cpu" not in (given.local or ""):
+        todo = "use the torch of the vendor's image: its package refuses builds other than its fork and the CPU's"
+        return fail("torch", f"{found} is neither", todo)
+    if execution == "lazy":
+        return fail("torch", f"{found} has no lazy mode", "use device.execution=compile or eager, or the vendor's fork")
+    return ok("torch", f"{found}, the upstream build: without lazy mode")
 
 
-def check_bridge(run: Callable[..., str | None]) -> Finding:
-    """Import the vendor's package and count cards, in a separate process: the import may crash."""
-    answer = run([sys.executable, "-c", BRIDGE])
-    if answer is None:
-        todo = f"find out why: {Path(sys.executable).name} -c 'import habana_frameworks.torch.core'"
-        return fail("habana_frameworks.torch", "cannot be imported", todo)
-    count = int(next((line.split()[1] for line in answer.splitlines() if line.startswith("cards ")), "0"))
-    if count == 0:
+def check_bridge(run: Callable[..., str | None], execution: str) -> Finding:
+    """Import the vendor's package as a run would, and count cards, in a separate process: the import may crash."""
+    answer = run([sys.executable, "-c", BRIDGE, execution]) or ""
+    told = next(
+        (line for line in answer.splitlines() if line.startswith(("cards ", "error "))), "error it crashes or hangs"
+    )
+    kind, _, what = told.partition(" ")
+    if kind == "error":
+        todo = "see the lines of torch and of the Gaudi software"
+        return fail(habana.PACKAGE, f"cannot be imported for execution={execution}: {what}", todo)
+    if what == "0":
         todo = "see the lines of the cards and of HABANA_VISIBLE_MODULES"
-        return fail("habana_frameworks.torch", "can be imported, but no card responds", todo)
-    return ok("habana_frameworks.torch", f"can be imported, {count} cards")
+        return fail(habana.PACKAGE, "can be imported, but no card responds", todo)
+    return ok(habana.PACKAGE, f"can be imported for execution={execution}, {what} cards")
 
 
 def check_deepspeed(engine: str, stack: GaudiStack | None, found: str | None) -> list[Finding]:

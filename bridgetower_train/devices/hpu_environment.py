@@ -9,16 +9,15 @@ from packaging.version import Version
 
 from bridgetower_train.config import TrainConfig
 from bridgetower_train.devices.hl_smi import Card
+from bridgetower_train.devices.hpu import HpuDevice
+from bridgetower_train.devices.network_checks import check_set
+from bridgetower_train.devices.recipe_cache import SHARED, SHARED_CACHE, file_system
 from bridgetower_train.files import nearest_folder, writable
 from bridgetower_train.findings import Finding, fail, ok, warning
 
 HUGE_PAGES_MIB = 4400
 """Huge pages per card, as the Kubernetes chart of Hugging Face's optimum-habana reserves them."""
-SHARED_CACHE = Version("1.21")
-"""First software whose recipe cache may lie on a shared file system."""
 OFF = ("", "0", "false", "False")
-SHARED = ("nfs", "lustre", "fuse")
-"""How the names of file systems begin that several hosts share."""
 
 
 def check_modules(cards: list[Card], env: Mapping[str, str]) -> Iterator[Finding]:
@@ -65,6 +64,9 @@ def check_environment(config: TrainConfig, env: Mapping[str, str], software: str
     if env.get("PT_ENABLE_INT64_SUPPORT", "0") not in OFF and env.get("PT_HPU_LAZY_MODE") == "1":
         todo = "unset it: ids and seeds stay below 2^31"
         yield warning("PT_ENABLE_INT64_SUPPORT", "has no effect in lazy mode", todo)
+    yield from check_set(
+        env, {"PT_HPU_FORCE_TANH_FOR_GELU": "GELU is approximated: losses differ from a CPU's and a GPU's"}
+    )
     for name in ("PT_HPU_AUTOCAST_LOWER_PRECISION_OPS_LIST", "PT_HPU_AUTOCAST_FP32_OPS_LIST"):
         if name in env and Path(env[name]).parent != Path(__file__).parent:
             yield fail(name, f"{env[name]} is not the list of this package", f"unset {name}: training sets it")
@@ -89,10 +91,11 @@ def check_environment(config: TrainConfig, env: Mapping[str, str], software: str
 
 def check_execution(execution: str, env: Mapping[str, str]) -> Finding:
     """The configured mode against PT_HPU_LAZY_MODE, which training sets if it is not set."""
-    wanted = "1" if execution in ("auto", "lazy") else "0"
+    chosen, why = HpuDevice.choose_execution(execution)
+    wanted = "1" if chosen == "lazy" else "0"
     given = env.get("PT_HPU_LAZY_MODE")
     shown = f"not set: will be {wanted}" if given is None else given
-    found = f"device.execution={execution}, PT_HPU_LAZY_MODE={shown}"
+    found = f"device.execution={execution}, PT_HPU_LAZY_MODE={shown}" + (why and f"; {why}")
     if given is not None and given != wanted:
         return fail("execution", found, "unset PT_HPU_LAZY_MODE, or change device.execution")
     return ok("execution", found)
@@ -113,13 +116,6 @@ def check_recipe_cache(setting: str, software: str | None) -> Finding:
         todo = f"{path},false,...: otherwise ranks that start later delete what others wrote"
         return warning(subject, f"{setting} deletes the cache at each start", todo)
     return ok(subject, f"{setting} on {kind}")
-
-
-def file_system(path: str, mounts: str) -> str:
-    """Type of the file system of `path`, from /proc/mounts."""
-    points = [line.split()[1:3] for line in mounts.splitlines()]
-    above = [(mount, kind) for mount, kind in points if f"{path}/".startswith(mount.rstrip("/") + "/")]
-    return max(reversed(above), key=lambda point: len(point[0]), default=("", "unknown"))[1]
 
 
 def check_huge_pages(cards: int, meminfo: str) -> Finding:

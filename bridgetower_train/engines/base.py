@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bridgetower_train.data.batch import Batch
+from bridgetower_train.devices import Device
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.engines.tensor_file import Read, shared_tensors
 from bridgetower_train.tasks.base import Across, Embedded, Metrics, Task
@@ -29,6 +30,7 @@ class Engine(ABC):
 
     task: Task
     """The model with its losses, unwrapped; its weights may be sharded across ranks (see `full_params`)."""
+    device: Device
     ranks: Ranks
     optimizer: torch.optim.Optimizer
     """Its groups have `lr` and `initial_lr` (see engines.optim)."""

@@ -42,7 +42,8 @@ class NativeEngine(Engine):
         self.trained_count = sum(p.numel() for p in task.parameters() if p.requires_grad)
         self.optimizer = device.adamw(parameter_groups(task.model.named_parameters(), config), config)
         self.parameters: list[nn.Parameter] = [p for group in self.optimizer.param_groups for p in group["params"]]
-        module = device.capture_graphs(task, graphs, accumulates)
+        # Without its wrapper, whose hooks would split the compiled graph.
+        module = device.compile(device.capture_graphs(task, graphs, accumulates))
         self._reduces_once = ranks.world_size > 1 and parallel.reduce == "once"
         if self._reduces_once:
             for tensor in task.state_dict().values():  # as DistributedDataParallel does
@@ -52,7 +53,7 @@ class NativeEngine(Engine):
             _settle_buckets(module)
             if parallel.reduce_precision == "bf16":
                 module.register_comm_hook(None, average_bucket_in_bf16)
-        self.module = device.compile(module)
+        self.module = module
         self.embedding = device.compile(Embedding(task))
         self._micro_batch = 0
         self._host = HostCopies(device)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from bridgetower_train.config import Duration, RunLength
+from bridgetower_train.engines.graphs import Graphs, planned_graphs
 from bridgetower_train.engines.reduction import check_reduction
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.planning.arithmetic import Step, links_times, memory_time
@@ -125,6 +126,13 @@ class Plan:
         if (unit == "epoch" and not epoch) or (unit == "%" and not self.steps):
             return None
         return RunLength(self.config.global_batch, epoch, round(self.steps or 0)).every(key, every) * self.here.expected
+
+    @property
+    def graphs(self) -> Graphs | None:
+        """What is compiled and launched on each card; None in eager execution."""
+        auto = self.config.device.execution == "auto"
+        execution = self.cluster.card.execution if auto else self.config.device.execution
+        return None if execution == "eager" else planned_graphs(self.config, self.here.contrast, execution)
 
     @property
     def remarks(self) -> list[str]:

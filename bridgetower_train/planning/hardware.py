@@ -33,6 +33,8 @@ class Card:
     source: str
     """Where the figures come from, and what is unknown."""
     per_host: int = 8
+    execution: str = "eager"
+    """What `device.execution=auto` takes."""
 
     @property
     def sums_for_all(self) -> bool:
@@ -51,15 +53,18 @@ CARDS = {
             "Intel's documents: 32 GB HBM2, ten ports of 100 Gb/s, seven of them within the host; 1 TB/s is from vendor briefs. "
             "No peak was ever published. Fused attention in training was not established. AWS's DL1 has 400 Gb/s for the whole "
             "host instead of the cards' own ports to other hosts.",
+            execution="lazy",
         ),
         Card(
             "gaudi2", "Gaudi2 (HL-225)", 96 * GIB, 2.45e12, hpu.PEAK_BF16[2], 2100 * GBIT, 300 * GBIT, True, hpu.HpuDevice,
             f"{_INTEL}: 96 GB HBM2E, 24 ports of 100 Gb/s, 21 of them within the host.",
+            execution="lazy",
         ),
         Card(
             "gaudi3", "Gaudi3 (HL-325L)", 128 * GIB, 3.7e12, hpu.PEAK_BF16[3], 4200 * GBIT, 600 * GBIT, True, hpu.HpuDevice,
             f"{_INTEL}: 128 GB HBM2e, 24 ports of 200 Gb/s, 21 of them within the host. Its only published run of this model was "
             "bound by data.",
+            execution="lazy",
         ),
         Card(
             "a100", "A100 SXM 80 GB", 80 * GIB, 2.039e12, cuda.PEAK_BF16["A100"], 300e9, 200 * GBIT, True, cuda.CudaDevice,

@@ -181,11 +181,15 @@ class Task(nn.Module, ABC):
         """Labels of `size` samples of `length` tokens with the reader's shapes and types, without data."""
 
     @classmethod
-    def blank_batch(cls, config: TrainConfig, size: int) -> Batch:
-        """A batch with the loader's shapes and types, without data: for plans, rehearsals and warm-ups."""
-        S, L = config.model.image_size, config.model.max_text_len
+    def blank_batch(cls, config: TrainConfig, size: int, length: int | None = None) -> Batch:
+        """A batch with the loader's shapes, types and memory order, without data: for plans, rehearsals and warm-ups.
+
+        Its texts have `length` tokens; None: `model.max_text_len`.
+        """
+        S, L = config.model.image_size, length or config.model.max_text_len
+        pixels_BSSC = torch.zeros(size * cls.work(config).images, S, S, 3, dtype=torch.uint8)
         return Batch(
-            pixel_values=torch.zeros(size * cls.work(config).images, 3, S, S, dtype=torch.uint8),
+            pixel_values=pixels_BSSC.permute(0, 3, 1, 2),
             input_ids=torch.zeros(size, L, dtype=torch.int64),
             text_mask=torch.ones(size, L, dtype=torch.bool),
             image_id=torch.arange(size),

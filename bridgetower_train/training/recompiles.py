@@ -7,25 +7,32 @@ from bridgetower_train.devices import Device
 from bridgetower_train.errors import UserError
 
 WARM_UP = 2
-"""Number of first steps with a text length in which compilations are expected: the device may count them late."""
+"""Number of first steps with a kind of pass and a text length in which compilations are expected: the device may count late."""
 
 
 class RecompileGuard:
-    """Counts graphs compiled in steps whose text lengths have been warmed up. Reads only counters on the host."""
+    """Counts graphs compiled in steps of which every pass has been warmed up. Reads only counters on the host.
+
+    A graph belongs to a text length and a kind of pass: the first micro-batch of a step leaves gradients, later ones add to them,
+    and the last one averages them over the ranks.
+    """
 
     def __init__(self, device: Device, max_recompiles: int, log: Callable[[str], None]) -> None:
         self.device, self.max_recompiles, self.log = device, max_recompiles, log
         self.count = 0
         self._known = device.compilations()
-        self._steps: Counter[int] = Counter()
+        self._steps: Counter[tuple[str, int]] = Counter()
         self._logged = False
 
     def check(self, step: int, lengths: Sequence[int]) -> None:
         """Check a step by the text lengths of its micro-batches; UserError beyond `max_recompiles` compilations."""
         fresh = self.device.compilations() - self._known
         self._known += fresh
-        warm = all(self._steps[length] >= WARM_UP for length in lengths)
-        self._steps.update(set(lengths))
+        kinds = ["later"] * len(lengths)
+        kinds[-1], kinds[0] = "last", "first"
+        passes = set(zip(kinds, lengths, strict=True))
+        warm = all(self._steps[key] >= WARM_UP for key in passes)
+        self._steps.update(passes)
         if not (fresh and warm):
             return
         self.count += fresh

@@ -25,6 +25,7 @@ from bridgetower_train.display import print_line
 from bridgetower_train.distributed import Flag, Ranks, run_dir_lock
 from bridgetower_train.engines import ENGINES, Engine
 from bridgetower_train.engines.activation import checkpoint_blocks
+from bridgetower_train.engines.graphs import Graphs, planned_graphs
 from bridgetower_train.engines.optim import Schedule, set_lr
 from bridgetower_train.errors import ConfigError, UserError
 from bridgetower_train.tasks import Contrast, contrast, step_flops, task_class
@@ -51,9 +52,10 @@ from bridgetower_train.training.profiling import Profile
 from bridgetower_train.training.recompiles import RecompileGuard
 from bridgetower_train.training.step import backward
 from bridgetower_train.training.validation import Validation, check_validation
+from bridgetower_train.training.warm_up import warm_up
 from bridgetower_train.versions import versions
 from bridgetower_train.watchdog import Watchdog
-from bridgetower_train.weights.checkpoint import step_folders
+from bridgetower_train.weights.checkpoint import step_folders, step_of
 from bridgetower_train.weights.initial import Start, open_tokenizer, start_weights
 
 FROZEN_KEYS = (
@@ -76,6 +78,7 @@ class Run:
     batches: Iterator[Batch]
     accumulation: int
     contrast: Contrast
+    graphs: Graphs
     schedule: Schedule
     checkpoints: Checkpoints
     save_every: int
@@ -113,8 +116,10 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
     check_validation(config)
     config, tokenizer, dataset = read_data(config, ranks)
     run_dir = Path(config.run_dir)
-    resumes: bool = ranks.gather_objects(bool(step_folders(run_dir)))[0]
-    engine = build_engine(config, device, ranks, accumulation, None if resumes else tokenizer)
+    length = RunLength.of(config.steps, config.global_batch, dataset.order.epoch_samples)
+    reached: int = ranks.gather_objects(max(map(step_of, step_folders(run_dir)), default=0))[0]
+    left = reached < length.steps
+    engine = build_engine(config, device, ranks, accumulation, None if reached else tokenizer, compiles=left)
     validation = Validation(config, tokenizer, device, ranks) if config.validation.wanted else None
     lock = stack.enter_context(run_dir_lock(run_dir, ranks))
     fixed = fingerprint(config, FROZEN_KEYS) | {"tokenizer": tokenizer.digest, "order": dataset.order.digest}
@@ -125,11 +130,11 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
     )
     stack.callback(checkpoints.close)
     older = fingerprint(TrainConfig(), FROZEN_KEYS) | {"micro_batch": micro_batch}
-    config, changed = ranks.on_main(lambda: resumed(config, run_dir) if resumes else (config, {}))
+    config, changed = ranks.on_main(lambda: resumed(config, run_dir) if reached else (config, {}))
     state = checkpoints.load(engine, fixed, older)
     state = state or {"step": 0, "skipped": 0, "streak": 0, "bad_samples": 0, "metrics_lines": 0, "best": None}
     start = state["step"]
-    length = RunLength.of(config.steps, config.global_batch, dataset.order.epoch_samples)
+
     total_steps, warmup = length.steps, length.in_steps("optim.warmup", config.optim.warmup)
     console = Console(start, total_steps, quiet=not ranks.is_main)
     best = BestSoFar(config, state["best"], console.log)
@@ -153,6 +158,7 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
         batches=iter(loader),
         accumulation=accumulation,
         contrast=contrast(config, ranks.world_size),
+        graphs=planned_graphs(config, contrast(config, ranks.world_size), device.execution),
         schedule=Schedule(
             config.optim.schedule, warmup, total_steps, length.in_steps("optim.decay", config.optim.decay)
         ),
@@ -201,9 +207,14 @@ def _check_shards(dataset: PairDataset) -> None:
 
 
 def build_engine(
-    config: TrainConfig, device: Device, ranks: Ranks, accumulation: int, tokenizer: CaptionTokenizer | None
+    config: TrainConfig,
+    device: Device,
+    ranks: Ranks,
+    accumulation: int,
+    tokenizer: CaptionTokenizer | None,
+    compiles: bool = True,
 ) -> Engine:
-    """The task and its optimizer in the configured engine.
+    """The task and its optimizer in the configured engine, and unless `compiles` is false, all that it has compiled.
 
     Weights are random, by the seed; if the run's `tokenizer` is given, those that `config.init` names are loaded.
     """
@@ -217,26 +228,22 @@ def build_engine(
         print_line(f"{'init':10}{line}")
     task.to(device.torch_device)
     if config.engine.activation_checkpointing:
-        checkpoint_blocks(task.model)
+        checkpoint_blocks(task.model, device)
     compared = contrast(config, ranks.world_size)
     if compared.two_passes and config.device.graphs:
         raise ConfigError(
             "device.graphs=true: each replay draws its own dropout, so two passes over a micro-batch would differ; remove it, or "
             "set objective.contrast=micro_batch"
         )
-    graphs = planned_graphs(config, compared)
+    graphs = planned_graphs(config, compared, device.execution).distinct
     engine = ENGINES[config.engine.name](
         task, device, ranks, config.optim, graphs, accumulates=accumulation > 1, parallel=config.engine
     )
+    if compiles:
+        warm_up(config, engine)  # before anything is loaded into the optimizer
     if start.optimizer is not None:
         engine.load_optimizer(*start.optimizer)
     return engine
-
-
-def planned_graphs(config: TrainConfig, contrast: Contrast) -> int:
-    """Graphs of forward and backward passes: for each text length that of the first micro-batch, of the later ones, and of the
-    embeddings."""
-    return len(config.text_lengths) * (min(contrast.micro_batches, 2) + contrast.two_passes)
 
 
 def fit(run: Run, watchdog: Watchdog) -> int:

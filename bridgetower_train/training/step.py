@@ -20,24 +20,38 @@ from bridgetower_train.tasks import Contrast
 from bridgetower_train.tasks.base import Across, Embedded, Metrics
 
 
-def backward(engine: Engine, batches: Sequence[Batch], contrast: Contrast, seed: Callable[[int], None]) -> Metrics:
-    """The metrics of a step over these micro-batches of a rank; its gradients are in the engine.
-
-    `seed` is called with the number of each micro-batch before each of its passes. Nothing in it waits for the device.
-    """
-    task = engine.task
-    totals = torch.stack([task.counts(batch) for batch in batches]).sum(0)
+def count(engine: Engine, batches: Sequence[Batch]) -> Tensor:
+    """What the means of a step over these micro-batches of a rank divide by: `Task.counts` of those of all ranks."""
+    totals = torch.stack([engine.task.counts(batch) for batch in batches]).sum(0)
     if engine.ranks.world_size > 1:
         dist.all_reduce(totals)
-    across: Sequence[Across] = [partial(task.across, totals=totals, among=contrast.among)] * len(batches)
+    engine.device.mark_step()
+    return totals
+
+
+def backward(
+    engine: Engine,
+    batches: Sequence[Batch],
+    contrast: Contrast,
+    seed: Callable[[int], None],
+    totals: Tensor | None = None,
+) -> Metrics:
+    """The metrics of a step over these micro-batches of a rank; its gradients are in the engine.
+
+    `seed` is called with the number of each micro-batch before each of its passes. `totals` are counted if they are not given.
+    Nothing in it waits for the device.
+    """
+    if totals is None:
+        totals = count(engine, batches)
+    across: Sequence[Across] = [partial(engine.task.across, totals=totals, among=contrast.among)] * len(batches)
     if contrast.two_passes:
         batches, across = _first_pass(engine, batches, totals, contrast.among, seed)
-    metrics: Metrics = {}
+    parts: list[Metrics] = []
     for number, batch in enumerate(batches):
         seed(number)
-        part = engine.forward_backward(batch, totals, across[number], last=number == len(batches) - 1)
-        metrics = {name: metrics[name] + value for name, value in part.items()} if metrics else part
-    return metrics
+        parts.append(engine.forward_backward(batch, totals, across[number], last=number == len(batches) - 1))
+    # Only now, or each micro-batch's graph would have the sums of those before it.
+    return {name: sum((part[name] for part in parts[1:]), value) for name, value in parts[0].items()}
 
 
 @dataclass(frozen=True)
@@ -74,6 +88,7 @@ def _first_pass(
         for name, gradient in zip(leaves, gradients, strict=True)
         if gradient is not None
     }
+    engine.device.mark_step()
     share = 1 / len(batches)
     known: list[Across] = [
         _Known(

@@ -2,8 +2,8 @@
 
 import pytest
 
-from bridgetower_train.config import TrainConfig
-from bridgetower_train.devices import hpu_checks, hpu_environment, network_checks
+from bridgetower_train.config import DeviceConfig, TrainConfig
+from bridgetower_train.devices import habana, hpu_checks, hpu_environment, network_checks
 from bridgetower_train.devices.gaudi_versions import stack_of
 from bridgetower_train.devices.hl_smi import Card
 from bridgetower_train.findings import FAIL, OK, WARNING
@@ -28,26 +28,29 @@ def test_user_space_against_driver(software, driver, level, part):
 
 
 @pytest.mark.parametrize(
-    ("software", "torch", "level"),
+    ("software", "torch", "lazy", "compiled"),
     [
-        ("1.21.1", "2.6.0a0+git30ac7d1", OK),
-        ("1.21.1", "2.6.0+hpu_1.21.1_16.gitabc", OK),
-        ("1.24.0", "2.10.0+cpu", WARNING),
-        ("1.24.0", "2.10.0+cu128", WARNING),
-        ("1.24.0", "2.10.0", WARNING),
-        ("1.21.1", "2.13.0+cpu", FAIL),
-        ("1.24.1", "2.10.0a0+gitc1e5ed4", FAIL),
+        ("1.21.1", "2.6.0a0+git30ac7d1", OK, OK),
+        ("1.21.1", "2.6.0+hpu_1.21.1_16.gitabc", OK, OK),
+        ("1.24.0", "2.10.0+cpu", FAIL, OK),
+        ("1.24.0", "2.10.0+cu128", FAIL, FAIL),
+        ("1.24.0", "2.10.0", FAIL, FAIL),
+        ("1.21.1", "2.13.0+cpu", FAIL, FAIL),
+        ("1.24.1", "2.10.0a0+gitc1e5ed4", FAIL, FAIL),
     ],
 )
-def test_torch_must_be_the_release_s_own(software, torch, level):
-    assert hpu_checks.check_torch(stack_of(software), torch).level == level
+def test_torch_must_be_one_of_the_release_s_own_and_for_lazy_mode_the_fork(software, torch, lazy, compiled):
+    levels = [hpu_checks.check_torch(stack_of(software), torch, execution).level for execution in ("lazy", "compile")]
+    assert levels == [lazy, compiled]
 
 
 def test_the_first_generation_needs_1_21():
     first = [Card(0, 0, "HL-205", 32768, 512)]
     levels = {
         software: [
-            f.level for f in hpu_checks.check_stack(stack_of(software), software, first) if f.subject == "generation"
+            f.level
+            for f in hpu_checks.check_stack(stack_of(software), software, first, "lazy")
+            if f.subject == "generation"
         ]
         for software in ("1.21.1", "1.22.0")
     }
@@ -55,7 +58,7 @@ def test_the_first_generation_needs_1_21():
 
 
 def test_an_unknown_release_is_said():
-    (finding,) = hpu_checks.check_stack(None, "1.25.0.1", CARDS)
+    (finding,) = hpu_checks.check_stack(None, "1.25.0.1", CARDS, "lazy")
     assert (finding.level, finding.subject) == (WARNING, "release")
 
 
@@ -113,10 +116,12 @@ def test_execution_against_the_environment(execution, mode, level):
         ({"HABANA_LOGS": __file__}, "HABANA_LOGS", FAIL),
         ({"GC_KERNEL_PATH": "/nowhere/libtpc_kernels.so"}, "GC_KERNEL_PATH", FAIL),
         ({"HCCL_OVER_OFI": "1"}, "HCCL_OVER_OFI", WARNING),
+        ({"PT_HPU_FORCE_TANH_FOR_GELU": "1"}, "PT_HPU_FORCE_TANH_FOR_GELU", WARNING),
     ],
 )
 def test_variables(env, subject, level):
-    found = {f.subject: f.level for f in hpu_environment.check_environment(TrainConfig(), env, "1.24.0")}
+    config = TrainConfig(device=DeviceConfig(execution="lazy"))
+    found = {f.subject: f.level for f in hpu_environment.check_environment(config, env, "1.24.0")}
     assert found == {"execution": OK, "HABANA_LOGS": OK, subject: level}
 
 
@@ -196,9 +201,27 @@ def test_deepspeed_is_the_fork_of_the_release(engine, found, level):
     )
 
 
-@pytest.mark.parametrize(("answer", "level"), [(None, FAIL), ("cards 0\n", FAIL), ("noise\ncards 8\n", OK)])
-def test_bridge(answer, level):
-    assert hpu_checks.check_bridge(lambda command: answer).level == level
+@pytest.mark.parametrize(("fork", "mode"), [(True, "1"), (False, "0")])
+def test_auto_execution_is_lazy_for_the_fork_alone(monkeypatch, fork, mode):
+    monkeypatch.setattr(habana, "is_fork", lambda: fork)
+    finding = hpu_environment.check_execution("auto", {})
+    assert f"PT_HPU_LAZY_MODE=not set: will be {mode}; " in finding.found
+    assert f"is {'' if fork else 'not '}the vendor's fork" in finding.found
+
+
+@pytest.mark.parametrize(
+    ("answer", "level", "part"),
+    [
+        (None, FAIL, "execution=lazy: it crashes or hangs"),
+        ("error OSError libSynapse.so\n", FAIL, "execution=lazy: OSError libSynapse.so"),
+        ("cards 0\n", FAIL, "no card responds"),
+        ("noise\ncards 8\nnoise\n", OK, "8 cards"),
+    ],
+)
+def test_bridge(answer, level, part):
+    finding = hpu_checks.check_bridge(lambda command: answer, "lazy")
+    assert finding.level == level
+    assert part in finding.found
 
 
 @pytest.mark.parametrize(("given", "level"), [("lo", OK), ("=l", FAIL), ("nowhere,lo", FAIL), ("^docker", OK)])

@@ -1,5 +1,6 @@
-"""Builds the emulation and prints its path. Torch keeps it from run to run, and builds it anew where its source has changed."""
+"""Builds the emulation and prints its path. Torch keeps it from run to run: one for each version of the source."""
 
+from hashlib import sha256
 from pathlib import Path
 
 from torch.utils.cpp_extension import load
@@ -7,4 +8,5 @@ from torch.utils.cpp_extension import load
 SOURCE = Path(__file__).parent / "emulation.cpp"
 
 if __name__ == "__main__":
-    print(load("hpu_emulation", [str(SOURCE)], extra_cflags=["-O1"], is_python_module=False))
+    name = f"hpu_emulation_{sha256(SOURCE.read_bytes()).hexdigest()[:12]}"
+    print(load(name, [str(SOURCE)], extra_cflags=["-O1"], is_python_module=False))

@@ -1,20 +1,32 @@
 """Scenes on the emulated device, each run by a test in a process of its own: `python scenarios.py NAME`."""
 
+import gc
 import importlib
 import math
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
+from torch.utils.checkpoint import checkpoint
 
-from bridgetower_train.config import DeviceConfig, ObjectiveConfig, OptimConfig
-from bridgetower_train.devices import make_device
+from bridgetower_train.cli import main
+from bridgetower_train.config import DataConfig, DeviceConfig, ObjectiveConfig, OptimConfig, TrainConfig
+from bridgetower_train.devices import checks, habana, hpu_checks, make_device
+from bridgetower_train.distributed import Ranks
+from bridgetower_train.engines import NativeEngine
+from bridgetower_train.engines.activation import checkpoint_blocks
+from bridgetower_train.engines.optim import set_lr
 from bridgetower_train.errors import ConfigError, UserError
 from bridgetower_train.planning.trace import fused
+from bridgetower_train.tasks import contrast, task_class
 from bridgetower_train.training.recompiles import RecompileGuard
+from bridgetower_train.training.step import backward
+from bridgetower_train.training.warm_up import warm_up
 from tests.helpers import pretraining, random_batch
-from tests.tiny import SMALL
+from tests.tiny import SMALL, TINY
 
 STUB = Path(__file__).parent / "stub" / "habana_frameworks" / "torch"
 
@@ -29,6 +41,20 @@ def auto():
     """`auto` takes it before anything else."""
     device, why = make_device(DeviceConfig())
     print(device.name, device.execution, why)
+
+
+def lazy():
+    """Where it is not to be had, that is said before the vendor's package is imported."""
+    try:
+        hpu(execution="lazy")
+    except ConfigError as error:
+        print(error, "habana_frameworks.torch" in sys.modules)
+
+
+def bridge():
+    """What the doctor says of the vendor's package, in the mode of each execution."""
+    for execution in ("lazy", "compile"):
+        print(hpu_checks.check_bridge(checks.run, execution).found)
 
 
 def generation():
@@ -113,8 +139,9 @@ def attention_keeps():
 
 def lacks():
     """What the device lacks is refused by the emulation, so that a run that passes does not need it."""
-    hpu()
+    device = hpu()
     for make in (
+        lambda: torch.empty({1: 33, 2: 97, 3: 129}[device.generation] << 30, dtype=torch.uint8, device="hpu"),
         lambda: torch.zeros(2, dtype=torch.float64, device="hpu"),
         lambda: torch.tensor([2**31]).to("hpu"),
         lambda: torch.zeros(2, dtype=torch.float16, device="hpu"),
@@ -136,12 +163,27 @@ def vendor_lists():
     exact = {name: value.item() for name, value in task.losses(batch, task.counts(batch))[1].items()}
     for lists in ("ours", "default"):
         if lists == "default":
-            _emulation.device.setup(True, True, str(STUB / "default_bf16.txt"), str(STUB / "default_fp32.txt"))
+            _emulation.device.setup(
+                True, True, False, 1 << 40, str(STUB / "default_bf16.txt"), str(STUB / "default_fp32.txt")
+            )
         with device.autocast():
             rounded = {name: value.item() for name, value in task.losses(batch, task.counts(batch))[1].items()}
             product = torch.ones(2, device="hpu") * 2
         worst = max(abs(rounded[name] / exact[name] - 1) for name in exact if name.startswith("loss"))
         print(lists, worst, product.dtype)
+
+
+def exact_gelu():
+    """GELU and its gradient are those of the CPU, not their approximation."""
+    hpu()
+    x = torch.linspace(-4, 4, 101)
+    results = []
+    for place in ("cpu", "hpu"):
+        given = x.to(place).detach().requires_grad_()
+        y = torch.nn.functional.gelu(given)
+        y.sum().backward()
+        results.append((y.detach().cpu(), given.grad.cpu()))
+    print(*(float((a - b).abs().max()) for a, b in zip(*results, strict=True)))
 
 
 def graph_outputs():
@@ -150,10 +192,155 @@ def graph_outputs():
     task = pretraining(SMALL, ObjectiveConfig(itc_dim=16), device.attention).to("hpu")
     module = device.capture_graphs(task, 1, False)
     first, second = (random_batch(SMALL, 4, seed).to(device.torch_device) for seed in (1, 2))
-    loss = module(first, task.counts(first))[1]["loss"]
+    loss = module(first, task.counts(first))[1]["loss_mlm"]
     before = loss.item()
-    assert module(second, task.counts(second))[1]["loss"].item() != before
+    assert module(second, task.counts(second))[1]["loss_mlm"].item() != before
     assert loss.item() == before
+
+
+class Captured(torch.nn.Module):
+    """Does `work` to what a linear layer gives."""
+
+    def __init__(self, work):
+        super().__init__()
+        self.linear, self.work = torch.nn.Linear(2, 2), work
+
+    def forward(self, x):
+        return self.work(self.linear(x))
+
+
+class Summed(torch.autograd.Function):
+    """A collective in the backward pass."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad = grad.clone()
+        dist.all_reduce(grad)
+        return grad
+
+
+def alone():
+    """A group of this process."""
+    dist.init_process_group("hccl", store=dist.HashStore(), rank=0, world_size=1)
+
+
+def captures():
+    """Collectives and in-place writes to views are refused inside of a graph, forwards and backwards."""
+    device = hpu()
+    alone()
+
+    def gather(x):
+        parts = [torch.empty_like(x)]
+        dist.all_gather(parts, x)
+        return parts[0] + x
+
+    for work in (lambda x: x[:, 0].mul_(2) + x[:, 0], gather, Summed.apply):
+        module = Captured(work).to("hpu")
+        device.hpu.ModuleCacher()(model=module)
+        try:
+            module(torch.ones(3, 2, device="hpu"))
+        except RuntimeError as error:
+            print(error)
+
+
+def nodes():
+    """A gather into a list costs a copy for each of its tensors; one tensor costs none, nor does what comes from the host."""
+    device = hpu()
+    alone()
+    x, whole = torch.ones(3, 2).to("hpu"), torch.empty(3, 2, device="hpu")
+    device.mark_step()
+    before = device.compilations()
+    torch.ones(5).to("hpu")
+    device.mark_step()
+    assert device.compilations() == before
+    dist.all_gather_into_tensor(whole, x)
+    dist.reduce_scatter_tensor(whole, x)
+    device.mark_step()
+    assert device.compilations() == before
+    assert torch.equal(whole.cpu(), x.cpu())
+    dist.all_gather([whole], x)
+    device.mark_step()
+    assert device.compilations() == before + 1
+
+
+def peaks():
+    """Recomputed in the graph of the forward pass, activations take the memory that they take without; in one of its own less."""
+    device = hpu()
+    counts = habana.module("_emulation").device
+    parts = torch.nn.Sequential(*(torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.SiLU()) for _ in range(8))).to(
+        "hpu"
+    )
+
+    def step(x, recompute, before):
+        for part in parts:
+            x = checkpoint(part, x, use_reentrant=False) if recompute else part(x)
+            if before and x.requires_grad:
+                x.register_hook(lambda grad: device.mark_step())
+        x.sum().backward()
+        device.mark_step()
+
+    found = {}
+    for recompute, before in ((False, False), (True, False), (True, True)):
+        x = torch.ones(4096, 64).to("hpu")
+        device.mark_step()
+        counts.reset_most_used()
+        floor = counts.counts()["in_use"]
+        step(x, recompute, before)
+        parts.zero_grad()
+        device.mark_step()
+        found[recompute, before] = counts.counts()["most_used"] - floor
+    print(*(found[True, before] / found[False, False] for before in (False, True)))
+
+
+def activation_checkpointing():
+    """Blocks that are recomputed save memory only where a graph ends before each of them."""
+    device = hpu()
+    from habana_frameworks.torch import _emulation
+
+    peaks = []
+    for checkpointing in (lambda model: None, checkpoint_blocks, lambda model: checkpoint_blocks(model, device)):
+        task = pretraining(SMALL, ObjectiveConfig(itc_dim=16), device.attention).to("hpu")
+        checkpointing(task.model)
+        batch = random_batch(SMALL, 16).to(device.torch_device)
+        totals = task.counts(batch)
+        device.mark_step()
+        _emulation.device.reset_most_used()
+        before = _emulation.device.counts()["in_use"]
+        task.losses(batch, totals)[0].backward()
+        device.mark_step()
+        peaks.append(_emulation.device.counts()["most_used"] - before)
+    print("peaks", *peaks)
+
+
+def warm_up_leaves_nothing():
+    """But what is compiled: weights and the optimizer's state after two steps with dropout are the same bits."""
+    device = hpu()
+    model, data = replace(SMALL, dropout=0.1), DataConfig(lanes=4, text_buckets=[8])
+    config = TrainConfig(
+        global_batch=8, micro_batch=4, data=data, model=model, objective=ObjectiveConfig(itc_dim=16),
+        optim=OptimConfig(clip_norm=1.0),
+    )  # fmt: skip
+    ends = []
+    for warm in (False, True):
+        torch.manual_seed(0)
+        task = task_class(config)(config, device.attention).to("hpu")
+        engine = NativeEngine(task, device, Ranks(0, 1, None), config.optim, accumulates=True)
+        if warm:
+            before = torch.get_rng_state()
+            warm_up(config, engine)
+            assert torch.equal(before, torch.get_rng_state())
+        for seed in range(2):
+            batches = [random_batch(model, 4, 2 * seed + number).to(device.torch_device) for number in range(2)]
+            backward(engine, batches, contrast(config, 1), device.seed)
+            set_lr(engine.optimizer, 1.0)
+            engine.step()
+        ends.append({name: t.clone() for tensors in engine.snapshot().values() for name, t in tensors.items()})
+    assert ends[0].keys() == ends[1].keys()
+    print("differ", [name for name in ends[0] if not torch.equal(ends[0][name], ends[1][name])])
 
 
 def recompiles():
@@ -191,6 +378,27 @@ def environments():
     except ConfigError as error:
         print(error)
     os.environ["PT_HPU_LAZY_MODE"] = "1"
+
+
+def checkpointing():
+    """The most that a step takes, above what is there before it, with activation checkpointing and without."""
+    counts, peaks = hpu() and habana.module("_emulation").device, []
+    model = [
+        "model.vision_layers=4",
+        "model.text_layers=4",
+        "model.dropout=0",
+        "global_batch=64",
+        "steps=1",
+        "device.precision=fp32",
+    ]
+    for on in ("true", "false"):
+        counts.reset_most_used()
+        before = counts.counts()["in_use"]
+        run = ["device=hpu", f"run_dir={os.environ['RUN_DIR']}/{on}", f"data.root={os.environ['SHAPES_ROOT']}"]
+        assert main(["train", *TINY, *model, *run, f"engine.activation_checkpointing={on}"]) == 0
+        gc.collect()
+        peaks.append(counts.counts()["most_used"] - before)
+    print(*peaks)
 
 
 if __name__ == "__main__":

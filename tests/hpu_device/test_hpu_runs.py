@@ -1,11 +1,14 @@
 """`bridgetower train device=hpu` on the emulated device, against the same run on the CPU."""
 
+import re
+import signal
+
 import pytest
 
 from bridgetower_train.devices.hpu import HpuDevice
 from tests.hpu_device.conftest import run_python
 from tests.tiny import TINY
-from tests.training.runs import ROOT, losses, metric_lines
+from tests.training.runs import ROOT, losses, metric_lines, train_here
 
 FP32 = ["model.dropout=0", "device.precision=fp32", "optim.clip_norm=1", "optim.schedule=constant", "optim.warmup=0"]
 SAME = 1e-4
@@ -27,30 +30,51 @@ def assert_near(measured, expected, **bound):
 
 @pytest.fixture
 def on_hpu(tmp_path, train, hpu):
-    """The losses of a run on the device, and what it said."""
+    """The losses of a run on the device, and what it said; `emulated` are variables of the emulation, without their prefix."""
 
-    def on_hpu(*options, **more):
-        said = train(tmp_path / "hpu", "device=hpu", *FP32, *options, env=hpu, **more)
+    def on_hpu(*options, ranks=1, **emulated):
+        env = {**hpu, **{f"HPU_EMULATION_{name.upper()}": value for name, value in emulated.items()}}
+        said = train(tmp_path / "hpu", "device=hpu", *FP32, *options, env=env, ranks=ranks)
         return losses(tmp_path / "hpu"), said
 
     return on_hpu
 
 
 def own_marks(lines):
-    return [(line["by"]) for line in lines if line["call"] == "mark_step" and not line["vendor"]]
+    """Where the training code marks, from the first step on."""
+    marks = [line["by"] for line in lines if line["call"] == "mark_step" and not line["vendor"]]
+    return marks[marks.index("fit") :]
+
+
+STEP = ["count", "forward_backward", "train_step"]
+"""Where a step marks: after its totals, each of its passes, and the update."""
+
+
+def compilations(lines, first):
+    """(of the passes, of the vendor's calls) before the first step, or from then on."""
+    begun = [line["by"] for line in lines].index("fit")
+    chosen = [line for line in (lines[:begun] if first else lines[begun:]) if line.get("compiled")]
+    passes = [line["by"] for line in chosen if line["by"] in ("embed", "_first_pass", "forward_backward", "backward")]
+    return passes, len([line for line in chosen if line["vendor"]])
 
 
 def test_lazy(tmp_path, on_cpu, on_hpu, calls):
     options = ["steps=12", "log_every=5", "data.text_buckets=[16]", "data.workers=1"]
     measured, said = on_hpu(*options)
     assert_near(measured, on_cpu, abs=SAME)
-    assert "device    hpu (GAUDI2, lazy): as configured; fp32" in said
-    assert "graphs    2 of the forward and backward pass, for texts of 16, 24 tokens" in said
+    assert re.search(
+        r"^device    hpu \(GAUDI2, lazy\): as configured; lazy: torch \S+ is the vendor's fork; fp32", said, re.M
+    )
+    assert "graphs    about 2 to compile, for texts of 16, 24 tokens in a micro-batch; about 1 launches a step" in said
+    assert re.findall(r"^warm-up   (. of 2: texts of \d+ tokens, \d+) graphs", said, re.M) == [
+        "1 of 2: texts of 24 tokens, 10",
+        "2 of 2: texts of 16 tokens, 1",
+    ]
 
     lines = calls()
     assert [line["call"] for line in lines].count("import") == 1
     assert "fork" not in [line["call"] for line in lines]
-    assert own_marks(lines) == ["fit", *["forward_backward", "train_step"] * 12]
+    assert own_marks(lines) == ["fit", *STEP * 12]
     # Every vendor call that marks lies between the two: the update.
     marks = [line for line in lines if line["call"] == "mark_step"]
     assert {line["by"] for line in marks if line["vendor"]} == {"step"}
@@ -61,12 +85,10 @@ def test_lazy(tmp_path, on_cpu, on_hpu, calls):
     assert reads[4] != reads[5]
     # The tensors of a batch come from page-locked memory, if torch can pin for this device.
     assert (of_step[0]["pinned"] > 0) == HpuDevice.pin_memory
-    # Each of the two text lengths costs one graph of forward and backward, and what follows the update one; the vendor's own are
-    # one of clipping and six of the groups; a line of metrics has one more.
-    compiled = [(line["by"], line["vendor"]) for line in marks if line["compiled"]]
-    assert sorted(by for by, vendor in compiled if not vendor) == ["fit", *["forward_backward"] * 2, "train_step"]
-    assert len([by for by, vendor in compiled if vendor]) == 7
-    assert of_step[-1]["compilations"] == len(compiled) + 1
+    # Each of the two text lengths costs one graph of forward and backward; the vendor's own are one of the temperature's
+    # bounds and clipping, and six of the groups. All are compiled before the first step.
+    assert compilations(lines, first=True) == (["forward_backward"] * 2, 7)
+    assert compilations(lines, first=False) == ([], 0)
     assert [line["recompiles"] for line in metric_lines(tmp_path / "hpu")] == [0, 0, 0]
 
 
@@ -74,16 +96,24 @@ def test_eager(on_cpu, on_hpu, calls):
     measured, said = on_hpu("steps=6", "device.execution=eager")
     assert_near(measured, on_cpu, abs=SAME)
     assert "hpu (GAUDI2, eager)" in said
-    assert [line["call"] for line in calls()] == ["import"]
+    # Seeding a micro-batch does not wait for the operations before.
+    assert [(line["call"], line["by"]) for line in calls()] == [
+        ("import", "run"),
+        ("wait_for_pipeline", "build_engine"),
+    ]
 
 
 @pytest.mark.slow
-def test_compiled(on_cpu, on_hpu, calls):
-    measured, _ = on_hpu("steps=4", "device.execution=compile")
+def test_compiled_by_the_upstream_build(tmp_path, on_cpu, on_hpu, calls):
+    """On two ranks with two micro-batches: each kind of pass is one graph, which the ranks share."""
+    measured, said = on_hpu("steps=4", "micro_batch=2", ranks=2, release="1.24-upstream")
     assert_near(measured, on_cpu, abs=SAME)
-    compiled = [line["call"] for line in calls()]
-    assert "compile" in compiled
-    assert "mark_step" not in compiled
+    assert "hpu (GAUDI2, compile): as configured; compile: torch" in said
+    assert "graphs    about 2 to compile, for texts of 24 tokens in the embedding pass, a micro-batch" in said
+    lines = [*calls(0), *calls(1)]
+    assert {line["by"] for line in lines if line["call"] == "compile"} == {"embed", "forward_backward"}
+    assert len(list((tmp_path / "hpu" / "recipes").iterdir())) == 2
+    assert "mark_step" not in [line["call"] for line in lines]
 
 
 def test_graphs_with_accumulated_micro_batches(reference, on_hpu, calls):
@@ -91,45 +121,107 @@ def test_graphs_with_accumulated_micro_batches(reference, on_hpu, calls):
     measured, _ = on_hpu(*options, "device.graphs=true")
     assert_near(measured, losses(reference(*FP32, *options)), abs=SAME)
     graphs = [line["call"] for line in calls() if line["call"].startswith("graph")]
-    assert graphs == ["graph_capture"] * 2 + ["graph_replay"] * 10
+    assert graphs == ["graph_capture"] * 2 + ["graph_replay"] * 12
 
 
-@pytest.mark.parametrize("graphs", ["false", "true"])
-def test_two_ranks(on_cpu, on_hpu, calls, graphs):
-    measured, _ = on_hpu("steps=6", f"device.graphs={graphs}", ranks=2)
+def test_eight_text_lengths_in_eight_micro_batches(tmp_path, on_hpu, calls):
+    """Every kind of pass and every length is compiled before the first step, and a second start compiles nothing."""
+    lengths = "data.text_buckets=[10,12,13,14,15,16,18]"
+    options = [lengths, "global_batch=16", "data.lanes=8", "micro_batch=2", "log_every=8", "guards.max_recompiles=0"]
+    _, said = on_hpu(*options, "steps=8")
+    assert "in the embedding pass, the first micro-batch, later ones; about 16 launches a step" in said
+    assert "graphs    about 24 to compile" in said
+    assert len(re.findall(r"^warm-up ", said, re.M)) == 8
+    lines = calls()
+    passes, _ = compilations(lines, first=True)
+    assert {by: passes.count(by) for by in passes} == {"embed": 8, "_first_pass": 1, "forward_backward": 16}
+    assert compilations(lines, first=False) == ([], 0)
+    assert {line["recompiles"] for line in metric_lines(tmp_path / "hpu")} == {0}
+
+    _, said = on_hpu(*options, "steps=9")
+    assert "resume    from step 8" in said
+    assert calls()[-1]["compilations"] == 0
+
+
+def test_activation_checkpointing(on_cpu, on_hpu, calls, tmp_path):
+    """A graph for each block that is recomputed, as planned; nothing that is warmed up shows in losses or weights."""
+    measured, said = on_hpu("steps=4", "engine.activation_checkpointing=true")
+    assert_near(measured, on_cpu, abs=SAME)
+    assert "about 6 to compile, for texts of 24 tokens in a micro-batch; about 6 launches a step" in said
+    lines = calls()
+    assert own_marks(lines) == ["fit", *["count", *["backward"] * 5, "forward_backward", "train_step"] * 4]
+    assert compilations(lines, first=True) == (["backward"] * 5 + ["forward_backward"], 7)
+    assert compilations(lines, first=False) == ([], 0)
+
+
+@pytest.mark.parametrize(
+    ("graphs", "emulated"),
+    [
+        ("false", {}),
+        ("true", {}),
+        pytest.param("true", {"release": "1.21", "generation": "1"}, marks=pytest.mark.nightly),
+    ],
+)
+def test_two_ranks(on_cpu, on_hpu, calls, graphs, emulated):
+    measured, _ = on_hpu("steps=6", f"device.graphs={graphs}", ranks=2, **emulated)
     assert_near(measured, on_cpu, abs=SAME)
     for rank in (0, 1):
         lines = calls(rank)
-        assert own_marks(lines) == ["fit", *["forward_backward", "train_step"] * 6]
+        assert own_marks(lines) == ["fit", *STEP * 6]
         assert [line["backend"] for line in lines if line["call"] == "init_process_group"] == ["hccl"]
         assert "allgather" in [line["call"] for line in lines]
 
 
 def test_two_ranks_with_one_all_reduce_and_moments_in_bf16(on_cpu, on_hpu, calls):
-    """A step has one all-reduce for all gradients."""
+    """A step, and the warm-up, sum their counts and all gradients."""
     options = ["engine.reduce=once", "engine.reduce_precision=bf16", "optim.moments=bf16"]
     measured, _ = on_hpu("steps=6", *options, ranks=2)
     assert_near(measured, on_cpu, rel=1e-4)
-    assert [line["by"] for line in calls() if line["call"] == "allreduce"].count("average") == 6
+    reduced = [line["by"] for line in calls() if line["call"] == "allreduce" and line["by"] != "to_host"]
+    assert reduced == ["count", "average"] * 7
 
 
-def test_bf16(on_cpu, on_hpu):
+def test_bf16_and_a_validation_that_marks_after_each_forward(on_cpu, on_hpu, calls):
     """Within 0.5% of float32: what is off the bf16 list, the losses above all, is not rounded."""
-    measured, _ = on_hpu("steps=6", "device.precision=bf16")
+    validation = ["validation.every=6", "validation.samples=16", "validation.batch=8"]
+    measured, _ = on_hpu("steps=6", "device.precision=bf16", *validation)
     assert measured[1, "loss"] != pytest.approx(on_cpu[1, "loss"], abs=1e-5)
     assert_near(measured, on_cpu, rel=5e-3)
+    assert own_marks(calls()) == ["fit", *STEP * 6, "_losses", "_losses"]
 
 
-@pytest.mark.parametrize(("first", "then"), [("cpu", "hpu"), ("hpu", "cpu")])
-def test_a_run_goes_on_across_devices_without_restarting_the_bias_correction(tmp_path, train, hpu, on_cpu, first, then):
+@pytest.mark.parametrize(
+    ("first", "then", "options"), [("cpu", "hpu", []), ("hpu", "cpu", ["optim.freeze=[image,text:1]"])]
+)
+def test_a_run_goes_on_across_devices_without_restarting_the_bias_correction(
+    tmp_path, shapes_root, train, hpu, reference, first, then, options
+):
+    """With frozen parts too."""
     for device, steps in ((first, 4), (then, 8)):
-        train(tmp_path, f"device={device}", *FP32, f"steps={steps}", env=hpu)
-    assert_near(losses(tmp_path), on_cpu, abs=SAME)
+        keys = [f"device={device}", *FP32, f"steps={steps}", *options]
+        if device == "cpu":
+            train_here(shapes_root, tmp_path, *keys)
+        else:
+            train(tmp_path, *keys, env=hpu)
+    assert_near(losses(tmp_path), losses(reference(*FP32, "steps=12", *options)), abs=SAME)
 
 
-def test_validation_marks_after_each_forward(tmp_path, on_hpu, calls):
-    on_hpu("steps=2", "validation.every=2", "validation.samples=16", "validation.batch=8")
-    assert own_marks(calls()) == ["fit", *["forward_backward", "train_step"] * 2, "_losses", "_losses"]
+def test_activation_checkpointing_saves_memory(tmp_path, shapes_root, scenario):
+    """In lazy mode nothing where a block is recomputed in the graph of its forward pass."""
+    peaks = scenario("checkpointing", SHAPES_ROOT=str(shapes_root), RUN_DIR=str(tmp_path)).splitlines()[-1]
+    recomputed, kept = map(int, peaks.split())
+    assert recomputed < 0.7 * kept
+
+
+def test_a_rank_that_hangs_ends_the_run(tmp_path, start, hpu):
+    """By the watchdog: HCCL waits for ever, whatever its timeout."""
+    job = start(tmp_path, "device=hpu", *FP32, "steps=100000", "distributed.timeout=5", ranks=2, env=hpu)
+    assert job.wait_for_step(2), job.wait()
+    (stopped,) = (p for p in job.family() if p.environ().get("RANK") == "1" and "bridgetower_train" in p.cmdline())
+    stopped.send_signal(signal.SIGSTOP)
+    assert re.search(
+        rf"^error: rank 1 \(host \S+, pid {stopped.pid}\) has not answered for 4 s", job.finish(code=1), re.M
+    )
 
 
 def test_a_task_of_its_own(tmp_path, shapes_root, hpu):
@@ -142,12 +234,3 @@ def test_a_task_of_its_own(tmp_path, shapes_root, hpu):
         [line["loss_mirror"] for line in metric_lines(tmp_path / device)] for device in ("cpu", "hpu")
     )
     assert measured == pytest.approx(expected, abs=SAME)
-
-
-def test_frozen_parts(on_hpu, reference):
-    """And over a resume."""
-    freeze = "optim.freeze=[image,text:1]"
-    expected = losses(reference(*FP32, "steps=4", freeze))
-    on_hpu("steps=2", "checkpoint.every=2", freeze)
-    measured, _ = on_hpu("steps=4", freeze)
-    assert_near(measured, expected, abs=SAME)

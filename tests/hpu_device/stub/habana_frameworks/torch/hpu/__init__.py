@@ -1,19 +1,18 @@
-"""`torch.hpu`."""
+"""`torch.hpu`: hpu/__init__.py@f186e3d and @bcc5172, which have ModuleCacher in every mode; @5a56187 only in lazy mode."""
 
 import contextlib
 
 from habana_frameworks.torch import _emulation
+from habana_frameworks.torch.hpu import graphs as graphs
 from habana_frameworks.torch.hpu import metrics as metrics
 from habana_frameworks.torch.hpu import random as random
+from habana_frameworks.torch.hpu.graphs import ModuleCacher as ModuleCacher
 from habana_frameworks.torch.hpu.random import get_rng_state as get_rng_state
 from habana_frameworks.torch.hpu.random import manual_seed as manual_seed
 from habana_frameworks.torch.hpu.random import manual_seed_all as manual_seed_all
 from habana_frameworks.torch.hpu.random import set_rng_state as set_rng_state
 
 import torch
-
-if _emulation.LAZY:
-    from habana_frameworks.torch.hpu.graphs import ModuleCacher as ModuleCacher
 
 
 class Stream:
@@ -77,6 +76,7 @@ def is_bf16_supported():
     return True
 
 
+@torch.compiler.disable  # the compiler traces into nothing of the vendor's
 def recompute_sdp_enabled():
     """Whether FusedSDPA recomputes where it is not told: by default."""
     return True

@@ -1,15 +1,11 @@
-"""HPU graphs for training, which only lazy mode has."""
+"""HPU graphs for training, which only lazy mode captures: hpu/graphs.py@5a56187 and @bcc5172."""
 
 import inspect
-import os
 
 from habana_frameworks.torch import _emulation
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
-
-capturing = False
-"""Whether a module is being recorded or replayed."""
 
 
 def input_hash(obj):
@@ -46,6 +42,7 @@ class ModuleCacher:
         kinds = [p.kind for p in inspect.signature(model.forward).parameters.values()]
         assert inspect.Parameter.VAR_POSITIONAL not in kinds, "Unsupported argument type"
         self.model, self.forward, self.accumulates = model, model.forward, have_grad_accumulation
+        self.allow_unused = allow_unused_input
         model.forward = self._forward
         model.set_iteration_count = self._set_iteration_count
         _emulation.record("ModuleCacher", max_graphs=self.max_graphs, have_grad_accumulation=have_grad_accumulation)
@@ -55,8 +52,7 @@ class ModuleCacher:
         self.iteration = iteration
 
     def _forward(self, *args):
-        global capturing
-        if not (self.model.training and torch.is_grad_enabled()):
+        if not (_emulation.LAZY and self.model.training and torch.is_grad_enabled()):
             return self.forward(*args)
         key = input_hash(args)
         if self.accumulates and self.iteration == 0:
@@ -67,20 +63,28 @@ class ModuleCacher:
             return self.forward(*args)
         hooks = [m for m in self.model.modules() if m._forward_hooks or m._forward_pre_hooks or m._backward_hooks]
         assert known or not hooks, "Modules must not have hooks registered"
-        capturing = True
+        if not known:
+            self._capture(args)
         result = self.forward(*args)
-        capturing = False
         _emulation.record("graph_replay" if known else "graph_capture")
         self.outputs.setdefault(key, tensors(result))
         # A replay writes where the outputs of the first run are: whoever still holds those sees the new values.
         with torch.no_grad():
             for old, new in zip(self.outputs[key], tensors(result), strict=True):
-                if old is not new:
+                if old.data_ptr() != new.data_ptr():  # not a view of a parameter
                     _emulation.device.host(old.detach()).copy_(_emulation.device.host(new.detach()))
         return result
 
-
-def check_collective():
-    """Collectives are recorded only where the environment says so."""
-    if capturing and os.environ.get("PT_HPU_ENABLE_LAZY_COLLECTIVES") != "true":
-        raise RuntimeError("collective nonSFG is not supported during hpu graph capturing")
+    def _capture(self, args):
+        """Forward and backward pass, each in a graph of its own; what may not be in one is refused."""
+        state = torch.get_rng_state()
+        _emulation.device.flush()
+        try:
+            _emulation.device.capture(True)
+            outputs = [out for out in tensors(self.forward(*args)) if out.requires_grad]
+            trained = [t for t in (*tensors(args), *self.model.parameters()) if t.requires_grad]
+            torch.autograd.grad(outputs, trained, list(map(torch.empty_like, outputs)), allow_unused=self.allow_unused)
+        finally:
+            _emulation.device.capture(False)
+        _emulation.device.flush()
+        torch.set_rng_state(state)

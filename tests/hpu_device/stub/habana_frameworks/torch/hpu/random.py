@@ -1,4 +1,4 @@
-"""The card's generator: in the emulation, the host's."""
+"""The card's generator, hpu/random.py@5a56187: in the emulation, the host's."""
 
 import torch
 
@@ -14,8 +14,7 @@ def set_rng_state(new_state, device="hpu"):
 
 
 def manual_seed(seed):
-    """Lazy mode holds integers of 32 bits."""
-    assert 0 <= int(seed) < 2**31, "seed does not fit 31 bits"
+    """Of the card alone; the host's is another."""
 
 
 manual_seed_all = manual_seed

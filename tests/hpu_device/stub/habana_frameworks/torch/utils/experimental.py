@@ -1,4 +1,4 @@
-"""The card's generation."""
+"""The card's generation: utils/experimental/__init__.py@5a56187."""
 
 import enum
 

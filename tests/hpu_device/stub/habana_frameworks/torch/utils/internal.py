@@ -1,4 +1,4 @@
-"""The mode, as first read."""
+"""The mode, as first read: utils/internal.py@5a56187."""
 
 from habana_frameworks.torch import _emulation
 

@@ -1,4 +1,4 @@
-"""Attention in one kernel."""
+"""Attention in one kernel: hpex/kernels/FusedSDPA.py@f186e3d and @bcc5172, which adds `sink`."""
 
 import math
 
@@ -20,24 +20,26 @@ def _kept(shape, dropout_p):
 
 
 class FusedSDPA(torch.autograd.Function):
-    """Positional arguments only; not shown to work on the first generation.
+    """Positional arguments only; not on the first generation (tests/pytest_working/any_mode/FusedSDPA/test_hpu_sdpa.py@5a56187).
 
     In recompute mode, the default of `recompute_sdp_enabled`, it keeps operands, result, statistics of the softmax and a seed;
-    otherwise operands, result, probabilities and the dropout mask (hpex/kernels/FusedSDPA.py, hpu_ops/backend/sdpa_gen.cpp,
-    backend/helpers/runtime_config.cpp, all at 5a56187).
+    otherwise operands, result, probabilities and the dropout mask (hpu_ops/backend/sdpa_gen.cpp and
+    backend/helpers/runtime_config.cpp@5a56187).
     """
 
     @staticmethod
-    @torch.compiler.disable  # a kernel is opaque to the compiler
     def forward(
         ctx, q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, softmax_mode="None",
-        recompute_mode=None, valid_seq_len=None, seq_padding_type="left",
+        recompute_mode=None, valid_seq_len=None, seq_padding_type="left", return_dropout_mask=False,
+        return_attn_probs=False, window_size=(-1, -1), sink=None,
     ):  # fmt: skip
         assert _emulation.GENERATION > 1, "FusedSDPA: not on the first generation"
+        assert sink is None or _emulation.RELEASE != "1.21", "FusedSDPA: no sink before 1.24"
         assert attn_mask is None or (attn_mask.dim() == 4 and attn_mask.dtype == q.dtype), "FusedSDPA: additive mask"
         recompute = hpu.recompute_sdp_enabled() if recompute_mode is None else recompute_mode
+        recompute = recompute and not torch.compiler.is_compiling()  # to whom the kernels are operators of their own
         ctx.dropout_p, ctx.scale, ctx.recompute = dropout_p, scale or 1 / math.sqrt(q.shape[-1]), recompute
-        ctx.generator = torch.get_rng_state()
+        ctx.generator = torch.get_rng_state() if recompute else None
         probabilities = _probabilities(q, k, attn_mask, ctx.scale)
         kept = _kept(probabilities.shape, dropout_p)
         out = (probabilities * kept / (1 - dropout_p)) @ v
@@ -49,7 +51,6 @@ class FusedSDPA(torch.autograd.Function):
         return out
 
     @staticmethod
-    @torch.compiler.disable
     def backward(ctx, grad):
         """For q, k and v."""
         q, k, v, *rest = ctx.saved_tensors
@@ -64,4 +65,4 @@ class FusedSDPA(torch.autograd.Function):
         dv = dropped.transpose(-2, -1) @ grad
         dp = grad @ v.transpose(-2, -1) * kept / (1 - ctx.dropout_p)
         dlogits = probabilities * (dp - (dp * probabilities).sum(-1, keepdim=True))
-        return dlogits @ k * ctx.scale, dlogits.transpose(-2, -1) @ q * ctx.scale, dv, *[None] * 8
+        return dlogits @ k * ctx.scale, dlogits.transpose(-2, -1) @ q * ctx.scale, dv, *[None] * 12

@@ -1,4 +1,4 @@
-"""Clipping in one kernel."""
+"""Clipping in one kernel: hpex/normalization/FusedClipNorm.py@5a56187."""
 
 from habana_frameworks.torch import _emulation
 from habana_frameworks.torch.core import step_closure
