@@ -1,6 +1,7 @@
 """Remote roots: a real HTTP server on the loopback, and memory://."""
 
 import contextlib
+import errno
 import functools
 import gzip
 import http.server
@@ -514,3 +515,16 @@ def test_a_local_corpus_has_nothing_to_prefetch(small_corpus):
 def test_sha256_of_a_file(tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
     assert sha256_file(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_cached_files_that_cannot_be_read_are_fetched_again(server, cache, expected, monkeypatch):
+    contents(open_corpus(server.url, "small", cache))
+
+    def broken(descriptor: int) -> str:
+        os.close(descriptor)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    server.asked.clear()
+    monkeypatch.setattr(cache_module, "sha256_file", broken)
+    assert contents(open_corpus(server.url, "small", ShardCache(str(cache.folder), ROOMY))) == expected
+    assert server.asked["000001.tar"] == 1
