@@ -1,6 +1,5 @@
 """Scenes on the emulated device, each run by a test in a process of its own: `python scenarios.py NAME`."""
 
-import gc
 import importlib
 import math
 import os
@@ -12,7 +11,6 @@ import torch
 import torch.distributed as dist
 from torch.utils.checkpoint import checkpoint
 
-from bridgetower_train.cli import main
 from bridgetower_train.config import DataConfig, DeviceConfig, ObjectiveConfig, OptimConfig, TrainConfig
 from bridgetower_train.devices import checks, habana, hpu_checks, make_device
 from bridgetower_train.distributed import Ranks
@@ -26,7 +24,7 @@ from bridgetower_train.training.recompiles import RecompileGuard
 from bridgetower_train.training.step import backward
 from bridgetower_train.training.warm_up import warm_up
 from tests.helpers import pretraining, random_batch
-from tests.tiny import SMALL, TINY
+from tests.tiny import SMALL
 
 STUB = Path(__file__).parent / "stub" / "habana_frameworks" / "torch"
 
@@ -378,27 +376,6 @@ def environments():
     except ConfigError as error:
         print(error)
     os.environ["PT_HPU_LAZY_MODE"] = "1"
-
-
-def checkpointing():
-    """The most that a step takes, above what is there before it, with activation checkpointing and without."""
-    counts, peaks = hpu() and habana.module("_emulation").device, []
-    model = [
-        "model.vision_layers=4",
-        "model.text_layers=4",
-        "model.dropout=0",
-        "global_batch=64",
-        "steps=1",
-        "device.precision=fp32",
-    ]
-    for on in ("true", "false"):
-        counts.reset_most_used()
-        before = counts.counts()["in_use"]
-        run = ["device=hpu", f"run_dir={os.environ['RUN_DIR']}/{on}", f"data.root={os.environ['SHAPES_ROOT']}"]
-        assert main(["train", *TINY, *model, *run, f"engine.activation_checkpointing={on}"]) == 0
-        gc.collect()
-        peaks.append(counts.counts()["most_used"] - before)
-    print(*peaks)
 
 
 if __name__ == "__main__":

@@ -169,7 +169,7 @@ def test_two_ranks(on_cpu, on_hpu, calls, graphs, emulated):
         lines = calls(rank)
         assert own_marks(lines) == ["fit", *STEP * 6]
         assert [line["backend"] for line in lines if line["call"] == "init_process_group"] == ["hccl"]
-        assert "allgather" in [line["call"] for line in lines]
+        assert {"allgather_base", "reduce_scatter_base"} <= {line["call"] for line in lines}
 
 
 def test_two_ranks_with_one_all_reduce_and_moments_in_bf16(on_cpu, on_hpu, calls):
@@ -204,13 +204,6 @@ def test_a_run_goes_on_across_devices_without_restarting_the_bias_correction(
         else:
             train(tmp_path, *keys, env=hpu)
     assert_near(losses(tmp_path), losses(reference(*FP32, "steps=12", *options)), abs=SAME)
-
-
-def test_activation_checkpointing_saves_memory(tmp_path, shapes_root, scenario):
-    """In lazy mode nothing where a block is recomputed in the graph of its forward pass."""
-    peaks = scenario("checkpointing", SHAPES_ROOT=str(shapes_root), RUN_DIR=str(tmp_path)).splitlines()[-1]
-    recomputed, kept = map(int, peaks.split())
-    assert recomputed < 0.7 * kept
 
 
 def test_a_rank_that_hangs_ends_the_run(tmp_path, start, hpu):
