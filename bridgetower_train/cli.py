@@ -125,9 +125,13 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         return 0
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENAMETOOLONG):
+        if error.errno in (errno.EIO, errno.ESTALE):
+            todo = "its disk or server failed; run the same command again once it is well"
+        elif error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENAMETOOLONG):
+            todo = "make room, or choose another folder"
+        else:
             raise
-        print_line(f"error: {error}; make room, or choose another folder", sys.stderr)
+        print_line(f"error: {error}; {todo}", sys.stderr)
         return 1
 
 

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from bridgetower_train.config import DistributedConfig
 from bridgetower_train.display import print_line
 from bridgetower_train.errors import UserError
-from bridgetower_train.lock import hold
+from bridgetower_train.lock import Lock, hold
 from bridgetower_train.rendezvous import meet, on_one_host, stay_on_this_host
 
 _LOOK_EVERY = 0.5  # seconds
@@ -154,22 +154,23 @@ def init_ranks(backend: str, config: DistributedConfig, patience: float = 0.0) -
 
 
 @contextmanager
-def run_dir_lock(run_dir: Path, ranks: Ranks) -> Iterator[None]:
+def run_dir_lock(run_dir: Path, ranks: Ranks) -> Iterator[Lock | None]:
     """Rank 0 locks the run folder while the block runs. If another run has it, or it cannot be created, all ranks exit with 1.
 
-    Rank 0 prints the reason before any rank exits: a launcher ends the others as soon as one does.
+    The lock is None on the other ranks. Rank 0 prints the reason before any rank exits: a launcher ends the others as soon as one
+    does.
     """
     with ExitStack() as stack:
-        refused = False
+        refused, lock = False, None
         if ranks.is_main:
             try:
-                stack.enter_context(hold(run_dir, "run_dir"))
+                lock = stack.enter_context(hold(run_dir, "run_dir"))
             except (UserError, OSError) as error:
                 print_line(f"error: {error}", sys.stderr)
                 refused = True
         if ranks.gather_objects(refused)[0]:
             raise SystemExit(1)
-        yield
+        yield lock
 
 
 def exit_with_parent() -> None:

@@ -37,8 +37,30 @@ class Holder:
     since: float
 
 
+@dataclass(frozen=True)
+class Lock:
+    """A locked folder."""
+
+    folder: Path
+    key: str
+    file: BinaryIO
+
+    def check(self) -> None:
+        """UserError if the folder was moved or removed, so that its path leads to nothing, or to a folder of others."""
+        held = os.fstat(self.file.fileno())
+        try:
+            there = (self.folder / LOCK).lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            there = None
+        if there is None or not os.path.samestat(held, there):
+            raise UserError(
+                f"{self.key}={self.folder}: was moved or removed, or its file {LOCK} was, and nothing more is written there; "
+                "put it back, and run the same command again"
+            )
+
+
 @contextlib.contextmanager
-def hold(folder: Path, key: str) -> Iterator[None]:
+def hold(folder: Path, key: str) -> Iterator[Lock]:
     """Lock `folder` (created if missing) while the block runs; UserError naming the holder if another process has it.
 
     `key`: the configuration key of the folder. The lock is a POSIX record lock: it ends with the process that took it, however
@@ -62,7 +84,7 @@ def hold(folder: Path, key: str) -> Iterator[None]:
         file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}).encode())
         file.flush()
         remove_left_overs(folder)
-        yield
+        yield Lock(folder, key, file)
 
 
 def _check(path: Path, file: BinaryIO) -> None:

@@ -191,6 +191,7 @@ def _save(
     run_dir: Path, engine: NativeEngine, step: Callable[[], float] | None
 ) -> tuple[float, float, list[float], Path]:
     """(seconds for which `save` stood still, seconds of the write, seconds of each step meanwhile, the checkpoint)."""
+    run_dir.mkdir(parents=True)
     checkpoints = Checkpoints(run_dir, CheckpointConfig(), engine.ranks, print)
     stall = timed(lambda: checkpoints.save(engine, {"step": 1}))
     submitted, steps = time.time(), []

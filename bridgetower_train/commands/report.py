@@ -39,7 +39,7 @@ def run(config: ReportConfig) -> None:
 
 def _check_links(folder: Path, follow_links: bool) -> None:
     """The run may be a stranger's, and the page is made to be passed on: it must not show what links of the run lead to."""
-    for name in ("config.yaml", "metrics.jsonl", "bad_samples.jsonl", "eval.json"):
+    for name in ("config.yaml", "metrics.jsonl", "bad_samples.jsonl", "eval.json", "starts.jsonl"):
         inside(folder, name, follow_links)
     checkpoints = folder / "checkpoints"
     for state in checkpoints.glob("step-*/state.json"):

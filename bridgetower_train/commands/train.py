@@ -67,10 +67,13 @@ def print_summary(run: Run, why: str) -> None:
         f"{config.data.lanes} lanes of {config.samples_per_lane}",
         "run": f"{run.total_steps:,} steps = {run.total_steps * batch:,} samples = {run.total_steps * batch / epoch:.2f} epochs "
         f"of {epoch:,}; {config.run_dir}",
-        "time": f"about {clock(left * flops / (0.4 * device.peak_flops * ranks))} at 40% of peak"
-        if device.peak_flops
-        else f"{left * flops / 1e12:.1f} TFLOP to go; the first steps will show how long that takes",
     }
+    if left > 0:
+        lines["time"] = (
+            f"about {clock(left * flops / (0.4 * device.peak_flops * ranks))} at 40% of peak"
+            if device.peak_flops
+            else f"{left * flops / 1e12:.1f} TFLOP to go; the first steps will show how long that takes"
+        )
     if described := describe(config, run.contrast):
         lines["contrast"] = described
     if run.validation:

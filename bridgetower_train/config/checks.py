@@ -57,8 +57,11 @@ class RunLength:
 
     @staticmethod
     def of(steps: str, global_batch: int, epoch_samples: int) -> "RunLength":
-        """Of a run with the key `steps`."""
-        return RunLength(global_batch, epoch_samples, Duration.parse("steps", steps).steps(global_batch, epoch_samples))
+        """Of a run with the key `steps`. ConfigError if that is less than one step."""
+        length = Duration.parse("steps", steps).steps(global_batch, epoch_samples)
+        if length < 1:
+            raise ConfigError(f"steps={steps}: must be at least one step")
+        return RunLength(global_batch, epoch_samples, length)
 
     def in_steps(self, key: str, duration: str) -> int:
         """Optimizer steps of a duration, the value of `key`."""

@@ -148,7 +148,7 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True)
 class InitConfig:
-    """Initial weights of a new run; parts that are not given start at random. A resumed run ignores this.
+    """Initial weights of a new run; parts that are not given start at random. A resumed run reads none, and refuses others.
 
     Each value is a local file or folder, or else a name on the Hugging Face hub; NAME@REVISION takes a commit, tag or branch.
     """

@@ -189,20 +189,22 @@ class ShardCache:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ELOOP, errno.EACCES, errno.ESTALE):
+            if error.errno not in (errno.ENOENT, errno.ELOOP, errno.EACCES, errno.EIO, errno.ESTALE):
                 raise
             return None
         found = os.fstat(descriptor)
         seen = found.st_ino, found.st_size
         ours = stat.S_ISREG(found.st_mode) and (self.shared or found.st_uid == os.geteuid())
         intact = self._intact.get(path.name) == seen
-        if ours and found.st_size <= size and (intact or sha256_file(os.dup(descriptor)) == sha256):
+        if ours and found.st_size <= size and (intact or _has(os.dup(descriptor), sha256)):
             self._intact[path.name] = seen
             with contextlib.suppress(PermissionError):  # of another user
                 os.utime(descriptor)
             return descriptor
         os.close(descriptor)
-        log.warning(f"{path}: has changed since it was fetched, or is another user's; it is fetched again")
+        log.warning(
+            f"{path}: has changed since it was fetched, cannot be read, or is another user's; it is fetched again"
+        )
         return None
 
     def _download(self, url: str, size: int, sha256: str, path: Path, patience: float) -> int:
@@ -307,6 +309,14 @@ async def _filled(content: Any, size: int) -> bytes:
         parts.append(part)
         size -= len(part)
     return b"".join(parts)
+
+
+def _has(descriptor: int, sha256: str) -> bool:
+    """Whether a file, which is closed, can be read and has this SHA-256."""
+    try:
+        return sha256_file(descriptor) == sha256
+    except OSError:  # a bad sector, or a server that has lost it
+        return False
 
 
 def _room(entry: "os.DirEntry[str]") -> int:

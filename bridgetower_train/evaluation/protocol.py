@@ -10,6 +10,7 @@ from bridgetower_train.data.image import preprocessing
 from bridgetower_train.data.roots import read_manifest, root_of_run
 from bridgetower_train.data.shards import Corpus
 from bridgetower_train.devices import Device
+from bridgetower_train.display import print_line
 from bridgetower_train.errors import ConfigError, FileError
 from bridgetower_train.evaluation.base import OpenModel, Result
 from bridgetower_train.evaluation.eval_set import EvalSet, count_cut
@@ -106,12 +107,15 @@ def file_of(saved: SavedModel, out: str | None) -> Path:
 
 
 def keep(path: Path, name: str, saved: SavedModel, corpus: str, result: Result) -> None:
-    """Keep a result in `path`, as the last, instead of the one with that name and corpus."""
+    """Keep a result in `path`, as the last, instead of the one with that name and corpus. What cannot be read is set aside."""
     about = {"evaluation": name, "corpus": corpus, "checkpoint": saved.name, "step": saved.step}
     found = {"protocol": result.protocol, "figures": result.figures, "examples": result.examples}
     key = f"{name} on {corpus}"
     kept = {k: v for k, v in read_evaluations(path).items() if k != key} | {key: about | found}
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_file() and not _is_readable(path):
+        print_line(f"warning: {path} is damaged; it is renamed to {path.name}.damaged")
+        path.replace(path.with_name(f"{path.name}.damaged"))
     atomic_write(path, json.dumps({"evaluations": kept}, indent=1))
 
 
@@ -121,6 +125,14 @@ def read_evaluations(path: Path) -> dict[str, dict[str, Any]]:
         return evaluations_in(read_json(path, dict[str, Any]))
     except (OSError, FileError):
         return {}
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        read_json(path, dict[str, Any])
+    except FileError:
+        return False
+    return True
 
 
 def evaluations_in(content: Any) -> dict[str, dict[str, Any]]:

@@ -15,8 +15,8 @@ from bridgetower_train.data.roots import read_manifest
 from bridgetower_train.errors import FileError
 from bridgetower_train.evaluation.protocol import OVERVIEW, evaluations_in
 from bridgetower_train.pages.markdown import Markdown, code, fill, link, table
-from bridgetower_train.pages.numbers import is_number
-from bridgetower_train.pages.run_folder import read_run
+from bridgetower_train.pages.numbers import figure, is_number
+from bridgetower_train.pages.run_folder import Json, changes, read_run
 from bridgetower_train.tasks import task_class
 from bridgetower_train.weights import hub
 from bridgetower_train.weights.hf_files import loadable_classes
@@ -47,6 +47,9 @@ USES = {
     "BridgeTowerForMaskedLM": Markdown("words under `<mask>`, with the image in view"),
     "BridgeTowerModel": "features",
 }
+
+_OF_TRAINING = ("steps", "optim.", "device.precision", "engine.reduce_precision", "micro_batch")
+"""Keys that change what is learned, and may change at a resume."""
 
 Manifests = dict[str, Manifest | None]
 """Of the corpora that training shows; None where one cannot be read from here."""
@@ -95,6 +98,7 @@ def model_card(
         images=in_training(config),
         losses=table(["", ""], task.recipe(config), left=2),
         start=Markdown(", ".join(code(f"{k}={_named(v)}") for k, v in config.init.named.items()) or "random weights"),
+        changed=_changed(run.starts),
         seen=_seen(saved, manifests),
         clipping=f"{config.optim.clip_norm:g}" if config.optim.clip_norm else "none",
         results=_results(overview),
@@ -106,6 +110,22 @@ def model_card(
         cost=cost or UNKNOWN,
         licence=licence or UNKNOWN,
         more=": see the corpora above." if manifests else ".",
+    )
+
+
+def _changed(starts: list[Json]) -> str:
+    """What resumes changed of the training."""
+    if not starts:
+        return "not recorded"
+    return (
+        "; ".join(
+            f"from step {figure(start.get('step'))} on {', '.join(found)}"
+            for start in starts
+            if (
+                found := [f"{k} {now} instead of {was}" for k, was, now in changes(start) if k.startswith(_OF_TRAINING)]
+            )
+        )
+        or "nothing"
     )
 
 

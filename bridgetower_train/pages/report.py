@@ -13,9 +13,9 @@ from bridgetower_train.evaluation.protocol import evaluations_in
 from bridgetower_train.pages.chart import Curve, chart, running_mean
 from bridgetower_train.pages.html import Child, Markup, element, figures, join, note, page, pairs, sections, table
 from bridgetower_train.pages.images import thumbnail
-from bridgetower_train.pages.numbers import duration, figure, size, tick
+from bridgetower_train.pages.numbers import duration, figure, is_number, size, tick
 from bridgetower_train.pages.panels import RUNNING, Panel, learning
-from bridgetower_train.pages.run_folder import Json, RunFolder
+from bridgetower_train.pages.run_folder import Json, RunFolder, changes
 
 
 def report(run: RunFolder) -> str:
@@ -27,6 +27,7 @@ def report(run: RunFolder) -> str:
         "Examples": _examples(run),
         "Checkpoints": _checkpoints(run),
         "Bad samples": _bad_samples(run),
+        "Starts": _starts(run),
         "Configuration": _groups(run.config),
         "Environment": _environment(run),
     }
@@ -209,6 +210,28 @@ def _bad_samples(run: RunFolder) -> Markup:
     text = f"{total:,} could not be used and {'was' if total == 1 else 'were'} replaced by the next record of the lane.{shown}"
     counts = table(("records", "reason"), [(f"{count:,}", reason) for reason, count in reasons])
     return join(note(text), counts if total > 5 else "", table(columns, rows))
+
+
+def _starts(run: RunFolder) -> Markup:
+    """Without hosts and command lines: reports are passed on."""
+    rows = [
+        (
+            figure(start.get("step")),
+            _moment(start.get("time")),
+            figure(start.get("ranks")),
+            "; ".join(f"{key} {_text(now)} instead of {_text(was)}" for key, was, now in changes(start)) or "nothing",
+            _text(start.get("commit"))[:12],
+        )
+        for start in run.starts
+    ]
+    text = "The configuration below is that of the last one."
+    return join(note(text), table(("after step", "when", "ranks", "changed", "commit"), rows)) if rows else Markup("")
+
+
+def _moment(seconds: Any) -> str:
+    if not is_number(seconds) or not 0 <= seconds < 1e11:
+        return _text(seconds)
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _environment(run: RunFolder) -> Markup:

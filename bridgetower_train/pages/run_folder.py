@@ -42,6 +42,8 @@ class RunFolder:
     checkpoints: list[Checkpoint]
     """Oldest first."""
     evaluation: Json
+    starts: list[Json]
+    """Oldest first; none of versions up to 0.1."""
     remarks: list[str] = field(default_factory=list)
     """What could not be read, as sentences."""
 
@@ -76,7 +78,15 @@ class RunFolder:
             bad_samples=[sample for sample in self.bad_samples if sample.get("step", 0) <= step],
             checkpoints=[checkpoint for checkpoint in self.checkpoints if checkpoint.step <= step],
             evaluation={"evaluations": evaluations},
+            starts=[start for start in self.starts if start.get("step", 0) < step],
         )
+
+
+def changes(start: Json) -> list[tuple[str, Any, Any]]:
+    """(key, what it was, what it became) of a line of `starts.jsonl`; what is no such entry is left out."""
+    changed = start.get("changed")
+    entries = changed.items() if isinstance(changed, dict) else ()
+    return [(key, *pair) for key, pair in entries if isinstance(pair, list) and len(pair) == 2]
 
 
 def read_run(path: Path) -> RunFolder:
@@ -94,6 +104,7 @@ def read_run(path: Path) -> RunFolder:
         bad_samples=list(_lines(path / "bad_samples.jsonl", remarks, metrics=False)),
         checkpoints=_checkpoints(path / "checkpoints", remarks),
         evaluation=_read_object(path, "eval.json", remarks),
+        starts=list(_lines(path / "starts.jsonl", remarks, metrics=False)),
         remarks=remarks,
     )
 

@@ -3,9 +3,11 @@
 import dataclasses
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +16,43 @@ from bridgetower_train.distributed import Ranks
 from bridgetower_train.engines import Engine
 from bridgetower_train.engines.base import Files
 from bridgetower_train.engines.tensor_file import write_tensors
-from bridgetower_train.errors import CheckpointError
-from bridgetower_train.files import atomic_write, sha256_file, sync
-from bridgetower_train.weights.checkpoint import Best, Log, folder_name, newest, read_state, step_folders, step_of
+from bridgetower_train.errors import CheckpointError, UserError
+from bridgetower_train.files import atomic_write, nearest_folder, sha256_file, sync
+from bridgetower_train.lock import Lock
+from bridgetower_train.training.metrics import BAD_SAMPLES, METRICS
+from bridgetower_train.weights.checkpoint import (
+    Best,
+    Log,
+    fault,
+    folder_name,
+    newest,
+    read_state,
+    step_folders,
+    step_of,
+)
+
+_DOOMED = ".old.tmp"
+"""Ends the names of folders that are being removed."""
 
 
 class Checkpoints:
     """The checkpoints of one run. Rank 0 writes them in a background thread."""
 
-    def __init__(self, run_dir: Path, config: CheckpointConfig, ranks: Ranks, log: Log) -> None:
-        self.run_dir, self.config, self.ranks, self.log = run_dir, config, ranks, log
+    def __init__(
+        self, run_dir: Path, config: CheckpointConfig, ranks: Ranks, log: Log, lock: Lock | None = None
+    ) -> None:
+        """Nothing is written once `lock`, rank 0's on `run_dir`, covers another folder."""
+        self.run_dir, self.config, self.ranks, self.log, self.lock = run_dir, config, ranks, log, lock
         self.folder = run_dir / "checkpoints"
+        self._stuck: set[Path] = set()
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
 
     def load(self, engine: Engine, expected: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any] | None:
         """Load the newest intact checkpoint into `engine` and return its state; None if the run has not been saved yet.
 
-        Only rank 0 finds, verifies and reads it. The outcome is the same on all ranks.
+        Only rank 0 finds, verifies and reads it. The outcome is the same on all ranks. Newer ones, which are damaged, are set
+        aside under another name: they are not kept in place of whole ones.
 
         Raises CheckpointError if the state differs from `expected`, the values that must not change on resume. A key that an
         older state does not have counts as its value in `defaults`. FileError if there is something else than a state.
@@ -47,6 +68,7 @@ class Checkpoints:
                 f"{folder} belongs to another run: {'; '.join(changed)}. Change the keys back, or choose another run_dir"
             )
         engine.load(folder)
+        self.ranks.on_main(lambda: self._set_aside_after(state["step"]))
         return state
 
     def _newest(self) -> tuple[Path, dict[str, Any]] | None:
@@ -64,6 +86,21 @@ class Checkpoints:
             self.log(f"the best checkpoint, of step {best.step}, is gone; the next validation begins anew")
             state["best"] = None
         return folder, state
+
+    def _set_aside_after(self, step: int) -> None:
+        for folder in step_folders(self.run_dir):
+            if step_of(folder) > step:
+                try:
+                    self.log(f"{folder.name} is set aside as {self._set_aside(folder).name}")
+                except OSError as error:
+                    self.log(f"warning: {folder} cannot be renamed ({error}); move it away")
+
+    def _set_aside(self, folder: Path) -> Path:
+        """The new path of a damaged checkpoint, or of whatever has the name of one. One set aside before is removed."""
+        aside = folder.with_name(f"damaged-{folder.name}")
+        self._remove(aside)
+        folder.rename(aside)
+        return aside
 
     def save(self, engine: Engine, state: dict[str, Any], best: Best | None = None) -> None:
         """Copy the checkpoint of `state["step"]` to host memory, and write it from there in the background.
@@ -109,17 +146,23 @@ class Checkpoints:
         """Write a checkpoint, point `latest` at it and `best` at the best, and remove what is no longer kept.
 
         The two names are for people: the best is what the newest whole checkpoint knows as such, so that both change at once.
+        It counts once what the run has logged up to it is on the disk.
         """
         final = self.folder / folder_name(state["step"])
         temporary = final.with_suffix(".tmp")
         try:
+            if self.lock:
+                self.lock.check()
             for left_over in self.folder.glob("*.tmp"):
-                _remove(left_over)
-            self.folder.mkdir(parents=True, exist_ok=True)
+                self._remove(left_over)
+            self.folder.mkdir(exist_ok=True)
             temporary.mkdir()
             write_sealed(temporary, files, state | ({"best": vars(best)} if best else {}))
-            if os.path.lexists(final):  # it is damaged, and was skipped on resume
-                _remove(final)
+            for name in (METRICS, BAD_SAMPLES, "."):
+                with suppress(FileNotFoundError):  # somebody has moved it away
+                    sync(self.run_dir / name)
+            if os.path.lexists(final):
+                self._set_aside(final)
             temporary.rename(final)
             sync(self.folder)
             atomic_write(self.folder / "latest", final.name)
@@ -127,32 +170,52 @@ class Checkpoints:
                 atomic_write(self.folder / "best", folder_name(best.step))
             elif (self.folder / "best").is_file():
                 (self.folder / "best").unlink()
-            self._remove_old(best)
+        except UserError as error:
+            raise CheckpointError(str(error)) from None
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
             needed = sum(tensor.nbytes for tensors in files.values() for tensor in tensors.values())
-            free, kept = shutil.disk_usage(self.run_dir).free, step_folders(self.run_dir)
+            free, kept = shutil.disk_usage(nearest_folder(self.run_dir)).free, step_folders(self.run_dir)
             raise CheckpointError(
                 f"cannot write {final}: {error}. It needs {needed / 1e9:.3f} GB, and {free / 1e9:.3f} GB are free; "
                 + (f"{kept[-1].name} is kept. " if kept else "")
                 + f"Free space in run_dir={self.run_dir}, or make it writable, and run the same command again"
             ) from error
+        try:
+            self._remove(final.with_name(f"damaged-{final.name}"))
+            self._remove_old(state["step"], best)
+        except OSError as error:
+            self.log(f"warning: {self.folder}: cannot be searched for old checkpoints: {error}")
 
-    def _remove_old(self, best: Best | None) -> None:
+    def _remove_old(self, newest: int, best: Best | None) -> None:
+        """Remove those before the last `keep_last` whole ones up to step `newest`, unless they are milestones or the best."""
         every = self.config.keep_every
-        folders = step_folders(self.run_dir)
-        for folder in folders[: -self.config.keep_last]:
+        folders = [folder for folder in step_folders(self.run_dir) if step_of(folder) <= newest]
+        whole = [folder for folder in folders if fault(folder) is None]
+        for folder in folders if len(whole) > self.config.keep_last else ():
             step = step_of(folder)
-            if not ((every and step % every == 0) or (best and step == best.step)):
-                _remove(folder)
+            kept = (every and step % every == 0) or (best and step == best.step)
+            if step < step_of(whole[-self.config.keep_last]) and not kept:
+                self._remove(folder)
 
+    def _remove(self, path: Path) -> None:
+        """Remove a folder with all that is in it, or a file, if it is there. What a link leads to is left alone.
 
-def _remove(path: Path) -> None:
-    """Remove a folder with all that is in it, or a file. What a link leads to is left alone."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
+        A folder loses its name first: one that goes in part is no checkpoint. What stays, as what is being read does on NFS,
+        is named once, and the next save tries again.
+        """
+        doomed = path
+        try:
+            if path.is_dir() and not path.is_symlink():
+                if not path.name.endswith(_DOOMED):
+                    doomed = path.rename(path.with_name(f"{path.stem}.{secrets.token_hex(4)}{_DOOMED}"))
+                shutil.rmtree(doomed)
+            elif os.path.lexists(path):
+                path.unlink()
+        except OSError as error:
+            if doomed not in self._stuck:
+                self.log(f"warning: {doomed} cannot be removed yet: {error}")
+            self._stuck.add(doomed)
 
 
 def write_sealed(folder: Path, files: Files, state: dict[str, Any]) -> None:

@@ -7,14 +7,16 @@ from bridgetower_train.errors import UserError
 
 
 class NonFiniteGuard:
-    """Counts skipped updates on the device; `total` and `streak` wait for the device, and are read only when logging."""
+    """Counts skipped updates on the device; what is read waits for it, so only when logging or saving."""
 
-    def __init__(self, max_skipped: int, device: torch.device, start: int = 0, skipped: int = 0) -> None:
-        """The run resumes after `start` steps, of which `skipped` were skipped."""
+    def __init__(
+        self, max_skipped: int, device: torch.device, start: int = 0, skipped: int = 0, streak: int = 0
+    ) -> None:
+        """The run resumes after `start` steps, of which `skipped` were skipped, the last `streak` of them in a row."""
         self.max_skipped = max_skipped
         self._total = torch.tensor(float(skipped), device=device)
-        self._in_a_row = torch.zeros((), device=device)
-        self._since = torch.zeros((), device=device)
+        self._in_a_row = torch.tensor(float(streak), device=device)
+        self._since = torch.tensor(float(start - streak + 1), device=device)
         # A host number would be a new constant, and so a new graph, in every step.
         self._step = torch.tensor(float(start), device=device)
 
@@ -30,9 +32,14 @@ class NonFiniteGuard:
         """Updates skipped in the run so far (waits for the device)."""
         return int(self._total)
 
+    @property
+    def in_a_row(self) -> int:
+        """Updates skipped in a row up to now (waits for the device)."""
+        return int(self._in_a_row)
+
     def streak(self) -> int | None:
         """The first step of `max_skipped` or more skipped updates in a row; None if there were fewer."""
-        return int(self._since) if int(self._in_a_row) >= self.max_skipped else None
+        return int(self._since) if self.in_a_row >= self.max_skipped else None
 
 
 def check_bad_records(bad: int, seen: int, max_fraction: float, shards: list[str]) -> None:

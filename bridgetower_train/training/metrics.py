@@ -6,6 +6,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -68,7 +69,7 @@ class Sink(Protocol):
 
 
 class JsonLines:
-    """`metrics.jsonl`: one line per record, flushed at once."""
+    """A file of one line per record, flushed at once."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a")
@@ -77,7 +78,7 @@ class JsonLines:
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
 
-    def close(self, failed: bool) -> None:
+    def close(self, failed: bool = False) -> None:
         self._file.close()
 
 
@@ -88,17 +89,32 @@ class _Line:
     step: int
 
 
-def keep_lines_until(path: Path, step: int) -> None:
+def keep_lines_until(path: Path, step: int) -> list[int]:
     """Drop the JSON lines beyond `step`, and what is no such line: one was truncated if the run was killed.
 
-    Afterwards it is a file of our own, not a link. FileError if it is a FIFO or the like, or far too long.
+    Returns the step of each line that is left. Afterwards it is a file of our own, not a link. FileError if it is a FIFO or the
+    like, or far too long.
     """
-    kept = []
+    kept, steps = [], []
     for line in read_lines(path) if os.path.lexists(path) else []:
         with suppress(FileError):
-            if parse_json(line, _Line, path.name).step <= step:
+            found = parse_json(line, _Line, path.name).step
+            if found <= step:
                 kept.append(line.rstrip(b"\n") + b"\n")
+                steps.append(found)
     atomic_write(path, b"".join(kept))
+    return steps
+
+
+def missing_lines(name: str, steps: list[int], expected: int, until: int) -> str | None:
+    """What to say of a file that has lines of `steps`, where a run wrote `expected` until a step; None if there are as many."""
+    if len(steps) >= expected:
+        return None
+    after, before = max(pairwise([0, *steps, until]), key=lambda pair: pair[1] - pair[0])
+    return (
+        f"{name}: {expected - len(steps)} of its {expected} lines up to step {until} are gone, since it was cut or damaged; the "
+        f"widest gap is from step {after} to {before}"
+    )
 
 
 class TensorBoard:
@@ -171,8 +187,10 @@ def clock(seconds: float) -> str:
 class BadSamples:
     """`bad_samples.jsonl`, and the number of records that it lists."""
 
-    def __init__(self, path: Path, ranks: Ranks, count: int) -> None:
-        self.path, self.ranks, self.count = path, ranks, count
+    def __init__(self, file: JsonLines | None, ranks: Ranks, count: int) -> None:
+        """`file`: None where none is written, as on all ranks but the first."""
+        self.ranks, self.count = ranks, count
+        self._file = file
         self.shards: list[str] = []
         """Shards in which there was one since this process started."""
         self._new: list[BadRecord] = []
@@ -188,8 +206,13 @@ class BadSamples:
             added = [record for part in self.ranks.gather_objects(self._new) for record in part]
             self.count += len(added)
             self.shards = list(dict.fromkeys([*self.shards, *(f"{r.corpus}/{r.shard}" for r in added)]))
-            if self.ranks.is_main:
-                with self.path.open("a") as file:
-                    file.writelines(json.dumps({"step": step, **vars(record)}) + "\n" for record in added)
+            if self._file is not None:
+                for record in added:
+                    self._file.write({"step": step, **vars(record)})
         self._new = []
         return added
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file:
+            self._file.close()

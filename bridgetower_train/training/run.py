@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from bridgetower_train import compose, random
+from bridgetower_train import random
 from bridgetower_train.config import ProfileConfig, RunLength, TrainConfig, one_of
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.data.dataset import PairDataset, make_loader, open_data
@@ -27,20 +28,22 @@ from bridgetower_train.engines.activation import checkpoint_blocks
 from bridgetower_train.engines.graphs import Graphs, planned_graphs
 from bridgetower_train.engines.optim import Schedule, set_lr
 from bridgetower_train.errors import ConfigError, UserError
-from bridgetower_train.files import atomic_write
 from bridgetower_train.tasks import Contrast, contrast, step_flops, task_class
 from bridgetower_train.training.best import BestSoFar
 from bridgetower_train.training.checkpoints import Checkpoints, fingerprint
 from bridgetower_train.training.guards import NonFiniteGuard, check_bad_records
+from bridgetower_train.training.history import Changed, begin, resumed
 from bridgetower_train.training.metrics import (
     BAD_SAMPLES,
     METRICS,
     BadSamples,
     Console,
+    JsonLines,
     LogRecord,
     Sink,
     StepTimer,
     keep_lines_until,
+    missing_lines,
     to_host,
 )
 from bridgetower_train.training.preemption import Preemption
@@ -88,6 +91,8 @@ class Run:
     recompiles: RecompileGuard
     profile: Profile
     bad_samples: BadSamples
+    logged: int
+    """Lines of metrics so far."""
     console: Console
     sinks: list[Sink]
     fingerprint: LogRecord
@@ -98,6 +103,7 @@ class Run:
     def write(self, record: LogRecord) -> None:
         """Write a record to every sink (only rank 0 has any)."""
         timed = {**record, "time": time.time()}
+        self.logged += 1
         for sink in self.sinks:
             sink.write(timed)
 
@@ -116,24 +122,34 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
     left = reached < length.steps
     engine = build_engine(config, device, ranks, accumulation, None if reached else tokenizer, compiles=left)
     validation = Validation(config, tokenizer, device, ranks) if config.validation.wanted else None
-    stack.enter_context(run_dir_lock(run_dir, ranks))
+    lock = stack.enter_context(run_dir_lock(run_dir, ranks))
     fixed = fingerprint(config, FROZEN_KEYS) | {"tokenizer": tokenizer.digest, "order": dataset.order.digest}
     if task_class(config).decided_by_micro_batch(config):
         fixed["micro_batch"] = micro_batch
-    checkpoints = Checkpoints(run_dir, config.checkpoint, ranks, print_line if ranks.is_main else lambda text: None)
+    checkpoints = Checkpoints(
+        run_dir, config.checkpoint, ranks, print_line if ranks.is_main else lambda text: None, lock
+    )
     stack.callback(checkpoints.close)
     older = fingerprint(TrainConfig(), FROZEN_KEYS) | {"micro_batch": micro_batch}
+    config, changed = ranks.on_main(lambda: resumed(config, run_dir) if reached else (config, {}))
     state = checkpoints.load(engine, fixed, older)
-    state = state or {"step": 0, "skipped": 0, "bad_samples": 0, "best": None}
+    state = state or {"step": 0, "skipped": 0, "streak": 0, "bad_samples": 0, "metrics_lines": 0, "best": None}
     start = state["step"]
-    ranks.on_main(lambda: _begin_files(config, run_dir, start))
 
     total_steps, warmup = length.steps, length.in_steps("optim.warmup", config.optim.warmup)
+    console = Console(start, total_steps, quiet=not ranks.is_main)
+    best = BestSoFar(config, state["best"], console.log)
+    left = start < total_steps and not best.exhausted
+    hosts = ranks.gather_objects(platform.node())
+    logged = ranks.on_main(lambda: _begin_files(config, run_dir, state, changed, hosts) if left else 0)
+    writes = left and ranks.is_main
+    bad_samples = BadSamples(JsonLines(run_dir / BAD_SAMPLES) if writes else None, ranks, state["bad_samples"])
+    stack.callback(bad_samples.close)
+
     loader = make_loader(
         dataset, ranks.rank, ranks.world_size, micro_batch, accumulation, start, config.data.workers, config.data.prefetch,
         device.mp_start_method, device.pin_memory,
     )  # fmt: skip
-    console = Console(start, total_steps, quiet=not ranks.is_main)
     return Run(
         config=config,
         device=device,
@@ -151,13 +167,14 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
         save_every=length.every("checkpoint.every", config.checkpoint.every),
         validation=validation,
         validate_every=length.every("validation.every", config.validation.every),
-        best=BestSoFar(config, state["best"], console.log),
-        guard=NonFiniteGuard(config.guards.max_skipped, device.torch_device, start, state["skipped"]),
+        best=best,
+        guard=NonFiniteGuard(config.guards.max_skipped, device.torch_device, start, state["skipped"], state["streak"]),
         recompiles=RecompileGuard(device, config.guards.max_recompiles, console.log),
         profile=Profile(config.profile if ranks.is_main else ProfileConfig(), device, run_dir / "profile"),
-        bad_samples=BadSamples(run_dir / BAD_SAMPLES, ranks, state["bad_samples"]),
+        bad_samples=bad_samples,
+        logged=logged,
         console=console,
-        sinks=open_sinks(config, run_dir, start, console) if ranks.is_main else [],
+        sinks=open_sinks(config, run_dir, start, console) if writes else [],
         fingerprint=fixed,
         start_step=start,
         total_steps=total_steps,
@@ -165,11 +182,15 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
     )
 
 
-def _begin_files(config: TrainConfig, run_dir: Path, start: int) -> None:
-    """Write `config.yaml`, and drop what was logged after step `start`."""
-    atomic_write(run_dir / "config.yaml", compose.to_yaml(config))
-    for name in (METRICS, BAD_SAMPLES):
-        keep_lines_until(run_dir / name, start)
+def _begin_files(config: TrainConfig, run_dir: Path, state: dict[str, Any], changed: Changed, hosts: list[str]) -> int:
+    """Note this start, and drop what was logged after the step of `state`; returns the lines of metrics that are left."""
+    begin(config, run_dir, state["step"], changed, hosts)
+    left = {}
+    for name, expected in ((BAD_SAMPLES, state["bad_samples"]), (METRICS, state["metrics_lines"])):
+        left[name] = keep_lines_until(run_dir / name, state["step"])
+        if gap := missing_lines(name, left[name], expected, state["step"]):
+            print_line(f"{'warning':10}{gap}")
+    return len(left[METRICS])
 
 
 def read_data(config: TrainConfig, ranks: Ranks) -> tuple[TrainConfig, CaptionTokenizer, PairDataset]:
@@ -358,7 +379,9 @@ def save(run: Run, step: int) -> None:
         "position": step * run.config.global_batch,
         "identity": run.fingerprint,
         "skipped": run.guard.total,
+        "streak": run.guard.in_a_row,
         "bad_samples": run.bad_samples.count,
+        "metrics_lines": run.logged,
         "device": run.device.description,
         "world_size": run.ranks.world_size,
         "host": platform.node(),

@@ -60,14 +60,17 @@ class _State:
     step: int
     identity: dict[str, Any]
     skipped: int = 0
+    streak: int = 0
     bad_samples: int = 0
+    metrics_lines: int = 0
     world_size: int = 1
     device: str = "unknown"
     versions: dict[str, str] = field(default_factory=dict)
     best: Best | None = None
 
     def __post_init__(self) -> None:
-        if not all(0 <= count < _MOST for count in (self.step, self.skipped, self.bad_samples, self.world_size)):
+        counts = (self.step, self.skipped, self.streak, self.bad_samples, self.metrics_lines, self.world_size)
+        if not all(0 <= count < _MOST for count in counts):
             raise ValueError("it counts what cannot be")
 
 
@@ -169,8 +172,10 @@ def step_folders(run_dir: Path) -> list[Path]:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """The `state.json` of a checkpoint, as far as it is used: `step`, `identity`, `skipped`, `bad_samples`, `world_size`,
-    `device`, `versions` and `best` (a Best, or None). FileError if that has another shape; OSError if it cannot be read.
+    """The `state.json` of a checkpoint, as far as it is used: `step`, `identity`, `skipped`, `streak`, `bad_samples`,
+    `metrics_lines`, `world_size`, `device`, `versions` and `best` (a Best, or None).
+
+    FileError if that has another shape; OSError if it cannot be read.
     """
     return vars(read_json(folder / "state.json", _State, _LONGEST))
 

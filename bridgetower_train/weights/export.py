@@ -1,8 +1,8 @@
 """A trained model as a folder that transformers' BridgeTower classes load."""
 
 import filecmp
+import secrets
 import shutil
-import tempfile
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -39,9 +39,9 @@ def write_export(saved: SavedModel, weights: Tensors, card: str, out: Path) -> b
         "README.md": card,
     }
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    temporary = out.with_name(f".{out.name}.{secrets.token_hex(8)}.tmp")
+    temporary.mkdir()  # with the rights that the umask leaves, unlike mkdtemp's
     try:
-        temporary.chmod(0o755)  # mkdtemp's own would lock others out
         for name, content in contents.items():
             atomic_write(temporary / name, content)
         tensors = temporary / "model.safetensors"

@@ -566,3 +566,16 @@ def test_what_does_not_pass_is_not_waited_for(server, tmp_path, misdeed):
     server.misdeeds = [misdeed] * 4
     with pytest.raises(DataError, match=r"000000.tar: cannot be fetched, 4 tries failed"):
         corpus.read(0)
+
+
+def test_cached_files_that_cannot_be_read_are_fetched_again(server, cache, expected, monkeypatch):
+    contents(open_corpus(server.url, "small", cache))
+
+    def broken(descriptor: int) -> str:
+        os.close(descriptor)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    server.asked.clear()
+    monkeypatch.setattr(cache_module, "sha256_file", broken)
+    assert contents(open_corpus(server.url, "small", ShardCache(str(cache.folder), ROOMY))) == expected
+    assert server.asked["000001.tar"] == 1

@@ -237,3 +237,4 @@ def test_an_eval_json_that_cannot_be_read_is_replaced(run_dir, content):
     os.mkfifo(path) if content is None else path.write_text(content)
     assert main(["eval", "matching", f"run_dir={run_dir}"]) == 0
     assert list(read_evaluations(path)) == ["matching on shapes_heldout"]
+    assert (run_dir / "eval.json.damaged").exists() == (content is not None)

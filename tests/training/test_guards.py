@@ -24,6 +24,13 @@ def test_a_streak_is_named_by_its_first_step():
     assert guard.total == 4
 
 
+def test_a_streak_goes_on_over_a_resume():
+    guard = NonFiniteGuard(3, torch.device("cpu"), start=5, skipped=2, streak=2)
+    assert guard.streak() is None
+    guard.record(torch.tensor(1.0))
+    assert (guard.streak(), guard.total) == (4, 3)
+
+
 def test_bad_records_stop_the_run_beyond_the_fraction():
     check_bad_records(10, 64, 0.01, [])
     check_bad_records(100, 10_000, 0.01, [])

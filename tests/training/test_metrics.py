@@ -22,7 +22,7 @@ def test_resuming_drops_later_lines_and_a_torn_one(tmp_path):
 
 def test_bad_samples_are_listed_and_counted(tmp_path):
     path = tmp_path / "bad_samples.jsonl"
-    bad = BadSamples(path, ALONE, 0)
+    bad = BadSamples(JsonLines(path), ALONE, 0)
     bad.add([BadRecord("coco", "000001.tar", "a", "changed", 7)])
     assert [record.key for record in bad.flush(10)] == ["a"]
     assert bad.flush(15) == []
@@ -33,7 +33,7 @@ def test_bad_samples_are_listed_and_counted(tmp_path):
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(line["step"], line["key"]) for line in lines] == [(10, "a"), (20, "b")]
     keep_lines_until(path, 10)
-    resumed = BadSamples(path, ALONE, 1)
+    resumed = BadSamples(JsonLines(path), ALONE, 1)
     resumed.add([BadRecord("coco", "000001.tar", "b", "changed", 9)])
     resumed.flush(20)
     assert resumed.count == 2
