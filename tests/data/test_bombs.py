@@ -116,7 +116,7 @@ def test_a_bomb_in_a_corpus_is_replaced_in_training_and_named_by_lint(tmp_path):
     )
     batch = open_pairs(config, toy_text()).__getitems__(range(8))
     assert [(bad.key, bad.reason) for bad in batch.bad] == [("3", "more than 500 scans")]
-    (found,) = check_shard(CorporaConfig(root=str(tmp_path)), None, (Place(str(tmp_path), "c"), 0)).faults
+    (found,) = check_shard(CorporaConfig(root=str(tmp_path)), None, None, (Place(str(tmp_path), "c"), 0)).faults
     assert (found.key, found.reason) == ("3", "more than 500 scans")
 
 

@@ -230,7 +230,7 @@ def test_training_evaluation_and_prediction_read_the_same(root, tmp_path, square
 
 def test_lint_and_stats_accept_them(root):
     place = Place(str(root), "odd")
-    assert not check_shard(CorporaConfig(root=str(root)), None, (place, 0)).faults
+    assert not check_shard(CorporaConfig(root=str(root)), None, None, (place, 0)).faults
     view = view_corpus(open_corpus(str(root), "odd"), StatsConfig(root=str(root), images=len(ODD)), None)
     shapes = next(drawn for drawn in view.distributions if drawn.title == "Width / height")
     upright = sum(1 for _, seen in ODD.values() if seen is not None and seen.shape[0] > seen.shape[1])

@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from test_shards import ShardsConfig, records, run, tars  # noqa: F401
+from test_prep_shards import ShardsConfig, records, run, tars  # noqa: F401
 
 from bridgetower_train.data import cache
 from bridgetower_train.data.cache import ShardCache

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_shards import encoded, records
+from test_prep_shards import encoded, records
 
 from bridgetower_train.data.shards import open_corpus
 from bridgetower_train.errors import ConfigError, DataError
