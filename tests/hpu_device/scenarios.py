@@ -381,3 +381,5 @@ def environments():
 if __name__ == "__main__":
     for name in sys.argv[1:]:
         globals()[name]()
+    sys.stdout.flush()
+    os._exit(0)  # as `bridgetower` ends: threads of torch that still run would end the interpreter by abort
