@@ -131,7 +131,9 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
     )
     stack.callback(checkpoints.close)
     older = fingerprint(TrainConfig(), FROZEN_KEYS) | {"micro_batch": micro_batch}
-    config, changed = ranks.on_main(lambda: resumed(config, run_dir) if reached else (config, {}))
+    changed: Changed = {}
+    if reached:
+        config, changed = ranks.on_main(lambda: resumed(config, run_dir))
     state = checkpoints.load(engine, fixed, older)
     state = state or {"step": 0, "skipped": 0, "streak": 0, "bad_samples": 0, "metrics_lines": 0, "best": None}
     start = state["step"]
@@ -141,7 +143,9 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
     best = BestSoFar(config, state["best"], console.log)
     left = start < total_steps and not best.exhausted
     hosts = ranks.gather_objects(platform.node())
-    logged = ranks.on_main(lambda: _begin_files(config, run_dir, state, changed, hosts) if left else 0)
+    logged = 0  # in a rehearsal there may be no rank 0
+    if left:
+        logged = ranks.on_main(lambda: _begin_files(config, run_dir, state, changed, hosts)) or 0
     writes = left and ranks.is_main
     bad_samples = BadSamples(JsonLines(run_dir / BAD_SAMPLES) if writes else None, ranks, state["bad_samples"])
     stack.callback(bad_samples.close)
