@@ -8,9 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bridgetower_train.config import OptimConfig
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.devices import Device
 from bridgetower_train.distributed import Ranks
+from bridgetower_train.engines.optim import parameter_groups, stay_inside
 from bridgetower_train.engines.tensor_file import Read, shared_tensors
 from bridgetower_train.tasks.base import Across, Embedded, Metrics, Task
 
@@ -39,6 +41,12 @@ class Engine(ABC):
     trained_count: int
     """Those that are not frozen."""
 
+    def __init__(self, task: Task, device: Device, ranks: Ranks, config: OptimConfig) -> None:
+        self.task, self.device, self.ranks, self.config = task, device, ranks, config
+        self.parameter_count = sum(p.numel() for p in task.parameters())
+        self.trained_count = sum(p.numel() for p in task.parameters() if p.requires_grad)
+        self.optimizer = device.adamw(parameter_groups(task.model.named_parameters(), config), config)
+
     @abstractmethod
     def embed(self, batch: Batch) -> tuple[Embedded, dict[str, Tensor]]:
         """`Task.embed` of a micro-batch, without gradients."""
@@ -53,6 +61,18 @@ class Engine(ABC):
 
         Returns `grad_norm` (before clipping) and `skipped` (0 or 1).
         """
+
+    def _stay_inside(self) -> None:
+        """Keep the coming update from leading a parameter out of its range (Task.bounds), once its gradient is whole."""
+        for name, bounds in self.task.bounds().items():
+            for weight, gradient in self._parts(name):
+                stay_inside(weight, gradient, bounds)
+
+    def _parts(self, name: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """(elements, their gradient) of a parameter, those that this rank updates: all, unless it is partitioned."""
+        weight = self.task.model.get_parameter(name)
+        if weight.grad is not None:
+            yield weight.detach(), weight.grad
 
     @contextmanager
     def full_params(self) -> Iterator[Task]:

@@ -24,7 +24,6 @@ from bridgetower_train.distributed import Ranks
 from bridgetower_train.engines.base import MOMENTS, OPTIMIZER, WEIGHTS, Engine, Files, read_slots, snapshot_shapes
 from bridgetower_train.engines.deepspeed_import import TESTED, import_deepspeed, internal
 from bridgetower_train.engines.host import HostCopies
-from bridgetower_train.engines.optim import parameter_groups, stay_inside
 from bridgetower_train.engines.partition import FlatPartition
 from bridgetower_train.engines.reduction import BUCKETS, check_reduction
 from bridgetower_train.engines.tensor_file import Read, shared_tensors
@@ -58,12 +57,10 @@ class ZeroEngine(Engine):
         if not dist.is_initialized():  # DeepSpeed needs a group even for a single process
             stay_on_this_host()
             dist.init_process_group(device.backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
-        self.stage, self.task, self.device, self.ranks, self.config = stage, task, device, ranks, config
-        self.parameter_count = sum(p.numel() for p in task.parameters())
-        self.trained_count = sum(p.numel() for p in task.parameters() if p.requires_grad)
+        super().__init__(task, device, ranks, config)
+        self.stage = stage
         self._shapes = {name: p.shape for name, p in task.model.named_parameters()}
         self._full_task = _without_weights(task) if stage == 3 else task
-        self.optimizer = device.adamw(parameter_groups(task.model.named_parameters(), config), config)
         self._trained: list[list[nn.Parameter]] = [list(group["params"]) for group in self.optimizer.param_groups]
         if stage == 3:
             for leaf in leaves(task):
@@ -146,9 +143,7 @@ class ZeroEngine(Engine):
 
     def step(self) -> Metrics:
         gradients = self._gradients()
-        for name, bounds in self.task.bounds().items():
-            for weight, gradient in self._parts(name):
-                stay_inside(weight, gradient, bounds)
+        self._stay_inside()
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.stage:
             square = norm.square()
@@ -167,17 +162,14 @@ class ZeroEngine(Engine):
     def _parts(self, name: str) -> Iterator[tuple[Tensor, Tensor]]:
         """(elements, their gradient) of a parameter, those that this rank updates."""
         if self.stage == 0:
-            weight = self.task.model.get_parameter(name)
-            if weight.grad is not None:
-                yield weight.detach(), weight.grad
+            yield from super()._parts(name)
             return
+        averaged = self.engine.optimizer.averaged_gradients
         for number, (_, flat, partition) in enumerate(self._partitioned):
             slices = next((found for other, _, found in partition.slices() if other == name), [])
             for own in (s for s in slices if s.rank == self.ranks.rank):
                 at = 0
-                for gradient in self.engine.optimizer.averaged_gradients[
-                    number
-                ]:  # together they are laid out as `flat`
+                for gradient in averaged[number]:  # together they are laid out as `flat`
                     begin, end = max(own.at, at), min(own.at + own.count, at + gradient.numel())
                     if begin < end:
                         yield flat.detach()[begin:end], gradient.view(-1)[begin - at : end - at]

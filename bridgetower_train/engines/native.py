@@ -16,7 +16,6 @@ from bridgetower_train.devices import Device
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.engines.base import OPTIMIZER, WEIGHTS, Engine, Files, read_slots, snapshot_shapes
 from bridgetower_train.engines.host import HostCopies
-from bridgetower_train.engines.optim import parameter_groups, stay_inside
 from bridgetower_train.engines.reduction import BUCKETS, average, average_bucket_in_bf16, check_reduction
 from bridgetower_train.engines.tensor_file import Read, shared_tensors
 from bridgetower_train.tasks.base import Across, Embedded, Embedding, Metrics, Task, whole
@@ -37,10 +36,8 @@ class NativeEngine(Engine):
     ) -> None:
         """Batches will have `graphs` different shapes; if it `accumulates`, a step has several micro-batches."""
         check_reduction("native", parallel, device)
-        self.task, self.device, self.ranks, self.config, self.parallel = task, device, ranks, config, parallel
-        self.parameter_count = sum(p.numel() for p in task.parameters())
-        self.trained_count = sum(p.numel() for p in task.parameters() if p.requires_grad)
-        self.optimizer = device.adamw(parameter_groups(task.model.named_parameters(), config), config)
+        super().__init__(task, device, ranks, config)
+        self.parallel = parallel
         self.parameters: list[nn.Parameter] = [p for group in self.optimizer.param_groups for p in group["params"]]
         # Without its wrapper, whose hooks would split the compiled graph.
         module = device.compile(device.capture_graphs(task, graphs, accumulates))
@@ -87,10 +84,7 @@ class NativeEngine(Engine):
         return [p.grad for p in self.parameters if p.grad is not None]
 
     def step(self) -> Metrics:
-        for name, bounds in self.task.bounds().items():
-            weight = self.task.model.get_parameter(name)
-            if weight.grad is not None:
-                stay_inside(weight.detach(), weight.grad, bounds)
+        self._stay_inside()
         gradients = self._gradients()
         norm = torch.nn.utils.get_total_norm(gradients)
         skipped = self.device.clip_or_skip(self.optimizer, gradients, norm, self.config.clip_norm)
