@@ -70,6 +70,12 @@ def own_folder(path: Path) -> None:
         raise FileError(f"{path}: is a link, and must be a folder of its own; remove it")
 
 
+def is_ours_alone(path: Path) -> bool:
+    """Whether a folder is this user's, and no other user can write to it."""
+    found = path.stat()
+    return found.st_uid == os.geteuid() and not found.st_mode & 0o022
+
+
 def remove_left_overs(folder: Path) -> None:
     """Remove the temporary files of processes that were killed a day ago or earlier while they wrote to `folder`."""
     for path in folder.glob(f".*.{'[0-9a-f]' * 16}{_TEMPORARY}"):

@@ -24,7 +24,7 @@ from fsspec.core import url_to_fs
 
 from bridgetower_train.display import printable
 from bridgetower_train.errors import ConfigError, DataError, UserError
-from bridgetower_train.files import create, open_own, sha256_file
+from bridgetower_train.files import create, is_ours_alone, open_own, sha256_file
 from bridgetower_train.foreign import MAX_JSON
 
 log = logging.getLogger(__name__)
@@ -108,10 +108,8 @@ class ShardCache:
         if not shared and self.folder.is_dir():
             self._make_private()
         if self.folder.is_dir() and not mark.is_file():
-            names = {entry.name for entry in os.scandir(self.folder)} - {
-                "locks",
-                _MARK,
-            }  # another process may just mark it
+            # another process may just mark it
+            names = {entry.name for entry in os.scandir(self.folder)} - {"locks", _MARK}
             others = sorted(name for name in names if not _OWN.fullmatch(name))
             if others:
                 raise ConfigError(
@@ -171,13 +169,12 @@ class ShardCache:
 
     def _make_private(self) -> None:
         """Close the folder to others. ConfigError if it is not this user's, or if others could write to it until now."""
-        found = self.folder.stat()
-        if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        if not is_ours_alone(self.folder):
             raise ConfigError(
                 f"data.cache_dir={self.folder}: is another user's, or others can write to it; name a new folder, `chmod 700` "
                 "your own, or set data.cache_shared=true if you trust them"
             )
-        if found.st_mode & 0o077:
+        if self.folder.stat().st_mode & 0o077:
             self.folder.chmod(0o700)
 
     def _path(self, url: str, sha256: str) -> Path:

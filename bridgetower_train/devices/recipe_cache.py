@@ -10,7 +10,7 @@ from pathlib import Path
 from packaging.version import Version
 
 from bridgetower_train.errors import ConfigError
-from bridgetower_train.files import nearest_folder, own_folder
+from bridgetower_train.files import is_ours_alone, nearest_folder, own_folder
 
 VARIABLE = "PT_HPU_RECIPE_CACHE_CONFIG"
 """`path,delete on start,MB,on a shared file system`; the last field since release 1.21."""
@@ -42,8 +42,7 @@ def keep_recipes(folder: str, software: str | None, rank: int) -> None:
     path = Path(folder).absolute()
     path.mkdir(0o700, parents=True, exist_ok=True)
     own_folder(path)
-    found = path.stat()
-    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+    if not is_ours_alone(path):
         raise ConfigError(
             f"{key}: is another user's, or others can write to it; name a new folder, `chmod 700` your own, or set null for no "
             "cache"

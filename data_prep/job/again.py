@@ -4,10 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, islice
 
-import pyarrow as pa
-
-from bridgetower_train.errors import DataError, FileError
-from data_prep.job.log import log_name, read_states
+from data_prep.job.log import read_from, read_states
 from data_prep.shards.output import Output
 from data_prep.source.rows import Part, RowsPart, Table
 
@@ -29,7 +26,7 @@ def rows_again(output: Output, done: Ranges, passes: tuple[int, int], states: Se
     for number in sorted(done):
         if number < first and not any(state in done[number] for state in states):
             continue
-        for row, state in _read(output, number).items():
+        for row, state in read_from(output, number, read_states, "it and manifest.json,").items():
             found.pop(row, None)
             if number < complete and state in states:
                 found[row] = state
@@ -46,15 +43,3 @@ def parts_again(table: Table, rows: Mapping[int, str], first: int, done: Ranges,
     while chosen := list(islice(left, size)):
         before = Counter(rows[row] for row in chosen)
         yield RowsPart(next(numbers), {row: table.rows(row, row + 1)[0] for row in chosen}, dict(before))
-
-
-def _read(output: Output, number: int) -> dict[int, str]:
-    name = log_name(number)
-    try:
-        with output.open(name) as file:
-            return read_states(file)
-    except (pa.ArrowException, FileError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(
-            f"{output}/{name}: cannot be read ({reason}); remove it and manifest.json, and run the same command to write it again"
-        ) from None

@@ -12,7 +12,7 @@ import pyarrow as pa
 from bridgetower_train.data.manifest import Manifest, ShardInfo
 from bridgetower_train.data.shards import INDEX_DTYPE
 from bridgetower_train.errors import DataError, FileError
-from data_prep.job.log import Logged, RangeSummary, log_name, read_log, read_summary
+from data_prep.job.log import Logged, RangeSummary, log_name, read_from, read_log, read_summary
 from data_prep.job.shard_range import SPOOL, Work
 from data_prep.shards.output import Output
 from data_prep.shards.writer import Rows, write_index
@@ -53,21 +53,9 @@ def _is_intact(summary: RangeSummary, size: Callable[[str], int | None]) -> bool
 
 def finish(work: Work, ranges: Iterable[int], extra: dict[str, Any]) -> Manifest:
     """Merge the logs of `ranges`, in order, into `index.npy` and, last, `manifest.json`. DataError where no row has an image."""
-
-    def read(number: int) -> Logged:
-        name = log_name(number)
-        try:
-            with work.output.open(name) as file:
-                return read_log(file)
-        except (pa.ArrowException, FileError, OSError) as error:
-            reason = " ".join(str(error).split())
-            raise DataError(
-                f"{work.output}/{name}: cannot be read ({reason}); remove it, and run the same command to write it again"
-            ) from None
-
     merged = _Merged()
     with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
-        for logged in pool.map(read, ranges):
+        for logged in pool.map(lambda number: read_from(work.output, number, read_log, "it,"), ranges):
             merged.add(logged)
     states = dict(sorted((+merged.states).items()))
     dropped = {state: rows for state, rows in states.items() if state != OK}

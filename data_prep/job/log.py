@@ -1,9 +1,9 @@
 """`log/NNNNNN.parquet`: the state of each row of a shard's range, and where its record is in the shard."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -11,12 +11,15 @@ import pyarrow.parquet as pq
 
 from bridgetower_train.data.manifest import ShardInfo
 from bridgetower_train.data.shards import INDEX_DTYPE
-from bridgetower_train.errors import FileError
+from bridgetower_train.errors import DataError, FileError
 from bridgetower_train.files import recreate
 from bridgetower_train.foreign import parse_json
+from data_prep.shards.output import Output
 from data_prep.shards.writer import Rows
 from data_prep.source.repeats import Hashes, hash_urls
 from data_prep.source.rows import FORMER_STATES, OK
+
+T = TypeVar("T")
 
 _INDEX_COLUMNS = [name for name in INDEX_DTYPE.names or () if name != "shard"]
 
@@ -70,6 +73,19 @@ class Logged(NamedTuple):
 def log_name(number: int) -> str:
     """Path of the log of a range in the folder of the corpus."""
     return f"log/{number:06d}.parquet"
+
+
+def read_from(output: Output, number: int, read: Callable[[BinaryIO], T], remove: str) -> T:
+    """What `read` finds in the log of a range. DataError where it cannot, which tells what to `remove`."""
+    name = log_name(number)
+    try:
+        with output.open(name) as file:
+            return read(file)
+    except (pa.ArrowException, FileError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"{output}/{name}: cannot be read ({reason}); remove {remove} and run the same command to write it again"
+        ) from None
 
 
 def write_log(path: Path, lines: Sequence[Line], index: Rows, summary: RangeSummary) -> None:
