@@ -97,8 +97,7 @@ def compare(config: BenchMemoryConfig, device: Device, ranks: Ranks) -> Peak:
     process = 1e9 * (device.memory_gb() - before)
     run = _run(config)
     memory = plan_memory(run, Platform.of(device), config.activation_checkpointing)
-    accumulates = config.micro_batches > 1
-    planned = memory.use(config.engine, config.batch, config.world_size, accumulates, compared(config, run))
+    planned = memory.use(config.engine, config.batch, config.world_size, contrast=compared(config, run))
     return Peak(planned, measured, process)
 
 

@@ -81,11 +81,11 @@ def _most(plan: Plan, engine: str, memory: Memory) -> int:
 
 def _memory(plan: Plan) -> Markup:
     """By engine and micro-batch, with and without activation checkpointing."""
-    cards, micro, accumulates = plan.cluster.cards, plan.here.micro_batch, plan.here.pairs > plan.here.micro_batch
+    cards, micro = plan.cluster.cards, plan.here.micro_batch
     parts: list[Child] = []
     for recomputes, memory in plan.memories.items():
         how = "Blocks recomputed" if recomputes else "All activations kept"
-        uses = {engine: memory.use(engine, micro, cards, accumulates, plan.here.contrast) for engine in ENGINES}
+        uses = {engine: memory.use(engine, micro, cards, contrast=plan.here.contrast) for engine in ENGINES}
         parts += [element("h3", f"{how}, {micro} pairs a micro-batch"), _stacks(uses, plan.cluster.card.memory)]
     charts = [_memory_chart(plan, recomputes, memory) for recomputes, memory in plan.memories.items()]
     return join(

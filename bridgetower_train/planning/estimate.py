@@ -200,7 +200,7 @@ def estimate(
     cards, pairs = cluster.cards, global_batch // cluster.cards
     micro_batches = pairs // micro_batch
     compared = contrast(config, cards, micro_batch, global_batch)
-    use = memory.use(config.engine.name, micro_batch, cards, micro_batches > 1, compared)
+    use = memory.use(config.engine.name, micro_batch, cards, contrast=compared)
     calls = sent(config, config.engine.name, cluster, memory, compared)
     first_pass = first_pass_flops(config) if compared.two_passes else 0.0
     step = Step(

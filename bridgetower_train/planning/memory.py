@@ -130,8 +130,10 @@ class Memory:
         self, engine: str, pairs: int, cards: int = 1, accumulates: bool = False, contrast: Contrast | None = None
     ) -> Breakdown:
         """The peak of a step with `pairs` pairs a micro-batch on each of `cards`: in a backward pass, in the update, or where
-        embeddings are compared (`contrast`; by default all of a micro-batch's with those of all cards)."""
+        embeddings are compared (`contrast`, which says too whether a step accumulates; by default all of a micro-batch's with
+        those of all cards)."""
         contrast = contrast or Contrast(pairs * cards, pairs, 1, cards)
+        accumulates = accumulates or contrast.micro_batches > 1
         weights, _, optimizer = states(engine, self.parameters, self.trained, cards, self.precision)
         if engine == "zero3":
             weights += WEIGHT * self.live

@@ -69,8 +69,8 @@ def set_up(config: TrainConfig, rank: int, world_size: int, folder: Path) -> Set
     sized = replace(config, model=replace(config.model, vocab_size=config.model.vocab_size or ROBERTA_TOKENS))
     platform = Platform.on_paper(fused_attention=False, precision=config.device.precision)
     memory = measure(sized, platform, config.engine.activation_checkpointing)
-    micro_batch, accumulation = config.rank_batch(world_size)
-    use = memory.use(config.engine.name, micro_batch, world_size, accumulation > 1, contrast(config, world_size))
+    compared = contrast(config, world_size)
+    use = memory.use(config.engine.name, compared.micro_batch, world_size, contrast=compared)
     needed = int(MARGIN * use.total)
     if rank == 0:
         needed += (WEIGHT + MOMENTS) * memory.parameters  # the copy that a checkpoint is written from
