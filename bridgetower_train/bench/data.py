@@ -22,7 +22,8 @@ from torch import Tensor
 
 from bridgetower_train.bench.kit import BenchConfig, Figures, bench, in_turns, resident_mb
 from bridgetower_train.config import DataConfig, ModelConfig, TrainConfig, at_least
-from bridgetower_train.data.dataset import PairDataset, make_loader, open_data
+from bridgetower_train.data.dataset import PairDataset, open_data
+from bridgetower_train.data.loader import make_loader
 from bridgetower_train.data.shards import Corpus
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.model.vision import CLIP_MEAN, CLIP_STD

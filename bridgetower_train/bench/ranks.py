@@ -31,8 +31,9 @@ from bridgetower_train.devices import Device, make_device
 from bridgetower_train.distributed import Ranks, init_ranks, local_rank, shut_down
 from bridgetower_train.engines.optim import parameter_groups
 from bridgetower_train.errors import ConfigError
+from bridgetower_train.training.assembly import Run, build
 from bridgetower_train.training.metrics import Console, LogRecord
-from bridgetower_train.training.run import Run, build, fit
+from bridgetower_train.training.run import fit
 from bridgetower_train.training.step import backward
 from bridgetower_train.watchdog import Watchdog
 from data_prep.shapes.synthetic import synthetic_corpus, synthetic_tokenizer

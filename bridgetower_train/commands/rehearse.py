@@ -21,8 +21,9 @@ from bridgetower_train.rehearsal.coverage import check_coverage
 from bridgetower_train.rehearsal.group import Log, Traffic, agree_for_deepspeed, join
 from bridgetower_train.rehearsal.setup import Setup, set_up
 from bridgetower_train.tasks import describe, task_class
+from bridgetower_train.training.assembly import Run, build
 from bridgetower_train.training.metrics import LogRecord
-from bridgetower_train.training.run import Run, build, fit
+from bridgetower_train.training.run import fit
 from bridgetower_train.watchdog import Watchdog
 
 _STEP = "step 1"
@@ -83,8 +84,9 @@ def run(config: RehearseConfig) -> None:
 
 def _cover(job: Run) -> None:
     began = time.perf_counter()
-    micro_batch, accumulation = job.config.rank_batch(job.ranks.world_size)
-    samples, left_out = check_coverage(job.dataset.order, job.ranks.world_size, micro_batch, accumulation)
+    samples, left_out = check_coverage(
+        job.dataset.order, job.ranks.world_size, job.contrast.micro_batch, job.contrast.micro_batches
+    )
     print(
         f"{'epoch':10}{job.ranks.world_size} ranks together read {samples:,} samples, each as often as it should be; "
         f"{left_out:,} sit out, fewer than the {job.config.data.lanes} lanes; {time.perf_counter() - began:.0f} s",
@@ -109,7 +111,7 @@ class _Last:
 def _play(job: Run, steps: int, log: Log) -> None:
     """The run itself, for a few steps, which the log keeps apart."""
     last, began = _Last(), time.perf_counter()
-    batches = _labelled(job.batches, job.accumulation, log)
+    batches = _labelled(job.batches, job.contrast.micro_batches, log)
     watchdog = Watchdog(job.ranks, job.config.distributed.timeout)  # not entered: there are no other ranks
     fit(replace(job, total_steps=steps, batches=batches, sinks=[*job.sinks, last]), watchdog)
     losses = ", ".join(f"{name} {value:.3f}" for name, value in last.record.items() if name.startswith("loss"))
@@ -127,10 +129,10 @@ def _labelled(batches: Iterator[Batch], accumulation: int, log: Log) -> Iterator
 def _held(setup: Setup, job: Run) -> Iterator[str]:
     """Estimated memory of a card, and the size of the contrast."""
     memory, W = setup.memory, job.ranks.world_size
-    micro_batch, accumulation = job.config.rank_batch(W)
+    micro_batch = job.contrast.micro_batch
     yield f"{'card':10}{memory.parameters / 1e6:.1f} M parameters as configured, {micro_batch} pairs; estimated, by engine:"
     for engine in ENGINES:
-        use = memory.use(engine, micro_batch, W, accumulation > 1, job.contrast)
+        use = memory.use(engine, micro_batch, W, contrast=job.contrast)
         yield (
             f"{'':10}{engine:7}{use.total / 1e9:7.2f} GB: weights {(use.weights + use.copies) / 1e9:.2f}, gradients "
             f"{use.gradients / 1e9:.2f}, optimizer {use.optimizer / 1e9:.2f}, activations {use.activations / 1e9:.2f}"

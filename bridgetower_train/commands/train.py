@@ -14,8 +14,9 @@ from bridgetower_train.doctor.start import check_random
 from bridgetower_train.errors import UserError
 from bridgetower_train.findings import Finding
 from bridgetower_train.tasks import describe
+from bridgetower_train.training.assembly import Run, build
 from bridgetower_train.training.metrics import clock
-from bridgetower_train.training.run import Run, build, fit
+from bridgetower_train.training.run import fit
 from bridgetower_train.watchdog import Watchdog
 
 
@@ -56,7 +57,7 @@ def print_summary(run: Run, why: str) -> None:
     """Print what was detected and what will be done; `why` is the reason for the choice of device."""
     config, device = run.config, run.device
     batch, epoch, left = config.global_batch, run.dataset.order.epoch_samples, run.total_steps - run.start_step
-    ranks, micro_batches = run.ranks.world_size, run.accumulation
+    ranks, micro_batches = run.ranks.world_size, run.contrast.micro_batches
     frozen = f" ({run.engine.trained_count / 1e6:.2f} M trained)" if config.optim.freeze else ""
     flops = batch * run.flops_per_sample
     lines = {

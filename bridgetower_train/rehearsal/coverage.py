@@ -6,7 +6,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from bridgetower_train.data.dataset import RankSamples
+from bridgetower_train.data.loader import RankSamples
 from bridgetower_train.data.order import Order
 from bridgetower_train.errors import UserError
 

@@ -48,11 +48,10 @@ class Checkpoints:
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
 
-    def load(self, engine: Engine, expected: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any] | None:
-        """Load the newest intact checkpoint into `engine` and return its state; None if the run has not been saved yet.
+    def find(self, expected: dict[str, Any], defaults: dict[str, Any]) -> tuple[Path, dict[str, Any]] | None:
+        """The newest intact checkpoint and its state; None if the run has not been saved yet.
 
-        Only rank 0 finds, verifies and reads it. The outcome is the same on all ranks. Newer ones, which are damaged, are set
-        aside under another name: they are not kept in place of whole ones.
+        Only rank 0 finds and verifies it. The outcome is the same on all ranks.
 
         Raises CheckpointError if the state differs from `expected`, the values that must not change on resume. A key that an
         older state does not have counts as its value in `defaults`. FileError if there is something else than a state.
@@ -67,9 +66,15 @@ class Checkpoints:
             raise CheckpointError(
                 f"{folder} belongs to another run: {'; '.join(changed)}. Change the keys back, or choose another run_dir"
             )
+        return folder, state
+
+    def load(self, engine: Engine, folder: Path) -> None:
+        """Load the checkpoint that was found into `engine`; only rank 0 reads it.
+
+        Newer ones, which are damaged, are set aside under another name: they are not kept in place of whole ones.
+        """
         engine.load(folder)
-        self.ranks.on_main(lambda: self._set_aside_after(state["step"]))
-        return state
+        self.ranks.on_main(lambda: self._set_aside_after(step_of(folder)))
 
     def _newest(self) -> tuple[Path, dict[str, Any]] | None:
         """The newest intact checkpoint and its state; None if the run has not been saved yet."""

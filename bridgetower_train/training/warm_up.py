@@ -8,20 +8,20 @@ from bridgetower_train.config import TrainConfig
 from bridgetower_train.display import print_line
 from bridgetower_train.engines import Engine
 from bridgetower_train.engines.optim import set_lr
-from bridgetower_train.tasks import contrast, task_class
+from bridgetower_train.tasks import Contrast, task_class
 from bridgetower_train.training.step import backward, count
 
 _RATE = 1e-6
 """Of the peak learning rates: 1 - rate x decay rounds to 1 in float32. Zero would be another graph on HPU, without decay."""
 
 
-def warm_up(config: TrainConfig, engine: Engine) -> None:
+def warm_up(config: TrainConfig, engine: Engine, compared: Contrast) -> None:
     """A step of each text length, with all its passes and the update, where the device compiles or captures them.
 
     Nothing else remains of it, provided that the optimizer's state is still zero: the totals are not numbers, so neither are the
     gradients, and the update is skipped.
     """
-    device, compared = engine.device, contrast(config, engine.ranks.world_size)
+    device = engine.device
     if not device.compiles:
         return
     lengths = config.text_lengths[::-1]  # what takes most memory comes first

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from toy import toy_text
 
 from bridgetower_train.config import DataConfig, ModelConfig, ObjectiveConfig, TrainConfig
-from bridgetower_train.data.dataset import PairDataset, RankSamples, make_loader
+from bridgetower_train.data.dataset import PairDataset
 from bridgetower_train.data.image import decode_square
+from bridgetower_train.data.loader import RankSamples, make_loader
 from bridgetower_train.data.shards import image_identity
 from bridgetower_train.errors import ConfigError, DataError, FileError
 from bridgetower_train.tasks.pretraining.masking import IGNORE

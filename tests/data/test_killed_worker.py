@@ -10,7 +10,7 @@ from helpers import open_pairs
 from toy import toy_text
 
 from bridgetower_train.config import DataConfig, ModelConfig, TrainConfig
-from bridgetower_train.data.dataset import make_loader
+from bridgetower_train.data.loader import make_loader
 
 
 @pytest.fixture

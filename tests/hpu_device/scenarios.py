@@ -329,7 +329,7 @@ def warm_up_leaves_nothing():
         engine = NativeEngine(task, device, Ranks(0, 1, None), config.optim, accumulates=True)
         if warm:
             before = torch.get_rng_state()
-            warm_up(config, engine)
+            warm_up(config, engine, contrast(config, 1))
             assert torch.equal(before, torch.get_rng_state())
         for seed in range(2):
             batches = [random_batch(model, 4, 2 * seed + number).to(device.torch_device) for number in range(2)]

@@ -127,7 +127,7 @@ def refusals(rank: int, runs: list[Path]) -> list[str]:
         ranks = Ranks(rank, dist.get_world_size(), dist.group.WORLD)
         seen = run_dir if ranks.is_main else Path("/nowhere")
         with pytest.raises(UserError) as caught:
-            Checkpoints(seen, CheckpointConfig(), ranks, print).load(None, {}, {})
+            Checkpoints(seen, CheckpointConfig(), ranks, print).find({}, {})
         said.append(str(caught.value))
     return said
 

@@ -13,9 +13,11 @@ from bridgetower_train.config import TrainConfig
 from bridgetower_train.devices import make_device
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.doctor.start import check_random, check_start
+from bridgetower_train.engines.graphs import planned_graphs
 from bridgetower_train.errors import UserError
 from bridgetower_train.findings import FAIL, OK
-from bridgetower_train.training.run import build_engine, read_data
+from bridgetower_train.tasks import contrast
+from bridgetower_train.training.assembly import build_engine, read_data
 from bridgetower_train.weights.initial import open_tokenizer
 from tests.tiny import TINY
 from tests.training.runs import final_weights, metric_lines, train_here
@@ -179,7 +181,12 @@ def states(rank: int, root: Path, overrides: list[str]) -> dict[str, torch.Tenso
     ranks = Ranks(rank, 2, torch.distributed.group.WORLD)
     device, _ = make_device(config.device, 0)
     config, tokenizer, _ = read_data(config, ranks)
-    snapshot = build_engine(config, device, ranks, 1, tokenizer).snapshot()
+    compared = contrast(config, 2)
+    graphs = planned_graphs(config, compared, device.execution)
+    engine, optimizer = build_engine(config, device, ranks, compared, graphs, tokenizer)
+    if optimizer:
+        engine.load_optimizer(*optimizer)
+    snapshot = engine.snapshot()
     return {name: tensor.clone() for name, tensor in snapshot.get("optimizer/state.safetensors", {}).items()}
 
 

@@ -1,0 +1,253 @@
+"""A run is put together: what it reads, the engine, the newest checkpoint, and what it writes."""
+
+import dataclasses
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bridgetower_train.config import ProfileConfig, RunLength, TrainConfig, one_of
+from bridgetower_train.data.batch import Batch
+from bridgetower_train.data.dataset import PairDataset, open_data
+from bridgetower_train.data.loader import make_loader
+from bridgetower_train.data.text import CaptionTokenizer
+from bridgetower_train.devices import Device
+from bridgetower_train.display import print_line
+from bridgetower_train.distributed import Ranks, run_dir_lock
+from bridgetower_train.engines import ENGINES, Engine
+from bridgetower_train.engines.activation import checkpoint_blocks
+from bridgetower_train.engines.graphs import Graphs, planned_graphs
+from bridgetower_train.engines.optim import Schedule
+from bridgetower_train.errors import ConfigError
+from bridgetower_train.tasks import Contrast, contrast, step_flops, task_class
+from bridgetower_train.training.best import BestSoFar
+from bridgetower_train.training.checkpoints import Checkpoints, fingerprint
+from bridgetower_train.training.guards import NonFiniteGuard
+from bridgetower_train.training.history import Changed, begin, resumed
+from bridgetower_train.training.metrics import (
+    BAD_SAMPLES,
+    METRICS,
+    BadSamples,
+    Console,
+    JsonLines,
+    LogRecord,
+    Sink,
+    keep_lines_until,
+    missing_lines,
+)
+from bridgetower_train.training.profiling import Profile
+from bridgetower_train.training.recompiles import RecompileGuard
+from bridgetower_train.training.tracking import open_sinks
+from bridgetower_train.training.validation import Validation, check_validation
+from bridgetower_train.training.warm_up import warm_up
+from bridgetower_train.weights.checkpoint import step_folders
+from bridgetower_train.weights.initial import Inherited, Start, open_tokenizer, start_weights
+
+FROZEN_KEYS = (
+    "seed", "global_batch", "task", "model.", "objective.",
+    "data.corpora", "data.captions", "data.augment", "data.square", "data.lanes", "data.shuffle",
+    "optim.freeze",
+)  # fmt: skip
+"""Keys that must not change on resume: they determine the weights and the order of data."""
+
+NEW: dict[str, Any] = {"step": 0, "skipped": 0, "streak": 0, "bad_samples": 0, "metrics_lines": 0, "best": None}
+"""The state of a run that has not been saved yet."""
+
+
+@dataclass
+class Run:
+    """All parts of a run, ready to continue from `start_step`."""
+
+    config: TrainConfig
+    device: Device
+    ranks: Ranks
+    engine: Engine
+    dataset: PairDataset
+    batches: Iterator[Batch]
+    contrast: Contrast
+    graphs: Graphs
+    schedule: Schedule
+    checkpoints: Checkpoints
+    save_every: int
+    """Steps."""
+    validation: Validation | None
+    validate_every: int
+    """Steps; 0 without validation."""
+    best: BestSoFar
+    guard: NonFiniteGuard
+    recompiles: RecompileGuard
+    profile: Profile
+    bad_samples: BadSamples
+    logged: int
+    """Lines of metrics so far."""
+    console: Console
+    sinks: list[Sink]
+    fingerprint: LogRecord
+    start_step: int
+    total_steps: int
+    flops_per_sample: float
+
+    def write(self, record: LogRecord) -> None:
+        """Write a record to every sink (only rank 0 has any)."""
+        timed = {**record, "time": time.time()}
+        self.logged += 1
+        for sink in self.sinks:
+            sink.write(timed)
+
+
+def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -> Run:
+    """Everything that `fit` needs, loaded from the newest checkpoint if there is one.
+
+    After the configuration has been checked, the run folder is created, and locked until `stack` closes.
+    """
+    micro_batch, accumulation = config.rank_batch(ranks.world_size)
+    compared = contrast(config, ranks.world_size)
+    check_validation(config)
+    config, tokenizer, dataset = read_data(config, ranks)
+    run_dir = Path(config.run_dir)
+    length = RunLength.of(config.steps, config.global_batch, dataset.order.epoch_samples)
+    resumes: bool = ranks.gather_objects(bool(step_folders(run_dir)))[0]
+    graphs = planned_graphs(config, compared, device.execution)
+    engine, optimizer = build_engine(config, device, ranks, compared, graphs, None if resumes else tokenizer)
+    validation = Validation(config, tokenizer, device, ranks) if config.validation.wanted else None
+    lock = stack.enter_context(run_dir_lock(run_dir, ranks))
+    fixed = identity(config, tokenizer, dataset, micro_batch)
+    checkpoints = Checkpoints(
+        run_dir, config.checkpoint, ranks, print_line if ranks.is_main else lambda text: None, lock
+    )
+    stack.callback(checkpoints.close)
+    older = fingerprint(TrainConfig(), FROZEN_KEYS) | {"micro_batch": micro_batch}
+    changed: Changed = {}
+    if resumes:
+        config, changed = ranks.on_main(lambda: resumed(config, run_dir))
+    found = checkpoints.find(fixed, older)
+    state = found[1] if found else NEW
+    start = state["step"]
+    if start < length.steps:
+        warm_up(config, engine, compared)  # before anything is loaded into the optimizer
+    if found:
+        checkpoints.load(engine, found[0])
+    elif optimizer:
+        engine.load_optimizer(*optimizer)
+
+    total_steps, warmup = length.steps, length.in_steps("optim.warmup", config.optim.warmup)
+    console = Console(start, total_steps, quiet=not ranks.is_main)
+    best = BestSoFar(config, state["best"], console.log)
+    left = start < total_steps and not best.exhausted
+    hosts = ranks.gather_objects(platform.node())
+    logged = 0  # in a rehearsal there may be no rank 0
+    if left:
+        logged = ranks.on_main(lambda: _begin_files(config, run_dir, state, changed, hosts)) or 0
+    writes = left and ranks.is_main
+    bad_samples = BadSamples(JsonLines(run_dir / BAD_SAMPLES) if writes else None, ranks, state["bad_samples"])
+    stack.callback(bad_samples.close)
+
+    loader = make_loader(
+        dataset, ranks.rank, ranks.world_size, micro_batch, accumulation, start, config.data.workers, config.data.prefetch,
+        device.mp_start_method, device.pin_memory,
+    )  # fmt: skip
+    return Run(
+        config=config,
+        device=device,
+        ranks=ranks,
+        engine=engine,
+        dataset=dataset,
+        batches=iter(loader),
+        contrast=compared,
+        graphs=graphs,
+        schedule=Schedule(
+            config.optim.schedule, warmup, total_steps, length.in_steps("optim.decay", config.optim.decay)
+        ),
+        checkpoints=checkpoints,
+        save_every=length.every("checkpoint.every", config.checkpoint.every),
+        validation=validation,
+        validate_every=length.every("validation.every", config.validation.every),
+        best=best,
+        guard=NonFiniteGuard(config.guards.max_skipped, device.torch_device, start, state["skipped"], state["streak"]),
+        recompiles=RecompileGuard(device, config.guards.max_recompiles, console.log),
+        profile=Profile(config.profile if ranks.is_main else ProfileConfig(), device, run_dir / "profile"),
+        bad_samples=bad_samples,
+        logged=logged,
+        console=console,
+        sinks=open_sinks(config, run_dir, start, console) if writes else [],
+        fingerprint=fixed,
+        start_step=start,
+        total_steps=total_steps,
+        flops_per_sample=step_flops(config),
+    )
+
+
+def identity(config: TrainConfig, tokenizer: CaptionTokenizer, dataset: PairDataset, micro_batch: int) -> LogRecord:
+    """What must not change on resume."""
+    fixed = fingerprint(config, FROZEN_KEYS) | {"tokenizer": tokenizer.digest, "order": dataset.order.digest}
+    return fixed | ({"micro_batch": micro_batch} if task_class(config).decided_by_micro_batch(config) else {})
+
+
+def _begin_files(config: TrainConfig, run_dir: Path, state: dict[str, Any], changed: Changed, hosts: list[str]) -> int:
+    """Note this start, and drop what was logged after the step of `state`; returns the lines of metrics that are left."""
+    begin(config, run_dir, state["step"], changed, hosts)
+    left = {}
+    for name, expected in ((BAD_SAMPLES, state["bad_samples"]), (METRICS, state["metrics_lines"])):
+        left[name] = keep_lines_until(run_dir / name, state["step"])
+        if gap := missing_lines(name, left[name], expected, state["step"]):
+            print_line(f"{'warning':10}{gap}")
+    return len(left[METRICS])
+
+
+def read_data(config: TrainConfig, ranks: Ranks) -> tuple[TrainConfig, CaptionTokenizer, PairDataset]:
+    """(`config` with the tokenizer's vocabulary size, tokenizer, data); checks that all shards are there."""
+    tokenizer = open_tokenizer(config.tokenizer, ranks)
+    config = dataclasses.replace(config, model=config.model.with_vocabulary(tokenizer.vocab_size))
+    dataset = open_data(config, tokenizer, task_class(config).reader(config, tokenizer))
+    ranks.on_main(lambda: _check_shards(dataset))
+    return config, tokenizer, dataset
+
+
+def _check_shards(dataset: PairDataset) -> None:
+    for corpus in dataset.corpora:
+        corpus.check_shards()
+
+
+def build_engine(
+    config: TrainConfig,
+    device: Device,
+    ranks: Ranks,
+    compared: Contrast,
+    graphs: Graphs,
+    tokenizer: CaptionTokenizer | None,
+) -> tuple[Engine, Inherited | None]:
+    """(the task and its optimizer in the configured engine, the state that `init.optimizer` asks to load into it).
+
+    Weights are random, by the seed; if the run's `tokenizer` is given, those that `config.init` names are loaded.
+    """
+    one_of("engine.name", config.engine.name, tuple(ENGINES))
+    if compared.two_passes and config.device.graphs:
+        raise ConfigError(
+            "device.graphs=true: each replay draws its own dropout, so two passes over a micro-batch would differ; remove it, or "
+            "set objective.contrast=micro_batch"
+        )
+    torch.manual_seed(config.seed)
+    task = task_class(config)(config, device.attention)
+    start = Start([f"resume: the newest intact checkpoint of {config.run_dir}"])
+    if tokenizer is not None:
+        start = start_weights(task, config.init, tokenizer, ranks)
+    for line in start.lines if ranks.is_main else ():
+        print_line(f"{'init':10}{line}")
+    task.to(device.torch_device)
+    if config.engine.activation_checkpointing:
+        checkpoint_blocks(task.model, device)
+    engine = ENGINES[config.engine.name](
+        task,
+        device,
+        ranks,
+        config.optim,
+        graphs.distinct,
+        accumulates=compared.micro_batches > 1,
+        parallel=config.engine,
+    )
+    return engine, start.optimizer
