@@ -41,14 +41,12 @@ from data_prep.source.local import (
     local_path,
     read_local,
 )
-from data_prep.source.rows import Images, Row
+from data_prep.source.rows import NO_IMAGE, WEB, Images, Row
 from data_prep.source.table import READERS, read_table
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 TEXTS = (".json", ".txt")
 """Suffixes of the texts; where an image has several, the first that gives captions is taken."""
-NO_IMAGE = "no image"
-_WEB = ("http://", "https://")
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
@@ -104,7 +102,7 @@ def run(config: CaptionsConfig) -> None:
         )
         return
     rows = _grouped(_table(config))
-    if any(row.location.startswith(_WEB) for row in rows):
+    if any(row.location.startswith(WEB) for row in rows):
         images = WebImages(config.size, config.workers, config.fetch)
     else:
         folder = config.images or source.parent
@@ -167,7 +165,7 @@ def _grouped(found: Iterable[tuple[str, str, list[Any], str]]) -> list[Row]:
             kinds.extend([kind] * len(texts))
     rows = []
     for number, (location, texts, kinds, state) in enumerate(captions.values()):
-        meta = {"url" if location.startswith(_WEB) else "file": location}
+        meta = {"url" if location.startswith(WEB) else "file": location}
         state = state or ("" if location else NO_IMAGE)
         rows.append(Row(f"{number:09d}", location, texts, meta, kinds=kinds, state=state))
     return rows

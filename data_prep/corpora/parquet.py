@@ -13,10 +13,9 @@ from bridgetower_train.files import recreate
 from bridgetower_train.foreign import open_regular
 from data_prep.packed.files import FilePart, FileParts, named_files, open_named, short_name
 from data_prep.packed.parquet import Embedded, columns_of, read_images
-from data_prep.source.rows import Place, Row
+from data_prep.source.rows import NO_IMAGE, Place, Row
 
 SUFFIX = ".parquet"
-NO_IMAGE = "no image"
 BROKEN = "parquet cannot be read"
 
 _SPLIT = re.compile(r"(train|test|val|validation|dev)(?![a-z])")
@@ -60,7 +59,7 @@ class ParquetPart(FilePart):
         columns = [column for _, column in self.wanted]
         with recreate(self.own_file()) as target:
             try:
-                for number, found in enumerate(read_images(path, self.image, columns, NO_IMAGE)):
+                for number, found in enumerate(read_images(path, self.image, columns)):
                     known = found.sha256 or str(number)
                     if known not in rows:
                         place = Place(str(self.own_file()), target.tell(), len(found.image))

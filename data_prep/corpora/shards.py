@@ -28,14 +28,12 @@ from data_prep.packed.looks import looks_of, open_against
 from data_prep.packed.tars import CAPTIONS, IMAGES, SPARSE, Loss, contents_of
 from data_prep.source.captions import check_kinds
 from data_prep.source.local import NOT_A_FILE, LinkConfig
-from data_prep.source.rows import Part, Place, Row
+from data_prep.source.rows import NO_IMAGE, WEB, Part, Place, Row
 
-NO_IMAGE = "no image"
 NO_RECORD = "no record in it"
 
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,90}")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
-_WEB = ("http://", "https://")
 _OURS = ("captions", "caption", "kinds")
 
 
@@ -150,7 +148,7 @@ class TarPart(FilePart):
             return row._replace(state=error.reason)
         url = meta.get("url")
         return row._replace(
-            location=url if isinstance(url, str) and url.startswith(_WEB) else row.location,
+            location=url if isinstance(url, str) and url.startswith(WEB) else row.location,
             captions=captions,
             kinds=kinds,
             meta={**_noted(meta), **row.meta},

@@ -23,12 +23,11 @@ from bridgetower_train.errors import ConfigError
 from bridgetower_train.files import recreate
 from bridgetower_train.foreign import open_regular
 from data_prep.source.local import local_path
-from data_prep.source.rows import Part, PartError, Parts, Row
+from data_prep.source.rows import WEB, Part, PartError, Parts, Row
 
 MISSING_FILE = "missing file"
 
 _PIPE = "pipe:"
-_WEB = ("http://", "https://")
 _FETCHED, _IMAGES = ".source", ".images"
 _AHEAD_REMOTE, _AHEAD_LOCAL = 4, 1  # files
 
@@ -71,7 +70,7 @@ def _files_of(name: str, suffix: str, allow_pipe: bool, follow_links: bool) -> I
         yield name
     elif not is_remote(name):
         yield from _local_files(name.removeprefix("file://"), suffix, follow_links)
-    elif name.startswith(_WEB) or (_plain(name).endswith(suffix) and "*" not in name):
+    elif name.startswith(WEB) or (_plain(name).endswith(suffix) and "*" not in name):
         yield name
     else:
         yield from _remote_files(name, suffix)

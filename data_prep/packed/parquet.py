@@ -8,6 +8,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from bridgetower_train.data.shards import IMAGE_TOO_LARGE, MAX_IMAGE_BYTES
 from bridgetower_train.foreign import open_regular
+from data_prep.source.rows import NO_IMAGE
 
 _ROWS = 16  # at a time; an image may have 64 MiB
 _ROOM, _EXPANSION = 64 << 20, 100
@@ -38,11 +39,10 @@ def columns_of(file: BinaryIO) -> dict[str, bool]:
     return {field.name: _has_images(field.type) for field in schema}
 
 
-def read_images(path: Path, image: str, columns: Sequence[str], no_image: str) -> Iterator[Embedded]:
+def read_images(path: Path, image: str, columns: Sequence[str]) -> Iterator[Embedded]:
     """The rows of a Parquet file with images in column `image`.
 
-    `no_image`: the state of a row without one. ValueError where the file is broken, or where its different images would take more
-    than 100 times its size and 64 MiB.
+    ValueError where the file is broken, or where its different images would take more than 100 times its size and 64 MiB.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -56,7 +56,7 @@ def read_images(path: Path, image: str, columns: Sequence[str], no_image: str) -
                 _check_room(room - table.metadata.row_group(group).total_byte_size)
             for batch in table.iter_batches(_ROWS, columns=[image, *columns]):
                 for values in batch.to_pylist():
-                    row = _row(values, image, no_image)
+                    row = _row(values, image)
                     room -= 0 if row.sha256 in known else len(row.image)
                     _check_room(room)
                     known.add(row.sha256)
@@ -65,11 +65,11 @@ def read_images(path: Path, image: str, columns: Sequence[str], no_image: str) -
         raise ValueError(" ".join(str(error).split())) from None
 
 
-def _row(values: dict[str, Any], column: str, no_image: str) -> Embedded:
+def _row(values: dict[str, Any], column: str) -> Embedded:
     found = values.pop(column)
     name = found.get("path") if isinstance(found, dict) else None
     data = (found.get("bytes") if isinstance(found, dict) else found) or b""
-    state = "" if 0 < len(data) <= MAX_IMAGE_BYTES else IMAGE_TOO_LARGE if data else no_image
+    state = "" if 0 < len(data) <= MAX_IMAGE_BYTES else IMAGE_TOO_LARGE if data else NO_IMAGE
     digest = "" if state else sha256(data).hexdigest()
     return Embedded(b"" if state else data, digest, name if isinstance(name, str) else "", values, state)
 

@@ -41,9 +41,9 @@ from data_prep.shards.tars import RemoteTars, Tars
 from data_prep.shards.writer import Rows, write_index
 from data_prep.source.captions import check_kinds
 from data_prep.source.local import NOT_A_FILE, LinkConfig, local_path
+from data_prep.source.rows import WEB
 
 _VOTERS = 100
-_WEB = ("http://", "https://")
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class IndexConfig(LinkConfig):
             return
         if self.scratch is None:
             raise ConfigError(f"root={self.root}: is remote; set scratch to a local folder for fetched tars")
-        if self.root.startswith(_WEB):
+        if self.root.startswith(WEB):
             raise ConfigError(
                 f"root={self.root}: a web server takes no index; make a corpus of its tars with `prep shards`, or index a copy"
             )

@@ -9,8 +9,12 @@ from bridgetower_train.errors import DataError
 
 OK = "ok"
 """The state of a row whose image is in the corpus."""
+NO_IMAGE = "no image"
+"""The state of a row or a record that names none, or lacks the one that it names."""
+WEB = ("http://", "https://")
+"""How the URLs begin that a web server answers."""
 FORMER_STATES = {
-    "no picture": "no image",
+    "no picture": NO_IMAGE,
     "not a picture": "not an image",
     "picture cannot be decoded": "image cannot be decoded",
     "picture over 64 MiB": "image over 64 MiB",
