@@ -26,7 +26,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> CpuDevice:
     return CpuDevice(DeviceConfig(execution="compile"), 0)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", [pytest.param(False, marks=pytest.mark.nightly), True])
 def test_the_step_is_the_eager_one(device: CpuDevice, checkpointing: bool):
     batch = random_batch(SMALL, 4)
     results = []
@@ -47,6 +47,7 @@ def test_the_step_is_the_eager_one(device: CpuDevice, checkpointing: bool):
         assert torch.allclose(gradient, expected[name], rtol=0, atol=1e-10), name
 
 
+@pytest.mark.nightly
 def test_nothing_is_compiled_but_what_was_planned(device: CpuDevice):
     """Of all text lengths, with evaluation in between, whatever the depth."""
     model = replace(SMALL, vision_layers=6, text_layers=6, fusion_layers=4, dropout=0.1)
@@ -74,5 +75,5 @@ def test_nothing_is_compiled_but_what_was_planned(device: CpuDevice):
     with evaluating(task, device):
         task.losses(batch := task_class(config).blank_batch(config, 4), task.counts(batch))
     evaluated = device.compilations()
-    assert evaluated - first == 9
+    assert evaluated - first == 8, "image blocks, which drop nothing, are those of the embedding pass"
     assert steps() == evaluated
