@@ -56,10 +56,10 @@ class Engine(ABC):
         """Metrics and gradients of one micro-batch; gradients are averaged over the ranks on the `last` one of a step."""
 
     @abstractmethod
-    def step(self) -> Metrics:
-        """One update at the optimizer's learning rates, skipped on the device if the gradient is not finite.
+    def step(self, limit: Tensor | None = None) -> Metrics:
+        """One update at the optimizer's learning rates.
 
-        Returns `grad_norm` (before clipping) and `skipped` (0 or 1).
+        It is skipped, on the device, if the gradient is not finite, or its norm beyond `limit`, a device scalar. Returns `grad_norm` (before clipping) and `skipped` (0 or 1).
         """
 
     def _stay_inside(self) -> None:

@@ -141,7 +141,7 @@ class ZeroEngine(Engine):
         self.device.mark_step()
         return metrics
 
-    def step(self) -> Metrics:
+    def step(self, limit: Tensor | None = None) -> Metrics:
         gradients = self._gradients()
         self._stay_inside()
         norm = torch.nn.utils.get_total_norm(gradients)
@@ -149,7 +149,7 @@ class ZeroEngine(Engine):
             square = norm.square()
             dist.all_reduce(square)
             norm = square.sqrt()
-        skipped = self.device.clip_or_skip(self.optimizer, gradients, norm, self.config.clip_norm)
+        skipped = self.device.clip_or_skip(self.optimizer, gradients, norm, self.config.clip_norm, limit)
         self.engine.step()
         return {"grad_norm": norm, "skipped": skipped}
 

@@ -83,11 +83,11 @@ class NativeEngine(Engine):
     def _gradients(self) -> list[Tensor]:
         return [p.grad for p in self.parameters if p.grad is not None]
 
-    def step(self) -> Metrics:
+    def step(self, limit: Tensor | None = None) -> Metrics:
         self._stay_inside()
         gradients = self._gradients()
         norm = torch.nn.utils.get_total_norm(gradients)
-        skipped = self.device.clip_or_skip(self.optimizer, gradients, norm, self.config.clip_norm)
+        skipped = self.device.clip_or_skip(self.optimizer, gradients, norm, self.config.clip_norm, limit)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return {"grad_norm": norm, "skipped": skipped}

@@ -27,7 +27,8 @@ from bridgetower_train.errors import ConfigError
 from bridgetower_train.tasks import Contrast, contrast, step_flops, task_class
 from bridgetower_train.training.best import BestSoFar
 from bridgetower_train.training.checkpoints import Checkpoints, fingerprint
-from bridgetower_train.training.guards import NonFiniteGuard
+from bridgetower_train.training.guards import NEW as UNGUARDED
+from bridgetower_train.training.guards import UpdateGuard
 from bridgetower_train.training.history import Changed, begin, resumed
 from bridgetower_train.training.metrics import (
     BAD_SAMPLES,
@@ -55,7 +56,7 @@ FROZEN_KEYS = (
 )  # fmt: skip
 """Keys that must not change on resume: they determine the weights and the order of data."""
 
-NEW: dict[str, Any] = {"step": 0, "skipped": 0, "streak": 0, "bad_samples": 0, "metrics_lines": 0, "best": None}
+NEW: dict[str, Any] = {**UNGUARDED, "bad_samples": 0, "metrics_lines": 0, "best": None}
 """The state of a run that has not been saved yet."""
 
 
@@ -79,7 +80,7 @@ class Run:
     validate_every: int
     """Steps; 0 without validation."""
     best: BestSoFar
-    guard: NonFiniteGuard
+    guard: UpdateGuard
     recompiles: RecompileGuard
     profile: Profile
     bad_samples: BadSamples
@@ -168,7 +169,7 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
         validation=validation,
         validate_every=length.every("validation.every", config.validation.every),
         best=best,
-        guard=NonFiniteGuard(config.guards.max_skipped, device.torch_device, start, state["skipped"], state["streak"]),
+        guard=UpdateGuard(config.guards, device.torch_device, state),
         recompiles=RecompileGuard(device, config.guards.max_recompiles, console.log),
         profile=Profile(config.profile if ranks.is_main else ProfileConfig(), device, run_dir / "profile"),
         bad_samples=bad_samples,

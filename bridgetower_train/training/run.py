@@ -20,7 +20,7 @@ from bridgetower_train.training.metrics import (
     to_host,
 )
 from bridgetower_train.training.preemption import Preemption
-from bridgetower_train.training.step import backward
+from bridgetower_train.training.step import backward, update
 from bridgetower_train.training.validation import Validation
 from bridgetower_train.versions import versions
 from bridgetower_train.watchdog import READING, Watchdog
@@ -89,9 +89,8 @@ def train_step(run: Run, step: int, batches: list[Batch]) -> dict[str, Tensor]:
 
     metrics = backward(run.engine, on_device, run.contrast, seed)
     set_lr(run.engine.optimizer, run.schedule.factor(step - 1))
-    metrics |= run.engine.step()
-    run.guard.record(metrics.pop("skipped"))
-    run.device.mark_step()
+    metrics |= update(run.engine, run.guard)
+    del metrics["skipped"]  # the guard counts it
     return metrics
 
 
@@ -120,7 +119,7 @@ def log(run: Run, step: int, metrics: dict[str, Tensor], timer: StepTimer) -> No
             "epoch": position / run.dataset.order.epoch_samples,
             **figures,
             "lr": run.config.optim.lr * run.schedule.factor(step - 1),
-            "skipped": run.guard.total,
+            **run.guard.figures(),
             "bad_samples": run.bad_samples.count,
             "samples_per_s": samples_per_s,
             "step_s": step_s,
@@ -135,10 +134,15 @@ def log(run: Run, step: int, metrics: dict[str, Tensor], timer: StepTimer) -> No
         begin = (first - 1) * run.config.global_batch
         samples = [run.dataset.describe(begin + i) for i in range(min(8, run.config.global_batch))]
         named = ", ".join(f"{s['corpus']}/{s['shard']}:{s['key']}" for s in samples)
+        before = run.checkpoints.last_before(first)
+        go_back = (
+            f"No checkpoint is older: start in another run_dir, with a lower optim.lr or optim.clip_norm"
+            if before is None
+            else f"Go back to the newest checkpoint before it with resume_from={before} and a lower optim.lr or optim.clip_norm"
+        )
         raise UserError(
-            f"the loss or the gradient was not finite in {run.config.guards.max_skipped} updates in a row, from step {first} on "
-            f"(guards.max_skipped); its batch began with {named}. Lower optim.lr, set optim.clip_norm, or look at these records "
-            f"with `bridgetower view step={first - 1}`"
+            f"{run.guard.reason} in {run.config.guards.max_skipped} updates in a row, from step {first} on (guards.max_skipped); "
+            f"its batch began with {named}. {go_back}, or look at these records with `bridgetower view step={first - 1}`"
         )
 
 
@@ -157,8 +161,7 @@ def save(run: Run, step: int) -> None:
         "step": step,
         "position": step * run.config.global_batch,
         "identity": run.fingerprint,
-        "skipped": run.guard.total,
-        "streak": run.guard.in_a_row,
+        **run.guard.state(),
         "bad_samples": run.bad_samples.count,
         "metrics_lines": run.logged,
         "device": run.device.description,

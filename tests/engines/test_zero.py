@@ -1,6 +1,7 @@
 """ZeRO against the native engine, on two real gloo ranks: one process group trains all engines on the same batches."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def story(rank: int, folder: Path) -> dict[str, Any]:
 
 
 def chapter(name: str, folder: Path, traffic: Traffic) -> dict[str, Any]:
-    """20 steps undisturbed, halted for a checkpoint at the tenth; a twenty-first whose loss is not finite; and measurements."""
+    """20 steps undisturbed, halted for a checkpoint at the tenth; two that are skipped; and measurements."""
     before = held_bytes()
     training = Training(name)
     if name == "native":
@@ -66,6 +67,7 @@ def chapter(name: str, folder: Path, traffic: Traffic) -> dict[str, Any]:
     training.save(folder / name / "20")
     training.save(folder / name / "again")
     training.step(20, poisoned=True)
+    training.step(20, limit=1e-3)
     training.save(folder / name / "21")
     evaluated = evaluate(training)
     training.step(21)
@@ -133,11 +135,12 @@ def test_another_engine_takes_all_of_a_checkpoint_and_goes_on(told, name):
 
 
 @pytest.mark.parametrize("name", list(ENGINES))
-def test_a_loss_that_is_not_finite_on_one_rank_is_left_out_on_all(told, name):
+def test_a_loss_that_is_not_finite_on_one_rank_and_a_norm_beyond_the_limit_are_left_out_on_all(told, name):
     folder, tales = told
     for tale in tales:
-        skipped, after = tale[name]["lines"][20:]
-        assert skipped["skipped"] == 1
+        poisoned, spike, after = tale[name]["lines"][20:]
+        assert poisoned["skipped"] == spike["skipped"] == 1
+        assert math.isfinite(spike["grad_norm"])
         assert after["skipped"] == 0
         assert after["loss"] == pytest.approx(tales[tales.index(tale)]["native"]["lines"][21]["loss"], rel=AGREEMENT)
     assert files(folder / name / "21") == files(folder / name / "20")
