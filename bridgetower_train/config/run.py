@@ -26,6 +26,9 @@ class TrainConfig:
 
     run_dir: str = "???"
     """Folder of the run: configuration, metrics, checkpoints, report. A run started again in the same folder resumes."""
+    resume_from: int | None = None
+    """Go back to the checkpoint of this step, once: what the run did after it moves to `abandoned/`. The same command started again
+    resumes from the newest checkpoint, as with null; with other keys of `optim` or `guards` it goes back again."""
     seed: int = 0
     """Seed of everything random: weights, order, masks, negatives, dropout."""
     steps: str = "???"
@@ -58,6 +61,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         at_least("seed", self.seed, 0)
+        at_least("resume_from", 1 if self.resume_from is None else self.resume_from, 1)
         at_least("log_every", self.log_every, 1)
         at_least("global_batch", self.global_batch, 1)
         if self.steps != "???" and Duration.parse("steps", self.steps).unit == "%":

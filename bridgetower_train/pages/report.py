@@ -219,13 +219,19 @@ def _starts(run: RunFolder) -> Markup:
             figure(start.get("step")),
             _moment(start.get("time")),
             figure(start.get("ranks")),
-            "; ".join(f"{key} {_text(now)} instead of {_text(was)}" for key, was, now in changes(start)) or "nothing",
+            "; ".join(_changed(start)) or "nothing",
             _text(start.get("commit"))[:12],
         )
         for start in run.starts
     ]
     text = "The configuration below is that of the last one."
     return join(note(text), table(("after step", "when", "ranks", "changed", "commit"), rows)) if rows else Markup("")
+
+
+def _changed(start: Json) -> Iterator[str]:
+    if "abandoned" in start:
+        yield f"back to step {figure(start.get('step'))}: what came after is in {_text(start['abandoned'])}"
+    yield from (f"{key} {_text(now)} instead of {_text(was)}" for key, was, now in changes(start))
 
 
 def _moment(seconds: Any) -> str:

@@ -49,15 +49,17 @@ class Checkpoints:
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
 
-    def find(self, expected: dict[str, Any], defaults: dict[str, Any]) -> tuple[Path, dict[str, Any]] | None:
-        """The newest intact checkpoint and its state; None if the run has not been saved yet.
+    def find(
+        self, expected: dict[str, Any], defaults: dict[str, Any], step: int | None = None
+    ) -> tuple[Path, dict[str, Any]] | None:
+        """The newest intact checkpoint, or that of `step`, and its state; None if the run has not been saved yet.
 
         Only rank 0 finds and verifies it. The outcome is the same on all ranks.
 
         Raises CheckpointError if the state differs from `expected`, the values that must not change on resume. A key that an
         older state does not have counts as its value in `defaults`. FileError if there is something else than a state.
         """
-        found = self.ranks.on_main(self._newest)
+        found = self.ranks.on_main(lambda: self._found(step))
         if found is None:
             return None
         folder, state = found
@@ -69,17 +71,12 @@ class Checkpoints:
             )
         return folder, state
 
-    def load(self, engine: Engine, folder: Path) -> None:
-        """Load the checkpoint that was found into `engine`; only rank 0 reads it.
-
-        Newer ones, which are damaged, are set aside under another name: they are not kept in place of whole ones.
-        """
-        engine.load(folder)
+    def set_aside_after(self, folder: Path) -> None:
+        """Give those that are newer than the newest intact one, `folder`, another name: they are not kept in its place."""
         self.ranks.on_main(lambda: self._set_aside_after(step_of(folder)))
 
-    def _newest(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest intact checkpoint and its state; None if the run has not been saved yet."""
-        folder = newest(self.run_dir, self.log)
+    def _found(self, step: int | None) -> tuple[Path, dict[str, Any]] | None:
+        folder = newest(self.run_dir, self.log) if step is None else self.folder / folder_name(step)
         if folder is None:
             if step_folders(self.run_dir):
                 raise CheckpointError(f"no checkpoint in {self.folder} is intact; move it away to start from scratch")

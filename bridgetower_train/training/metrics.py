@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -95,15 +96,21 @@ def keep_lines_until(path: Path, step: int) -> list[int]:
     Returns the step of each line that is left. Afterwards it is a file of our own, not a link. FileError if it is a FIFO or the
     like, or far too long.
     """
-    kept, steps = [], []
-    for line in read_lines(path) if os.path.lexists(path) else []:
+    kept = [(found, line) for found, line in _whole_lines(path) if found <= step]
+    atomic_write(path, b"".join(line for _, line in kept))
+    return [found for found, _ in kept]
+
+
+def lines_after(path: Path, step: int) -> bytes:
+    """The JSON lines beyond `step`; FileError as `keep_lines_until`."""
+    return b"".join(line for found, line in _whole_lines(path) if found > step)
+
+
+def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(step, line) of each JSON line that has a step; none where there is no file."""
+    for line in read_lines(path) if os.path.lexists(path) else ():
         with suppress(FileError):
-            found = parse_json(line, _Line, path.name).step
-            if found <= step:
-                kept.append(line.rstrip(b"\n") + b"\n")
-                steps.append(found)
-    atomic_write(path, b"".join(kept))
-    return steps
+            yield parse_json(line, _Line, path.name).step, line.rstrip(b"\n") + b"\n"
 
 
 def missing_lines(name: str, steps: list[int], expected: int, until: int) -> str | None:

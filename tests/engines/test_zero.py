@@ -142,7 +142,7 @@ def test_a_loss_that_is_not_finite_on_one_rank_and_a_norm_beyond_the_limit_are_l
         assert poisoned["skipped"] == spike["skipped"] == 1
         assert math.isfinite(spike["grad_norm"])
         assert after["skipped"] == 0
-        assert after["loss"] == pytest.approx(tales[tales.index(tale)]["native"]["lines"][21]["loss"], rel=AGREEMENT)
+        assert after["loss"] == pytest.approx(tales[tales.index(tale)]["native"]["lines"][22]["loss"], rel=AGREEMENT)
     assert files(folder / name / "21") == files(folder / name / "20")
 
 
