@@ -1,5 +1,6 @@
 """What the training code needs from a device. Each platform is one file; no other file names a platform."""
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -116,6 +117,14 @@ class Device(ABC):
 
     def synchronize(self) -> None:  # noqa: B027  nothing to do where work is synchronous
         """Wait until the device has finished its work."""
+
+    def moment(self) -> Any:
+        """Now; where the host is ahead of the device, when that has done all it was given so far. The host does not wait."""
+        return time.perf_counter()
+
+    def seconds(self, begin: Any, end: Any) -> float:
+        """Between two moments that have passed."""
+        return float(end - begin)
 
     def keep_generators(self) -> AbstractContextManager[None]:
         """What is drawn inside the block does not change what is drawn after it."""

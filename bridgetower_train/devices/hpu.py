@@ -135,6 +135,17 @@ class HpuDevice(Device):
     def synchronize(self) -> None:
         self.hpu.synchronize()
 
+    def moment(self) -> Any:
+        """In lazy mode by the host's clock: an event would end the graph that is being recorded (HPUEvent.cpp of the bridge)."""
+        if self.execution == "lazy":
+            return super().moment()
+        event = self.hpu.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def seconds(self, begin: Any, end: Any) -> float:
+        return super().seconds(begin, end) if self.execution == "lazy" else float(begin.elapsed_time(end)) / 1000
+
     def compilations(self) -> int:
         """Graphs compiled by the vendor's compiler."""
         return int(dict(habana.module("hpu.metrics").metric_global("graph_compilation").stats())["TotalNumber"])

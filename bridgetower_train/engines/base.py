@@ -13,6 +13,7 @@ from bridgetower_train.data.batch import Batch
 from bridgetower_train.devices import Device
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.engines.optim import parameter_groups, stay_inside
+from bridgetower_train.engines.stopwatch import Stopwatch
 from bridgetower_train.engines.tensor_file import Read, shared_tensors
 from bridgetower_train.tasks.base import Across, Embedded, Metrics, Task
 
@@ -40,9 +41,12 @@ class Engine(ABC):
     """Parameters of the whole model."""
     trained_count: int
     """Those that are not frozen."""
+    stopwatch: Stopwatch
+    """Of what this rank does before it meets the others: forward passes, in which only ZeRO-3 waits for them."""
 
     def __init__(self, task: Task, device: Device, ranks: Ranks, config: OptimConfig) -> None:
         self.task, self.device, self.ranks, self.config = task, device, ranks, config
+        self.stopwatch = Stopwatch(device)
         self.parameter_count = sum(p.numel() for p in task.parameters())
         self.trained_count = sum(p.numel() for p in task.parameters() if p.requires_grad)
         self.optimizer = device.adamw(parameter_groups(task.model.named_parameters(), config), config)

@@ -112,7 +112,7 @@ class ZeroEngine(Engine):
                         )
 
     def embed(self, batch: Batch) -> tuple[Embedded, dict[str, Tensor]]:
-        with torch.no_grad(), self._own_trace():
+        with torch.no_grad(), self._own_trace(), self.stopwatch.alone():
             embedded: tuple[Embedded, dict[str, Tensor]] = self.engine.module(batch)
         self.device.mark_step()
         return embedded
@@ -135,7 +135,9 @@ class ZeroEngine(Engine):
 
     def forward_backward(self, batch: Batch, totals: Tensor, across: Across, last: bool) -> Metrics:
         self.engine.set_gradient_accumulation_boundary(last)
-        loss, metrics = whole(self.engine(batch, totals), across)
+        with self.stopwatch.alone():
+            outputs = self.engine(batch, totals)
+        loss, metrics = whole(outputs, across)
         # See NativeEngine: a non-finite loss shows in the gradient norm of all ranks.
         self.engine.backward(loss * torch.where(torch.isfinite(loss), 1.0, torch.nan), scale_wrt_gas=False)
         self.device.mark_step()

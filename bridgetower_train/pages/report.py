@@ -84,9 +84,26 @@ def _key_figures(run: RunFolder, step: int, planned: int | None) -> Iterator[tup
     for metric, name, factor, unit in (("samples_per_s", "samples/s", 1, ""), ("data_wait", "data wait", 100, " %")):
         if metric in run.metrics:
             yield f"{name}, median", f"{float(np.median(run.metrics[metric][1])) * factor:.3g}{unit}"
+    yield from _slowest(run)
     yield "bad samples", figure(run.last("bad_samples") or len(run.bad_samples))
     if run.last("skipped"):
         yield "skipped updates", figure(run.last("skipped"))
+
+
+def _slowest(run: RunFolder) -> Iterator[tuple[str, str]]:
+    """The rank that was the slowest most often, and by how much."""
+    if not {"slowest_rank", "slowest_share"} <= run.metrics.keys():
+        return
+    (steps, ranks), (others, shares) = run.metrics["slowest_rank"], run.metrics["slowest_share"]
+    kept = np.isin(steps, others)
+    numbers, counts = np.unique(ranks[kept], return_counts=True)
+    if len(numbers):
+        often = numbers[counts.argmax()]
+        of_it = shares[np.isin(others, steps[ranks == often])]
+        yield (
+            f"rank {often:.0f} is the slowest in",
+            f"{counts.max() / kept.sum():.0%} of the lines, {float(np.median(of_it)):.0%} over the median",
+        )
 
 
 def _span(run: RunFolder) -> tuple[float, float]:

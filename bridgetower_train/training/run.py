@@ -35,7 +35,7 @@ def fit(run: Run, watchdog: Watchdog) -> int:
         run.console.log(f"nothing left to do: {run.best.exhausted}")
         return 0
     preemption, stop = Preemption(), Flag(run.ranks)
-    timer = StepTimer()
+    timer = StepTimer(run.engine.stopwatch)
     run.engine.preallocate()  # after the loader's workers were forked: earlier pages would be shared and copied
     run.device.mark_step()  # or the first step's graph would include what was recorded so far
     for step in range(run.start_step + 1, run.total_steps + 1):
@@ -108,6 +108,7 @@ def log(run: Run, step: int, metrics: dict[str, Tensor], timer: StepTimer) -> No
     figures = to_host(metrics, run.ranks)
     run.recompiles.logged()
     step_s, data_wait = timer.span()
+    slowest = timer.slowest(run.ranks)
     timer.restart()
     position, samples_per_s = step * run.config.global_batch, run.config.global_batch / step_s
     peak = run.device.peak_flops
@@ -124,6 +125,7 @@ def log(run: Run, step: int, metrics: dict[str, Tensor], timer: StepTimer) -> No
             "samples_per_s": samples_per_s,
             "step_s": step_s,
             "data_wait": data_wait,
+            **slowest,
             "mfu": peak and samples_per_s * run.flops_per_sample / (peak * run.ranks.world_size),
             "memory_gb": run.device.memory_gb(),
             **({"recompiles": run.recompiles.count} if run.device.compiles else {}),
