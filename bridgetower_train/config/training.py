@@ -195,6 +195,18 @@ class GuardsConfig:
 
 
 @dataclass(frozen=True)
+class MetricsConfig:
+    """What is logged beside the losses."""
+
+    layers_every: int = 0
+    """Steps between norms of weights, gradients and updates of each layer, a multiple of `log_every`; 0: never. At these steps
+    the weights are held twice, under ZeRO a rank's share of them."""
+
+    def __post_init__(self) -> None:
+        at_least("metrics.layers_every", self.layers_every, 0)
+
+
+@dataclass(frozen=True)
 class ProfileConfig:
     """A trace by torch's profiler."""
 

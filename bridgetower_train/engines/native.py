@@ -85,14 +85,15 @@ class NativeEngine(Engine):
     def _gradients(self) -> list[Tensor]:
         return [p.grad for p in self.parameters if p.grad is not None]
 
-    def step(self, limit: Tensor | None = None) -> Metrics:
+    def step(self, limit: Tensor | None = None, by_layer: bool = False) -> Metrics:
         self._stay_inside()
         gradients = self._gradients()
         norm = torch.nn.utils.get_total_norm(gradients)
+        updated = self._watch() if by_layer else dict
         skipped = self.device.clip_or_skip(self.optimizer, gradients, norm, self.config.clip_norm, limit)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return {"grad_norm": norm, "skipped": skipped}
+        return {"grad_norm": norm, "skipped": skipped, **updated()}
 
     def preallocate(self) -> None:
         if self.ranks.is_main:

@@ -23,6 +23,7 @@ def report(run: RunFolder) -> str:
     parts: dict[str, Child] = {
         "Learning": _panels(run, learning(run)),
         "Running": _panels(run, RUNNING),
+        "Layers": _layers(run),
         "Evaluation": _evaluation(run),
         "Examples": _examples(run),
         "Checkpoints": _checkpoints(run),
@@ -132,6 +133,21 @@ def _curves(run: RunFolder, panel: Panel) -> list[Curve]:
         for line in panel.lines
         if line.metric in run.metrics
     ]
+
+
+def _layers(run: RunFolder) -> Markup:
+    """The newest norms of each layer, by metrics.layers_every."""
+    names = [name.partition("/")[2] for name in run.metrics if name.startswith("weight_norm/")]
+    if not names:
+        return Markup("")
+    rows = []
+    for layer in names:
+        weight, grad, update = (run.last(f"{kind}_norm/{layer}") for kind in ("weight", "grad", "update"))
+        share = f"{100 * update / weight:.2g}" if weight and update is not None else ""
+        rows.append((layer, *(figure(value) for value in (weight, grad, update)), share))
+    step = run.metrics[f"weight_norm/{names[0]}"][0][-1]
+    text = f"Norms at step {step:,.0f}; metrics.jsonl has them every metrics.layers_every steps."
+    return join(note(text), table(("layer", "weights", "gradient", "update", "update, % of the weights"), rows))
 
 
 def _evaluation(run: RunFolder) -> Markup:

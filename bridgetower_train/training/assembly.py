@@ -207,7 +207,7 @@ def _begin_files(
     """Note this start, and drop what was logged after the step of `state`; returns the lines of metrics that are left."""
     if back:
         abandon(run_dir, back)
-    begin(config, run_dir, state["step"], changed, hosts, back and str(back.folder.relative_to(run_dir)))
+    begin(config, run_dir, state["step"], changed, hosts, str(back.folder.relative_to(run_dir)) if back else None)
     if back:
         finish(back)
     left = {}

@@ -49,7 +49,7 @@ def going_back(config: TrainConfig, run_dir: Path, changed: Changed) -> GoingBac
         begun = GoingBack(int(moving.name.split("-")[2]), moving)
         if acts and asked != begun.step:
             raise ConfigError(
-                f"resume_from={asked}: going back to step {begun.step} was interrupted; give resume_from={begun.step} or leave it "
+                f"resume_from={asked}: going back to step {begun.step} was killed; give resume_from={begun.step}, or leave it "
                 "out, to end that first"
             )
         return begun

@@ -55,7 +55,9 @@ class UpdateGuard:
         """What a checkpoint keeps, exactly (waits for the device)."""
         counts = (self._total, self._in_a_row, self._spikes, self._norms)
         *whole, mean = torch.stack([*counts, self._mean]).tolist()
-        return dict(zip(("skipped", "streak", "spikes", "norms"), map(int, whole), strict=True)) | {"running_norm": mean}
+        return dict(zip(("skipped", "streak", "spikes", "norms"), map(int, whole), strict=True)) | {
+            "running_norm": mean
+        }
 
     def figures(self) -> dict[str, float]:
         """What is logged (waits for the device)."""

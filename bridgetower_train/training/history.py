@@ -33,8 +33,8 @@ def resumed(config: TrainConfig, run_dir: Path) -> tuple[TrainConfig, Changed]:
     except ConfigError as error:
         if config.resume_from is not None:
             raise ConfigError(
-                f"resume_from={config.resume_from}: {error}, so whether that was done is not known; leave it out to resume from the "
-                "newest checkpoint"
+                f"resume_from={config.resume_from}: {error}, so whether that was done is not known; leave it out to resume from "
+                "the newest checkpoint"
             ) from None
         print_line(f"{'warning':10}{error}; which keys have changed is not known")
         return config, {}

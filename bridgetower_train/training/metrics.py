@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from bridgetower_train.display import print_line, printable
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.engines.stopwatch import Stopwatch
 from bridgetower_train.errors import FileError
+from bridgetower_train.evaluation.base import Picture
 from bridgetower_train.files import atomic_write
 from bridgetower_train.foreign import parse_json, read_lines
 
@@ -94,6 +95,14 @@ class Sink(Protocol):
 
     def close(self, failed: bool) -> None:
         """Finish; `failed`: the run ended with an error."""
+
+
+@runtime_checkable
+class Gallery(Protocol):
+    """A sink that shows images too."""
+
+    def show(self, step: int, pictures: dict[str, list[Picture]]) -> None:
+        """A few examples by the name of the evaluation, after the record of the validation of `step`."""
 
 
 class JsonLines:

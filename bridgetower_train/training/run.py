@@ -16,6 +16,7 @@ from bridgetower_train.errors import UserError
 from bridgetower_train.training.assembly import Run
 from bridgetower_train.training.guards import check_bad_records
 from bridgetower_train.training.metrics import (
+    Gallery,
     StepTimer,
     to_host,
 )
@@ -89,7 +90,10 @@ def train_step(run: Run, step: int, batches: list[Batch]) -> dict[str, Tensor]:
 
     metrics = backward(run.engine, on_device, run.contrast, seed)
     set_lr(run.engine.optimizer, run.schedule.factor(step - 1))
-    metrics |= update(run.engine, run.guard)
+    by_layer = run.config.metrics.layers_every > 0 and step % run.config.metrics.layers_every == 0
+    metrics |= update(run.engine, run.guard, by_layer)
+    if by_layer:
+        run.recompiles.forget()
     del metrics["skipped"]  # the guard counts it
     return metrics
 
@@ -98,7 +102,11 @@ def validate(run: Run, validation: Validation, step: int) -> bool:
     """Write what a validation finds; whether it is the best so far."""
     with run.engine.full_params() as task:
         figures = validation.run(task)
+        galleries = [sink for sink in run.sinks if isinstance(sink, Gallery)]
+        pictures = validation.pictures(task) if galleries else {}
     run.write({"step": step, **figures})
+    for sink in galleries:
+        sink.show(step, pictures)
     run.recompiles.forget()
     return run.best.judge(step, figures)
 
@@ -138,7 +146,7 @@ def log(run: Run, step: int, metrics: dict[str, Tensor], timer: StepTimer) -> No
         named = ", ".join(f"{s['corpus']}/{s['shard']}:{s['key']}" for s in samples)
         before = run.checkpoints.last_before(first)
         go_back = (
-            f"No checkpoint is older: start in another run_dir, with a lower optim.lr or optim.clip_norm"
+            "No checkpoint is older: start in another run_dir, with a lower optim.lr or optim.clip_norm"
             if before is None
             else f"Go back to the newest checkpoint before it with resume_from={before} and a lower optim.lr or optim.clip_norm"
         )

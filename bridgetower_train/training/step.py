@@ -55,9 +55,9 @@ def backward(
     return {name: sum((part[name] for part in parts[1:]), value) for name, value in parts[0].items()}
 
 
-def update(engine: Engine, guard: UpdateGuard) -> Metrics:
-    """The update by the gradients in the engine, which `guard` may skip, and counts; its `grad_norm` and `skipped`."""
-    metrics = engine.step(guard.limit)
+def update(engine: Engine, guard: UpdateGuard, by_layer: bool = False) -> Metrics:
+    """The update by the gradients in the engine, which `guard` may skip, and counts. Returns what `Engine.step` does."""
+    metrics = engine.step(guard.limit, by_layer)
     guard.record(metrics["skipped"], metrics["grad_norm"])
     engine.device.mark_step()
     return metrics

@@ -53,7 +53,8 @@ def chapter(name: str, folder: Path, traffic: Traffic) -> dict[str, Any]:
     training = Training(name)
     if name == "native":
         ddp_traffic(training.engine, traffic)
-    training.run(range(9))
+    training.run(range(8))
+    training.step(8, by_layer=True)
     traffic.bytes.clear()
     training.backward(9, measured=True)
     held = training.held[0] - before
@@ -113,6 +114,15 @@ def test_figures_of_20_steps_are_the_native_engine_s(told, name):
     worst = differences(lines, native)
     print(f"{name}: {worst:.1e}")
     assert worst < AGREEMENT
+
+
+@pytest.mark.parametrize("name", ["zero0", "zero1", "zero2", "zero3"])
+def test_norms_by_layer_are_the_native_engine_s(told, name):
+    native, *others = ({k: v for k, v in tale[engine]["lines"][8].items() if "/" in k} for engine, tale in (
+        ("native", told[1][0]), (name, told[1][0]), (name, told[1][1])
+    ))  # fmt: skip
+    assert len(native) == 3 * 18
+    assert others == [pytest.approx(native, rel=1e-4)] * 2
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])

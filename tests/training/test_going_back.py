@@ -90,7 +90,10 @@ def test_a_run_that_goes_back_with_the_same_keys_repeats_itself(run_dir, trained
     ("given", "said"),
     [
         ("resume_from=5", "resume_from=5: no such checkpoint; there are 2, 4, 6, 8, 10, 12 in "),
-        ("resume_from=6", "resume_from=6: the contents of model.safetensors have changed; there are 2, 4, 8, 10, 12 in "),
+        (
+            "resume_from=6",
+            "resume_from=6: the contents of model.safetensors have changed; there are 2, 4, 8, 10, 12 in ",
+        ),
         ("resume_from=0", "resume_from=0: must be at least 1"),
     ],
 )

@@ -89,9 +89,7 @@ class Updates:
         groups = [{"params": [self.parameter], "lr": 0.1, "weight_decay": 0.1}]
         self.optimizer = self.device.adamw(groups, OptimConfig())
 
-    def update(
-        self, gradient: float, skipped: float = 0.0, limit: torch.Tensor | None = None
-    ) -> list[torch.Tensor]:
+    def update(self, gradient: float, skipped: float = 0.0, limit: torch.Tensor | None = None) -> list[torch.Tensor]:
         """Weights and state after an update that is `skipped` or not."""
         self.parameter.grad = torch.full((4,), gradient)
         gradients = [self.parameter.grad]

@@ -30,7 +30,7 @@ def test_a_slow_rank_is_named_with_what_it_takes(tmp_path, train, customised, mo
     source = SLOW.format(module=module, name=name, method=method, seconds=0.3)
     run_dir = tmp_path / "run"
     output = train(run_dir, "steps=6", "log_every=2", "data.workers=0", ranks=2, env=customised(source))
-    first, second, third = (json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines())
+    _, second, third = (json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines())
     for line in (second, third):
         assert line["slowest_rank"] == 1
         assert 0.3 < line["slowest_s"] < line["step_s"] * 1.1
