@@ -81,6 +81,8 @@ class TrainConfig:
             raise ConfigError(
                 f"data.lanes={self.data.lanes}: gives one sample per lane and step, and so no ITM negative; "
                 f"use at most {self.global_batch // 2} lanes, or objective.itm_negatives=hard"
+                if self.global_batch > 1
+                else "global_batch=1: one sample has no ITM negative; use at least 2"
             )
         if self.micro_batch is not None and (self.micro_batch < 1 or self.micro_batch % self.samples_per_lane):
             raise ConfigError(

@@ -36,6 +36,10 @@ def fit(given: Tensors, wanted: Tensors, named: str, heads: Sequence[Head] = ())
     The image tower's position table is interpolated bicubically to the wanted grid. Otherwise names and shapes must match:
     ConfigError beginning with `named`, the key and its value, lists every name that is missing, unknown or of another shape.
     """
+    if not given.keys() & wanted.keys() and (prefix := _prefix(given, wanted)):
+        raise ConfigError(
+            f"{named}: all its names begin with {prefix!r}, as those of a wrapper do; save them without it"
+        )
     fitted, note = dict(given), ""
     if POSITIONS in given and POSITIONS in wanted and given[POSITIONS].dim() == 2 and len(given[POSITIONS]):
         before, after = (math.isqrt(len(t) - 1) for t in (given[POSITIONS], wanted[POSITIONS]))
@@ -58,6 +62,14 @@ def fit(given: Tensors, wanted: Tensors, named: str, heads: Sequence[Head] = ())
     if wrong:
         raise ConfigError(f"{named}: does not fit the model: {'; '.join(wrong)}")
     return fitted, note
+
+
+def _prefix(given: Tensors, wanted: Tensors) -> str | None:
+    """What all names of `given` begin with, if without it some would be among those of `wanted`."""
+    words = next(iter(given), "").split(".")
+    prefixes = (".".join(words[:count]) + "." for count in range(1, len(words)))
+    shared = (prefix for prefix in prefixes if all(name.startswith(prefix) for name in given))
+    return next((prefix for prefix in shared if any(name[len(prefix) :] in wanted for name in given)), None)
 
 
 def interpolate_positions(table: Tensor, grid: int) -> Tensor:
