@@ -3,7 +3,7 @@
 import itertools
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,6 @@ def fit(given: Tensors, wanted: Tensors, named: str, heads: Sequence[Head] = ())
     The image tower's position table is interpolated bicubically to the wanted grid. Otherwise names and shapes must match:
     ConfigError beginning with `named`, the key and its value, lists every name that is missing, unknown or of another shape.
     """
-    if not given.keys() & wanted.keys() and (prefix := _prefix(given, wanted)):
-        raise ConfigError(
-            f"{named}: all its names begin with {prefix!r}, as those of a wrapper do; save them without it"
-        )
     fitted, note = dict(given), ""
     if POSITIONS in given and POSITIONS in wanted and given[POSITIONS].dim() == 2 and len(given[POSITIONS]):
         before, after = (math.isqrt(len(t) - 1) for t in (given[POSITIONS], wanted[POSITIONS]))
@@ -64,12 +60,17 @@ def fit(given: Tensors, wanted: Tensors, named: str, heads: Sequence[Head] = ())
     return fitted, note
 
 
-def _prefix(given: Tensors, wanted: Tensors) -> str | None:
-    """What all names of `given` begin with, if without it some would be among those of `wanted`."""
+def check_wrapper(given: Tensors, rename: Callable[[Tensors], Tensors], wanted: Tensors, named: str) -> None:
+    """ConfigError where all names have the prefix of a wrapper, without which `rename` would give some of those of `wanted`."""
+    if wanted.keys() & rename(given).keys():
+        return
     words = next(iter(given), "").split(".")
-    prefixes = (".".join(words[:count]) + "." for count in range(1, len(words)))
-    shared = (prefix for prefix in prefixes if all(name.startswith(prefix) for name in given))
-    return next((prefix for prefix in shared if any(name[len(prefix) :] in wanted for name in given)), None)
+    for prefix in (".".join(words[:count]) + "." for count in range(1, len(words))):
+        inner = {name.removeprefix(prefix): t for name, t in given.items() if name.startswith(prefix)}
+        if len(inner) == len(given) and wanted.keys() & rename(inner).keys():
+            raise ConfigError(
+                f"{named}: all its names begin with {prefix!r}, as those of a wrapper do; save them without it"
+            )
 
 
 def interpolate_positions(table: Tensor, grid: int) -> Tensor:
