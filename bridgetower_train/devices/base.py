@@ -123,7 +123,7 @@ class Device(ABC):
         return time.perf_counter()
 
     def seconds(self, begin: Any, end: Any) -> float:
-        """Between two moments that have passed."""
+        """Between two moments; waits for the later one."""
         return float(end - begin)
 
     def keep_generators(self) -> AbstractContextManager[None]:

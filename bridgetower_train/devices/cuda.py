@@ -52,6 +52,7 @@ class CudaDevice(Device):
         return event
 
     def seconds(self, begin: torch.cuda.Event, end: torch.cuda.Event) -> float:
+        end.synchronize()
         return float(begin.elapsed_time(end)) / 1000
 
     def synchronize(self) -> None:

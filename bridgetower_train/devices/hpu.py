@@ -144,7 +144,10 @@ class HpuDevice(Device):
         return event
 
     def seconds(self, begin: Any, end: Any) -> float:
-        return super().seconds(begin, end) if self.execution == "lazy" else float(begin.elapsed_time(end)) / 1000
+        if self.execution == "lazy":
+            return super().seconds(begin, end)
+        end.synchronize()
+        return float(begin.elapsed_time(end)) / 1000
 
     def compilations(self) -> int:
         """Graphs compiled by the vendor's compiler."""

@@ -73,7 +73,7 @@ class _State:
 
     def __post_init__(self) -> None:
         counts = (self.step, self.skipped, self.streak, self.spikes, self.norms, self.bad_samples, self.metrics_lines)
-        if not all(0 <= count < _MOST for count in (*counts, self.world_size, self.running_norm)):
+        if not all(0 <= count < _MOST for count in (*counts, self.world_size)) or not 0 <= self.running_norm < math.inf:
             raise ValueError("it counts what cannot be")
 
 
