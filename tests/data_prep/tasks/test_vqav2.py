@@ -167,7 +167,7 @@ def test_what_is_missing_is_named_and_counted(drawn: Path, tmp_path: Path, capsy
         ({"questions": []}, "questions=[]: must be a path, or a list of paths"),
         ({"annotations": None}, "annotations: the split train needs them"),
         ({"annotations": "VAL"}, "answer none of these questions"),
-        ({"least": 10_000}, "least=800: no answer is given that often"),
+        ({"least": 10_000}, "least=10000: no answer is given that often"),
         ({"holdout": 10_000}, "holdout=10000: there are only"),
         ({"answers": "/nowhere.json"}, "answers=/nowhere.json: cannot be read"),
         ({"questions": "OTHER"}, "split: the name of questions="),
