@@ -74,10 +74,13 @@ def run(config: ClassesConfig) -> None:
     unknown = [sample for sample in samples if not {*sample.labels} <= {*classes}]
     tally.note("samples with a label that is not in classes", (sample.image for sample in unknown))
     samples = [sample for sample in samples if {*sample.labels} <= {*classes}]
-    if len(classes) < 2 or not samples:
+    if not samples:
         raise ConfigError(
-            f"source={config.source}: {'no sample has a label of its' if classes else 'has no sample with a label among its'} "
-            f"{len(classes):,} classes; two are the least that can be told apart"
+            f"source={config.source}: has no sample with a label{' of classes' if config.classes else ''}"
+        )
+    if len(classes) < 2:
+        raise ConfigError(
+            f"source={config.source}: has no class but {classes[0]!r}; two are the least that can be told apart"
         )
     labelled = {label for sample in samples for label in sample.labels}
     tally.note("classes without a sample", (name for name in classes if name not in labelled))
