@@ -31,7 +31,7 @@ KEY = re.compile(r"[A-Za-z0-9_-]{1,90}")
 _SHOWN = 3
 _SLACK = 0.05  # of a published count, within which the whole files are taken to be given
 _SPLIT = re.compile(r"(?:^|[^a-z])(trainval|train|val|dev|test-dev|test)\d*(?=[^a-z]|$)")
-_KINDS = {"trainval": "train", "dev": "val"}
+_KINDS = {"trainval": "train", "test-dev": "test"}
 
 
 @dataclass(frozen=True)
@@ -105,14 +105,14 @@ def paths(key: str, given: Any) -> list[str]:
 
 def named(config: TaskConfig, task: str, key: str, files: Sequence[str]) -> tuple[str, str]:
     """(name of the corpus, its split) by the names of `files`, the paths of `key`. ConfigError where these do not tell."""
-    splits = list(dict.fromkeys(found[1] for file in files if (found := _SPLIT.search(os.path.basename(file).lower()))))
+    found = [match[1] for file in files if (match := _SPLIT.search(os.path.basename(file).lower()))]
+    splits = list(dict.fromkeys("val" if split == "dev" else split for split in found))
     if config.split is None and not splits:
         raise ConfigError(f"split: the name of {key}={files[0]} does not tell; set split=train, val or test")
-    split = config.split or "".join(splits)
-    name = config.name or f"{task}_{split.replace('-', '_')}"
     if config.split is None and len(splits) > 1 and any(split.startswith("test") for split in splits):
         raise ConfigError(f"{key}: names files of {' and '.join(splits)}; a test split must be a corpus of its own")
-    return name, _KINDS.get(split, split.partition("-")[0])
+    split = config.split or "".join(splits)
+    return config.name or f"{task}_{split.replace('-', '_')}", _KINDS.get(split, split)
 
 
 def listed(config: TaskConfig, folders: Sequence[str], key: str = "images") -> list[str]:
@@ -121,8 +121,10 @@ def listed(config: TaskConfig, folders: Sequence[str], key: str = "images") -> l
     for folder in folders:
         if not os.path.isdir(folder):
             raise ConfigError(f"{key}={folder}: no such folder; give the folder of the images")
-        names, _ = files_in(folder, config.follow_links)
+        names, left_out = files_in(folder, config.follow_links)
         found |= dict.fromkeys(name for name in names if os.path.splitext(name)[1].lower() in IMAGES)
+        for name, state in left_out.items():
+            print_line(f"left out: {os.path.join(folder, name)}: {state}")
     if not found:
         raise ConfigError(f"{key}={', '.join(folders)}: has no image; give a folder of {', '.join(IMAGES)}")
     return list(found)

@@ -54,7 +54,7 @@ def test_a_record_has_the_hypotheses_of_an_image(drawn: Path, tmp_path: Path) ->
     assert names(tmp_path, "snli_ve_train") == ["contradiction", "neutral", "entailment"]
     assert (corpus.manifest.extra["task"], corpus.manifest.extra["split"]) == ("snli_ve", "train")
     snli_ve.run(entailment(drawn, tmp_path, "dev"))
-    assert records(tmp_path, "snli_ve_dev")[0].manifest.extra["split"] == "val"
+    assert records(tmp_path, "snli_ve_val")[0].manifest.extra["split"] == "val"
 
 
 def test_hypotheses_without_a_label_are_left_out_and_counted(
@@ -108,7 +108,7 @@ def test_a_pair_with_one_image_is_named_and_counted(
     out = capsys.readouterr().out
     assert "pairs with one image: 1 (dev-0-0)" in out
     assert "pairs without an image: 1 (dev-1-0)" in out
-    states = records(tmp_path, "nlvr2_dev")[0].manifest.extra["states"]
+    states = records(tmp_path, "nlvr2_val")[0].manifest.extra["states"]
     assert {**states, "ok": 0} == {"only 1 of 2 images": 1, "missing file": 1, "not an image": 1, "ok": 0}
 
 
@@ -154,7 +154,7 @@ def test_lint_and_index_know_pairs(drawn: Path, tmp_path: Path, capsys: pytest.C
     nlvr2.run(pairs(drawn, tmp_path, "dev"))
     config = LintConfig(root=str(tmp_path), workers=1)
     assert lint(config) == 0
-    folder = tmp_path / "nlvr2_dev"
+    folder = tmp_path / "nlvr2_val"
     before = {name: (folder / name).read_bytes() for name in ("index.npy", "manifest.json")}
     build_index(folder)
     assert {name: (folder / name).read_bytes() for name in before} == before
