@@ -90,12 +90,17 @@ def train_step(run: Run, step: int, batches: list[Batch]) -> dict[str, Tensor]:
 
     metrics = backward(run.engine, on_device, run.contrast, seed)
     set_lr(run.engine.optimizer, run.schedule.factor(step - 1))
-    by_layer = run.config.metrics.layers_every > 0 and step % run.config.metrics.layers_every == 0
-    metrics |= update(run.engine, run.guard, by_layer)
-    if by_layer:
+    metrics |= update(run.engine, run.guard, by_layer(run, step))
+    if by_layer(run, step):
         run.recompiles.forget()
     del metrics["skipped"]  # the guard counts it
     return metrics
+
+
+def by_layer(run: Run, step: int) -> bool:
+    """Whether norms of layers are logged at this step; where graphs are compiled, they are others than those of other steps."""
+    every = run.config.metrics.layers_every
+    return every > 0 and step % every == 0
 
 
 def validate(run: Run, validation: Validation, step: int) -> bool:
@@ -115,6 +120,8 @@ def log(run: Run, step: int, metrics: dict[str, Tensor], timer: StepTimer) -> No
     """Copy the metrics of this step to the host and write them; stops the run if a guard requires it."""
     figures = to_host(metrics, run.ranks)
     run.recompiles.logged()
+    if by_layer(run, step):
+        run.recompiles.forget()
     step_s, data_wait = timer.span()
     slowest = timer.slowest(run.ranks)
     timer.restart()

@@ -67,7 +67,7 @@ def test_lazy(tmp_path, on_cpu, on_hpu, calls):
     )
     assert "graphs    about 2 to compile, for texts of 16, 24 tokens in a micro-batch; about 1 launches a step" in said
     assert re.findall(r"^warm-up   (. of 2: texts of \d+ tokens, \d+) graphs", said, re.M) == [
-        "1 of 2: texts of 24 tokens, 10",
+        "1 of 2: texts of 24 tokens, 11",
         "2 of 2: texts of 16 tokens, 1",
     ]
 
@@ -185,7 +185,9 @@ def test_two_ranks_with_one_all_reduce_and_moments_in_bf16(on_cpu, on_hpu, calls
 def test_bf16_and_a_validation_that_marks_after_each_forward(on_cpu, on_hpu, calls):
     """Within 0.5% of float32: what is off the bf16 list, the losses above all, is not rounded."""
     validation = ["validation.every=6", "validation.samples=16", "validation.batch=8"]
-    measured, _ = on_hpu("steps=6", "device.precision=bf16", *validation, "metrics.layers_every=3", "guards.max_recompiles=0")
+    measured, _ = on_hpu(
+        "steps=6", "device.precision=bf16", *validation, "metrics.layers_every=3", "guards.max_recompiles=0"
+    )
     assert measured[1, "loss"] != pytest.approx(on_cpu[1, "loss"], abs=1e-5)
     assert_near(measured, on_cpu, rel=5e-3)
     assert own_marks(calls()) == ["fit", *STEP * 6, "_losses", "_losses"]
