@@ -53,11 +53,8 @@ class UpdateGuard:
 
     def state(self) -> dict[str, float]:
         """What a checkpoint keeps, exactly (waits for the device)."""
-        counts = (self._total, self._in_a_row, self._spikes, self._norms)
-        *whole, mean = torch.stack([*counts, self._mean]).tolist()
-        return dict(zip(("skipped", "streak", "spikes", "norms"), map(int, whole), strict=True)) | {
-            "running_norm": mean
-        }
+        counts = {"skipped": self._total, "streak": self._in_a_row, "spikes": self._spikes, "norms": self._norms}
+        return {name: int(count) for name, count in counts.items()} | {"running_norm": float(self._mean)}
 
     def figures(self) -> dict[str, float]:
         """What is logged (waits for the device)."""
