@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -70,21 +70,29 @@ def hold(folder: Path, key: str) -> Iterator[Lock]:
     folder.mkdir(parents=True, exist_ok=True)
     with open_own(folder / LOCK) as file:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not locked(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                log.warning(f"{key}={folder}: its file system has no locks; make sure that nothing else writes there")
         except BlockingIOError:
             raise UserError(
                 f"{key}={folder}: {_holder(folder)}; wait for it, end it, or choose another {key}"
             ) from None
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            log.warning(f"{key}={folder}: its file system has no locks; make sure that nothing else writes there")
         _check(folder / LOCK, file)
         file.truncate(0)
         file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}).encode())
         file.flush()
         remove_left_overs(folder)
         yield Lock(folder, key, file)
+
+
+def locked(file: BinaryIO, how: int, call: Callable[[int, int], object] = fcntl.lockf) -> bool:
+    """Lock an open file by `fcntl.lockf` or `flock`; False where its file system has no locks. OSError as of the call."""
+    try:
+        call(file.fileno(), how)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return False
+    return True
 
 
 def _check(path: Path, file: BinaryIO) -> None:

@@ -4,6 +4,7 @@ A record is one image with its captions. The index states where both are, so rea
 `pread`; its CRC tells whether the shard has changed since.
 """
 
+import errno
 import functools
 import hashlib
 import json
@@ -199,6 +200,19 @@ def _open_shard(
         raise BadRecordError(f"shard cannot be opened: {error.strerror}") from None
 
 
+def _read_members(
+    fd: int, image_at: int, image_size: int, caption_at: int, caption_size: int
+) -> tuple[memoryview, memoryview]:
+    """(image, captions' member) of a record, in one read where they are close together."""
+    start = min(image_at, caption_at)
+    size = max(image_at + image_size, caption_at + caption_size) - start
+    if size > image_size + caption_size + _ONE_READ_GAP:
+        return memoryview(os.pread(fd, image_size, image_at)), memoryview(os.pread(fd, caption_size, caption_at))
+    data = memoryview(os.pread(fd, size, start))
+    image, member = image_at - start, caption_at - start
+    return data[image : image + image_size], data[member : member + caption_size]
+
+
 class Corpus:
     """The records of one corpus, by row; opened by `open_corpus`. It may be forked and pickled."""
 
@@ -240,17 +254,9 @@ class Corpus:
             raise BadRecordError(IMAGE_TOO_LARGE)
         if caption_size > MAX_CAPTION_BYTES:
             raise BadRecordError(CAPTIONS_TOO_LARGE)
-        file = self._file(shard)
-        start = min(image_at, caption_at)
-        size = max(image_at + image_size, caption_at + caption_size) - start
+        place = image_at, image_size, caption_at, caption_size
         try:
-            if size <= image_size + caption_size + _ONE_READ_GAP:
-                data = memoryview(os.pread(file.fd, size, start))
-                image = data[image_at - start : image_at - start + image_size]
-                member = data[caption_at - start : caption_at - start + caption_size]
-            else:
-                image = memoryview(os.pread(file.fd, image_size, image_at))
-                member = memoryview(os.pread(file.fd, caption_size, caption_at))
+            image, member = self._members(shard, place)
         except (OSError, OverflowError) as error:
             raise BadRecordError(f"shard cannot be read: {error}") from None
         if len(image) + len(member) != image_size + caption_size:
@@ -258,6 +264,15 @@ class Corpus:
         if crc32(member, crc32(image)) != crc:
             raise BadRecordError("changed since it was indexed")
         return Record(self, row, image, member)
+
+    def _members(self, shard: int, place: tuple[int, int, int, int]) -> tuple[memoryview, memoryview]:
+        try:
+            return _read_members(self._file(shard).fd, *place)
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+            self._file.cache_clear()  # NFS: another host has replaced the file, or the server has forgotten it
+            return _read_members(self._file(shard).fd, *place)
 
     def key(self, row: int) -> str:
         """Name of the image in the tar up to its first dot, as in webdataset, even if the rest is damaged; or `row N`."""
