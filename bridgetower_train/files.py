@@ -106,7 +106,12 @@ def remove_left_overs(folder: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that replaces `path` atomically at the end of the block: neither a reader nor a crash leaves half of it."""
+    """A file that replaces `path` atomically at the end of the block: neither a reader nor a crash leaves half of it.
+
+    FileError if `path` is no name of a file, as an empty one.
+    """
+    if not path.name:
+        raise FileError(f"{str(path)!r}: is no name of a file; name one")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{_TEMPORARY}")
     try:
         with os.fdopen(create(temporary), "wb") as file:

@@ -46,6 +46,11 @@ class Account:
     first_steps: list[float] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
+    @property
+    def total(self) -> int:
+        """Kills so far."""
+        return sum(self.kills.values())
+
     def fault(self, text: str) -> None:
         """Note a fault, and print it at once."""
         self.faults.append(text)
@@ -170,12 +175,13 @@ def table(account: Account, asked: int, seconds: float, damaged: int, lost: int)
     rows += [f"| {name} | {n} | survived |" for name, n in account.survived.most_common()]
     rows += ["", "| task | engine and ranks | kills |", "|---|---|---|"]
     rows += [f"| {task} | {phase} | {n} |" for (task, phase), n in sorted(account.by_phase.items())]
+    first_step = median(account.first_steps or [0.0])
     rows += [
         "",
-        f"{sum(account.kills.values())} kills of {asked} asked for, {account.starts} starts, {account.runs} runs through, in "
-        f"{seconds / 60:.0f} minutes; half of the starts logged their first step within {median(account.first_steps or [0.0]):.1f} s. "
-        f"{account.lines} lines of metrics were compared, and {account.differ} differ. A file of a checkpoint was damaged "
-        f"{damaged} times, and {lost} runs lost something by it.",
+        f"{account.total} kills of {asked} asked for, {account.starts} starts, {account.runs} runs through, in "
+        f"{seconds / 60:.0f} minutes; half of the starts logged their first step within {first_step:.1f} s. {account.lines} lines "
+        f"of metrics were compared, and {account.differ} differ. A file of a checkpoint was damaged {damaged} times, and {lost} "
+        "runs lost something by it.",
     ]
     return "\n".join(rows)
 
@@ -204,24 +210,21 @@ def torture() -> int:
         damaged, lost = damage_each_file(courses[0], work, root, account.fault)
 
         def wanted() -> bool:
-            return sum(account.kills.values()) < options.kills
+            return account.total < options.kills
 
         idle = 0
         while wanted() and idle < 3:
-            before = sum(account.kills.values())
+            before = account.total
             for plan in courses:
                 Torture(plan, work, root, store, dice, account).run(whole[plan.name], wanted)
-                print(
-                    f"{sum(account.kills.values())} kills, {account.differ} of {account.lines} lines differ", flush=True
-                )
+                print(f"{account.total} kills, {account.differ} of {account.lines} lines differ", flush=True)
                 if options.out:  # so far
-                    options.out.write_text(
-                        table(account, options.kills, time.monotonic() - began, damaged, lost) + "\n"
-                    )
-            idle = 0 if sum(account.kills.values()) > before else idle + 1
+                    text = table(account, options.kills, time.monotonic() - began, damaged, lost)
+                    options.out.write_text(text + "\n")
+            idle = 0 if account.total > before else idle + 1
     text = table(account, options.kills, time.monotonic() - began, damaged, lost)
     print(text)
-    enough = sum(account.kills.values()) >= options.kills
+    enough = account.total >= options.kills
     good = enough and not (account.differ or account.faults or lost)
     why = f"{len(account.faults)} faults" if enough else "too few kills"
     print("verdict: " + ("nothing was lost" if good else f"FAILED, {why}"))
