@@ -9,7 +9,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
@@ -118,7 +118,6 @@ class Ended:
     code: object
     output: str
     raised: str = ""
-    faults: list[str] = field(default_factory=list)
 
 
 def attempt(case: Case, world: World) -> Ended:
@@ -146,15 +145,15 @@ def attempt(case: Case, world: World) -> Ended:
     return ended
 
 
-def faults(ended: Ended) -> str:
+def faults(case: Case, ended: Ended) -> str:
     """What a user should not have met; empty if there is nothing."""
     if ended.raised or "Traceback (most recent call last)" in ended.output:
         return ended.raised or ended.output
     if ended.code not in (0, None, 1, 2):
         return f"exit code {ended.code}"
-    errors = [line for line in ended.output.splitlines() if line.startswith("error: ")]
-    if ended.code and not errors and "run may fail" not in ended.output and not ended.output.strip():
-        return f"exit code {ended.code} without a word"
+    reports = case.command in ("doctor", "prep lint")  # which say what is wrong in their own way
+    if ended.code and not reports and not re.search("^error: .+$", ended.output, re.MULTILINE):
+        return f"exit code {ended.code} without an error that says why:\n{ended.output}"
     return ""
 
 
@@ -165,7 +164,7 @@ def _surroundings(case: Case, folder: Path) -> Iterator[None]:
     before = Path.cwd()
     with contextlib.ExitStack() as stack:
         stack.enter_context(patch.dict(os.environ, env))
-        stack.enter_context(patch.dict(sys.modules, dict.fromkeys(case.missing)))
+        stack.enter_context(_without(case.missing))
         stack.enter_context(patch.object(cache, "RETRY_DELAYS", ()))
         stack.enter_context(patch.object(sys, "argv", ["bridgetower"]))
         with contextlib.suppress(ImportError):
@@ -175,6 +174,22 @@ def _surroundings(case: Case, folder: Path) -> Iterator[None]:
         stack.callback(os.chdir, before)
         os.chdir(folder)
         yield
+
+
+@contextlib.contextmanager
+def _without(packages: tuple[str, ...]) -> Iterator[None]:
+    """Packages that cannot be imported, nor what is in them; all else that is imported meanwhile stays."""
+    hidden = {name: sys.modules[name] for name in sys.modules if name.startswith(tuple(f"{p}." for p in packages))}
+    hidden |= {name: sys.modules[name] for name in packages if name in sys.modules}
+    for name in hidden:
+        del sys.modules[name]
+    sys.modules.update(dict.fromkeys(packages))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name in packages:
+            sys.modules.pop(name, None)
+        sys.modules.update(hidden)
 
 
 def _damage(folder: Path, name: str, kind: str, place: float) -> None:

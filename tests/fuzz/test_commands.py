@@ -36,6 +36,14 @@ PACKAGES = (
 )  # fmt: skip
 
 
+KEPT = [
+    Case("view", ("device.recipe_cache=step", "í\U000ca754¶3Ï"), encoding="ascii"),
+    Case("report", ("out=\x9a\U000e7914°oì",), encoding="latin-1"),
+    Case("prep lint", ("listing=",)),
+]
+"""What gave a traceback once."""
+
+
 @st.composite
 def cases(draw: st.DrawFn, world: World) -> Case:
     """One thing is wrong, or two."""
@@ -69,8 +77,13 @@ def _overrides(command: str) -> st.SearchStrategy[str]:
 
 
 def check(case: Case, world: World) -> None:
-    found = faults(attempt(case, world))
+    found = faults(case, attempt(case, world))
     assert not found, f"{case}\n{found}"
+
+
+@pytest.mark.parametrize("case", KEPT, ids=lambda case: case.command)
+def test_what_was_found_once(world, case):
+    check(case, world)
 
 
 @given(st.data())

@@ -179,9 +179,9 @@ def table(account: Account, asked: int, seconds: float, damaged: int, lost: int)
     rows += [
         "",
         f"{account.total} kills of {asked} asked for, {account.starts} starts, {account.runs} runs through, in "
-        f"{seconds / 60:.0f} minutes; half of the starts logged their first step within {first_step:.1f} s. {account.lines} lines "
-        f"of metrics were compared, and {account.differ} differ. A file of a checkpoint was damaged {damaged} times, and {lost} "
-        "runs lost something by it.",
+        f"{seconds / 60:.0f} minutes; half of the starts logged their first step within {first_step:.1f} s. "
+        f"{account.lines} lines of metrics were compared, and {account.differ} differ. "
+        f"A file of a checkpoint was damaged {damaged} times, and {lost} runs lost something by it.",
     ]
     return "\n".join(rows)
 

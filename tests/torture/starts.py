@@ -8,6 +8,7 @@ import atexit
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -17,12 +18,13 @@ from pathlib import Path
 
 import torch
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from bridgetower_train.cli import entry, main
 from tests.training.runs import ROOT, train_command
 
-_SET_DEATH_SIGNAL, _SET_SUBREAPER = 1, 36  # of prctl(2)
+_SET_SUBREAPER = 36  # of prctl(2)
 
 
 def prepare(first_run: list[str]) -> None:
@@ -36,7 +38,7 @@ def prepare(first_run: list[str]) -> None:
         raise SystemExit("a run of one step fails: nothing can be tested")
 
 
-def fork(work: Callable[[], int], log: Path) -> int:
+def fork(work: Callable[[], int], log: Path | None = None) -> int:
     """The id of a new process, in a session of its own, that does `work`, prints to `log` and exits with what it returns."""
     sys.stdout.flush()
     child = os.fork()
@@ -45,7 +47,7 @@ def fork(work: Callable[[], int], log: Path) -> int:
     code = 70
     try:
         os.setsid()
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666) if log else 1
         for stream in (1, 2):
             os.dup2(output, stream)
         code = work()
@@ -58,6 +60,40 @@ def fork(work: Callable[[], int], log: Path) -> int:
         with suppress(OSError):
             sys.stdout.flush()
         os._exit(code)
+
+
+class Forked:
+    """A rank of torchrun's agent, which takes it for a command that it has started (`subprocess.Popen`)."""
+
+    def __init__(
+        self, args: object, env: dict[str, str], stdout: object, stderr: object, start_new_session: bool
+    ) -> None:
+        self.returncode: int | None = None
+        self.pid = fork(lambda: self._be_rank(env))
+
+    @staticmethod
+    def _be_rank(env: dict[str, str]) -> int:
+        for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+            signal.signal(signum, signal.SIG_DFL)  # a command has no handlers of the agent's
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.environ.clear()
+        os.environ.update(env)
+        return entry()
+
+    def poll(self) -> int | None:
+        """Its exit code, once it has ended."""
+        if self.returncode is None and (ended := os.waitpid(self.pid, os.WNOHANG))[0]:
+            self.returncode = os.waitstatus_to_exitcode(ended[1])
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The same, as soon as it has ended; TimeoutExpired after `timeout` seconds."""
+        limit = time.monotonic() + (timeout if timeout is not None else float("inf"))
+        while (code := self.poll()) is None:
+            if time.monotonic() > limit:
+                raise subprocess.TimeoutExpired("bridgetower", timeout or 0.0)
+            time.sleep(0.01)
+        return code
 
 
 @dataclass
@@ -89,19 +125,12 @@ class Start:
             if ranks == 1:
                 return entry()
             logs = DefaultLogsSpecs(log_dir=str(log.with_suffix(".elastic")))
+            subprocess_handler.Popen = Forked  # type: ignore[assignment, misc]
             config = LaunchConfig(
-                1,
-                1,
-                ranks,
-                logs,
-                os.urandom(4).hex(),
-                "trainer",
-                "127.0.0.1:0",
-                "c10d",
-                max_restarts=0,
-                start_method="fork",
-            )
-            elastic_launch(config, _rank)()
+                min_nodes=1, max_nodes=1, nproc_per_node=ranks, logs_specs=logs, run_id=os.urandom(4).hex(),
+                rdzv_endpoint="127.0.0.1:0", rdzv_backend="c10d", max_restarts=0,
+            )  # fmt: skip
+            elastic_launch(config, "bridgetower")()
             return 0
 
         beside = frozenset(_below(os.getpid()))
@@ -165,19 +194,6 @@ def kill(processes: list[int], signum: int = signal.SIGKILL) -> None:
     for process in processes:
         with suppress(ProcessLookupError):
             os.kill(process, signum)
-
-
-def _rank() -> int:
-    """A rank, in a process of the agent's."""
-    # torchrun starts commands, which have no handlers of its own, and no signal when it dies.
-    _prctl(_SET_DEATH_SIGNAL, 0)
-    for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-        signal.signal(signum, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    code = main(sys.argv[1:])
-    if code:
-        os._exit(code)
-    return code
 
 
 def _children(process: int) -> list[int]:
