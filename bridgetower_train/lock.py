@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -84,10 +84,10 @@ def hold(folder: Path, key: str) -> Iterator[Lock]:
         yield Lock(folder, key, file)
 
 
-def locked(file: BinaryIO, how: int, call: Callable[[int, int], object] = fcntl.lockf) -> bool:
-    """Lock an open file by `fcntl.lockf` or `flock`; False where its file system has no locks. OSError as of the call."""
+def locked(file: BinaryIO, how: int) -> bool:
+    """Lock an open file as `fcntl.lockf` does; False where its file system has no locks. OSError as of `lockf`."""
     try:
-        call(file.fileno(), how)
+        fcntl.lockf(file, how)
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise

@@ -201,16 +201,17 @@ def _open_shard(
 
 
 def _read_members(
-    fd: int, image_at: int, image_size: int, caption_at: int, caption_size: int
+    file: _OpenFile, image_at: int, image_size: int, caption_at: int, caption_size: int
 ) -> tuple[memoryview, memoryview]:
     """(image, captions' member) of a record, in one read where they are close together."""
     start = min(image_at, caption_at)
     size = max(image_at + image_size, caption_at + caption_size) - start
     if size > image_size + caption_size + _ONE_READ_GAP:
-        return memoryview(os.pread(fd, image_size, image_at)), memoryview(os.pread(fd, caption_size, caption_at))
-    data = memoryview(os.pread(fd, size, start))
-    image, member = image_at - start, caption_at - start
-    return data[image : image + image_size], data[member : member + caption_size]
+        image, member = os.pread(file.fd, image_size, image_at), os.pread(file.fd, caption_size, caption_at)
+        return memoryview(image), memoryview(member)
+    data = memoryview(os.pread(file.fd, size, start))
+    image_at, caption_at = image_at - start, caption_at - start
+    return data[image_at : image_at + image_size], data[caption_at : caption_at + caption_size]
 
 
 class Corpus:
@@ -267,12 +268,12 @@ class Corpus:
 
     def _members(self, shard: int, place: tuple[int, int, int, int]) -> tuple[memoryview, memoryview]:
         try:
-            return _read_members(self._file(shard).fd, *place)
+            return _read_members(self._file(shard), *place)
         except OSError as error:
             if error.errno != errno.ESTALE:
                 raise
             self._file.cache_clear()  # NFS: another host has replaced the file, or the server has forgotten it
-            return _read_members(self._file(shard).fd, *place)
+            return _read_members(self._file(shard), *place)
 
     def key(self, row: int) -> str:
         """Name of the image in the tar up to its first dot, as in webdataset, even if the rest is damaged; or `row N`."""
