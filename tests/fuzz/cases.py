@@ -52,7 +52,23 @@ COMMANDS: dict[str, tuple[list[str], tuple[str, ...]]] = {
         ["prep", "coco", "images={images}", "annotations={images}/coco.json", "out={new}", "size=32", "workers=1"],
         ("images",),
     ),
-}
+    "prep visual_genome": (
+        [
+            "prep", "visual_genome", "images={images}", "regions={images}/regions.json", "image_data={images}/image_data.json",
+            "karpathy=none", "out={new}", "size=32", "workers=1",
+        ],
+        ("images",),
+    ),
+    "prep sbu": (
+        ["prep", "sbu", "annotations={images}/sbu.json", "out={new}", "size=32", "workers=1", "fetch.contact=https://a.org"],
+        ("images",),
+    ),
+    "prep cc3m": (
+        ["prep", "cc3m", "annotations={images}/cc3m.tsv", "out={new}", "size=32", "workers=1", "fetch.contact=https://a.org"],
+        ("images",),
+    ),
+    "prep shapes": (["prep", "shapes", "out={new}", "records=8", "heldout=2", "size=32", "workers=1"], ()),
+}  # fmt: skip
 """Name -> (arguments, the folders of `World` that it needs)."""
 
 DAMAGE: dict[str, Callable[[bytes, int], bytes]] = {
@@ -194,8 +210,8 @@ def _without(packages: tuple[str, ...]) -> Iterator[None]:
 
 def _damage(folder: Path, name: str, kind: str, place: float) -> None:
     path = folder / name
-    data = path.read_bytes()
-    path.unlink()
+    data = path.read_bytes() if path.exists() else b""
+    path.unlink(missing_ok=True)
     if kind == "folder":
         path.mkdir()
     elif kind == "loop":

@@ -38,4 +38,10 @@ def world(tmp_path_factory) -> World:
         "annotations": [{"image_id": n, "caption": f"caption {n}"} for n in range(3)],
     }
     (images / "coco.json").write_text(json.dumps(coco))
+    urls = [f"http://127.0.0.1:9/{n}.jpg" for n in range(3)]  # private, and so never contacted
+    (images / "sbu.json").write_text(json.dumps({"image_urls": urls, "captions": ["a", "b", "c"]}))
+    (images / "cc3m.tsv").write_text("".join(f"caption {n}\t{url}\n" for n, url in enumerate(urls)))
+    (images / "image_data.json").write_text(json.dumps([{"image_id": n, "coco_id": None} for n in range(3)]))
+    regions = [{"id": n, "regions": [{"image_id": n, "phrase": f"phrase {n}"}]} for n in range(3)]
+    (images / "regions.json").write_text(json.dumps(regions))
     return World(folder)

@@ -19,7 +19,7 @@ VALUES = [
 ]  # fmt: skip
 """Of keys; what would need a network, or take long where it is right, is not among them."""
 
-LONG = {"steps", "workers", "data.workers", "data.prefetch", "records_per_shard"}
+LONG = {"steps", "records", "heldout", "size", "workers", "data.workers", "data.prefetch", "records_per_shard"}
 """Keys whose large values take long, or all of the machine."""
 
 ENVIRONMENT = {
@@ -53,7 +53,7 @@ def cases(draw: st.DrawFn, world: World) -> Case:
     )
     keys = draw(st.lists(_overrides(command), min_size=1, max_size=2)) if "keys" in wrong else []
     places = st.floats(0, 1, exclude_max=True)
-    broken = st.tuples(st.sampled_from(world.files(command)), st.sampled_from(KINDS), places)
+    broken = st.tuples(st.sampled_from(world.files(command) or ["none"]), st.sampled_from(KINDS), places)
     files = draw(st.lists(broken, min_size=1, max_size=2, unique_by=lambda file: file[0])) if "files" in wrong else []
     names = draw(st.lists(st.sampled_from(sorted(ENVIRONMENT)), max_size=3, unique=True)) if "env" in wrong else []
     env = [(name, draw(st.sampled_from(ENVIRONMENT[name]))) for name in names]
