@@ -99,7 +99,13 @@ def test_on_nfs_everything_is_written_and_nothing_differs(on_disk, shapes_root, 
     assert len(files(disk / "data" / "shapes")) == len(files(shapes_root / "shapes"))
 
 
-@pytest.mark.parametrize(("disk_is", "why"), [(FULL, "No space left on device"), (READ_ONLY, "Read-only file system")])
+@pytest.mark.parametrize(
+    ("disk_is", "why"),
+    [
+        pytest.param(FULL, "No space left on device", marks=pytest.mark.nightly),
+        (READ_ONLY, "Read-only file system"),
+    ],
+)
 def test_a_disk_that_fails_on_the_way_is_named_and_nothing_is_lost(on_disk, shapes_root, tmp_path, disk_is, why):
     disk = tmp_path / "disk"
     run, shapes = (
