@@ -305,7 +305,7 @@ class Corpus:
         return Record(self, row, image, member)
 
     def _with(self, shard: int, read: Callable[[_OpenFile], T]) -> T:
-        """What `read` finds in a shard. On NFS, one that another host has replaced or its server has forgotten is opened again."""
+        """What `read` finds in a shard. One that another host has replaced (NFS) is opened again."""
         try:
             return read(self._file(shard))
         except OSError as error:
