@@ -71,10 +71,17 @@ class Checkpoints:
     def load(self, engine: Engine, folder: Path) -> None:
         """Load the checkpoint that was found into `engine`; only rank 0 reads it.
 
-        Newer ones, which are damaged, are set aside under another name: they are not kept in place of whole ones.
+        Newer ones, which are damaged, are set aside under another name: they are not kept in place of whole ones. `latest`, which
+        a kill may have left behind, points at it.
         """
         engine.load(folder)
-        self.ranks.on_main(lambda: self._set_aside_after(step_of(folder)))
+        self.ranks.on_main(lambda: self._tidy(folder))
+
+    def _tidy(self, folder: Path) -> None:
+        self._set_aside_after(step_of(folder))
+        latest = self.folder / "latest"
+        if not latest.is_file() or latest.read_bytes() != folder.name.encode():
+            atomic_write(latest, folder.name)
 
     def _newest(self) -> tuple[Path, dict[str, Any]] | None:
         """The newest intact checkpoint and its state; None if the run has not been saved yet."""
