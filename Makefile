@@ -1,8 +1,10 @@
 # make demo          from nothing to a trained model and its report
 # make test          every test that needs no accelerator, except those of test-nightly
 # make test-nightly  the tests that are slow and rarely fail, and those of make test with the lowest allowed versions
+# make torture       kills, signals and starves runs, and compares what they give: KILLS=300
 # make lint          style and types
 PYTHON ?= python3
+KILLS ?= 300
 BIN := .venv/bin
 
 # Without an NVIDIA driver, torch's CPU build saves gigabytes of CUDA packages.
@@ -18,7 +20,7 @@ test -d $(1) || $(PYTHON) -m venv $(1)
 $(if $(TORCH_INDEX),$(1)/bin/$(PIP) --retries 0 --no-deps $(TORCH_INDEX) torch ||,) $(1)/bin/$(PIP) torch
 endef
 
-.PHONY: demo test test-nightly test-lowest lint clean
+.PHONY: demo test test-nightly test-lowest torture lint clean
 
 demo: .venv/installed
 	$(BIN)/bridgetower prep shapes out=data
@@ -40,6 +42,9 @@ else
 test-lowest:
 	@echo "the lowest versions are tested with Python 3.10 or 3.11: make test-lowest PYTHON=python3.11"
 endif
+
+torture: .venv/installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture --kills $(KILLS)
 
 lint: .venv/installed-test
 	$(BIN)/ruff check

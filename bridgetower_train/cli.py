@@ -1,7 +1,6 @@
 """`bridgetower <command> [overrides]`: one table, one line per command."""
 
 import atexit
-import errno
 import os
 import re
 import subprocess
@@ -11,7 +10,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from bridgetower_train.display import guard_streams, print_line, without_secrets
-from bridgetower_train.errors import ConfigError, UserError, nearest
+from bridgetower_train.errors import ConfigError, UserError, nearest, remedy
 from bridgetower_train.imports import import_command
 
 
@@ -133,11 +132,8 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         return 0
     except OSError as error:
-        if error.errno in (errno.EIO, errno.ESTALE):
-            todo = "its disk or server failed; run the same command again once it is well"
-        elif error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENAMETOOLONG):
-            todo = "make room, or choose another folder"
-        else:
+        todo = remedy(error)
+        if todo is None:
             raise
         print_line(f"error: {error}; {todo}", sys.stderr)
         return 1

@@ -1,5 +1,6 @@
 """Text of others, made safe to show: on a terminal, in a log, in stored command lines and configurations."""
 
+import io
 import re
 import sys
 from collections.abc import Iterable
@@ -92,5 +93,8 @@ class Guarded:
 
 
 def guard_streams() -> None:
-    """Let everything that this process prints pass `Guarded`."""
+    """Let everything that this process prints pass `Guarded`; what a terminal's encoding lacks is shown as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.stdout, sys.stderr = Guarded(sys.stdout), Guarded(sys.stderr)  # type: ignore[assignment]

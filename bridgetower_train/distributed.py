@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from bridgetower_train.config import DistributedConfig
 from bridgetower_train.display import print_line
-from bridgetower_train.errors import UserError
+from bridgetower_train.errors import UserError, remedy
 from bridgetower_train.lock import Lock, hold
 from bridgetower_train.rendezvous import meet, on_one_host, stay_on_this_host
 
@@ -166,7 +166,8 @@ def run_dir_lock(run_dir: Path, ranks: Ranks) -> Iterator[Lock | None]:
             try:
                 lock = stack.enter_context(hold(run_dir, "run_dir"))
             except (UserError, OSError) as error:
-                print_line(f"error: {error}", sys.stderr)
+                todo = f"run_dir={run_dir}: {error}; {remedy(error)}" if isinstance(error, OSError) else error
+                print_line(f"error: {todo}", sys.stderr)
                 refused = True
         if ranks.gather_objects(refused)[0]:
             raise SystemExit(1)

@@ -1,6 +1,7 @@
 """Errors that a user can fix. The command line prints them as one message, without a traceback."""
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 from bridgetower_train.display import without_secrets
@@ -30,6 +31,22 @@ class FileError(UserError, ValueError):
 
 class CheckpointError(UserError):
     """No usable checkpoint, or one that does not belong to this run. Exit code 1."""
+
+
+_REMEDIES = {
+    **dict.fromkeys((errno.EIO, errno.ESTALE), "its disk or server failed; run the same command again once it is well"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room, or choose another folder"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "change its permissions, or choose another path"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit of open files (ulimit -n)"),
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+
+
+def remedy(error: OSError) -> str | None:
+    """What a user can do about an error of the system; None if it is about no file, and no fault of a disk."""
+    return _REMEDIES.get(
+        error.errno or 0, None if error.filename is None else "give a path that fits, or remove what is there"
+    )
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

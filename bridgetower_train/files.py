@@ -63,6 +63,26 @@ def open_own(path: Path, flags: int = 0) -> BinaryIO:
     return file  # type: ignore[return-value]
 
 
+class Appending:
+    """A file to whose end pieces are written at once, created if missing: a kill loses none of them."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._file = path, path.open("ab", buffering=0)
+
+    def write(self, data: bytes) -> None:
+        """OSError, with the file's name, where it cannot, as on a full disk; some of the piece may be there then."""
+        rest = memoryview(data)
+        try:
+            while rest:  # on a disk that becomes full a write is cut short, and the next one raises
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from None
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
 def own_folder(path: Path) -> None:
     """Create a folder if it is missing. FileError if a link has its name: what is written to it would land elsewhere."""
     path.mkdir(parents=True, exist_ok=True)
@@ -86,7 +106,12 @@ def remove_left_overs(folder: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that replaces `path` atomically at the end of the block: neither a reader nor a crash leaves half of it."""
+    """A file that replaces `path` atomically at the end of the block: neither a reader nor a crash leaves half of it.
+
+    FileError if `path` is no name of a file, as an empty one.
+    """
+    if not path.name:
+        raise FileError(f"{str(path)!r}: is no name of a file; name one")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{_TEMPORARY}")
     try:
         with os.fdopen(create(temporary), "wb") as file:
@@ -106,10 +131,13 @@ def atomic_write(path: Path, content: str | bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Flush the contents of a file, or the names in a folder, to disk."""
+    """Flush the contents of a file, or the names in a folder where its file system can, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.EOPNOTSUPP)):
+            raise
     finally:
         os.close(descriptor)
 

@@ -70,21 +70,29 @@ def hold(folder: Path, key: str) -> Iterator[Lock]:
     folder.mkdir(parents=True, exist_ok=True)
     with open_own(folder / LOCK) as file:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not locked(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                log.warning(f"{key}={folder}: its file system has no locks; make sure that nothing else writes there")
         except BlockingIOError:
             raise UserError(
                 f"{key}={folder}: {_holder(folder)}; wait for it, end it, or choose another {key}"
             ) from None
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            log.warning(f"{key}={folder}: its file system has no locks; make sure that nothing else writes there")
         _check(folder / LOCK, file)
         file.truncate(0)
         file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}).encode())
         file.flush()
         remove_left_overs(folder)
         yield Lock(folder, key, file)
+
+
+def locked(file: BinaryIO, how: int) -> bool:
+    """Lock an open file as `fcntl.lockf` does; False where its file system has no locks. OSError as of `lockf`."""
+    try:
+        fcntl.lockf(file, how)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return False
+    return True
 
 
 def _check(path: Path, file: BinaryIO) -> None:

@@ -100,7 +100,7 @@ from types import ModuleType
 from bridgetower_train import cli
 
 def run(config):
-    open("/nowhere/http://alice:hidden@host/" + "\\x1b]0;x\\x07")
+    raise RuntimeError("/nowhere/http://alice:hidden@host/" + "\\x1b]0;x\\x07")
 
 module = ModuleType("evil")
 module.run, module.EvilConfig = run, type("EvilConfig", (), {})
@@ -115,6 +115,6 @@ def test_a_traceback_passes_the_guarded_stream(tmp_path):
     arguments = ["evil", "root=http://alice:hidden@host/"]
     ended = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True)
     assert ended.returncode == 1
-    assert "FileNotFoundError" in ended.stderr
+    assert "RuntimeError" in ended.stderr
     assert r"http://***@host/\x1b]0;x\x07" in ended.stderr
     assert "hidden" not in ended.stderr

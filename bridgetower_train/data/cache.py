@@ -128,17 +128,19 @@ class ShardCache:
 
     def fetch(self, url: str, size: int, sha256: str) -> Path:
         """Local path of `url`, as `open` has it, without waiting for an outage to pass. It may be evicted at any time."""
-        os.close(self._open(url, size, sha256, 0.0))
+        os.close(self.open(url, size, sha256, 0.0))
         return self._path(url, sha256)
 
-    def open(self, url: str, size: int, sha256: str) -> int:
+    def open(self, url: str, size: int, sha256: str, patience: float | None = None) -> int:
         """A file descriptor of `url`, fetched unless it is cached; `size`: bytes that it has at most.
+
+        `patience`: as of the cache, unless it is given.
 
         The SHA-256 is checked when it is fetched, or at its first opening by this process. DataError if it cannot be fetched,
         is larger than `size` or than the cache, or has a different SHA-256.
         """
         try:
-            return self._open(url, size, sha256, self.patience)
+            return self._open(url, size, sha256, self.patience if patience is None else patience)
         except OSError as error:
             raise DataError(f"data.cache_dir={self.folder}: {error}; name a folder on a disk that works") from error
 
@@ -231,7 +233,9 @@ class ShardCache:
     def _say(self, line: str) -> None:
         """Log what every process of the host meets, by one of them once per OUTAGE_DELAY."""
         with self._lock("outage") as file:
-            said = float(file.read() or 0)
+            said = 0.0
+            with contextlib.suppress(ValueError):  # of a crash of the machine
+                said = float(file.read() or 0)
             if not said <= time.time() < said + 0.9 * OUTAGE_DELAY:
                 file.seek(0)
                 file.truncate()

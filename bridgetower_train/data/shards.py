@@ -4,17 +4,18 @@ A record is one image with its captions. The index states where both are, so rea
 `pread`; its CRC tells whether the shard has changed since.
 """
 
+import errno
 import functools
 import hashlib
 import json
 import os
 import re
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, repeat
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,8 @@ from bridgetower_train.data.tar import BLOCK, member_key, member_name, parse_hea
 from bridgetower_train.errors import ConfigError, DataError, UserError, nearest
 from bridgetower_train.files import sha256_file
 from bridgetower_train.foreign import MAX_JSON, decode_text, inside, open_regular, read_bytes
+
+T = TypeVar("T")
 
 INDEX_DTYPE = np.dtype(
     [
@@ -220,6 +223,35 @@ def _open_shard(
         raise BadRecordError(f"shard cannot be opened: {error.strerror}") from None
 
 
+def _read_members(
+    file: _OpenFile, image_at: int, image_size: int, caption_at: int, caption_size: int
+) -> tuple[memoryview, memoryview]:
+    """(image, captions' member) of a record, in one read where they are close together."""
+    start = min(image_at, caption_at)
+    size = max(image_at + image_size, caption_at + caption_size) - start
+    if size > image_size + caption_size + _ONE_READ_GAP:
+        image, member = os.pread(file.fd, image_size, image_at), os.pread(file.fd, caption_size, caption_at)
+        return memoryview(image), memoryview(member)
+    data = memoryview(os.pread(file.fd, size, start))
+    image_at, caption_at = image_at - start, caption_at - start
+    return data[image_at : image_at + image_size], data[caption_at : caption_at + caption_size]
+
+
+def _read_further(file: _OpenFile, at: int, size: int, key: str, count: int) -> list[memoryview]:
+    """The images behind that of `size` bytes at `at`, up to `count` with it."""
+    found = list[memoryview]()
+    for number in range(1, count):
+        at += -(-size // BLOCK) * BLOCK
+        header = parse_header(os.pread(file.fd, BLOCK, at))
+        if header is None or member_key(header.name) != (key, f"{number}.jpg"):
+            raise BadRecordError(f"{number} image{'s' * (number > 1)} instead of {count}")
+        if header.size > MAX_IMAGE_BYTES:
+            raise BadRecordError(IMAGE_TOO_LARGE)
+        at, size = at + BLOCK, header.size
+        found.append(memoryview(os.pread(file.fd, size, at)))
+    return found
+
+
 class Corpus:
     """The records of one corpus, by row; opened by `open_corpus`. It may be forked and pickled."""
 
@@ -261,17 +293,9 @@ class Corpus:
             raise BadRecordError(IMAGE_TOO_LARGE)
         if caption_size > MAX_CAPTION_BYTES:
             raise BadRecordError(CAPTIONS_TOO_LARGE)
-        file = self._file(shard)
-        start = min(image_at, caption_at)
-        size = max(image_at + image_size, caption_at + caption_size) - start
+        place = image_at, image_size, caption_at, caption_size
         try:
-            if size <= image_size + caption_size + _ONE_READ_GAP:
-                data = memoryview(os.pread(file.fd, size, start))
-                image = data[image_at - start : image_at - start + image_size]
-                member = data[caption_at - start : caption_at - start + caption_size]
-            else:
-                image = memoryview(os.pread(file.fd, image_size, image_at))
-                member = memoryview(os.pread(file.fd, caption_size, caption_at))
+            image, member = self._with(shard, lambda file: _read_members(file, *place))
         except (OSError, OverflowError) as error:
             raise BadRecordError(f"shard cannot be read: {error}") from None
         if len(image) + len(member) != image_size + caption_size:
@@ -280,29 +304,30 @@ class Corpus:
             raise BadRecordError("changed since it was indexed")
         return Record(self, row, image, member)
 
+    def _with(self, shard: int, read: Callable[[_OpenFile], T]) -> T:
+        """What `read` finds in a shard. One that another host has replaced (NFS) is opened again."""
+        try:
+            return read(self._file(shard))
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+            self._file.cache_clear()
+            return read(self._file(shard))
+
     def further_images(self, row: int, count: int) -> list[memoryview]:
         """The images of a record after the first, up to `count` with it. Errors as of `read`; the CRC does not include them."""
         shard, at, size, *_ = _ROW.unpack_from(self._rows, row * _ROW.size)
-        fd, key, found = self._file(shard).fd, self.key(row), list[memoryview]()
+        key = self.key(row)
         try:
-            for number in range(1, count):
-                at += -(-size // BLOCK) * BLOCK
-                header = parse_header(os.pread(fd, BLOCK, at))
-                if header is None or member_key(header.name) != (key, f"{number}.jpg"):
-                    raise BadRecordError(f"{number} image{'s' * (number > 1)} instead of {count}")
-                if header.size > MAX_IMAGE_BYTES:
-                    raise BadRecordError(IMAGE_TOO_LARGE)
-                at, size = at + BLOCK, header.size
-                found.append(memoryview(os.pread(fd, size, at)))
+            return self._with(shard, lambda file: _read_further(file, at, size, key, count))
         except (OSError, OverflowError) as error:
             raise BadRecordError(f"shard cannot be read: {error}") from None
-        return found
 
     def key(self, row: int) -> str:
         """Name of the image in the tar up to its first dot, as in webdataset, even if the rest is damaged; or `row N`."""
         shard, image_at, *_ = _ROW.unpack_from(self._rows, row * _ROW.size)
         try:
-            name = member_name(self._file(shard).fd, image_at)
+            name = self._with(shard, lambda file: member_name(file.fd, image_at))
         except (OSError, OverflowError, BadRecordError):
             name = None
         return f"row {row}" if name is None else member_key(name)[0]

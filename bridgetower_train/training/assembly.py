@@ -139,7 +139,7 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
     if found:
         engine.load(found[0])
         if not back:
-            checkpoints.set_aside_after(found[0])
+            checkpoints.tidy(found[0])
     elif optimizer:
         engine.load_optimizer(*optimizer)
 

@@ -71,9 +71,18 @@ class Checkpoints:
             )
         return folder, state
 
-    def set_aside_after(self, folder: Path) -> None:
-        """Give those that are newer than the newest intact one, `folder`, another name: they are not kept in its place."""
-        self.ranks.on_main(lambda: self._set_aside_after(step_of(folder)))
+    def tidy(self, folder: Path) -> None:
+        """Give those that are newer than the newest intact one, `folder`, another name: they are not kept in its place.
+
+        `latest`, which a kill may have left behind, names `folder`.
+        """
+        self.ranks.on_main(lambda: self._tidy(folder))
+
+    def _tidy(self, folder: Path) -> None:
+        self._set_aside_after(step_of(folder))
+        latest = self.folder / "latest"
+        if not latest.is_file() or latest.read_bytes() != folder.name.encode():
+            atomic_write(latest, folder.name)
 
     def _found(self, step: int | None) -> tuple[Path, dict[str, Any]] | None:
         folder = newest(self.run_dir, self.log) if step is None else self.folder / folder_name(step)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import sys
 import time
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from bridgetower_train.distributed import Ranks
 from bridgetower_train.engines.stopwatch import Stopwatch
 from bridgetower_train.errors import FileError
 from bridgetower_train.evaluation.base import Picture
-from bridgetower_train.files import atomic_write
+from bridgetower_train.files import Appending, atomic_write
 from bridgetower_train.foreign import parse_json, read_lines
 
 LogRecord = dict[str, Any]
@@ -106,14 +107,13 @@ class Gallery(Protocol):
 
 
 class JsonLines:
-    """A file of one line per record, flushed at once."""
+    """A file of one line per record, written at once; the next start drops half a line."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("a")
+        self._file = Appending(path)
 
     def write(self, record: LogRecord) -> None:
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        self._file.write((json.dumps(record) + "\n").encode())
 
     def close(self, failed: bool = False) -> None:
         self._file.close()
@@ -161,20 +161,38 @@ def missing_lines(name: str, steps: list[int], expected: int, until: int) -> str
 
 
 class TensorBoard:
-    """Event files in `tensorboard/`."""
+    """Event files in `tensorboard/`, one for each start.
+
+    Torch's writer would keep up to two minutes in memory, and report a full disk by a traceback of its thread.
+    """
 
     def __init__(self, folder: Path, resume_step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+        """What the files have from after step `resume_step` is no longer shown."""
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self._writer = SummaryWriter(str(folder), purge_step=resume_step + 1)  # type: ignore[no-untyped-call]
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{int(time.time()):010d}.{platform.node()}.{os.getpid()}"
+        self._file = Appending(folder / name)
+        self._records = RecordWriter(self._file)  # type: ignore[no-untyped-call]
+        self._add(resume_step + 1, file_version="brain.Event:2")
+        self._add(resume_step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, record: LogRecord) -> None:
-        for key, value in record.items():
-            if isinstance(value, (int, float)) and key not in ("step", "time"):
-                self._writer.add_scalar(key, value, record["step"])  # type: ignore[no-untyped-call]
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        figures = {k: v for k, v in record.items() if isinstance(v, (int, float)) and k not in ("step", "time")}
+        values = [Summary.Value(tag=key, simple_value=value) for key, value in figures.items()]
+        self._add(record["step"], summary=Summary(value=values))
 
     def close(self, failed: bool) -> None:
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._file.close()
+
+    def _add(self, step: int, **what: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        event = Event(wall_time=time.time(), step=step, **what)
+        self._records.write(event.SerializeToString())  # type: ignore[no-untyped-call]
 
 
 class Console:

@@ -3,6 +3,7 @@
 import dataclasses
 import netrc
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -116,8 +117,11 @@ def open_sinks(config: TrainConfig, run_dir: Path, start: int, console: Console)
 
 
 def _wandb_id(run_dir: Path) -> str:
-    """The W&B id of this run, created at its first start."""
+    """The W&B id of this run, created at its first start, and where the file has none."""
     path = run_dir / "wandb_id"
-    if not path.exists():
-        atomic_write(path, secrets.token_hex(4))
-    return read_bytes(path, 64).decode("ascii", "replace")
+    found = read_bytes(path, 64).decode("ascii", "replace").strip() if path.exists() else ""
+    if re.fullmatch(r"[\w-]+", found):
+        return found
+    new = secrets.token_hex(4)
+    atomic_write(path, new)
+    return new

@@ -3,6 +3,7 @@
 import filecmp
 import secrets
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -46,7 +47,8 @@ def write_export(saved: SavedModel, weights: Tensors, card: str, out: Path) -> b
             atomic_write(temporary / name, content)
         tensors = temporary / "model.safetensors"
         save_file(exported_weights(task_class(config), weights), tensors, metadata={"format": "pt"})
-        tensors.chmod((temporary / "README.md").stat().st_mode)
+        with suppress(PermissionError):  # of some network file systems, which give no file its own
+            tensors.chmod((temporary / "README.md").stat().st_mode)
         sync(tensors)
         sync(temporary)
         if out.exists():

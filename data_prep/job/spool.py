@@ -11,6 +11,7 @@ from typing import Any
 
 from bridgetower_train.files import open_own, own_folder
 from bridgetower_train.foreign import parse_json
+from bridgetower_train.lock import locked
 from data_prep.source.rows import FORMER_STATES, Outcome
 
 _Note = tuple[str, str, dict[str, Any]] | tuple[str, str, dict[str, Any], list[int]]
@@ -31,7 +32,7 @@ class Spool:
         own_folder(path.parent)
         self._path = path
         self._file = open_own(path, os.O_APPEND)
-        fcntl.lockf(self._file, fcntl.LOCK_EX)
+        locked(self._file, fcntl.LOCK_EX)
         self._places: dict[int, tuple[int, int, int]] = {}  # row -> offset of its json, bytes of json and images
         self._end = 0
         self._read()

@@ -537,6 +537,7 @@ def test_an_outage_is_waited_out_with_one_line_a_minute(server, tmp_path, expect
     monkeypatch.setattr(cache_module, "OUTAGE_DELAY", 0.05)
     patient = ShardCache(str(tmp_path / "cache"), ROOMY, patience=3600.0)
     corpus = open_corpus(server.url, "small", pickle.loads(pickle.dumps(patient)))
+    (tmp_path / "cache" / "locks" / "outage").write_bytes(bytes(17))  # left by a crash of the machine
     server.misdeeds = ["500"] * 12
     assert contents(corpus) == expected
     lines = [record.getMessage() for record in caplog.records]

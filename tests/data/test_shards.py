@@ -1,5 +1,6 @@
 """Reading a corpus: every record as written, whatever has changed since named, and nothing trusted unread."""
 
+import errno
 import hashlib
 import json
 import multiprocessing
@@ -323,3 +324,17 @@ def test_what_is_not_there_is_named(root):
 def test_a_remote_root_needs_a_cache():
     with pytest.raises(ConfigError, match=r"data.root=s3://bucket: is remote; set data.cache_dir"):
         open_corpus("s3://bucket", "small")
+
+
+def test_a_shard_that_another_host_has_replaced_is_opened_again(small_corpus, monkeypatch):
+    """NFS answers ESTALE to whoever has the old one open."""
+    corpus = open_corpus(str(small_corpus), "small")
+    expected, plain, stale = bytes(corpus.read(0).image), os.pread, [True]
+
+    def pread(descriptor, size, start):
+        if stale and stale.pop():  # the first time
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return plain(descriptor, size, start)
+
+    monkeypatch.setattr(os, "pread", pread)
+    assert bytes(corpus.read(0).image) == expected

@@ -2,9 +2,11 @@
 
 import json
 
+import pytest
+
 from bridgetower_train.data.batch import BadRecord
 from bridgetower_train.distributed import Ranks
-from bridgetower_train.training.metrics import BadSamples, JsonLines, keep_lines_until
+from bridgetower_train.training.metrics import BadSamples, JsonLines, TensorBoard, keep_lines_until
 
 ALONE = Ranks(0, 1, None)
 
@@ -38,3 +40,25 @@ def test_bad_samples_are_listed_and_counted(tmp_path):
     resumed.flush(20)
     assert resumed.count == 2
     assert [json.loads(line) for line in path.read_text().splitlines()] == lines
+
+
+def test_tensorboard_has_each_line_at_once_and_forgets_what_is_trained_again(tmp_path):
+    """A kill loses nothing; a resume after step 2 hides the steps from 3 on of the start before."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    first = TensorBoard(tmp_path, 0)
+    for step in (1, 2, 3, 4):
+        first.write({"step": step, "time": 9.0, "loss": step / 2, "epoch": 1, "note": "x"})
+    resumed = TensorBoard(tmp_path, 2)
+    resumed.write({"step": 3, "time": 9.0, "loss": 7.0})
+    found = EventAccumulator(str(tmp_path)).Reload()
+    assert [(event.step, event.value) for event in found.Scalars("loss")] == [(1, 0.5), (2, 1.0), (3, 7.0)]
+    assert set(found.Tags()["scalars"]) == {"loss", "epoch"}
+
+
+def test_a_line_that_does_not_fit_names_its_file(tmp_path):
+    """/dev/full is a disk without room."""
+    path = tmp_path / "metrics.jsonl"
+    path.symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"No space left on device: '.*metrics.jsonl'"):
+        JsonLines(path).write({"step": 1})
