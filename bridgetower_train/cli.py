@@ -54,6 +54,7 @@ COMMANDS = {
     "bench prep": Command("time the preparation of a corpus"),
     "bench save": Command("benchmark async checkpointing", "bench_step"),
     "bench ranks": Command("measure DDP overhead", "bench_ranks"),
+    "bench watchdog": Command("measure what watching many ranks takes"),
     "prep shapes": Command("draw the shapes corpus", module="data_prep.shapes.corpus"),
     "prep coco": Command("write COCO captions as shards"),
     "prep visual_genome": Command("write Visual Genome as shards"),
