@@ -14,7 +14,7 @@ from bridgetower_train.display import guard_streams, output_fault, print_line, w
 from bridgetower_train.errors import ConfigError, UserError, nearest
 from bridgetower_train.imports import import_command
 from bridgetower_train.jobs import end_with_parent, run_job
-from bridgetower_train.launched import check_launcher, is_first, several_ranks
+from bridgetower_train.launched import check_numbers, is_first, several_ranks
 from bridgetower_train.signals import ASKING, Signals
 
 
@@ -145,7 +145,7 @@ def _as_a_rank(arguments: list[str]) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Run a command. Exit code 0, 1 for a failure that the message explains, 2 for a wrong configuration."""
     try:
-        check_launcher()
+        check_numbers()
         return _main(sys.argv[1:] if argv is None else argv)
     except ConfigError as error:
         if is_first():  # every rank has the same configuration

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from bridgetower_train.config import DistributedConfig
 from bridgetower_train.display import print_line
 from bridgetower_train.errors import UserError
-from bridgetower_train.launched import several_ranks
+from bridgetower_train.launched import check_ranks, several_ranks
 from bridgetower_train.lock import Lock, hold
 from bridgetower_train.rendezvous import meet, on_one_host, stay_on_this_host
 
@@ -148,6 +148,7 @@ def init_ranks(backend: str, config: DistributedConfig, patience: float = 0.0) -
     """
     if not several_ranks():
         return Ranks(0, 1, None)
+    check_ranks()
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     allow_connections()
     if on_one_host():

@@ -4,25 +4,29 @@ import os
 
 from bridgetower_train.errors import UserError
 
-_NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT", "BRIDGETOWER_STORE_PORT")
+_NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+_PORTS = ("MASTER_PORT", "BRIDGETOWER_STORE_PORT")
 _NEEDED = ("RANK", "MASTER_ADDR", "MASTER_PORT")  # by one of several ranks
+_TODO = "start with a launcher (torchrun, launch/), which sets all of them, or unset them"
 
 
-def check_launcher() -> None:
-    """UserError where the variables cannot be a launcher's, as where some are left of another job."""
-    env, todo = os.environ, "; start with a launcher (torchrun, launch/), which sets all of them, or unset them"
+def check_numbers() -> None:
+    """UserError where variables of every launcher are no numbers."""
     for name in _NUMBERS:
-        number = env.get(name, "0")
-        if not number.isdecimal() or len(number) > 9 or (name.endswith("PORT") and int(number) > 65535):
-            raise UserError(
-                f"environment: {name}={number}: is no {'port' if name.endswith('PORT') else 'number'}{todo}"
-            )
-    if several_ranks():
-        missing = [name for name in _NEEDED if not env.get(name)]
-        if missing:
-            raise UserError(f"environment: WORLD_SIZE={env['WORLD_SIZE']} without {' and '.join(missing)}{todo}")
-        if int(env["RANK"]) >= int(env["WORLD_SIZE"]):
-            raise UserError(f"environment: RANK={env['RANK']} with WORLD_SIZE={env['WORLD_SIZE']}{todo}")
+        if not os.environ.get(name, "0").isdecimal():
+            raise UserError(f"environment: {name}={os.environ[name]}: is no number; {_TODO}")
+
+
+def check_ranks() -> None:
+    """UserError where those of one of several ranks do not suffice, or cannot be, as where they are left of another job."""
+    env = os.environ
+    if missing := [name for name in _NEEDED if not env.get(name)]:
+        raise UserError(f"environment: WORLD_SIZE={env['WORLD_SIZE']} without {' and '.join(missing)}; {_TODO}")
+    if int(env["RANK"]) >= int(env["WORLD_SIZE"]):
+        raise UserError(f"environment: RANK={env['RANK']} with WORLD_SIZE={env['WORLD_SIZE']}; {_TODO}")
+    for name in _PORTS:
+        if not env.get(name, "0").isdecimal() or int(env.get(name, "0")) > 65535:
+            raise UserError(f"environment: {name}={env[name]}: is no port; {_TODO}")
 
 
 def several_ranks() -> bool:

@@ -79,10 +79,10 @@ def test_a_wrong_configuration_exits_2_with_one_message(arguments, parts, capsys
         ({"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "x", "MASTER_PORT": "9999"}, "RANK=2 with WORLD_SIZE=2"),
     ],
 )
-def test_variables_that_a_launcher_has_left_are_told(left, told, capsys, monkeypatch):
+def test_variables_that_a_launcher_has_left_are_told(left, told, capsys, monkeypatch, shapes_root, tmp_path):
     for name, value in left.items():
         monkeypatch.setenv(name, value)
-    assert main(["train"]) == 1
+    assert main(["train", *TINY, f"data.root={shapes_root}", f"run_dir={tmp_path}"]) == 1
     assert told in capsys.readouterr().err
 
 

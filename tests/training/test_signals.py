@@ -118,7 +118,7 @@ def test_in_a_thread_a_run_handles_no_signals(tmp_path, shapes_root):
 def test_ctrl_c_ends_any_command_with_a_line():
     command = [sys.executable, "-m", "bridgetower_train", "eval", "run_dir=/nonexistent"]
     source = "import os, signal, sys, time; import bridgetower_train.cli as cli\n"
-    source += "cli.check_launcher = lambda: (print('there', flush=True), time.sleep(60))\nsys.exit(cli.entry())"
+    source += "cli.check_numbers = lambda: (print('there', flush=True), time.sleep(60))\nsys.exit(cli.entry())"
     process = subprocess.Popen(
         [sys.executable, "-c", source, *command[3:]],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
