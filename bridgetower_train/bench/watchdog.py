@@ -47,9 +47,11 @@ def measure(config: BenchWatchdogConfig) -> Figures:
     port = server.getsockname()[1]
     ranks = context.Process(target=_play, args=(theirs, config.ranks, port, secret, limits.pulse), daemon=True)
     ranks.start()
+    theirs.close()
+    ours.recv()  # they have started
     monitor = Monitor([RankInfo(rank, "", 0, "") for rank in range(config.ranks)], server, secret, limits, RankStatus)
     monitor.start()
-    ours.recv()  # all have connected
+    ours.recv()  # and connected
     time.sleep(2 * limits.pulse)
     assert monitor.ident is not None
     clock = time.pthread_getcpuclockid(monitor.ident)
@@ -65,6 +67,7 @@ def measure(config: BenchWatchdogConfig) -> Figures:
 def _play(monitor: Connection, ranks: int, port: int, secret: str, pulse: float) -> None:
     """All ranks, which go on from one report to the next."""
     allow_connections()
+    monitor.send("started")
     connections = [socket.create_connection(("127.0.0.1", port)) for _ in range(ranks)]
     for rank, connection in enumerate(connections):
         connection.sendall(f"{secret} {rank}\n".encode())
