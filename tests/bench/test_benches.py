@@ -65,6 +65,7 @@ def test_ranks(bench, tiny, capsys):
     assert "ranks=[1,2]" in capsys.readouterr().err
 
 
+@pytest.mark.nightly
 def test_watchdog(bench):
     figures = bench("watchdog", "ranks=20", "seconds=1", "timeout=10")
     assert figures["ranks"] == 20
