@@ -3,15 +3,18 @@
 import atexit
 import os
 import re
-import subprocess
+import signal
 import sys
 from contextlib import suppress
 from types import ModuleType
 from typing import NamedTuple
 
-from bridgetower_train.display import guard_streams, print_line, without_secrets
+from bridgetower_train.display import guard_streams, output_fault, print_line, without_secrets
 from bridgetower_train.errors import ConfigError, UserError, nearest, remedy
 from bridgetower_train.imports import import_command
+from bridgetower_train.jobs import end_with_parent, run_job
+from bridgetower_train.launched import check_numbers, is_first, several_ranks
+from bridgetower_train.signals import ASKING, Signals
 
 
 class Command(NamedTuple):
@@ -51,6 +54,7 @@ COMMANDS = {
     "bench save": Command("benchmark async checkpointing", "bench_step"),
     "bench ranks": Command("measure DDP overhead", "bench_ranks"),
     "bench compare": Command("compare two results of a benchmark"),
+    "bench watchdog": Command("measure what watching many ranks takes"),
     "prep shapes": Command("draw the shapes corpus", module="data_prep.shapes.corpus"),
     "prep coco": Command("write COCO captions as shards"),
     "prep visual_genome": Command("write Visual Genome as shards"),
@@ -93,14 +97,35 @@ USAGE = """usage: bridgetower <command> [key=value ...]
 
 def entry() -> int:
     """`main` as a whole process. Returns its exit code; a process that is one of several ranks exits here instead."""
+    end_with_parent()
     guard_streams()
     arguments = sys.argv[1:]
     sys.argv[1:] = map(without_secrets, arguments)  # which W&B stores
-    if os.environ.get("WORLD_SIZE", "1") == "1":
-        return main(arguments)
+    try:
+        with Signals(_interrupt, (signal.SIGINT,)):
+            return _as_a_rank(arguments) if several_ranks() else _guarded(arguments)
+    finally:
+        for number in ASKING:
+            signal.signal(number, signal.SIG_IGN)  # what is repeated would end the interpreter's end, with another code
+
+
+def _interrupt(number: int) -> None:
+    raise KeyboardInterrupt
+
+
+def _guarded(arguments: list[str]) -> int:
+    """`main`, which fails where its output is not complete."""
+    code = main(arguments)
+    if code == 0 and (fault := output_fault()):
+        print_line(f"error: not all output could be written: {fault.strerror}; all else is done", sys.stderr)
+        return 1
+    return code
+
+
+def _as_a_rank(arguments: list[str]) -> int:
     code = 1
     try:
-        code = main(arguments)
+        code = _guarded(arguments)
     except SystemExit as error:
         if not isinstance(error.code, int):
             raise
@@ -120,17 +145,19 @@ def entry() -> int:
 def main(argv: list[str] | None = None) -> int:
     """Run a command. Exit code 0, 1 for a failure that the message explains, 2 for a wrong configuration."""
     try:
+        check_numbers()
         return _main(sys.argv[1:] if argv is None else argv)
     except ConfigError as error:
-        if os.environ.get("RANK", "0") == "0":  # every rank has the same configuration
+        if is_first():  # every rank has the same configuration
             print_line(f"error: {error}", sys.stderr)
         return 2
     except UserError as error:
         print_line(f"error: {error}", sys.stderr)
         return 1
-    except BrokenPipeError:  # `bridgetower ... | head`
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-        return 0
+    except KeyboardInterrupt:
+        if is_first():
+            print_line("stopped by Ctrl-C", sys.stderr)
+        return 128 + signal.SIGINT
     except OSError as error:
         todo = remedy(error)
         if todo is None:
@@ -234,5 +261,5 @@ def _multirun(name: str, overrides: list[str]) -> int:
             folder = re.sub(r"['\"]", "", without_secrets(",".join(changed))).replace("/", "_")
             job = [*job, f"run_dir={run_dir}/{folder}"]
         print_line(f"job {number + 1} of {len(jobs)}: {' '.join(job)}")
-        worst = max(worst, subprocess.run([sys.executable, "-m", "bridgetower_train", *name.split(), *job]).returncode)
+        worst = max(worst, run_job(*name.split(), *job))
     return worst

@@ -1,9 +1,12 @@
 """Text of others, made safe to show: on a terminal, in a log, in stored command lines and configurations."""
 
+import errno
 import io
+import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 HIDDEN = "***"
@@ -74,14 +77,32 @@ class Guarded:
     libraries too. Progress bars (tqdm, W&B) begin or end with a carriage return, and move the cursor in writes of their own.
     """
 
+    fault: OSError | None = None
+    """Why some of it could not be written, where somebody would have read it."""
+
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
         """Write `text` and return its length."""
         shown = text if _MOVES.fullmatch(text) else _STRANGE.sub(_escape_strange, without_secrets(text))
-        self._stream.write(shown)
+        with self._whatever_happens():
+            self._stream.write(shown)
         return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        with self._whatever_happens():
+            self._stream.flush()
+
+    @contextmanager
+    def _whatever_happens(self) -> Iterator[None]:
+        """What a process does must not end because its reader has (`| head`, ssh), or since the disk of its log is full."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):  # of a pipe, of a terminal
+                self.fault = error
 
     def writelines(self, lines: Iterable[str]) -> None:
         """Write all of `lines`."""
@@ -93,8 +114,23 @@ class Guarded:
 
 
 def guard_streams() -> None:
-    """Let everything that this process prints pass `Guarded`; what a terminal's encoding lacks is shown as an escape."""
+    """Let everything that this process prints pass `Guarded`; what a terminal's encoding lacks is shown as an escape.
+
+    A stream that is closed leads nowhere, not into a file of ours.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it takes the lowest number that is free
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    sys.stdout, sys.stderr = Guarded(sys.stdout), Guarded(sys.stderr)  # type: ignore[assignment]
+    sys.stdout = Guarded(sys.stdout or os.fdopen(1, "w", closefd=False))  # type: ignore[assignment]
+    sys.stderr = Guarded(sys.stderr or os.fdopen(2, "w", closefd=False))  # type: ignore[assignment]
+
+
+def output_fault() -> OSError | None:
+    """Why standard output lacks something, if it does."""
+    sys.stdout.flush()
+    return sys.stdout.fault if isinstance(sys.stdout, Guarded) else None

@@ -3,10 +3,8 @@
 import os
 import resource
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -20,10 +18,9 @@ import torch.distributed as dist
 from bridgetower_train.config import DistributedConfig
 from bridgetower_train.display import print_line
 from bridgetower_train.errors import UserError, remedy
+from bridgetower_train.launched import check_ranks, several_ranks
 from bridgetower_train.lock import Lock, hold
 from bridgetower_train.rendezvous import meet, on_one_host, stay_on_this_host
-
-_LOOK_EVERY = 0.5  # seconds
 
 T = TypeVar("T")
 
@@ -95,6 +92,14 @@ class Ranks:
         for tensor in tensors if self.control is not None else ():
             dist.broadcast(tensor.detach(), src=0, group=self.control)
 
+    def collectives(self) -> int:
+        """How many this rank has begun, as far as their backend counts them: HCCL does not. Any thread may ask."""
+        count = 0
+        for group in filter(None, (dist.group.WORLD, self.control)):
+            with suppress(RuntimeError):
+                count += group._get_sequence_number_for_group()  # type: ignore[attr-defined]
+        return count
+
     def barrier(self) -> None:
         """Wait for all ranks, on the host."""
         if self.control is not None:
@@ -127,7 +132,7 @@ class Flag:
 
 def local_rank() -> int:
     """Index of this process on its host, by its launcher's variable; 0 for one process."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    return int(os.environ.get("LOCAL_RANK", "0")) if several_ranks() else 0
 
 
 def allow_connections() -> None:
@@ -141,14 +146,16 @@ def init_ranks(backend: str, config: DistributedConfig, patience: float = 0.0) -
 
     `patience`: seconds for which ranks wait in a collective for one that waits for data, where that is more than the timeout.
     """
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    if world_size == 1:
+    if not several_ranks():
         return Ranks(0, 1, None)
-    rank, timeout = int(os.environ["RANK"]), timedelta(seconds=config.timeout)
+    check_ranks()
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     allow_connections()
     if on_one_host():
         stay_on_this_host()
-    store, longest = meet(rank, world_size, timeout), timedelta(seconds=max(config.timeout, patience))
+    store = meet(rank, world_size, timedelta(seconds=config.timeout))
+    # Longer than the watchdog waits, which tells who is late; collectives of cards may end those that are not.
+    longest = timedelta(seconds=1.2 * max(config.timeout, patience))
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=longest)
     return Ranks(rank, world_size, dist.new_group(backend="gloo", timeout=longest))
 
@@ -172,21 +179,6 @@ def run_dir_lock(run_dir: Path, ranks: Ranks) -> Iterator[Lock | None]:
         if ranks.gather_objects(refused)[0]:
             raise SystemExit(1)
         yield lock
-
-
-def exit_with_parent() -> None:
-    """Let this process end as soon as its launcher is gone: killed, torchrun and DeepSpeed leave their ranks running.
-
-    They would continue beside the ranks of the restarted run, and keep its folder locked.
-    """
-    if os.environ.keys() & {"TORCHELASTIC_RUN_ID", "CROSS_RANK"}:
-        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(_LOOK_EVERY)
-    os._exit(1)
 
 
 def shut_down() -> None:

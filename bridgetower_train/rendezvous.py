@@ -11,8 +11,10 @@ from ipaddress import ip_address
 
 from torch.distributed import DistNetworkError, Store, TCPStore  # type: ignore[attr-defined]
 
+from bridgetower_train.errors import UserError
+
 _LOOPBACK = "127.0.0.1"
-_BACKLOG = 1024
+_BACKLOG = 4096
 _LOOK_EVERY = 0.2  # seconds
 
 
@@ -60,14 +62,28 @@ def listen(port: int = 0) -> socket.socket:
 
 
 def meet(rank: int, world_size: int, timeout: timedelta) -> Store:
-    """The store through which the ranks find each other; RuntimeError after `timeout`.
+    """The store through which the ranks find each other; UserError where they do not within `timeout`.
 
     It is a store of rank 0 at BRIDGETOWER_STORE_PORT or MASTER_PORT, unless torchrun's agent has one there. Torch's own
     `env://` would listen on every interface.
     """
-    own, agents = os.environ.get("BRIDGETOWER_STORE_PORT"), os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    port = int(own or os.environ["MASTER_PORT"])
-    if agents and not own:
+    try:
+        return _meet(rank, world_size, timeout)
+    except (OSError, RuntimeError) as error:
+        address, port, why = os.environ["MASTER_ADDR"], _port(), str(error).splitlines()[0].rstrip(".")
+        raise UserError(
+            f"rank {rank} of {world_size} cannot meet the others at {address}, port {port}: {why}; start all ranks with one "
+            "launcher (torchrun, launch/), or unset WORLD_SIZE to train in a single process"
+        ) from error
+
+
+def _port() -> int:
+    return int(os.environ.get("BRIDGETOWER_STORE_PORT") or os.environ["MASTER_PORT"])
+
+
+def _meet(rank: int, world_size: int, timeout: timedelta) -> Store:
+    port, own = _port(), "BRIDGETOWER_STORE_PORT" in os.environ
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and not own:
         return _connect(port, timeout)
     if rank == 0:
         store = _connect(port, timeout, listen(port).detach())
@@ -90,7 +106,7 @@ def _join(store: Store, rank: int, deadline: float) -> Store:
     store.set(f"joins/{rank}", token)
     while not store.check([token]):
         if time.monotonic() > deadline:
-            raise RuntimeError("not all ranks have started within distributed.timeout")
+            raise RuntimeError("not all have started within distributed.timeout")
         time.sleep(_LOOK_EVERY)
     return store
 

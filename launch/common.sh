@@ -107,6 +107,37 @@ preload_as_the_launcher() {
   export LD_PRELOAD=$found
 }
 
+# Run the command $2... as $job until it ends. What asks this script to end calls $1 with the signal, which lets the ranks save
+# and exit. Returns the job's code, or 128 + signal where it is not 0 after one.
+supervise() {
+  local code=0
+  python "${BASH_SOURCE[0]%/*}/own_session.py" $$ "${@:2}" &
+  job=$! told='' interrupted=''
+  # shellcheck disable=SC2064
+  trap "told=TERM; $1 TERM" TERM HUP
+  # shellcheck disable=SC2064
+  trap "interrupt $1" INT
+  while kill -0 "$job" 2>/dev/null; do
+    wait "$job" || true # a signal interrupts it
+  done
+  wait "$job" || code=$?
+  if [ "$code" != 0 ] && [ -n "$told" ]; then
+    code=$((128 + $(kill -l "$told")))
+  fi
+  return "$code"
+}
+
+# SIGINT again after a pause ends the job; until then it is a key that is held.
+interrupt() {
+  local before=${interrupted:-$SECONDS}
+  told=INT interrupted=$SECONDS
+  if [ $((SECONDS - before)) -gt 5 ]; then
+    kill "$job"
+  else
+    "$1" INT
+  fi
+}
+
 # Let gloo, NCCL and hccl of a run on this host alone listen on the loopback.
 stay_on_this_host() {
   export GLOO_SOCKET_IFNAME=lo NCCL_SOCKET_IFNAME=lo HCCL_SOCKET_IFNAME=lo

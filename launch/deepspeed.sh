@@ -45,7 +45,9 @@ on_all_hosts() {
   done
 }
 
-if [ "$(wc -l <<<"$lines")" -gt 1 ]; then
+if [ "$(wc -l <<<"$lines")" = 1 ]; then
+  export BRIDGETOWER_LAUNCHER=$$ # killed, DeepSpeed's runner would leave the process that starts the ranks
+else
   # Values travel by ssh's standard input into a file that only this user can read: DeepSpeed would put them into arguments and
   # its log. It makes `export NAME="VALUE";` of each line of DS_ENV_FILE.
   variables=$(
@@ -66,13 +68,11 @@ if [ "$(wc -l <<<"$lines")" -gt 1 ]; then
   done
 fi
 
-# On SIGTERM and SIGINT DeepSpeed would kill the loader workers first. A signal to rank 0 makes all ranks save and exit.
-setsid python -m deepspeed.launcher.runner --hostfile "$folder/hosts" --no_ssh_check ${SSH_PORT:+--ssh_port "$SSH_PORT"} \
+# On SIGTERM and SIGINT DeepSpeed would kill the loader workers first.
+tell_ranks() {
+  kill -USR1 "$(cat "$BRIDGETOWER_RANK_0")" 2>/dev/null || kill "$job"
+}
+
+supervise tell_ranks python -m deepspeed.launcher.runner --hostfile "$folder/hosts" --no_ssh_check ${SSH_PORT:+--ssh_port "$SSH_PORT"} \
   --master_addr "${MASTER_ADDR:-$first}" --master_port "${MASTER_PORT:-$(free_port)}" \
-  --no_local_rank --no_python bash "$here/rank.sh" "$@" &
-job=$!
-trap 'kill -USR1 "$(cat "$BRIDGETOWER_RANK_0")" 2>/dev/null || kill "$job"' TERM INT
-while kill -0 "$job" 2>/dev/null; do
-  wait "$job" || true # a signal interrupts it
-done
-wait "$job"
+  --no_local_rank --no_python bash "$here/rank.sh" "$@"

@@ -37,11 +37,9 @@ for name in $(variables_to_forward); do
   where+=(-x "$name")
 done
 
-# On SIGTERM and SIGINT mpirun would kill the ranks within seconds; SIGUSR1 it forwards, and they save and exit.
-setsid mpirun "${where[@]}" bash "$here/rank.sh" "$@" &
-job=$!
-trap 'kill -USR1 "$job"' TERM INT
-while kill -0 "$job" 2>/dev/null; do
-  wait "$job" || true # a signal interrupts it
-done
-wait "$job"
+# On SIGTERM and SIGINT mpirun would kill the ranks within seconds; SIGUSR1 it forwards.
+tell_ranks() {
+  kill -USR1 "$job"
+}
+
+supervise tell_ranks mpirun "${where[@]}" bash "$here/rank.sh" "$@"

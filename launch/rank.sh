@@ -5,6 +5,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=launch/common.sh
 . "$here/common.sh"
 
+export BRIDGETOWER_PARENT=$PPID # with which it ends
 if [ -z "${CROSS_RANK:-}" ]; then # DeepSpeed sets it, and the others as well
   export RANK=${OMPI_COMM_WORLD_RANK:-${SLURM_PROCID:?start this script with mpirun, srun or DeepSpeed}}
   export WORLD_SIZE=${OMPI_COMM_WORLD_SIZE:-${SLURM_NTASKS:-}}

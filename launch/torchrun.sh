@@ -24,7 +24,6 @@ if [ -n "${HOSTFILE:-}" ]; then
 fi
 NODES=${NODES:-1} NPROC=${NPROC:-$(ranks_here)}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(cores_each "$NPROC")}
-export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600} # seconds for saving after a signal
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 # or restarted ranks may read the addresses of the previous ones
 
 if [ "$NODES" = 1 ]; then
@@ -41,5 +40,34 @@ else
 fi
 
 python -m bridgetower_train train "$@" --cfg job >/dev/null # report a wrong key here, not on every rank
-exec python -m torch.distributed.run "${meet[@]}" --nproc-per-node="$NPROC" --max-restarts="${MAX_RESTARTS:-3}" \
+
+# On SIGTERM and SIGINT torchrun would kill the ranks 30 seconds later, saved or not, and exit with 1.
+tell_ranks() {
+  if [ -z "${ranks+x}" ]; then
+    ranks=$(ranks_now)
+    end_instead_of_a_restart &
+  fi
+  # shellcheck disable=SC2086
+  kill -"$1" ${ranks:-"$job"} 2>/dev/null || true
+}
+
+# torchrun's children: the ranks of this host.
+ranks_now() {
+  cat "/proc/$job/task/"*/children 2>/dev/null || true
+}
+
+# torchrun starts ranks again that have ended with another code than 0, as they do for Kubernetes and Slurm.
+end_instead_of_a_restart() {
+  local rank
+  while sleep 0.2 && kill -0 "$job" 2>/dev/null; do
+    for rank in $(ranks_now); do
+      case " $ranks " in *" $rank "*) ;; *) kill "$job"; return ;; esac
+    done
+  done
+}
+
+# BRIDGETOWER_PARENT: the ranks end with torchrun, also while they start
+# shellcheck disable=SC2016
+supervise tell_ranks bash -c 'BRIDGETOWER_PARENT=$$ exec python -m torch.distributed.run "$@"' torchrun \
+  "${meet[@]}" --nproc-per-node="$NPROC" --max-restarts="${MAX_RESTARTS:-3}" \
   "$here/near_card.py" python -u -m bridgetower_train train "$@"

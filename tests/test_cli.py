@@ -69,6 +69,47 @@ def test_a_wrong_configuration_exits_2_with_one_message(arguments, parts, capsys
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("left", "told"),
+    [
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE=two: is no number"),
+        ({"WORLD_SIZE": "1", "RANK": "1", "LOCAL_RANK": "-1"}, "LOCAL_RANK=-1: is no number"),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2 without RANK and MASTER_ADDR and MASTER_PORT"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "x", "MASTER_PORT": "99999"}, "MASTER_PORT=99999: is no port"),
+        ({"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "x", "MASTER_PORT": "9999"}, "RANK=2 with WORLD_SIZE=2"),
+    ],
+)
+def test_variables_that_a_launcher_has_left_are_told(left, told, capsys, monkeypatch, shapes_root, tmp_path):
+    for name, value in left.items():
+        monkeypatch.setenv(name, value)
+    assert main(["train", *TINY, f"data.root={shapes_root}", f"run_dir={tmp_path}"]) == 1
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_ranks_that_cannot_meet_are_told(rank, capsys, monkeypatch, shapes_root, tmp_path):
+    for name, value in {"WORLD_SIZE": "2", "RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("bridgetower_train.rendezvous.listen", lambda port: _refuse())
+    assert main(["train", *TINY, f"data.root={shapes_root}", f"run_dir={tmp_path}", "distributed.timeout=1"]) == 1
+    message = capsys.readouterr().err
+    assert f"error: rank {rank} of 2 cannot meet the others at 127.0.0.1, port 9: " in message
+
+
+def _refuse() -> None:
+    raise OSError(98, "Address already in use")
+
+
+def test_output_that_nobody_reads_ends_nothing_and_a_full_disk_is_told():
+    command = f"{sys.executable} -m bridgetower_train"
+    shell = ["bash", "-c", f"{command} --help | true; echo ${{PIPESTATUS[0]}}; {command} --help >&-; echo $?; "
+             f"{command} --help >/dev/full; echo $?"]  # fmt: skip
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(shell, capture_output=True, text=True, env=env, timeout=400)
+    assert result.stdout.split() == ["0", "0", "1"]
+    assert result.stderr == "error: not all output could be written: No space left on device; all else is done\n"
+
+
 def test_a_missing_data_root_exits_2(capsys, tmp_path, monkeypatch, shared):
     monkeypatch.chdir(tmp_path)
     tokenizer = shared / "tokenizer" / "roberta-base"

@@ -32,6 +32,7 @@ from bridgetower_train.engines.optim import parameter_groups
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.training.assembly import Run, build
 from bridgetower_train.training.metrics import Console, LogRecord
+from bridgetower_train.training.preemption import Preemption
 from bridgetower_train.training.run import fit
 from bridgetower_train.training.step import backward
 from bridgetower_train.watchdog import Watchdog
@@ -197,7 +198,7 @@ def _time_loop(job: Run, batch: Batch, watchdog: Watchdog) -> tuple[float, float
     """(seconds, CPU-seconds) per step of the loop, from its first logged step to the last; no batch is waited for."""
     clock = _Clock()
     sinks = [*(sink for sink in job.sinks if not isinstance(sink, Console)), clock]
-    fit(replace(job, batches=repeat(batch), sinks=sinks), watchdog)
+    fit(replace(job, batches=repeat(batch), sinks=sinks), watchdog, Preemption())
     (first, began, before), (last, ended, after) = clock.lines[0], clock.lines[-1]
     return (ended - began) / (last - first), (after - before) / (last - first)
 

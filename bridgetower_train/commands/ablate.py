@@ -5,8 +5,6 @@ images, whose sides a crop cuts off.
 """
 
 import statistics
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +17,7 @@ from bridgetower_train.errors import ConfigError, UserError
 from bridgetower_train.evaluation import EVALUATIONS
 from bridgetower_train.evaluation.protocol import read_evaluations
 from bridgetower_train.files import atomic_write
+from bridgetower_train.jobs import run_job
 from bridgetower_train.pages.markdown import code, table, text
 from bridgetower_train.tasks import step_flops
 from bridgetower_train.versions import versions
@@ -106,8 +105,7 @@ def run(config: AblateConfig) -> int:
 
 def _bridgetower(*arguments: str) -> None:
     print_line(f"$ bridgetower {' '.join(arguments)}")
-    code = subprocess.run([sys.executable, "-m", "bridgetower_train", *arguments]).returncode
-    if code:
+    if code := run_job(*arguments):
         raise UserError(f"`bridgetower {' '.join(arguments)}` ended with code {code}; the same command resumes there")
 
 

@@ -23,6 +23,7 @@ from bridgetower_train.rehearsal.setup import Setup, set_up
 from bridgetower_train.tasks import describe, task_class
 from bridgetower_train.training.assembly import Run, build
 from bridgetower_train.training.metrics import LogRecord
+from bridgetower_train.training.preemption import Preemption
 from bridgetower_train.training.run import fit
 from bridgetower_train.watchdog import Watchdog
 
@@ -113,7 +114,7 @@ def _play(job: Run, steps: int, log: Log) -> None:
     last, began = _Last(), time.perf_counter()
     batches = _labelled(job.batches, job.contrast.micro_batches, log)
     watchdog = Watchdog(job.ranks, job.config.distributed.timeout)  # not entered: there are no other ranks
-    fit(replace(job, total_steps=steps, batches=batches, sinks=[*job.sinks, last]), watchdog)
+    fit(replace(job, total_steps=steps, batches=batches, sinks=[*job.sinks, last]), watchdog, Preemption())
     losses = ", ".join(f"{name} {value:.3f}" for name, value in last.record.items() if name.startswith("loss"))
     written = sum(file.stat().st_size for file in job.checkpoints.folder.rglob("*") if file.is_file())
     print(f"{'ran':10}{steps} steps and a checkpoint in {time.perf_counter() - began:.0f} s; {losses}")

@@ -8,7 +8,7 @@ from bridgetower_train.config import TrainConfig
 from bridgetower_train.data.roots import is_remote
 from bridgetower_train.devices import make_device
 from bridgetower_train.display import print_line
-from bridgetower_train.distributed import exit_with_parent, init_ranks, local_rank, shut_down
+from bridgetower_train.distributed import init_ranks, local_rank, shut_down
 from bridgetower_train.doctor.data import check_exportable, check_identity, check_overlap
 from bridgetower_train.doctor.start import check_random
 from bridgetower_train.errors import UserError
@@ -16,25 +16,27 @@ from bridgetower_train.findings import Finding
 from bridgetower_train.tasks import describe
 from bridgetower_train.training.assembly import Run, build
 from bridgetower_train.training.metrics import clock
+from bridgetower_train.training.preemption import Preemption
 from bridgetower_train.training.run import fit
 from bridgetower_train.watchdog import Watchdog
 
 
 def run(config: TrainConfig) -> int:
     """Train with `config`; resumes if the run folder has a checkpoint. Returns the exit code."""
-    exit_with_parent()
     device, why = make_device(config.device_here, local_rank(), config.engine.name)
     timeout = config.distributed.timeout
     patience = 3600 * config.data.retry_hours + timeout if is_remote(config.data.root) else 0.0
-    ranks = init_ranks(device.backend, config.distributed, patience)
-    try:
+    with ExitStack() as ending:
+        ranks = init_ranks(device.backend, config.distributed, patience)
+        ending.callback(shut_down)
         with Watchdog(ranks, timeout, patience) as watchdog, ExitStack() as stack:
             job = build(config, device, ranks, stack)
+            preemption = ending.enter_context(Preemption(ranks.is_main))  # before, there is nothing to save
             failed = True
             try:
                 if ranks.is_main:
                     print_summary(job, why)
-                code = fit(job, watchdog)
+                code = fit(job, watchdog, preemption)
                 failed = False
                 return code
             except RuntimeError as error:
@@ -49,8 +51,6 @@ def run(config: TrainConfig) -> int:
             finally:
                 for sink in job.sinks:
                     sink.close(failed)
-    finally:
-        shut_down()
 
 
 def print_summary(run: Run, why: str) -> None:

@@ -13,7 +13,7 @@ def start_worker(worker: int) -> None:
     The one exception is SIGTERM from the main process itself, with which torch ends a worker that does not respond.
     """
     gc.freeze()  # otherwise the first collection would copy all memory that is still shared with the main process
-    for signum in (signal.SIGINT, signal.SIGUSR1):
+    for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(signum, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_obey_parent, daemon=True).start()

@@ -1,4 +1,4 @@
 """A training run: `assembly`, loop and step in `run`, and what it writes: checkpoints, metrics, guards.
 
-May import compose, config, data, devices, distributed, engines, evaluation, tasks, watchdog and weights.
+May import compose, config, data, devices, distributed, engines, evaluation, signals, tasks, watchdog and weights.
 """

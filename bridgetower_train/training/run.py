@@ -27,16 +27,15 @@ from bridgetower_train.versions import versions
 from bridgetower_train.watchdog import READING, Watchdog
 
 
-def fit(run: Run, watchdog: Watchdog) -> int:
-    """Train from `start_step` to `total_steps`, reporting each stage to `watchdog`.
+def fit(run: Run, watchdog: Watchdog, preemption: Preemption) -> int:
+    """Train from `start_step` to `total_steps`, reporting each stage to `watchdog`, or until `preemption`.
 
     Returns the exit code, which is not 0 if a preemption requires another.
     """
     if run.best.exhausted:
         run.console.log(f"nothing left to do: {run.best.exhausted}")
         return 0
-    preemption, stop = Preemption(), Flag(run.ranks)
-    timer = StepTimer(run.engine.stopwatch)
+    stop, timer = Flag(run.ranks), StepTimer(run.engine.stopwatch)
     run.engine.preallocate()  # after the loader's workers were forked: earlier pages would be shared and copied
     run.device.mark_step()  # or the first step's graph would include what was recorded so far
     for step in range(run.start_step + 1, run.total_steps + 1):
@@ -73,7 +72,6 @@ def fit(run: Run, watchdog: Watchdog) -> int:
     run.checkpoints.finish()
     if run.best.exhausted:
         run.console.log(f"ended before its last step: {run.best.exhausted}")
-    preemption.close()
     return 0
 
 

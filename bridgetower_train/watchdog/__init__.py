@@ -1,8 +1,8 @@
 """Finds ranks that are lost or hang, names them, and ends the run, so that its launcher can restart it.
 
-The monitor, a thread of rank 0, sends a pulse to every rank, including rank 0, every few seconds, and a thread of each answers
-with the status of its main thread. A process that ends closes its connection, one that is stopped does not answer, and one that
-hangs falls behind the others. All ranks receive the verdict and exit with code 1. All other ranks watch rank 0.
+Every few seconds a thread of each rank reports the status of its main thread to the monitor, a thread of rank 0: how many stages
+and collectives it has begun. A process that ends closes its connection, one that is stopped does not report, and one that hangs
+falls behind the others. All ranks receive the verdict and exit with code 1. All other ranks watch rank 0.
 
 May import distributed and rendezvous.
 """

@@ -1,4 +1,4 @@
-"""The part of every rank: answer pulses, and end with the verdict."""
+"""The part of every rank: report, and end with the verdict."""
 
 import json
 import os
@@ -10,10 +10,9 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from bridgetower_train.display import print_line
 from bridgetower_train.distributed import Ranks, local_rank
@@ -41,7 +40,7 @@ class Watchdog:
 
     def at(self, step: int, stage: str) -> None:
         """This rank begins a stage of a step, such as "training". All ranks begin the same stages in the same order."""
-        self._status = RankStatus(self._status.stages + 1, step, stage)
+        self._status = RankStatus(self._status.stages + 1, step=step, stage=stage)
 
     def __enter__(self) -> "Watchdog":
         if self.ranks.world_size > 1:
@@ -54,15 +53,17 @@ class Watchdog:
         if self.ranks.world_size == 1:
             return
         if error is not None:
-            self._status = replace(self._status, error=f"{type(error).__name__}: {error}".splitlines()[0])
+            self._status = replace(self._status, error=f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": "))
         if isinstance(error, RuntimeError):  # which failing collectives raise
             self._send(self._report())
-            if self._judged.wait(2 * self.limits.pulse + 5):
+            if self._judged.wait(2 * self.limits.grace + 5):
                 raise SystemExit(1) from None
         self._status = replace(self._status, left=True)
         self._send(self._report())
         if self._monitor:
             self._monitor.join()
+            if self._judged.is_set():  # the last of the others hangs
+                raise SystemExit(1) from None
 
     def _join(self) -> None:
         self._me = RankInfo(self.ranks.rank, platform.node(), os.getpid(), _machine())
@@ -81,21 +82,24 @@ class Watchdog:
         self._socket.sendall(f"{secret} {self.ranks.rank}\n".encode())
         threading.Thread(target=self._answer, name="watchdog", daemon=True).start()
 
-    def _report(self) -> dict[str, Any]:
+    def _report(self) -> bytes:
+        return replace(self._status, collectives=self.ranks.collectives(), place=self._place()).report()
+
+    def _place(self) -> str:
         frame = sys._current_frames().get(self._main)
         while frame and not frame.f_code.co_filename.startswith(str(_PACKAGE)):
             frame = frame.f_back
-        place = f"{Path(frame.f_code.co_filename).relative_to(_PACKAGE)}:{frame.f_lineno}" if frame else ""
-        return asdict(replace(self._status, place=place))
+        return f"{Path(frame.f_code.co_filename).relative_to(_PACKAGE)}:{frame.f_lineno}" if frame else ""
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def _send(self, report: bytes) -> None:
         with suppress(OSError), self._sending:  # a broken connection is noticed by the reader
-            self._socket.sendall(json.dumps(message).encode() + b"\n")
+            self._socket.sendall(report)
 
     def _answer(self) -> None:
-        """Answer pulses, which are empty lines, until a verdict arrives or rank 0 is gone."""
+        """Report at each pulse until a verdict arrives or rank 0 gives no signs of life, which are empty lines."""
         missed, received = 0, b""
         while missed < self.limits.pulses:
+            self._send(self._report())
             try:
                 data = self._socket.recv(1 << 16)
             except TimeoutError:
@@ -111,8 +115,6 @@ class Watchdog:
             *lines, received = (received + data).split(b"\n")
             for line in filter(None, lines):
                 return self._end(Verdict(**json.loads(line)))
-            if lines:
-                self._send(self._report())
         return self._end(silent(self._first, self._status, self.limits))
 
     def _end(self, verdict: Verdict) -> None:
@@ -124,7 +126,7 @@ class Watchdog:
                 os.kill(verdict.stopped, signal.SIGKILL)
         sys.stdout.flush()
         self._judged.set()
-        time.sleep(self.limits.pulse)
+        time.sleep(self.limits.grace)
         os._exit(1)
 
 

@@ -1,11 +1,16 @@
 """What is known about ranks, and the messages about one that is lost or hangs."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 
 READING = "reading its batch"
 """The stage of a rank that waits for data."""
 
-_LONGEST_PULSE = 5.0  # seconds
+LEFT = b"left"
+"""Takes the place of a rank's progress in its last report."""
+
+_LONGEST_PULSE = 10.0  # seconds
+_LONGEST_GRACE = 5.0
 
 
 class HeartbeatLimits:
@@ -15,11 +20,15 @@ class HeartbeatLimits:
         """`patience`: seconds for which a rank may wait for data."""
         self.timeout = timeout
         self.pulse = min(timeout / 10, _LONGEST_PULSE)
-        """Seconds between pulses."""
+        """Seconds between the reports of a rank."""
+        self.grace = min(self.pulse, _LONGEST_GRACE)
+        """Seconds for which a process may go on after the verdict."""
         self.pulses = round(timeout / self.pulse) - 2
         """How many may be missed. Counted, not timed: a job that was suspended as a whole continues."""
         self.while_reading = max(self.pulses, round(patience / self.pulse))
         """How many while a rank waits for data."""
+        self.sign_every = max(1, self.pulses // 4)
+        """So many pulses apart are the signs of life of the monitor."""
 
     def __str__(self) -> str:
         return f"for {self.pulses * self.pulse:g} s (distributed.timeout={self.timeout:g})"
@@ -44,7 +53,9 @@ class RankStatus:
     """The state of a rank's main thread."""
 
     stages: int = 0
-    """How many stages it has begun; all ranks go through the same ones."""
+    """How many stages it has begun,"""
+    collectives: int = 0
+    """and how many collectives, as far as their library counts them; all ranks go through the same ones."""
     step: int = 0
     stage: str = "starting"
     place: str = ""
@@ -52,6 +63,16 @@ class RankStatus:
     error: str = ""
     """The error that ends it."""
     left: bool = False
+
+    def report(self) -> bytes:
+        """A line of what changes while the main thread goes on, and, for whom that does not suffice, of all as JSON."""
+        progress = LEFT if self.left else f"{self.stages}.{self.collectives}".encode()
+        return progress + b" " + json.dumps(asdict(self)).encode() + b"\n"
+
+    @property
+    def place_in_run(self) -> tuple[int, int]:
+        """Less for a rank that has come less far."""
+        return self.stages, self.collectives
 
     def __str__(self) -> str:
         return f"at step {self.step}, while {self.stage}" if self.step else f"while {self.stage}"

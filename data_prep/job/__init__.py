@@ -1,4 +1,4 @@
 """A preparation: ranges of the rows of a table become shards, and the same command resumes whatever interrupts it.
 
-May import config, data, data_prep.parallel, data_prep.shards and data_prep.source.
+May import config, data, data_prep.parallel, data_prep.shards, data_prep.source and signals.
 """

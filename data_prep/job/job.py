@@ -9,11 +9,11 @@ import errno
 import itertools
 import signal
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
 from multiprocessing import active_children
 from pathlib import Path
-from types import FrameType, MappingProxyType
+from types import MappingProxyType
 from typing import Any, cast
 
 from bridgetower_train.config import at_least, one_of
@@ -22,6 +22,7 @@ from bridgetower_train.data.roots import is_remote
 from bridgetower_train.display import print_line
 from bridgetower_train.errors import ConfigError, DataError
 from bridgetower_train.lock import hold
+from bridgetower_train.signals import Signals
 from data_prep.job.again import RANGES, parts_again, rows_again
 from data_prep.job.finish import finish, finished
 from data_prep.job.preparation import Preparation
@@ -121,7 +122,8 @@ def run_parts(
     `about`: title, homepage, licence and note of the source. `extra`: more for the manifest. `settings`: on what the corpus
     depends besides its source. `one_size`: all images have the shorter edge `config.size`. `again`: as the key, for a table.
     `files`: name -> text of further files of the corpus.
-    SIGTERM and SIGINT end the process with 143 and 130. UserError where another run has locked the folder, DataError where source
+    A signal that asks the process to end ends it with 128 + signal: 143 for SIGTERM, 130 for SIGINT. UserError where another run
+    has locked the folder, DataError where source
     or settings are not those of the earlier run, where no row gives an image, where a part cannot be read, and where the disk is
     full or read-only.
     """
@@ -132,7 +134,7 @@ def run_parts(
         scratch = Path(config.scratch, f"{config.name}-{preparation.digest(output)}")
     assert scratch is not None
     try:
-        with hold(output.local or scratch, "out" if output.local else "scratch"), _stoppable():
+        with hold(output.local or scratch, "out" if output.local else "scratch"), Signals(_stop):
             work = Work(output, scratch, config.name, config.size if one_size else None)
             return _run(config, parts, images, work, preparation, {**(extra or {}), "about": about}, again, files)
     except OSError as error:
@@ -268,21 +270,5 @@ def _prepare_ranges(
     return unread
 
 
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """The first SIGTERM or SIGINT raises `_StoppedError` in the block; a second one acts as it did before the block."""
-    before: dict[int, Any] = {}
-
-    def restore() -> None:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        restore()
-        raise _StoppedError(signum)
-
-    before.update({signum: signal.signal(signum, stop) for signum in (signal.SIGTERM, signal.SIGINT)})
-    try:
-        yield
-    finally:
-        restore()
+def _stop(signum: int) -> None:
+    raise _StoppedError(signum)

@@ -65,6 +65,14 @@ def test_ranks(bench, tiny, capsys):
     assert "ranks=[1,2]" in capsys.readouterr().err
 
 
+@pytest.mark.nightly
+def test_watchdog(bench):
+    figures = bench("watchdog", "ranks=20", "seconds=1", "timeout=10")
+    assert figures["ranks"] == 20
+    assert figures["ms_per_report"] == pytest.approx(1000 * figures["cores"] / 20)
+    assert figures["cores"] > 0
+
+
 def test_memory(bench, tiny):
     figures = bench("memory", *tiny, "batch=8")
     parts = [f"planned_{part}_gb" for part in ("weights", "copies", "gradients", "optimizer", "activations")]

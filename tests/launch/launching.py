@@ -56,6 +56,12 @@ def need(*tools: str, root: bool = False) -> None:
         pytest.skip("needs root")
 
 
+def torchrun_of(job: Job) -> psutil.Process:
+    """The process of torchrun, whose children are the ranks of its host, behind `launch/torchrun.sh`."""
+    (torchrun,) = [p for p in psutil.Process(job.process.pid).children() if "torch.distributed.run" in p.cmdline()]
+    return torchrun
+
+
 def listening(processes: Iterable[psutil.Process]) -> set[tuple[str, str]]:
     """(name of the process, address) of each TCP port on which one of them listens."""
     found = set()

@@ -8,6 +8,7 @@ import psutil
 import pytest
 
 from bridgetower_train.weights.checkpoint import step_folders
+from tests.launch.launching import torchrun_of
 from tests.training.runs import final_weights, last_step, metric_lines
 
 TORCHRUN = ["bash", "launch/torchrun.sh"]
@@ -16,7 +17,7 @@ TORCHRUN = ["bash", "launch/torchrun.sh"]
 def ranks_of(job):
     """The processes of the ranks, by rank."""
     found = {}
-    for process in psutil.Process(job.process.pid).children():
+    for process in torchrun_of(job).children():
         with suppress(psutil.NoSuchProcess, psutil.AccessDenied):  # it ends just now
             if "bridgetower_train" in process.cmdline():
                 found[int(process.environ()["RANK"])] = process

@@ -133,7 +133,8 @@ def test_a_preempted_job_queues_again_and_goes_on_and_a_cancelled_one_does_not(t
         options = [*TINY, f"data.root={shapes_root}", f"run_dir={run_dir}", "steps=60", "checkpoint.every=1000"]
         job = slurm.submit(*options)
         slurm.wait_for_step(run_dir, 3, job)
-        ranks = [p for p in psutil.process_iter() if "bridgetower_train" in p.cmdline()]
+        own = {"bridgetower_train", f"run_dir={run_dir}"}
+        ranks = [p for p in psutil.process_iter(["cmdline"]) if own <= {*(p.info["cmdline"] or ())}]
         assert {address for _, address in listening(ranks)} == {"127.0.0.1"}
         slurm.run("scancel", "--signal=TERM", job)
         assert slurm.wait_for_end(job) == "COMPLETED", slurm.log(job)

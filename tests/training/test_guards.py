@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-import signal
 
 import pytest
 import torch
@@ -14,7 +12,6 @@ from bridgetower_train.devices.cpu import CpuDevice
 from bridgetower_train.errors import UserError
 from bridgetower_train.training import guards
 from bridgetower_train.training.guards import UpdateGuard, check_bad_records
-from bridgetower_train.training.preemption import Preemption
 
 
 def guarded(ratio: float = 0.0, **state: float) -> UpdateGuard:
@@ -113,29 +110,3 @@ def test_clipping():
         updates = Updates(clip_norm)
         updates.update(3.0)
         assert float(updates.parameter.grad.norm()) == pytest.approx(expected, abs=1e-5)
-
-
-@pytest.mark.parametrize("scheduler", ["KUBERNETES_SERVICE_HOST", "SLURM_JOB_ID"])
-def test_exit_codes(monkeypatch, scheduler):
-    preemption = Preemption()
-    try:
-        preemption.signum = 2
-        assert preemption.exit_code == 0
-        monkeypatch.setenv(scheduler, "1")
-        assert preemption.exit_code == 130
-    finally:
-        preemption.close()
-
-
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_signals_are_remembered_until_they_are_handed_back(signum):
-    before = signal.getsignal(signum)
-    preemption = Preemption()
-    try:
-        assert not preemption.requested
-        os.kill(os.getpid(), signum)
-        assert preemption.requested
-        assert preemption.signum == signum
-        assert signal.getsignal(signum) == before
-    finally:
-        preemption.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from bridgetower_train import distributed
+from bridgetower_train import jobs
 from bridgetower_train.config import DistributedConfig
 from bridgetower_train.distributed import Ranks, init_ranks
 from bridgetower_train.watchdog import Watchdog
@@ -18,14 +18,14 @@ FAULTS = {
     "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "killed with a child": lambda: _leave_a_child(),
     "stopped": lambda: os.kill(os.getpid(), signal.SIGSTOP),
-    "hangs": lambda: distributed._end_with(os.getppid()),  # a loop in the package, as long as pytest lives
+    "hangs": lambda: jobs._end_with(os.getppid(), os.getppid()),  # a loop in the package, as long as pytest lives
     "fails": lambda: int("nonsense"),
     "": lambda: None,
 }
 
 
-def member(rank: int, world_size: int, port: int, folder: Path, timeout: float, fault: str, before: bool) -> None:
-    """Twenty steps, but for the rank that meets with `fault` at step 7, `before` it says where it is or later."""
+def member(rank: int, world_size: int, port: int, folder: Path, timeout: float, fault: str, when: str) -> None:
+    """Twenty steps; one rank meets with `fault`, `before` or `after` it says that it is at step 7, or at the `end`."""
     own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     own["TORCHELASTIC_USE_AGENT_STORE"] = True  # as under torchrun, the caller has a store at this port
     os.environ.update({name: str(value) for name, value in own.items()})
@@ -33,7 +33,14 @@ def member(rank: int, world_size: int, port: int, folder: Path, timeout: float, 
     torch.set_num_threads(1)
     ranks = init_ranks("gloo", DistributedConfig(timeout=timeout))
     with Watchdog(ranks, timeout) as progress:
-        _run(ranks, progress, FAULTS[fault], before)
+        try:
+            _run(ranks, progress, FAULTS[fault], when)
+        except RuntimeError:
+            if when == "aborting":  # as NCCL's and HCCL's threads do where a collective takes too long
+                os.abort()
+            raise
+        if when == "end":
+            FAULTS[fault]()
     sys.exit(0)
 
 
@@ -46,11 +53,11 @@ def _leave_a_child() -> None:
     os._exit(0)
 
 
-def _run(ranks: Ranks, progress: Watchdog, fault: Callable[[], object], before: bool) -> None:
+def _run(ranks: Ranks, progress: Watchdog, fault: Callable[[], object], when: str) -> None:
     for step in range(1, 21):
-        if before and step == 7:
+        if when == "before" and step == 7:
             fault()
         progress.at(step, "training")
-        if not before and step == 7:
+        if when in ("after", "aborting") and step == 7:
             fault()
         ranks.barrier()

@@ -1,11 +1,10 @@
 """What strangers can do at the monitor's port."""
 
-import asyncio
-import logging
 import secrets
 import socket
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -19,17 +18,24 @@ SECRET = secrets.token_hex()
 TOO_LATE = 5.0  # seconds
 
 
-@pytest.fixture
-def port():
-    """The port of a monitor of two ranks, whose pulses come every second."""
+@contextmanager
+def monitor_of(ranks: int) -> Iterator[tuple[Monitor, int]]:
+    """A monitor and its port; ranks report every second."""
     server = socket.create_server(("127.0.0.1", 0), backlog=1024)
-    infos = [RankInfo(rank, "here", 0, "") for rank in range(RANKS)]
+    infos = [RankInfo(rank, "here", 0, "") for rank in range(ranks)]
     thread = Monitor(infos, server, SECRET, HeartbeatLimits(10), RankStatus)
     thread.start()
-    yield server.getsockname()[1]
+    yield thread, server.getsockname()[1]
     thread._decide(None)
     thread.join(TOO_LATE)
     assert not thread.is_alive()
+
+
+@pytest.fixture
+def port():
+    """The port of a monitor of two ranks."""
+    with monitor_of(RANKS) as (_, number):
+        yield number
 
 
 def greet(port: int, greeting: bytes) -> socket.socket:
@@ -51,7 +57,7 @@ def is_closed(connection: socket.socket) -> bool:
 
 
 def joined(rank: int, port: int) -> socket.socket:
-    """The connection of a rank, which has received a pulse."""
+    """The connection of a rank, which has received a sign of life."""
     connection = greet(port, f"{SECRET} {rank}\n".encode())
     assert connection.recv(100).strip() == b""
     return connection
@@ -112,22 +118,23 @@ def test_nobody_can_connect_once_all_ranks_have(port):
     ranks = [joined(rank, port) for rank in range(RANKS)]
     with pytest.raises(ConnectionError):
         greet(port, b"")
-    assert [rank.recv(100).strip() for rank in ranks] == [b"", b""]  # the next pulses
+    assert [rank.recv(100).strip() for rank in ranks] == [b"", b""]  # the next signs of life
     for rank in ranks:
         rank.close()
 
 
 @attack(65)
-def test_connections_that_fail_are_not_reported_but_faults_of_ours_are(caplog):
-    async def fail(error: Exception) -> None:
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(monitor._report_faults_of_ours)
-        loop.call_exception_handler({"message": "socket.accept() out of system resource", "exception": error})
+def test_a_connection_that_cannot_be_accepted_keeps_no_rank_out(monkeypatch):
+    """As where strangers have used up the files that may be open."""
+    accept, failures = socket.socket.accept, [OSError(24, "Too many open files")]
+    monkeypatch.setattr(socket.socket, "accept", lambda self: _raise(failures.pop()) if failures else accept(self))
+    with monitor_of(RANKS) as (_, port):
+        joined(1, port).close()
+    assert not failures
 
-    asyncio.run(fail(OSError(24, "Too many open files")))
-    assert not caplog.records
-    asyncio.run(fail(KeyError("x")))
-    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def test_a_rank_that_waits_for_data_has_more_time_than_one_that_hangs():
@@ -139,10 +146,36 @@ def test_a_rank_that_waits_for_data_has_more_time_than_one_that_hangs():
             decided = []
             watching._decide = decided.append
             for member in watching._members:
-                member.still, member.status = pulses, RankStatus(5, 2, "training")
-            watching._members[1].status = RankStatus(4, 2, behind)
+                member.still, member.report = pulses, _reported(5, "training")
+            watching._members[1].report = _reported(4, behind)
             watching._judge()
             return bool(decided)
 
         assert [judged("training", pulses) for pulses in (7, 8)] == [False, True]
         assert [judged("reading its batch", pulses) for pulses in (99, 100)] == [False, True]
+
+
+def _reported(stages: int, stage: str) -> bytes:
+    return RankStatus(stages, step=2, stage=stage).report().partition(b" ")[2]
+
+
+def test_a_process_that_a_collective_has_ended_is_not_to_blame():
+    """Those of cards end the process that waits for a late rank, once that takes too long."""
+
+    def blamed(pulses: int) -> int:
+        with monitor_of(3) as (watching, port):
+            ranks = [joined(rank, port) for rank in range(3)]
+            for rank, connection in enumerate(ranks):
+                stages = 4 if rank == 1 else 5
+                connection.sendall(RankStatus(stages, step=2, stage="training").report())
+            deadline = time.monotonic() + TOO_LATE
+            while not all(member.report for member in watching._members) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            watching._members[1].still = pulses
+            ranks[2].close()
+            watching.join(TOO_LATE)
+            ranks[0].close()
+            ranks[1].close()
+            return watching._verdict.rank
+
+    assert [blamed(0), blamed(20)] == [2, 1]

@@ -81,7 +81,10 @@ def test_a_run_killed_at_any_moment_goes_on_with_nothing_had_twice(tmp_path: Pat
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "toy").rglob("*.*")} == before
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("signum", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), pytest.param(signal.SIGHUP, 129, marks=pytest.mark.nightly)],
+)
 def test_a_signal_stops_it_in_good_order(tmp_path: Path, undisturbed: Path, signum: int, code: int) -> None:
     process = start(tmp_path, tmp_path / "had")
     wait_until(tmp_path / "had", 50)
