@@ -43,6 +43,7 @@ COMMANDS = {
     "report": Command("write a run's report.html"),
     "view": Command("show a training batch (HTML)", "train"),
     "doctor": Command("check that this machine fits a run", "train", ("json", "first_run")),
+    "verify": Command("verify published weights"),
     "plan": Command("estimate memory and time", "train"),
     "rehearse": Command("simulate one rank of a large run on one CPU", "train"),
     "bench step": Command("time the training step", "bench_step"),

@@ -5,23 +5,18 @@ Every step runs in a process of its own (`children`), so that one that hangs or 
 
 import os
 import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import NamedTuple
 
 from bridgetower_train.config import CheckpointConfig, DataConfig, DeviceConfig, OptimConfig, TrainConfig
-from bridgetower_train.display import print_line
 from bridgetower_train.doctor.software import check_software
-from bridgetower_train.errors import ConfigError
 from bridgetower_train.evidence import card, cards, media, reading
 from bridgetower_train.evidence.card import Card, device_as
-from bridgetower_train.evidence.children import Children, StepError, ask
-from bridgetower_train.evidence.facts import make_report, without_machine
-from bridgetower_train.evidence.report import FAILED, OK, SKIPPED, Report, Step, as_lines
-from bridgetower_train.files import own_folder
+from bridgetower_train.evidence.children import Children, ask
+from bridgetower_train.evidence.facts import make_report
+from bridgetower_train.evidence.report import Report
+from bridgetower_train.evidence.steps import Found, Planned, SkipError, take_all
 from bridgetower_train.findings import FAIL, Finding
 
 PAIRS = 8
@@ -40,44 +35,15 @@ _RATES = OptimConfig(lr=1e-4, lr_fusion=1e-4, lr_heads=1e-4, clip_norm=1.0, sche
 _RECORDS = 256
 
 
-class Found(NamedTuple):
-    """What a step found: whether it is as it should be, in words, in figures."""
-
-    good: bool
-    detail: str
-    figures: Mapping[str, float] = MappingProxyType({})
-
-
-class SkipError(Exception):
-    """Why a step has nothing to do here."""
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A step to come."""
-
-    name: str
-    work: Callable[[float, Path], Found]
-    """Given the limit and the file of its log."""
-    remedy: str
-
-
 def first_run(config: TrainConfig, out: Path, cards_wanted: int | None, limit: float) -> Report:
     """Take all steps with the model, losses, engine and device of `config`, and print a line for each; `limit`: seconds of one.
 
     Logs go to `out`/logs. ConfigError where `out` cannot be a folder.
     """
-    try:
-        own_folder(out)
-        own_folder(out / "logs")
-    except OSError as error:
-        raise ConfigError(f"out={out}: cannot be a folder ({error.strerror}); choose another") from None
     work = out / "work"
     kit = Kit(config, work, cards_wanted)
     try:
-        own_folder(work)
-        reading.write_data(work, config.model.image_size, _RECORDS)
-        return kit.run(out / "logs", limit)
+        return make_report("first run", kit.device, take_all(kit.planned(), limit, out), os.environ)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -123,30 +89,21 @@ class Kit:
         assert self.card is not None
         return self.cards_wanted or (self.card.cards if self.card.name != "cpu" else 2)
 
-    def run(self, logs: Path, limit: float) -> Report:
-        """See first_run."""
-        steps: list[Step] = []
-        for number, planned in enumerate(self.planned(), 1):
-            print_line(f"{number:3}     {planned.name}")
-            steps.append(take(planned, limit, logs / f"{number:02}-{_file_name(planned.name)}.txt"))
-            for line in as_lines(steps[-1]):
-                print_line(line)
-            if self.card is None:
-                break
-        found = self.card
-        device = {"name": self.config.device.name, "precision": self.config.device.precision, "model": self.model}
-        if found:
-            device |= {"name": found.name, "description": found.description, "cards": str(found.cards)}
-        return make_report("first run", device, steps, os.environ)
-
     @property
-    def model(self) -> str:
-        """The measured model, for people."""
+    def device(self) -> dict[str, str]:
+        """What the report says of it."""
         model = self.config.model
-        return (
-            f"width {model.width}, {model.vision_layers} + {model.text_layers} + {model.fusion_layers} layers, "
-            f"{model.image_size} px, {model.max_text_len} tokens"
+        known = (
+            {"name": self.card.name, "description": self.card.description, "cards": str(self.card.cards)}
+            if self.card
+            else {}
         )
+        return {
+            "name": self.config.device.name,
+            "precision": self.config.device.precision,
+            "model": f"width {model.width}, {model.vision_layers} + {model.text_layers} + {model.fusion_layers} layers, "
+            f"{model.image_size} px, {model.max_text_len} tokens",
+        } | known
 
     def planned(self) -> Iterator[Planned]:
         """The steps in order; after the first, the device is known."""
@@ -207,6 +164,7 @@ class Kit:
         found: list[Finding] = [*check_software(self.config), *findings]
         self.card = here
         self.run_config, self.measured = (device_as(run, name=here.name) for run in (self.run_config, self.measured))
+        reading.write_data(Path(self.run_config.data.root), self.config.model.image_size, _RECORDS)
         wrong = [f"{f.subject}: {f.found} ({f.todo})" for f in found if f.level == FAIL]
         text = f"{here.name} ({here.description}), {here.cards} cards, {' or '.join(here.executions)}: {here.why}"
         return Found(not wrong, "; ".join([text, *wrong]), {"cards": float(here.cards)})
@@ -344,27 +302,6 @@ class Kit:
         return Found(True, text, {"images_per_s": rate, "off": off})
 
 
-def take(planned: Planned, limit: float, log: Path) -> Step:
-    """Take a step: whatever happens in its process is its verdict."""
-    began = time.perf_counter()
-    figures: dict[str, float] = {}
-    try:
-        found = planned.work(limit, log)
-        verdict, detail, figures = OK if found.good else FAILED, found.detail, dict(found.figures)
-    except SkipError as reason:
-        verdict, detail = SKIPPED, str(reason)
-    except StepError as error:
-        verdict, detail = FAILED, str(error)
-    if log.exists():
-        log.write_text(without_machine(log.read_text(errors="replace")))
-    remedy = planned.remedy if verdict == FAILED else ""
-    return Step(planned.name, verdict, round(time.perf_counter() - began, 2), without_machine(detail), remedy, figures)
-
-
 def _rate(rates: dict[str, float]) -> str:
     peak = f", {rates['of_peak']:.0%} of the peak" if "of_peak" in rates else ""
     return f"{rates['pairs_per_s']:,.1f} pairs/s, {rates['tflop_per_s']:.3g} TFLOP/s{peak}"
-
-
-def _file_name(name: str) -> str:
-    return "".join(letter if letter.isalnum() else "-" for letter in name)
