@@ -5,21 +5,24 @@ import os
 import platform
 import time
 from dataclasses import replace
+from importlib.util import module_from_spec, spec_from_file_location
 
 import pytest
 
 from bridgetower_train.cli import main
 from bridgetower_train.config import DataConfig, DeviceConfig, OptimConfig, TrainConfig
 from bridgetower_train.errors import ConfigError
-from bridgetower_train.evidence import card, first_run
+from bridgetower_train.evidence import card
 from bridgetower_train.evidence.children import Children, StepError, ask
 from bridgetower_train.evidence.facts import anonymous, make_report
-from bridgetower_train.evidence.first_run import Found, Planned
 from bridgetower_train.evidence.report import Report, Step, read_report, write_report
+from bridgetower_train.evidence.steps import Found, Planned
+from bridgetower_train.evidence.steps import take as take_step
 from bridgetower_train.pages.evidence import compare_page, report_page
 from tests.evidence.first_runs import check, take
 from tests.rendering import markup
 from tests.tiny import SMALL
+from tests.training.runs import ROOT
 
 EAGER = [
     "imports and versions", "capture: compile", "losses: eager", "activation checkpointing", "planned memory",
@@ -102,14 +105,15 @@ def one_fails() -> None:
 @pytest.mark.parametrize(
     ("work", "limit", "said"),
     [
-        (hang, 2.0, "no answer in 2 s; its last line: about to hang"),
+        (hang, 5.0, "no answer in 5 s; its last line: about to hang"),
         (crash, 60.0, "its process ended by itself with signal 6"),
         (refuse, 60.0, "device.name=hpu: not here"),
     ],
 )
 def test_a_step_that_fails_is_one_line_of_the_report(tmp_path, work, limit, said):
+    ask(os.getpid, limit=300, log=tmp_path / "log.txt")  # what forks the processes takes seconds to start
     planned = Planned("step", lambda limit, log: Found(True, str(ask(work, limit=limit, log=log))), "do this")
-    step = first_run.take(planned, limit, tmp_path / "log.txt")
+    step = take_step(planned, limit, tmp_path / "log.txt")
     assert (step.verdict, step.remedy) == ("failed", "do this")
     assert step.detail.startswith(said)
 
@@ -210,3 +214,12 @@ def test_a_verdict_of_others_must_be_known(tmp_path, capsys):
     write_report(tmp_path / "a", report, "")
     assert main(["doctor", f"compare={tmp_path}/a,{tmp_path}/a"]) == 2
     assert "splendid" in capsys.readouterr().err
+
+
+def test_readme_has_the_table_of_the_reports():
+    spec = spec_from_file_location("table", ROOT / "benchmarks" / "hardware" / "table.py")
+    table = module_from_spec(spec)
+    spec.loader.exec_module(table)
+    readme = (ROOT / "README.md").read_text()
+    assert table.filled(readme) == readme
+    assert len(list(table.rows())) >= 1
