@@ -117,6 +117,13 @@ class Device(ABC):
     def synchronize(self) -> None:  # noqa: B027  nothing to do where work is synchronous
         """Wait until the device has finished its work."""
 
+    def decoding_rate(self, jpegs: list[bytes], size: int) -> tuple[float, float] | None:
+        """(images per second that it decodes to squares of `size`, mean difference of their values from ours, of 255).
+
+        None where it has no decoder, or the package for it is missing.
+        """
+        return None
+
     def keep_generators(self) -> AbstractContextManager[None]:
         """What is drawn inside the block does not change what is drawn after it."""
         devices = [] if self.name == "cpu" else [self.torch_device.index or 0]

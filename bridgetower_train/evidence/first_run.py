@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bridgetower_train.config import CheckpointConfig, DataConfig, DeviceConfig, OptimConfig, TrainConfig
 from bridgetower_train.doctor.software import check_software
-from bridgetower_train.evidence import card, cards, media, reading
+from bridgetower_train.evidence import card, cards, reading
 from bridgetower_train.evidence.card import Card, device_as
 from bridgetower_train.evidence.children import Children, ask
 from bridgetower_train.evidence.facts import make_report
@@ -43,7 +43,8 @@ def first_run(config: TrainConfig, out: Path, cards_wanted: int | None, limit: f
     work = out / "work"
     kit = Kit(config, work, cards_wanted)
     try:
-        return make_report("first run", kit.device, take_all(kit.planned(), limit, out), os.environ)
+        steps = take_all(kit.planned(), limit, out)
+        return make_report("first run", kit.device, steps, os.environ)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -292,12 +293,10 @@ class Kit:
 
     def card_decoding(self, limit: float, log: Path) -> Found:
         """Whether the card decodes bytes, and how fast."""
-        assert self.card is not None
-        if self.card.name != "hpu":
-            raise SkipError(f"{self.card.name} is not asked: its decoder is not used")
-        if not media.has_media():
-            raise SkipError("habana-media-loader is not installed")
-        rate, off = ask(media.card_decoding_rate, self.run_config, limit=limit, log=log)
+        found = ask(reading.card_decoding_rate, self.run_config, limit=limit, log=log)
+        if found is None:
+            raise SkipError("the device decodes no images, or the package for it is not installed")
+        rate, off = found
         text = f"{rate:,.0f} images/s from bytes; their pixels are off by {off:.1f} of 255 on average"
         return Found(True, text, {"images_per_s": rate, "off": off})
 

@@ -48,7 +48,7 @@ def loader_rate(run: TrainConfig, pairs: int) -> float:
 
 def decoding_rate(run: TrainConfig) -> float:
     """Images per second that one core decodes to squares of the model's size."""
-    images, size = jpegs_of(run), run.model.image_size
+    images, size = _jpegs(run), run.model.image_size
     out = np.empty((size, size, 3), np.uint8)
     began = time.perf_counter()
     for count, image in enumerate(itertools.cycle(images), 1):
@@ -58,7 +58,12 @@ def decoding_rate(run: TrainConfig) -> float:
     raise AssertionError("the corpus has images")
 
 
-def jpegs_of(run: TrainConfig) -> list[bytes]:
-    """The first images of the corpus."""
+def card_decoding_rate(run: TrainConfig) -> tuple[float, float] | None:
+    """`Device.decoding_rate` of the same images."""
+    device, _ = make_device(run.device)
+    return device.decoding_rate(_jpegs(run), run.model.image_size)
+
+
+def _jpegs(run: TrainConfig) -> list[bytes]:
     corpus = open_corpus(run.data.root, CORPUS)
     return [bytes(corpus.read(row).image) for row in range(min(_IMAGES, corpus.manifest.images))]

@@ -47,6 +47,7 @@ def test_the_whole_kit(tmp_path, capsys):
     assert "bit for bit the same" in steps["kill and resume: 2 ranks"].detail
     assert steps["losses: eager"].figures["off"] == 0.0
     assert report.device["name"] == "cpu"
+    assert report.device["cards"] == "1"
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"logs", "report.html", "report.json"}
     content = json.loads((tmp_path / "out" / "report.json").read_text())
     assert content["format"] == 1

@@ -6,16 +6,14 @@ The lines are those of habana-media-loader 1.24.1.482, below habana_frameworks/m
 """
 
 import time
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import torch
 
-from bridgetower_train.config import TrainConfig
 from bridgetower_train.data.image import decode_square
-from bridgetower_train.devices import make_device
-from bridgetower_train.evidence.reading import jpegs_of
 
 _PACKAGE = "habana_frameworks.mediapipe"
 _ALIGNED = (
@@ -24,13 +22,13 @@ _ALIGNED = (
 _BATCHES = 20
 
 
-def has_media() -> bool:
+def installed() -> bool:
     """Whether the vendor's package is installed."""
     return find_spec("habana_frameworks") is not None and find_spec(_PACKAGE) is not None
 
 
-def card_decoding_rate(run: TrainConfig) -> tuple[float, float]:
-    """(images per second that the card decodes and resizes, mean difference of their values from ours, of 255)."""
+def decoding_rate(jpegs: list[bytes], size: int, synchronize: Callable[[], None]) -> tuple[float, float]:
+    """(images per second that the card decodes to squares of `size`, mean difference of their values from ours, of 255)."""
     from habana_frameworks.mediapipe import fn  # type: ignore[import-not-found]
     from habana_frameworks.mediapipe import media_types as types
     from habana_frameworks.mediapipe.mediapipe import MediaPipe  # type: ignore[import-not-found]
@@ -39,8 +37,6 @@ def card_decoding_rate(run: TrainConfig) -> tuple[float, float]:
         HPUGenericPytorchIterator,
     )
 
-    device, _ = make_device(run.device)
-    jpegs, size = jpegs_of(run), run.model.image_size
     buffers = np.empty(len(jpegs), dtype=object)
     buffers[:] = [np.frombuffer(jpeg + bytes(-len(jpeg) % _ALIGNED), np.uint8) for jpeg in jpegs]
 
@@ -85,11 +81,11 @@ def card_decoding_rate(run: TrainConfig) -> tuple[float, float]:
     pipe.build()
     batches = iter(HPUGenericPytorchIterator(mediapipe=pipe))
     first = next(batches)[0].cpu()
-    device.synchronize()
+    synchronize()
     began, count = time.perf_counter(), 0
     for batch in batches:
         count += len(batch[0])
-    device.synchronize()
+    synchronize()
     taken = time.perf_counter() - began
     return count / taken, _difference(first, jpegs, size)
 
