@@ -12,7 +12,7 @@ from data_prep.job.log import Line, RangeSummary, log_name, write_log
 from data_prep.job.spool import Spool
 from data_prep.shards.output import Output
 from data_prep.shards.writer import NO_CAPTION, Shard
-from data_prep.source.captions import tidy
+from data_prep.source.captions import tidy, tidy_text
 from data_prep.source.rows import OK, Outcome, Part, Row
 
 SPOOL = "spool"
@@ -99,17 +99,19 @@ class ShardRange:
         return Outcome(state) if state else self._spool.get(number)
 
     def _add_to(self, shard: Shard, number: int, row: Row) -> Line:
-        state, detail, jpeg, meta = self._outcome(number)
+        state, detail, jpeg, meta, further = self._outcome(number)
         if state == OK:
-            state = shard.add(row.key, jpeg, row.captions, {**row.meta, **meta}, row.kinds) or OK
+            state = shard.add(row.key, jpeg, row.captions, {**row.meta, **meta}, row.kinds, further) or OK
         if state == OK:
-            self._edges[min(simplejpeg.decode_jpeg_header(jpeg)[:2])] += 1
+            self._edges.update(min(simplejpeg.decode_jpeg_header(image)[:2]) for image in (jpeg, *further))
         original = meta.get("sha256"), meta.get("width"), meta.get("height")
         return Line(number, row.key, row.location, state, detail, *original)
 
 
 def _checked(row: Row) -> Row:
     """The row with tidy captions, and with a state where there are none."""
+    if "ids" in row.meta:  # those of a task's samples are none too few and none too many
+        return row._replace(captions=[tidy_text(caption).strip() for caption in row.captions])
     captions = tidy(row.captions, row.kinds)
     state = row.state or ("" if captions else NO_CAPTION)
     return row._replace(captions=list(captions), kinds=list(captions.values()), state=state)
