@@ -16,7 +16,7 @@ from typing import Any
 from bridgetower_train.errors import UserError
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_PRELOADED = ["bridgetower_train.training.run", "bridgetower_train.bench.memory"]
+_PRELOADED = ["bridgetower_train.training.run", "bridgetower_train.bench.memory", "torch._dynamo"]
 """What takes seconds to import and touches no device."""
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from bridgetower_train.evidence.report import FAILED, Report, Step
+from bridgetower_train.evidence.report import FAILED, VERDICTS, Report, Step
 from bridgetower_train.pages.html import Child, Markup, element, figures, note, page, pairs, sections, table
 from bridgetower_train.pages.numbers import duration, figure
 
@@ -18,7 +18,7 @@ def report_page(report: Report) -> str:
         "Versions": pairs({"commit": report.commit or "unknown"} | report.versions),
     }
     facts = {
-        "steps": report.counts,
+        **{verdict: str(sum(step.verdict == verdict for step in report.steps)) for verdict in VERDICTS},
         "device": report.device.get("description", "unknown"),
         "cards": report.device.get("cards", "unknown"),
         "took": duration(sum(step.seconds for step in report.steps)),
