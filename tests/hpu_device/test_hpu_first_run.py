@@ -34,7 +34,9 @@ def steps_of(modes):
 def test_the_whole_kit(hpu, tmp_path, release, generation, options):
     """All is as on the CPU, but for the driver and the vendor's distribution, which the emulation lacks."""
     env = {**hpu, "HPU_EMULATION_RELEASE": release, "HPU_EMULATION_GENERATION": generation}
-    report = take(tmp_path / "out", "device=hpu", "cards=2", *options, run=lambda a: run_python(a, env, code=1, timeout=900))
+    report = take(
+        tmp_path / "out", "device=hpu", "cards=2", *options, run=lambda a: run_python(a, env, code=1, timeout=900)
+    )
     modes = ("lazy", "lazy, graphs") if options else MODES[release]
     assert [step.name for step in report.steps] == steps_of(modes)
     failed = {step.name: step.detail for step in report.steps if step.verdict == "failed"}
