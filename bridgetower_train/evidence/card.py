@@ -38,8 +38,6 @@ class Card:
     description: str
     why: str
     """Why it was taken."""
-    execution: str
-    """What `device.execution=auto` takes."""
     executions: tuple[str, ...]
     """What can be taken here."""
     cards: int
@@ -53,7 +51,7 @@ def look(config: TrainConfig) -> tuple[Card, list[Finding]]:
     executions = tuple(e for e in device.executions if e != "lazy" or automatic == "lazy")
     module = getattr(torch, device.name)
     cards = module.device_count() if device.name != "cpu" else 1
-    card = Card(device.name, device.description, why, automatic, executions, cards)
+    card = Card(device.name, device.description, why, executions, cards)
     return card, check_device(replace(config, device=replace(config.device, name=device.name)))
 
 
@@ -80,9 +78,15 @@ def step(run: TrainConfig, engine: NativeEngine, pairs: int, length: int) -> dic
     return metrics
 
 
+def undrawn(run: TrainConfig) -> TrainConfig:
+    """The run without what each device draws by random numbers of its own: dropout, hard negatives."""
+    objective = replace(run.objective, itm_negatives="random")
+    return replace(run, model=replace(run.model, dropout=0.0), objective=objective)
+
+
 def losses(run: TrainConfig, pairs: int) -> list[dict[str, float]]:
-    """Metrics of UPDATES steps without dropout, from the same weights on the same batch."""
-    run = replace(run, model=replace(run.model, dropout=0.0))
+    """Metrics of UPDATES steps in which nothing is drawn, from the same weights on the same batch."""
+    run = undrawn(run)
     _, engine = _prepared(run, pairs)
     found = [step(run, engine, pairs, run.model.max_text_len) for _ in range(UPDATES)]
     return [{name: float(value) for name, value in metrics.items()} for metrics in found]
@@ -101,7 +105,7 @@ def furthest(measured: list[dict[str, float]], expected: list[dict[str, float]])
 
 def capture(run: TrainConfig, pairs: int) -> tuple[str, float]:
     """(what was captured, the largest relative deviation of its loss from the one without): forward pass as one graph."""
-    run = replace(run, model=replace(run.model, dropout=0.0))
+    run = undrawn(run)
     device, _ = make_device(run.device)
     task = make_task(run, device)
     first = random_batch(run, pairs)

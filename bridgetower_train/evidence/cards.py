@@ -116,6 +116,7 @@ def kill_and_resume(run: TrainConfig, ranks: int, limit: float, log: Path) -> tu
             if time.monotonic() > deadline:
                 raise StepError(f"no step beyond a checkpoint in {limit:g} s")
             time.sleep(0.01)
+        training.kill()
     before = _lines(folder)
     reached = max(before)
     with Children(train, replace(run, steps=str(reached)), log=log, ranks=ranks) as training:

@@ -19,6 +19,9 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _PRELOADED = ["bridgetower_train.training.run", "bridgetower_train.bench.memory", "torch._dynamo"]
 """What takes seconds to import and touches no device."""
 
+_GRACE = 5.0
+"""Seconds."""
+
 
 class StepError(Exception):
     """Some work failed: why, in a line."""
@@ -48,7 +51,10 @@ class Children:
     def __enter__(self) -> "Children":
         return self
 
-    def __exit__(self, *raised: object) -> None:
+    def __exit__(self, raised: type[BaseException] | None, *rest: object) -> None:
+        """Let those that have given their results end by themselves."""
+        for process in self._processes if raised is None else ():
+            process.join(_GRACE)
         self.kill()
 
     def ended(self) -> bool:
@@ -83,8 +89,10 @@ class Children:
     def kill(self) -> None:
         """Kill what is left of them and of what they have started."""
         for process in self._processes:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid or 0, signal.SIGKILL)
+            assert process.pid, "it was started"
+            with suppress(ProcessLookupError, PermissionError):  # it may not lead a group yet, or have left none
+                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
             process.join(10)
 
     def _last_line(self) -> str:

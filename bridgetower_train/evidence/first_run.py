@@ -9,7 +9,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from bridgetower_train.config import CheckpointConfig, DataConfig, DeviceConfig, OptimConfig, TrainConfig
+from bridgetower_train.config import (
+    CheckpointConfig,
+    DataConfig,
+    DeviceConfig,
+    ObjectiveConfig,
+    OptimConfig,
+    TrainConfig,
+)
 from bridgetower_train.doctor.software import check_software
 from bridgetower_train.evidence import card, cards, reading
 from bridgetower_train.evidence.card import Card, device_as
@@ -36,7 +43,9 @@ _RECORDS = 256
 
 
 def first_run(config: TrainConfig, out: Path, cards_wanted: int | None, limit: float) -> Report:
-    """Take all steps with the model, losses, engine and device of `config`, and print a line for each; `limit`: seconds of one.
+    """Take all steps with the model, losses and device of `config`, and print a line for each; `limit`: seconds of one.
+
+    Its engine is that of the training that is killed; the rest is measured with the native one.
 
     Logs go to `out`/logs. ConfigError where `out` cannot be a folder.
     """
@@ -54,7 +63,7 @@ class Kit:
 
     def __init__(self, config: TrainConfig, work: Path, cards_wanted: int | None) -> None:
         self.config, self.cards_wanted = config, cards_wanted
-        self.pairs = config.micro_batch or PAIRS
+        self.pairs = max(2, config.micro_batch or PAIRS)
         self.card: Card | None = None
         self.expected: list[dict[str, float]] = []
         data = DataConfig(
@@ -73,7 +82,7 @@ class Kit:
             tensorboard=False,
             task=config.task,
             model=replace(config.model, vocab_size=None),
-            objective=config.objective,
+            objective=replace(config.objective, contrast=ObjectiveConfig.contrast),
             optim=_RATES,
             data=data,
             device=replace(config.device, graphs=False),
