@@ -122,22 +122,22 @@ def capture(run: TrainConfig, pairs: int) -> tuple[str, float]:
     return what, max(abs(a - b) / max(abs(b), 1e-6) for a, b in zip(again, plain, strict=True))
 
 
-def memory(run: TrainConfig, pairs: int) -> dict[str, dict[str, float]]:
-    """`kept` and `recomputed` -> GB of a step, `planned` and `measured`. The smaller first: a device keeps its peak."""
-    found: dict[str, dict[str, float]] = {}
-    for name, recomputes in (("recomputed", True), ("kept", False)):
-        config = BenchMemoryConfig(
-            model=run.model,
-            objective=run.objective,
-            optim=run.optim,
-            device=replace(run.device, graphs=False),
-            batch=pairs,
-            activation_checkpointing=recomputes,
-        )
-        device, _ = make_device(config.device)
-        peak = compare(config, device, ALONE)
-        found[name] = {"planned": peak.planned.total / 1e9, "measured": peak.measured / 1e9}
-    return found
+def memory(run: TrainConfig, pairs: int, recomputes: bool) -> dict[str, float]:
+    """GB of a step, `planned` and `measured`, with blocks recomputed or activations kept.
+
+    Once in a process: a device keeps its peak, and a compiled model may not go.
+    """
+    config = BenchMemoryConfig(
+        model=run.model,
+        objective=run.objective,
+        optim=run.optim,
+        device=replace(run.device, graphs=False),
+        batch=pairs,
+        activation_checkpointing=recomputes,
+    )
+    device, _ = make_device(config.device)
+    peak = compare(config, device, ALONE)
+    return {"planned": peak.planned.total / 1e9, "measured": peak.measured / 1e9}
 
 
 def speed(run: TrainConfig, pairs: int) -> dict[str, dict[str, float]]:

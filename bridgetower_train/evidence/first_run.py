@@ -204,11 +204,12 @@ class Kit:
         return step
 
     def memory(self) -> Iterator[Planned]:
-        """Activation checkpointing, and the plan; both from one process."""
+        """Activation checkpointing, and the plan, from the same measurements."""
         found: dict[str, dict[str, float]] = {}
 
         def checkpointing(limit: float, log: Path) -> Found:
-            found.update(ask(card.memory, self.measured, self.pairs, limit=limit, log=log))
+            for name, recomputes in (("kept", False), ("recomputed", True)):
+                found[name] = ask(card.memory, self.measured, self.pairs, recomputes, limit=limit, log=log)
             kept, recomputed = found["kept"]["measured"], found["recomputed"]["measured"]
             due = found["kept"]["planned"] - found["recomputed"]["planned"]
             if due < LEAST_SAVED * kept:
