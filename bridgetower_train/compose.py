@@ -11,6 +11,7 @@ import itertools
 import re
 import textwrap
 from pathlib import Path
+from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from hydra import compose as hydra_compose
@@ -176,6 +177,8 @@ def _unquoted(text: str) -> str:
 def _form(schema: type[Any], key: str) -> str:
     """How to write a key and its value."""
     kind = _type_of(schema, key)
+    if isinstance(kind, UnionType):
+        kind = next(found for found in get_args(kind) if found is not NoneType)
     form = _FORMS.get(get_origin(kind) or kind, "VALUE")
     return f"'{key}={form}'" if form.startswith(("[", "{")) else f"{key}={form}"
 
@@ -286,7 +289,9 @@ def _explain(error: Exception, schema: type[Any], base: str | None) -> str:
         if key in known:
             return f"{error.override}: cannot be read; write {_form(schema, key)}"
     elif (several := re.match(r"Ambiguous value for argument '(.*)'$", _first_line(error))) is not None:
-        return f"{several[1]}: has several values; give one, or add --multirun for one job each"
+        key, _, values = several[1].partition("=")
+        one = f"write '{key}=[{values}]'" if get_origin(_type_of(schema, key)) is list else "give one"
+        return f"{several[1]}: has several values; {one}, or add --multirun for one job each"
     if not key:
         return _first_line(error)
     if isinstance(cause, InterpolationResolutionError | GrammarParseError):

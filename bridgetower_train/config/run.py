@@ -12,6 +12,7 @@ from bridgetower_train.config.training import (
     DistributedConfig,
     EngineConfig,
     GuardsConfig,
+    MetricsConfig,
     OptimConfig,
     ProfileConfig,
     ValidationConfig,
@@ -26,6 +27,9 @@ class TrainConfig:
 
     run_dir: str = "???"
     """Folder of the run: configuration, metrics, checkpoints, report. A run started again in the same folder resumes."""
+    resume_from: int | None = None
+    """Go back to the checkpoint of this step, once: what the run did after it moves to `abandoned/`. The same command started
+    again resumes from the newest checkpoint, as with null; with other keys of `optim` or `guards` it goes back again."""
     seed: int = 0
     """Seed of everything random: weights, order, masks, negatives, dropout."""
     steps: str = "???"
@@ -52,13 +56,19 @@ class TrainConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     guards: GuardsConfig = field(default_factory=GuardsConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
     profile: ProfileConfig = field(default_factory=ProfileConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
 
     def __post_init__(self) -> None:
         at_least("seed", self.seed, 0)
+        at_least("resume_from", 1 if self.resume_from is None else self.resume_from, 1)
         at_least("log_every", self.log_every, 1)
+        if self.metrics.layers_every % self.log_every:
+            raise ConfigError(
+                f"metrics.layers_every={self.metrics.layers_every}: must be a multiple of log_every={self.log_every}"
+            )
         at_least("global_batch", self.global_batch, 1)
         if self.steps != "???" and Duration.parse("steps", self.steps).unit == "%":
             raise ConfigError(f"steps={self.steps}: cannot be a percentage; give steps, samples or epochs")
@@ -71,6 +81,8 @@ class TrainConfig:
             raise ConfigError(
                 f"data.lanes={self.data.lanes}: gives one sample per lane and step, and so no ITM negative; "
                 f"use at most {self.global_batch // 2} lanes, or objective.itm_negatives=hard"
+                if self.global_batch > 1
+                else "global_batch=1: one sample has no ITM negative; use at least 2"
             )
         if self.micro_batch is not None and (self.micro_batch < 1 or self.micro_batch % self.samples_per_lane):
             raise ConfigError(

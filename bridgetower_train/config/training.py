@@ -178,13 +178,32 @@ class GuardsConfig:
     """When to give up."""
 
     max_skipped: int = 10
-    """Consecutive updates skipped for a non-finite loss or gradient at which the run stops."""
+    """Updates skipped in a row, for a loss or gradient that is not finite or by `max_grad_norm_ratio`, at which the run ends."""
+    max_grad_norm_ratio: float = 0.0
+    """An update is skipped whose gradient norm is more than so many times the mean of those of about the last 100 updates, once
+    there were 50; 0: none."""
     max_recompiles: int = 20
     """The run stops when more graphs than this are compiled in steps whose text lengths have occurred before."""
 
     def __post_init__(self) -> None:
         at_least("guards.max_skipped", self.max_skipped, 1)
+        if self.max_grad_norm_ratio and not self.max_grad_norm_ratio > 1:
+            raise ConfigError(
+                f"guards.max_grad_norm_ratio={self.max_grad_norm_ratio:g}: must be above 1, or 0 to skip no update for its norm"
+            )
         at_least("guards.max_recompiles", self.max_recompiles, 0)
+
+
+@dataclass(frozen=True)
+class MetricsConfig:
+    """What is logged beside the losses."""
+
+    layers_every: int = 0
+    """Steps between norms of weights, gradients and updates of each layer, a multiple of `log_every`; 0: never. At these steps
+    the weights are held twice, under ZeRO a rank's share of them."""
+
+    def __post_init__(self) -> None:
+        at_least("metrics.layers_every", self.layers_every, 0)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What the training code needs from a device. Each platform is one file; no other file names a platform."""
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -124,6 +125,14 @@ class Device(ABC):
         """
         return None
 
+    def moment(self) -> Any:
+        """Now; where the host is ahead of the device, when that has done all it was given so far. The host does not wait."""
+        return time.perf_counter()
+
+    def seconds(self, begin: Any, end: Any) -> float:
+        """Between two moments; waits for the later one."""
+        return float(end - begin)
+
     def keep_generators(self) -> AbstractContextManager[None]:
         """What is drawn inside the block does not change what is drawn after it."""
         devices = [] if self.name == "cpu" else [self.torch_device.index or 0]
@@ -147,15 +156,21 @@ class Device(ABC):
             )
 
     def clip_or_skip(
-        self, optimizer: torch.optim.Optimizer, gradients: list[Tensor], norm: Tensor, max_norm: float
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradients: list[Tensor],
+        norm: Tensor,
+        max_norm: float,
+        limit: Tensor | None = None,
     ) -> Tensor:
-        """Scale `gradients` from their global `norm` to at most `max_norm` (0: leave them); skip the update if it is not finite.
+        """Scale `gradients` from their global `norm` to at most `max_norm` (0: leave them).
 
-        Returns 1 if the next update is skipped, otherwise 0; that and `norm` are device scalars, and the host does not wait.
+        Skip the update if the norm is not finite, or beyond `limit`. Returns 1 if the next update is skipped, otherwise 0; that,
+        `norm` and `limit` are device scalars, and the host does not wait.
         """
         if max_norm:
             torch._foreach_mul_(gradients, clip_factor(norm, max_norm))
-        skipped = 1.0 - torch.isfinite(norm).float()
+        skipped = 1.0 - may_update(norm, limit).float()
         optimizer.grad_scale = None  # type: ignore[attr-defined]
         optimizer.found_inf = skipped  # type: ignore[attr-defined]
         return skipped
@@ -210,6 +225,11 @@ class Device(ABC):
             torch._dynamo.config.cache_size_limit = torch._dynamo.config.accumulated_cache_size_limit  # type: ignore[assignment]
             module.compile(backend=self.compiler, dynamic=False, options=self.compiler_options)
         return module
+
+
+def may_update(norm: Tensor, limit: Tensor | None) -> Tensor:
+    """Whether a global `norm` is finite and within `limit`."""
+    return torch.isfinite(norm) if limit is None else torch.isfinite(norm) & (norm <= limit)
 
 
 def clip_factor(norm: Tensor, max_norm: float) -> Tensor:

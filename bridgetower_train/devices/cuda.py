@@ -46,5 +46,14 @@ class CudaDevice(Device):
         """Largest memory allocated to tensors."""
         return torch.cuda.max_memory_allocated(self.torch_device) / 1e9
 
+    def moment(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def seconds(self, begin: torch.cuda.Event, end: torch.cuda.Event) -> float:
+        end.synchronize()
+        return float(begin.elapsed_time(end)) / 1000
+
     def synchronize(self) -> None:
         torch.cuda.synchronize(self.torch_device)

@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity
 from bridgetower_train.config import DeviceConfig, OptimConfig
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.devices import habana, media
-from bridgetower_train.devices.base import Device, Probe, clip_factor
+from bridgetower_train.devices.base import Device, Probe, clip_factor, may_update
 from bridgetower_train.devices.recipe_cache import keep_recipes
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.model.attention import AttentionFunction
@@ -141,6 +141,20 @@ class HpuDevice(Device):
             media.decoding_rate(jpegs, size, self.synchronize) if self.generation != 1 and media.installed() else None
         )
 
+    def moment(self) -> Any:
+        """In lazy mode by the host's clock: an event would end the graph that is being recorded (HPUEvent.cpp of the bridge)."""
+        if self.execution == "lazy":
+            return super().moment()
+        event = self.hpu.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def seconds(self, begin: Any, end: Any) -> float:
+        if self.execution == "lazy":
+            return super().seconds(begin, end)
+        end.synchronize()
+        return float(begin.elapsed_time(end)) / 1000
+
     def compilations(self) -> int:
         """Graphs compiled by the vendor's compiler."""
         return int(dict(habana.module("hpu.metrics").metric_global("graph_compilation").stats())["TotalNumber"])
@@ -164,18 +178,23 @@ class HpuDevice(Device):
         return optimizer
 
     def clip_or_skip(
-        self, optimizer: torch.optim.Optimizer, gradients: list[Tensor], norm: Tensor, max_norm: float
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradients: list[Tensor],
+        norm: Tensor,
+        max_norm: float,
+        limit: Tensor | None = None,
     ) -> Tensor:
         """FusedAdamW cannot skip: an update that is skipped is one by gradients of zero, set in the pass that scales them.
 
         So the weights change by their running means and by decay, and the step is counted.
         """
-        finite = torch.isfinite(norm)
+        taken = may_update(norm, limit)
         for gradient in gradients:
             if max_norm:
                 gradient.mul_(clip_factor(norm, max_norm))
-            gradient.masked_fill_(~finite, 0.0)
-        return 1.0 - finite.float()
+            gradient.masked_fill_(~taken, 0.0)
+        return 1.0 - taken.float()
 
     def forget_skipped(self, optimizer: torch.optim.Optimizer) -> None:
         """They were updates by gradients of zero, with means of zero and a decay that rounds to none, but were counted."""

@@ -1,7 +1,7 @@
 """The interface of an engine to the training loop: forward and backward pass, update, save, load."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,8 +12,11 @@ from bridgetower_train.config import OptimConfig
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.devices import Device
 from bridgetower_train.distributed import Ranks
+from bridgetower_train.engines.layers import watch_update
 from bridgetower_train.engines.optim import parameter_groups, stay_inside
+from bridgetower_train.engines.stopwatch import Stopwatch
 from bridgetower_train.engines.tensor_file import Read, shared_tensors
+from bridgetower_train.model.parts import layer_of
 from bridgetower_train.tasks.base import Across, Embedded, Metrics, Task
 
 Files = dict[str, dict[str, Tensor]]
@@ -40,9 +43,12 @@ class Engine(ABC):
     """Parameters of the whole model."""
     trained_count: int
     """Those that are not frozen."""
+    stopwatch: Stopwatch
+    """Of what this rank does before it meets the others: forward passes, in which only ZeRO-3 waits for them."""
 
     def __init__(self, task: Task, device: Device, ranks: Ranks, config: OptimConfig) -> None:
         self.task, self.device, self.ranks, self.config = task, device, ranks, config
+        self.stopwatch = Stopwatch(device)
         self.parameter_count = sum(p.numel() for p in task.parameters())
         self.trained_count = sum(p.numel() for p in task.parameters() if p.requires_grad)
         self.optimizer = device.adamw(parameter_groups(task.model.named_parameters(), config), config)
@@ -56,23 +62,30 @@ class Engine(ABC):
         """Metrics and gradients of one micro-batch; gradients are averaged over the ranks on the `last` one of a step."""
 
     @abstractmethod
-    def step(self) -> Metrics:
-        """One update at the optimizer's learning rates, skipped on the device if the gradient is not finite.
+    def step(self, limit: Tensor | None = None, by_layer: bool = False) -> Metrics:
+        """One update at the optimizer's learning rates.
 
-        Returns `grad_norm` (before clipping) and `skipped` (0 or 1).
+        It is skipped, on the device, if the gradient is not finite, or its norm beyond `limit`, a device scalar. Returns
+        `grad_norm` (before clipping) and `skipped` (0 or 1), and what `layers.watch_update` gives if it is `by_layer`.
         """
 
     def _stay_inside(self) -> None:
         """Keep the coming update from leading a parameter out of its range (Task.bounds), once its gradient is whole."""
-        for name, bounds in self.task.bounds().items():
-            for weight, gradient in self._parts(name):
-                stay_inside(weight, gradient, bounds)
+        bounds = self.task.bounds()
+        for name, weight, gradient in self._parts(bounds):
+            stay_inside(weight, gradient, bounds[name])
 
-    def _parts(self, name: str) -> Iterator[tuple[Tensor, Tensor]]:
-        """(elements, their gradient) of a parameter, those that this rank updates: all, unless it is partitioned."""
-        weight = self.task.model.get_parameter(name)
-        if weight.grad is not None:
-            yield weight.detach(), weight.grad
+    def _watch(self, partitioned: bool = False) -> Callable[[], Metrics]:
+        """See `layers.watch_update`; of all trained parameters."""
+        names = [name for group in self.optimizer.param_groups for name in group["names"]]
+        return watch_update(self._parts(names), list(dict.fromkeys(map(layer_of, names))), partitioned)
+
+    def _parts(self, names: Collection[str]) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """(name, elements, their gradient) of parameters, those that this rank updates: all, unless they are partitioned."""
+        for name in names:
+            weight = self.task.model.get_parameter(name)
+            if weight.grad is not None:
+                yield name, weight.detach(), weight.grad
 
     @contextmanager
     def full_params(self) -> Iterator[Task]:

@@ -7,9 +7,11 @@ host, and differ between its versions.
 """
 
 import importlib
-from collections.abc import Iterable, Iterator
+from bisect import bisect
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from copy import copy, deepcopy
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +114,7 @@ class ZeroEngine(Engine):
                         )
 
     def embed(self, batch: Batch) -> tuple[Embedded, dict[str, Tensor]]:
-        with torch.no_grad(), self._own_trace():
+        with torch.no_grad(), self._own_trace(), self.stopwatch.alone():
             embedded: tuple[Embedded, dict[str, Tensor]] = self.engine.module(batch)
         self.device.mark_step()
         return embedded
@@ -135,13 +137,15 @@ class ZeroEngine(Engine):
 
     def forward_backward(self, batch: Batch, totals: Tensor, across: Across, last: bool) -> Metrics:
         self.engine.set_gradient_accumulation_boundary(last)
-        loss, metrics = whole(self.engine(batch, totals), across)
+        with self.stopwatch.alone():
+            outputs = self.engine(batch, totals)
+        loss, metrics = whole(outputs, across)
         # See NativeEngine: a non-finite loss shows in the gradient norm of all ranks.
         self.engine.backward(loss * torch.where(torch.isfinite(loss), 1.0, torch.nan), scale_wrt_gas=False)
         self.device.mark_step()
         return metrics
 
-    def step(self) -> Metrics:
+    def step(self, limit: Tensor | None = None, by_layer: bool = False) -> Metrics:
         gradients = self._gradients()
         self._stay_inside()
         norm = torch.nn.utils.get_total_norm(gradients)
@@ -149,9 +153,10 @@ class ZeroEngine(Engine):
             square = norm.square()
             dist.all_reduce(square)
             norm = square.sqrt()
-        skipped = self.device.clip_or_skip(self.optimizer, gradients, norm, self.config.clip_norm)
+        updated = self._watch(partitioned=self.stage > 0) if by_layer else dict
+        skipped = self.device.clip_or_skip(self.optimizer, gradients, norm, self.config.clip_norm, limit)
         self.engine.step()
-        return {"grad_norm": norm, "skipped": skipped}
+        return {"grad_norm": norm, "skipped": skipped, **updated()}
 
     def _gradients(self) -> list[Tensor]:
         """The gradients averaged over the ranks: this rank's part, or all of them if they are not partitioned."""
@@ -159,21 +164,24 @@ class ZeroEngine(Engine):
             return [p.grad for group in self._trained for p in group if p.grad is not None]
         return [gradient for group in self.engine.optimizer.averaged_gradients.values() for gradient in group]
 
-    def _parts(self, name: str) -> Iterator[tuple[Tensor, Tensor]]:
-        """(elements, their gradient) of a parameter, those that this rank updates."""
+    def _parts(self, names: Collection[str]) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """(name, elements, their gradient) of parameters, those that this rank updates."""
         if self.stage == 0:
-            yield from super()._parts(name)
+            yield from super()._parts(names)
             return
         averaged = self.engine.optimizer.averaged_gradients
         for number, (_, flat, partition) in enumerate(self._partitioned):
-            slices = next((found for other, _, found in partition.slices() if other == name), [])
-            for own in (s for s in slices if s.rank == self.ranks.rank):
-                at = 0
-                for gradient in averaged[number]:  # together they are laid out as `flat`
-                    begin, end = max(own.at, at), min(own.at + own.count, at + gradient.numel())
-                    if begin < end:
-                        yield flat.detach()[begin:end], gradient.view(-1)[begin - at : end - at]
-                    at += gradient.numel()
+            gradients = averaged[number]  # together they are laid out as `flat`
+            ends = list(accumulate(gradient.numel() for gradient in gradients))
+            own = ((name, s) for name, _, found in partition.slices() if name in names for s in found)
+            for name, s in ((name, s) for name, s in own if s.rank == self.ranks.rank):
+                begin, last = s.at, s.at + s.count
+                for gradient, end in islice(zip(gradients, ends, strict=True), bisect(ends, begin), None):
+                    if begin == last:
+                        break
+                    until, start = min(last, end), end - gradient.numel()
+                    yield name, flat.detach()[begin:until], gradient.view(-1)[begin - start : until - start]
+                    begin = until
 
     def preallocate(self) -> None:
         if self.ranks.is_main:

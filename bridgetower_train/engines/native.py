@@ -56,7 +56,7 @@ class NativeEngine(Engine):
         self._host = HostCopies(device)
 
     def embed(self, batch: Batch) -> tuple[Embedded, dict[str, Tensor]]:
-        with torch.no_grad(), self.device.autocast():
+        with torch.no_grad(), self.device.autocast(), self.stopwatch.alone():
             embedded: tuple[Embedded, dict[str, Tensor]] = self.embedding(batch)
         self.device.mark_step()
         return embedded
@@ -66,7 +66,9 @@ class NativeEngine(Engine):
         self._micro_batch = 0 if last else self._micro_batch + 1
         with self._reduce_gradients(last):
             with self.device.autocast():
-                loss, metrics = whole(self.module(batch, totals), across)
+                with self.stopwatch.alone():
+                    outputs = self.module(batch, totals)
+                loss, metrics = whole(outputs, across)
             # A non-finite loss makes its gradients NaN, and through their sum those of all ranks: so the gradient norm
             # is enough for all ranks to skip the update.
             (loss * torch.where(torch.isfinite(loss), 1.0, torch.nan)).backward()
@@ -83,14 +85,15 @@ class NativeEngine(Engine):
     def _gradients(self) -> list[Tensor]:
         return [p.grad for p in self.parameters if p.grad is not None]
 
-    def step(self) -> Metrics:
+    def step(self, limit: Tensor | None = None, by_layer: bool = False) -> Metrics:
         self._stay_inside()
         gradients = self._gradients()
         norm = torch.nn.utils.get_total_norm(gradients)
-        skipped = self.device.clip_or_skip(self.optimizer, gradients, norm, self.config.clip_norm)
+        updated = self._watch() if by_layer else dict
+        skipped = self.device.clip_or_skip(self.optimizer, gradients, norm, self.config.clip_norm, limit)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return {"grad_norm": norm, "skipped": skipped}
+        return {"grad_norm": norm, "skipped": skipped, **updated()}
 
     def preallocate(self) -> None:
         if self.ranks.is_main:

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from bridgetower_train.config import DeviceConfig, TrainConfig, at_least
 from bridgetower_train.data.roots import RootOptions, root_of_run
 from bridgetower_train.data.shards import Corpus, open_corpus
@@ -47,6 +49,14 @@ def open_model(
     fitted, _ = fit(weights, task.model.state_dict(), saved.named, task.heads(config))
     task.model.load_state_dict(fitted)
     return OpenModel(task.to(chosen.torch_device), saved.tokenizer, chosen), saved
+
+
+class Picture(NamedTuple):
+    """An image of an example, for a tracker."""
+
+    pixels: Tensor
+    """uint8 (3, S, S)."""
+    caption: str
 
 
 @dataclass(frozen=True)
@@ -124,6 +134,8 @@ class Evaluation:
     """What `bridgetower eval` shows of it, on a sample of images; None: all."""
     validation: Callable[[OpenModel, EvalSet, Ranks], dict[str, float]] | None = None
     """What is logged during training, by the names of `Task.metrics`: the work of all ranks, the same on all."""
+    pictures: Callable[[OpenModel, EvalSet], list[Picture]] | None = None
+    """A few examples among loaded images, for what shows images during training."""
     show: Callable[[Figures], None] = print_figures
     """Prints the figures."""
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from bridgetower_train.config import at_least
 from bridgetower_train.data.shards import Corpus
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.errors import DataError
-from bridgetower_train.evaluation.base import Evaluation, OpenModel, Result, SampledOptions
+from bridgetower_train.evaluation.base import Evaluation, OpenModel, Picture, Result, SampledOptions
 from bridgetower_train.evaluation.eval_set import EvalSet
 from bridgetower_train.evaluation.protocol import of_sample
 from bridgetower_train.evaluation.words import blanked, probe_accuracy, probe_words
@@ -86,4 +87,24 @@ def _brief(model: OpenModel, images: EvalSet) -> Result:
     return Result({"masked word accuracy": found[0], "masked word accuracy, image blanked": found[1]})
 
 
-MASKED_LM = Evaluation("masked words", ("mlm_score",), MaskedLMOptions, _run, _brief)
+def _pictures(model: OpenModel, images: EvalSet, count: int = 8) -> list[Picture]:
+    """Each with its caption, a word masked, and what the model takes it for."""
+    text, predictor = model.tokenizer, Predictor(*model)
+    ids, mask = text.encode(images.first[:count], model.config.model.max_text_len)
+    lengths = (~torch.from_numpy(text.special)[ids]).sum(1)
+    place = 1 + torch.arange(len(ids)) % lengths.clamp(min=1)  # after <s>
+    rows = torch.arange(len(ids))
+    truth = ids[rows, place]
+    masked = ids.clone()
+    masked[rows, place] = text.mask
+    guess = predictor.fill(images.pixels[: len(ids)], masked, mask, place).argmax(-1)
+    return [
+        Picture(
+            images.pixels[row],
+            f"{text.decode(masked[row])}: {text.piece(int(guess[row]))}, is {text.piece(int(truth[row]))}",
+        )
+        for row in range(len(ids))
+    ]
+
+
+MASKED_LM = Evaluation("masked words", ("mlm_score",), MaskedLMOptions, _run, _brief, pictures=_pictures)

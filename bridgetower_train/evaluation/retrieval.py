@@ -18,7 +18,7 @@ from bridgetower_train.config import at_least, one_of
 from bridgetower_train.data.shards import Corpus
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.errors import ConfigError
-from bridgetower_train.evaluation.base import EvalOptions, Evaluation, Figures, OpenModel, Result
+from bridgetower_train.evaluation.base import EvalOptions, Evaluation, Figures, OpenModel, Picture, Result
 from bridgetower_train.evaluation.eval_set import EvalSet, count_cut
 from bridgetower_train.evaluation.ranking import (
     NO_CANDIDATES,
@@ -233,6 +233,20 @@ def _validation(model: OpenModel, images: EvalSet, ranks: Ranks) -> dict[str, fl
     return {**recalls, "rsum": figures["RSUM"], "images": len(images), "captions": len(images.texts)}
 
 
+def _pictures(model: OpenModel, images: EvalSet) -> list[Picture]:
+    """The best images for a few texts."""
+    examples = retrieval_examples(similarities(Predictor(*model), images), images, count=3)
+    return [
+        Picture(
+            result["image"],
+            f"{place} of {len(images)} for: {example['text']} ({result['score']:.2f}{', right' if result['right'] else ''})",
+        )
+        for example in examples
+        if example["query_kind"] == "text"
+        for place, result in enumerate(example["results"], 1)
+    ]
+
+
 def print_table(figures: Figures) -> None:
     """A line for each method."""
     width = max(map(len, figures)) + 2
@@ -247,5 +261,12 @@ def print_table(figures: Figures) -> None:
 
 
 RETRIEVAL = Evaluation(
-    "retrieval", ("itc_text_head", "itc_image_head"), RetrievalOptions, _run, _brief, _validation, print_table
+    "retrieval",
+    ("itc_text_head", "itc_image_head"),
+    RetrievalOptions,
+    _run,
+    _brief,
+    _validation,
+    _pictures,
+    print_table,
 )

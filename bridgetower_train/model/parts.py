@@ -29,6 +29,23 @@ def part_of(name: str) -> Part:
     return Part(tower, 0 if _LOWEST.search(name) else None)
 
 
+_FUSION = re.compile(r"\.cross_modal_(text|image)_(layers|link_tower)\.(\d+)\.")
+
+
+def layer_of(name: str) -> str:
+    """The layer of a parameter, for people: `text.embeddings`, `text.12`, `text.top`, `fusion.text.6`, `fusion`, `itm_score`.
+
+    Blocks are numbered from 1, from below; a fusion layer has the bridge that leads into it.
+    """
+    part = part_of(name)
+    if part.name == "heads":
+        return name.partition(".")[0]
+    if part.name == "fusion":
+        found = _FUSION.search(name)
+        return f"fusion.{found[1]}.{int(found[3]) + (1 if found[2] == 'layers' else 2)}" if found else "fusion"
+    return f"{part.name}.{'top' if part.depth is None else part.depth or 'embeddings'}"
+
+
 def is_frozen(name: str, freeze: Sequence[str]) -> bool:
     """Whether `freeze` (`optim.freeze`) contains the part of a parameter."""
     part = part_of(name)

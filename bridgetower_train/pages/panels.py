@@ -39,6 +39,7 @@ class Panel:
 RUNNING = (
     Panel("Throughput, samples/s", (Line("samples_per_s", "samples/s"),), limits=(0, None)),
     Panel("Data wait, % of the step", (Line("data_wait", "data wait"),), factor=100, limits=(0, None)),
+    Panel("Slowest rank, % over the median", (Line("slowest_share", "slowest rank"),), factor=100, limits=(0, None)),
     Panel("Learning rate", (Line("lr", "learning rate"),), limits=(0, None), smooth=False),
     Panel("Gradient norm", (Line("grad_norm", "gradient norm"),), log=True),
     Panel("Model FLOPs utilisation, %", (Line("mfu", "MFU"),), factor=100, limits=(0, None)),

@@ -23,6 +23,7 @@ def report(run: RunFolder) -> str:
     parts: dict[str, Child] = {
         "Learning": _panels(run, learning(run)),
         "Running": _panels(run, RUNNING),
+        "Layers": _layers(run),
         "Evaluation": _evaluation(run),
         "Examples": _examples(run),
         "Checkpoints": _checkpoints(run),
@@ -84,9 +85,26 @@ def _key_figures(run: RunFolder, step: int, planned: int | None) -> Iterator[tup
     for metric, name, factor, unit in (("samples_per_s", "samples/s", 1, ""), ("data_wait", "data wait", 100, " %")):
         if metric in run.metrics:
             yield f"{name}, median", f"{float(np.median(run.metrics[metric][1])) * factor:.3g}{unit}"
+    yield from _slowest(run)
     yield "bad samples", figure(run.last("bad_samples") or len(run.bad_samples))
     if run.last("skipped"):
         yield "skipped updates", figure(run.last("skipped"))
+
+
+def _slowest(run: RunFolder) -> Iterator[tuple[str, str]]:
+    """The rank that was the slowest most often, and by how much."""
+    if not {"slowest_rank", "slowest_share"} <= run.metrics.keys():
+        return
+    (steps, ranks), (others, shares) = run.metrics["slowest_rank"], run.metrics["slowest_share"]
+    kept = np.isin(steps, others)
+    numbers, counts = np.unique(ranks[kept], return_counts=True)
+    if len(numbers):
+        often = numbers[counts.argmax()]
+        of_it = shares[np.isin(others, steps[ranks == often])]
+        yield (
+            f"rank {often:.0f} is the slowest in",
+            f"{counts.max() / kept.sum():.0%} of the lines, {float(np.median(of_it)):.0%} over the median",
+        )
 
 
 def _span(run: RunFolder) -> tuple[float, float]:
@@ -115,6 +133,21 @@ def _curves(run: RunFolder, panel: Panel) -> list[Curve]:
         for line in panel.lines
         if line.metric in run.metrics
     ]
+
+
+def _layers(run: RunFolder) -> Markup:
+    """The newest norms of each layer, by metrics.layers_every."""
+    names = [name.partition("/")[2] for name in run.metrics if name.startswith("weight_norm/")]
+    if not names:
+        return Markup("")
+    rows = []
+    for layer in names:
+        weight, grad, update = (run.last(f"{kind}_norm/{layer}") for kind in ("weight", "grad", "update"))
+        share = f"{100 * update / weight:.2g}" if weight and update is not None else ""
+        rows.append((layer, *(figure(value) for value in (weight, grad, update)), share))
+    step = run.metrics[f"weight_norm/{names[0]}"][0][-1]
+    text = f"Norms at step {step:,.0f}; metrics.jsonl has them every metrics.layers_every steps."
+    return join(note(text), table(("layer", "weights", "gradient", "update", "update, % of the weights"), rows))
 
 
 def _evaluation(run: RunFolder) -> Markup:
@@ -219,13 +252,19 @@ def _starts(run: RunFolder) -> Markup:
             figure(start.get("step")),
             _moment(start.get("time")),
             figure(start.get("ranks")),
-            "; ".join(f"{key} {_text(now)} instead of {_text(was)}" for key, was, now in changes(start)) or "nothing",
+            "; ".join(_changed(start)) or "nothing",
             _text(start.get("commit"))[:12],
         )
         for start in run.starts
     ]
     text = "The configuration below is that of the last one."
     return join(note(text), table(("after step", "when", "ranks", "changed", "commit"), rows)) if rows else Markup("")
+
+
+def _changed(start: Json) -> Iterator[str]:
+    if "abandoned" in start:
+        yield f"back to step {figure(start.get('step'))}: what came after is in {_text(start['abandoned'])}"
+    yield from (f"{key} {_text(now)} instead of {_text(was)}" for key, was, now in changes(start))
 
 
 def _moment(seconds: Any) -> str:

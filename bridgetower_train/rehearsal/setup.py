@@ -82,7 +82,7 @@ def set_up(config: TrainConfig, rank: int, world_size: int, folder: Path) -> Set
             f"{config.model.width}: as configured it may need {needed / 2**30:.1f} GiB, {free / 2**30:.1f} are free"
         )
     # What it writes is removed, and not reported.
-    config = replace(config, run_dir=str(folder / "run"), wandb=replace(config.wandb, project=None))
+    config = replace(config, run_dir=str(folder / "run"), resume_from=None, wandb=replace(config.wandb, project=None))
     return Setup(config, memory, notes)
 
 

@@ -27,7 +27,9 @@ from bridgetower_train.errors import ConfigError
 from bridgetower_train.tasks import Contrast, contrast, step_flops, task_class
 from bridgetower_train.training.best import BestSoFar
 from bridgetower_train.training.checkpoints import Checkpoints, fingerprint
-from bridgetower_train.training.guards import NonFiniteGuard
+from bridgetower_train.training.going_back import GoingBack, abandon, finish, going_back
+from bridgetower_train.training.guards import NEW as UNGUARDED
+from bridgetower_train.training.guards import UpdateGuard
 from bridgetower_train.training.history import Changed, begin, resumed
 from bridgetower_train.training.metrics import (
     BAD_SAMPLES,
@@ -55,7 +57,7 @@ FROZEN_KEYS = (
 )  # fmt: skip
 """Keys that must not change on resume: they determine the weights and the order of data."""
 
-NEW: dict[str, Any] = {"step": 0, "skipped": 0, "streak": 0, "bad_samples": 0, "metrics_lines": 0, "best": None}
+NEW: dict[str, Any] = {**UNGUARDED, "bad_samples": 0, "metrics_lines": 0, "best": None}
 """The state of a run that has not been saved yet."""
 
 
@@ -79,7 +81,7 @@ class Run:
     validate_every: int
     """Steps; 0 without validation."""
     best: BestSoFar
-    guard: NonFiniteGuard
+    guard: UpdateGuard
     recompiles: RecompileGuard
     profile: Profile
     bad_samples: BadSamples
@@ -123,15 +125,21 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
     stack.callback(checkpoints.close)
     older = fingerprint(TrainConfig(), FROZEN_KEYS) | {"micro_batch": micro_batch}
     changed: Changed = {}
+    back: GoingBack | None = None
     if resumes:
         config, changed = ranks.on_main(lambda: resumed(config, run_dir))
-    found = checkpoints.find(fixed, older)
+        back = ranks.on_main(lambda: going_back(config, run_dir, changed))
+    elif config.resume_from is not None:
+        raise ConfigError(f"resume_from={config.resume_from}: no such checkpoint; {run_dir} has none")
+    found = checkpoints.find(fixed, older, back.step if back else None)
     state = found[1] if found else NEW
     start = state["step"]
     if start < length.steps:
         warm_up(config, engine, compared)  # before anything is loaded into the optimizer
     if found:
-        checkpoints.load(engine, found[0])
+        engine.load(found[0])
+        if not back:
+            checkpoints.set_aside_after(found[0])
     elif optimizer:
         engine.load_optimizer(*optimizer)
 
@@ -142,7 +150,7 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
     hosts = ranks.gather_objects(platform.node())
     logged = 0  # in a rehearsal there may be no rank 0
     if left:
-        logged = ranks.on_main(lambda: _begin_files(config, run_dir, state, changed, hosts)) or 0
+        logged = ranks.on_main(lambda: _begin_files(config, run_dir, state, changed, hosts, back)) or 0
     writes = left and ranks.is_main
     bad_samples = BadSamples(JsonLines(run_dir / BAD_SAMPLES) if writes else None, ranks, state["bad_samples"])
     stack.callback(bad_samples.close)
@@ -168,7 +176,7 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
         validation=validation,
         validate_every=length.every("validation.every", config.validation.every),
         best=best,
-        guard=NonFiniteGuard(config.guards.max_skipped, device.torch_device, start, state["skipped"], state["streak"]),
+        guard=UpdateGuard(config.guards, device.torch_device, state),
         recompiles=RecompileGuard(device, config.guards.max_recompiles, console.log),
         profile=Profile(config.profile if ranks.is_main else ProfileConfig(), device, run_dir / "profile"),
         bad_samples=bad_samples,
@@ -188,9 +196,20 @@ def identity(config: TrainConfig, tokenizer: CaptionTokenizer, dataset: PairData
     return fixed | ({"micro_batch": micro_batch} if task_class(config).decided_by_micro_batch(config) else {})
 
 
-def _begin_files(config: TrainConfig, run_dir: Path, state: dict[str, Any], changed: Changed, hosts: list[str]) -> int:
+def _begin_files(
+    config: TrainConfig,
+    run_dir: Path,
+    state: dict[str, Any],
+    changed: Changed,
+    hosts: list[str],
+    back: GoingBack | None,
+) -> int:
     """Note this start, and drop what was logged after the step of `state`; returns the lines of metrics that are left."""
-    begin(config, run_dir, state["step"], changed, hosts)
+    if back:
+        abandon(run_dir, back)
+    begin(config, run_dir, state["step"], changed, hosts, str(back.folder.relative_to(run_dir)) if back else None)
+    if back:
+        finish(back)
     left = {}
     for name, expected in ((BAD_SAMPLES, state["bad_samples"]), (METRICS, state["metrics_lines"])):
         left[name] = keep_lines_until(run_dir / name, state["step"])

@@ -16,7 +16,7 @@ from bridgetower_train.distributed import Ranks
 from bridgetower_train.engines import Engine
 from bridgetower_train.engines.base import Files
 from bridgetower_train.engines.tensor_file import write_tensors
-from bridgetower_train.errors import CheckpointError, UserError
+from bridgetower_train.errors import CheckpointError, FileError, UserError
 from bridgetower_train.files import atomic_write, nearest_folder, sha256_file, sync
 from bridgetower_train.lock import Lock
 from bridgetower_train.training.metrics import BAD_SAMPLES, METRICS
@@ -29,6 +29,7 @@ from bridgetower_train.weights.checkpoint import (
     read_state,
     step_folders,
     step_of,
+    verify,
 )
 
 _DOOMED = ".old.tmp"
@@ -48,15 +49,17 @@ class Checkpoints:
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
 
-    def find(self, expected: dict[str, Any], defaults: dict[str, Any]) -> tuple[Path, dict[str, Any]] | None:
-        """The newest intact checkpoint and its state; None if the run has not been saved yet.
+    def find(
+        self, expected: dict[str, Any], defaults: dict[str, Any], step: int | None = None
+    ) -> tuple[Path, dict[str, Any]] | None:
+        """The newest intact checkpoint, or that of `step`, and its state; None if the run has not been saved yet.
 
         Only rank 0 finds and verifies it. The outcome is the same on all ranks.
 
         Raises CheckpointError if the state differs from `expected`, the values that must not change on resume. A key that an
         older state does not have counts as its value in `defaults`. FileError if there is something else than a state.
         """
-        found = self.ranks.on_main(self._newest)
+        found = self.ranks.on_main(lambda: self._found(step))
         if found is None:
             return None
         folder, state = found
@@ -68,17 +71,12 @@ class Checkpoints:
             )
         return folder, state
 
-    def load(self, engine: Engine, folder: Path) -> None:
-        """Load the checkpoint that was found into `engine`; only rank 0 reads it.
-
-        Newer ones, which are damaged, are set aside under another name: they are not kept in place of whole ones.
-        """
-        engine.load(folder)
+    def set_aside_after(self, folder: Path) -> None:
+        """Give those that are newer than the newest intact one, `folder`, another name: they are not kept in its place."""
         self.ranks.on_main(lambda: self._set_aside_after(step_of(folder)))
 
-    def _newest(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest intact checkpoint and its state; None if the run has not been saved yet."""
-        folder = newest(self.run_dir, self.log)
+    def _found(self, step: int | None) -> tuple[Path, dict[str, Any]] | None:
+        folder = newest(self.run_dir, self.log) if step is None else self.folder / folder_name(step)
         if folder is None:
             if step_folders(self.run_dir):
                 raise CheckpointError(f"no checkpoint in {self.folder} is intact; move it away to start from scratch")
@@ -129,6 +127,16 @@ class Checkpoints:
         failures = [found for found in self.ranks.gather_objects(failure) if found]
         if failures:
             raise CheckpointError(failures[0])
+
+    def last_before(self, step: int) -> int | None:
+        """The step of the newest intact checkpoint before `step`; None if there is none. Called on every rank."""
+        self.finish()
+
+        def search() -> int | None:
+            older = (folder for folder in reversed(step_folders(self.run_dir)) if step_of(folder) < step)
+            return next((step_of(folder) for folder in older if verify(folder) is None), None)
+
+        return self.ranks.on_main(search)
 
     def close(self) -> None:
         """Wait for the last write on this rank only, and log a failure. For runs that end with an error before `finish`."""
@@ -189,17 +197,23 @@ class Checkpoints:
         try:
             self._remove(final.with_name(f"damaged-{final.name}"))
             self._remove_old(state["step"], best)
-        except OSError as error:
+        except (OSError, FileError) as error:
             self.log(f"warning: {self.folder}: cannot be searched for old checkpoints: {error}")
 
     def _remove_old(self, newest: int, best: Best | None) -> None:
-        """Remove those before the last `keep_last` whole ones up to step `newest`, unless they are milestones or the best."""
+        """Remove those before the last `keep_last` whole ones up to step `newest`.
+
+        Kept are milestones, the best, and the last from before a streak of skipped updates that goes on: the one to go back to.
+        """
         every = self.config.keep_every
         folders = [folder for folder in step_folders(self.run_dir) if step_of(folder) <= newest]
         whole = [folder for folder in folders if fault(folder) is None]
-        for folder in folders if len(whole) > self.config.keep_last else ():
+        if len(whole) <= self.config.keep_last:
+            return
+        sound = next((step_of(folder) for folder in reversed(whole) if not read_state(folder)["streak"]), None)
+        for folder in folders:
             step = step_of(folder)
-            kept = (every and step % every == 0) or (best and step == best.step)
+            kept = (every and step % every == 0) or step == sound or (best and step == best.step)
             if step < step_of(whole[-self.config.keep_last]) and not kept:
                 self._remove(folder)
 

@@ -30,6 +30,11 @@ def resumed(config: TrainConfig, run_dir: Path) -> tuple[TrainConfig, Changed]:
     try:
         before = compose.from_yaml(TrainConfig, run_dir / CONFIG)
     except ConfigError as error:
+        if config.resume_from is not None:
+            raise ConfigError(
+                f"resume_from={config.resume_from}: {error}, so whether that was done is not known; leave it out to resume from "
+                "the newest checkpoint"
+            ) from None
         print_line(f"{'warning':10}{error}; which keys have changed is not known")
         return config, {}
     for key, value in config.init.named.items():
@@ -46,8 +51,14 @@ def resumed(config: TrainConfig, run_dir: Path) -> tuple[TrainConfig, Changed]:
     return config, {key: [was.get(key), now.get(key)] for key in keys}
 
 
-def begin(config: TrainConfig, run_dir: Path, step: int, changed: Changed, hosts: list[str]) -> None:
-    """Print what has changed, and note this start, after `step`, before anything is trained with it. `hosts`: of each rank."""
+def begin(
+    config: TrainConfig, run_dir: Path, step: int, changed: Changed, hosts: list[str], abandoned: str | None = None
+) -> None:
+    """Print what has changed, and note this start, after `step`, before anything is trained with it.
+
+    `hosts`: of each rank. `abandoned`: the folder, in that of the run, of what came after `step`, if the run goes back to it.
+    """
+    changed = {key: values for key, values in changed.items() if key != "resume_from"}
     if changed:
         print_line(f"{'changed':10}" + "; ".join(shortened(f"{k} was {a}, is {b}") for k, (a, b) in changed.items()))
     path = run_dir / STARTS
@@ -58,6 +69,7 @@ def begin(config: TrainConfig, run_dir: Path, step: int, changed: Changed, hosts
             "step": step,
             "time": time.time(),
             "changed": changed,
+            **({"abandoned": abandoned} if abandoned else {}),
             "command": shlex.join(map(without_secrets, sys.argv)),
             "commit": commit(),
             "versions": versions(),

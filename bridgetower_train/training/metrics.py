@@ -4,12 +4,14 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -18,7 +20,9 @@ from tqdm import tqdm
 from bridgetower_train.data.batch import BadRecord
 from bridgetower_train.display import print_line, printable
 from bridgetower_train.distributed import Ranks
+from bridgetower_train.engines.stopwatch import Stopwatch
 from bridgetower_train.errors import FileError
+from bridgetower_train.evaluation.base import Picture
 from bridgetower_train.files import atomic_write
 from bridgetower_train.foreign import parse_json, read_lines
 
@@ -26,6 +30,9 @@ LogRecord = dict[str, Any]
 
 METRICS, BAD_SAMPLES = "metrics.jsonl", "bad_samples.jsonl"
 """Files of a run that have a JSON object in each line, with its `step`."""
+
+SLOW = 0.25
+"""Share of its time over the median from which on a rank is named on the console."""
 
 
 def to_host(metrics: dict[str, Tensor], ranks: Ranks) -> dict[str, float]:
@@ -38,14 +45,16 @@ def to_host(metrics: dict[str, Tensor], ranks: Ranks) -> dict[str, float]:
 
 
 class StepTimer:
-    """Measures the time between two log lines, and how much of it was spent waiting for data."""
+    """Measures the time between two log lines, how much of it was spent waiting for data, and which rank was the slowest."""
 
-    def __init__(self) -> None:
+    def __init__(self, stopwatch: Stopwatch) -> None:
+        self._stopwatch = stopwatch
         self.restart()
 
     def restart(self) -> None:
         """Start a new interval."""
         self._began, self._waited, self._steps = time.perf_counter(), 0.0, 0
+        self._stopwatch.restart()
 
     def waited(self, seconds: float) -> None:
         """Count a step that waited `seconds` for data."""
@@ -57,6 +66,26 @@ class StepTimer:
         elapsed = time.perf_counter() - self._began
         return elapsed / self._steps, self._waited / elapsed
 
+    def slowest(self, ranks: Ranks) -> dict[str, float]:
+        """The rank that took longest by itself, reading and in forward passes, where all then waited for it; empty for one rank.
+
+        Its number, its seconds per step, those of them in which it waited for data, and its share over the median of all ranks.
+        A small collective; the device has finished its work.
+        """
+        if ranks.world_size == 1:
+            return {}
+        rows_W2 = np.zeros((ranks.world_size, 2))
+        waited = self._waited / self._steps
+        rows_W2[ranks.rank] = waited + self._stopwatch.seconds() / self._steps, waited
+        taken_W, waited_W = ranks.add_up(rows_W2).T
+        slowest, median = int(taken_W.argmax()), float(np.median(taken_W))
+        return {
+            "slowest_rank": slowest,
+            "slowest_s": float(taken_W[slowest]),
+            "slowest_data_s": float(waited_W[slowest]),
+            "slowest_share": float(taken_W[slowest]) / median - 1 if median else 0.0,
+        }
+
 
 class Sink(Protocol):
     """A destination for the records of a run."""
@@ -66,6 +95,14 @@ class Sink(Protocol):
 
     def close(self, failed: bool) -> None:
         """Finish; `failed`: the run ended with an error."""
+
+
+@runtime_checkable
+class Gallery(Protocol):
+    """A sink that shows images too."""
+
+    def show(self, step: int, pictures: dict[str, list[Picture]]) -> None:
+        """A few examples by the name of the evaluation, after the record of the validation of `step`."""
 
 
 class JsonLines:
@@ -95,15 +132,21 @@ def keep_lines_until(path: Path, step: int) -> list[int]:
     Returns the step of each line that is left. Afterwards it is a file of our own, not a link. FileError if it is a FIFO or the
     like, or far too long.
     """
-    kept, steps = [], []
-    for line in read_lines(path) if os.path.lexists(path) else []:
+    kept = [(found, line) for found, line in _whole_lines(path) if found <= step]
+    atomic_write(path, b"".join(line for _, line in kept))
+    return [found for found, _ in kept]
+
+
+def lines_after(path: Path, step: int) -> bytes:
+    """The JSON lines beyond `step`; FileError as `keep_lines_until`."""
+    return b"".join(line for found, line in _whole_lines(path) if found > step)
+
+
+def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(step, line) of each JSON line that has a step; none where there is no file."""
+    for line in read_lines(path) if os.path.lexists(path) else ():
         with suppress(FileError):
-            found = parse_json(line, _Line, path.name).step
-            if found <= step:
-                kept.append(line.rstrip(b"\n") + b"\n")
-                steps.append(found)
-    atomic_write(path, b"".join(kept))
-    return steps
+            yield parse_json(line, _Line, path.name).step, line.rstrip(b"\n") + b"\n"
 
 
 def missing_lines(name: str, steps: list[int], expected: int, until: int) -> str | None:
@@ -162,19 +205,27 @@ class Console:
         elif self._bar is not None:
             self._bar.set_postfix_str(
                 f"loss {record['loss']:.3f}, {record['samples_per_s']:.0f} samples/s, data wait {record['data_wait']:.0%}"
+                + _slow(record, ", ")
             )
         else:
             left = (self._total - record["step"]) * record["step_s"]
             parts = "  ".join(f"{k[5:]} {v:.3f}" for k, v in record.items() if k.startswith("loss_"))
             print(
                 f"step {record['step']}/{self._total}  loss {record['loss']:.4f}  {parts}  lr {record['lr']:.2e}  "
-                f"{record['samples_per_s']:.1f} samples/s  data wait {record['data_wait']:.0%}  left {clock(left)}",
+                f"{record['samples_per_s']:.1f} samples/s  data wait {record['data_wait']:.0%}  "
+                f"left {clock(left)}{_slow(record, '  ')}",
                 flush=True,
             )
 
     def close(self, failed: bool) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def _slow(record: LogRecord, separator: str) -> str:
+    """Names the slowest rank where that matters."""
+    share = record.get("slowest_share", 0.0)
+    return f"{separator}rank {record['slowest_rank']} takes {share:.0%} longer than the median" if share >= SLOW else ""
 
 
 def clock(seconds: float) -> str:

@@ -16,11 +16,12 @@ from bridgetower_train.errors import UserError
 from bridgetower_train.training.assembly import Run
 from bridgetower_train.training.guards import check_bad_records
 from bridgetower_train.training.metrics import (
+    Gallery,
     StepTimer,
     to_host,
 )
 from bridgetower_train.training.preemption import Preemption
-from bridgetower_train.training.step import backward
+from bridgetower_train.training.step import backward, update
 from bridgetower_train.training.validation import Validation
 from bridgetower_train.versions import versions
 from bridgetower_train.watchdog import READING, Watchdog
@@ -35,7 +36,7 @@ def fit(run: Run, watchdog: Watchdog) -> int:
         run.console.log(f"nothing left to do: {run.best.exhausted}")
         return 0
     preemption, stop = Preemption(), Flag(run.ranks)
-    timer = StepTimer()
+    timer = StepTimer(run.engine.stopwatch)
     run.engine.preallocate()  # after the loader's workers were forked: earlier pages would be shared and copied
     run.device.mark_step()  # or the first step's graph would include what was recorded so far
     for step in range(run.start_step + 1, run.total_steps + 1):
@@ -89,17 +90,28 @@ def train_step(run: Run, step: int, batches: list[Batch]) -> dict[str, Tensor]:
 
     metrics = backward(run.engine, on_device, run.contrast, seed)
     set_lr(run.engine.optimizer, run.schedule.factor(step - 1))
-    metrics |= run.engine.step()
-    run.guard.record(metrics.pop("skipped"))
-    run.device.mark_step()
+    metrics |= update(run.engine, run.guard, by_layer(run, step))
+    if by_layer(run, step):
+        run.recompiles.forget()
+    del metrics["skipped"]  # the guard counts it
     return metrics
+
+
+def by_layer(run: Run, step: int) -> bool:
+    """Whether norms of layers are logged at this step; where graphs are compiled, they are others than those of other steps."""
+    every = run.config.metrics.layers_every
+    return every > 0 and step % every == 0
 
 
 def validate(run: Run, validation: Validation, step: int) -> bool:
     """Write what a validation finds; whether it is the best so far."""
     with run.engine.full_params() as task:
         figures = validation.run(task)
+        galleries = [sink for sink in run.sinks if isinstance(sink, Gallery)]
+        pictures = validation.pictures(task) if galleries else {}
     run.write({"step": step, **figures})
+    for sink in galleries:
+        sink.show(step, pictures)
     run.recompiles.forget()
     return run.best.judge(step, figures)
 
@@ -108,7 +120,10 @@ def log(run: Run, step: int, metrics: dict[str, Tensor], timer: StepTimer) -> No
     """Copy the metrics of this step to the host and write them; stops the run if a guard requires it."""
     figures = to_host(metrics, run.ranks)
     run.recompiles.logged()
+    if by_layer(run, step):
+        run.recompiles.forget()
     step_s, data_wait = timer.span()
+    slowest = timer.slowest(run.ranks)
     timer.restart()
     position, samples_per_s = step * run.config.global_batch, run.config.global_batch / step_s
     peak = run.device.peak_flops
@@ -120,11 +135,12 @@ def log(run: Run, step: int, metrics: dict[str, Tensor], timer: StepTimer) -> No
             "epoch": position / run.dataset.order.epoch_samples,
             **figures,
             "lr": run.config.optim.lr * run.schedule.factor(step - 1),
-            "skipped": run.guard.total,
+            **run.guard.figures(),
             "bad_samples": run.bad_samples.count,
             "samples_per_s": samples_per_s,
             "step_s": step_s,
             "data_wait": data_wait,
+            **slowest,
             "mfu": peak and samples_per_s * run.flops_per_sample / (peak * run.ranks.world_size),
             "memory_gb": run.device.memory_gb(),
             **({"recompiles": run.recompiles.count} if run.device.compiles else {}),
@@ -135,10 +151,15 @@ def log(run: Run, step: int, metrics: dict[str, Tensor], timer: StepTimer) -> No
         begin = (first - 1) * run.config.global_batch
         samples = [run.dataset.describe(begin + i) for i in range(min(8, run.config.global_batch))]
         named = ", ".join(f"{s['corpus']}/{s['shard']}:{s['key']}" for s in samples)
+        before = run.checkpoints.last_before(first)
+        go_back = (
+            "No checkpoint is older: start in another run_dir, with a lower optim.lr or optim.clip_norm"
+            if before is None
+            else f"Go back to the newest checkpoint before it with resume_from={before} and a lower optim.lr or optim.clip_norm"
+        )
         raise UserError(
-            f"the loss or the gradient was not finite in {run.config.guards.max_skipped} updates in a row, from step {first} on "
-            f"(guards.max_skipped); its batch began with {named}. Lower optim.lr, set optim.clip_norm, or look at these records "
-            f"with `bridgetower view step={first - 1}`"
+            f"{run.guard.reason} in {run.config.guards.max_skipped} updates in a row, from step {first} on (guards.max_skipped); "
+            f"its batch began with {named}. {go_back}, or look at these records with `bridgetower view step={first - 1}`"
         )
 
 
@@ -157,8 +178,7 @@ def save(run: Run, step: int) -> None:
         "step": step,
         "position": step * run.config.global_batch,
         "identity": run.fingerprint,
-        "skipped": run.guard.total,
-        "streak": run.guard.in_a_row,
+        **run.guard.state(),
         "bad_samples": run.bad_samples.count,
         "metrics_lines": run.logged,
         "device": run.device.description,

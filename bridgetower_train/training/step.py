@@ -18,6 +18,7 @@ from bridgetower_train.data.batch import Batch
 from bridgetower_train.engines import Engine
 from bridgetower_train.tasks import Contrast
 from bridgetower_train.tasks.base import Across, Embedded, Metrics
+from bridgetower_train.training.guards import UpdateGuard
 
 
 def count(engine: Engine, batches: Sequence[Batch]) -> Tensor:
@@ -52,6 +53,14 @@ def backward(
         parts.append(engine.forward_backward(batch, totals, across[number], last=number == len(batches) - 1))
     # Only now, or each micro-batch's graph would have the sums of those before it.
     return {name: sum((part[name] for part in parts[1:]), value) for name, value in parts[0].items()}
+
+
+def update(engine: Engine, guard: UpdateGuard, by_layer: bool = False) -> Metrics:
+    """The update by the gradients in the engine, which `guard` may skip, and counts. Returns what `Engine.step` does."""
+    metrics = engine.step(guard.limit, by_layer)
+    guard.record(metrics["skipped"], metrics["grad_norm"])
+    engine.device.mark_step()
+    return metrics
 
 
 @dataclass(frozen=True)

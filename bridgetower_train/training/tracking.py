@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from bridgetower_train.config import TrainConfig
 from bridgetower_train.display import print_line, printable, public
 from bridgetower_train.errors import FileError
+from bridgetower_train.evaluation.base import Picture
 from bridgetower_train.files import atomic_write
 from bridgetower_train.foreign import parse_json, read_bytes, read_lines
 from bridgetower_train.training.metrics import METRICS, Console, JsonLines, LogRecord, Sink, TensorBoard
@@ -47,6 +48,16 @@ class Wandb:
         if record["step"] >= self._from:
             figures = {k: v for k, v in record.items() if k != "step" and isinstance(v, int | float)}
             self._run.log(figures, step=record["step"])
+
+    def show(self, step: int, pictures: dict[str, list[Picture]]) -> None:
+        if step >= self._from:
+            import wandb
+
+            shown = {
+                name: [wandb.Image(pixels.permute(1, 2, 0).numpy(), caption=caption) for pixels, caption in examples]
+                for name, examples in pictures.items()
+            }
+            self._run.log(shown, step=step)
 
     def close(self, failed: bool) -> None:
         self._run.finish(exit_code=int(failed))

@@ -19,12 +19,14 @@ from bridgetower_train.devices import Device
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.errors import ConfigError, nearest
 from bridgetower_train.evaluation import EVALUATIONS
-from bridgetower_train.evaluation.base import OpenModel
+from bridgetower_train.evaluation.base import OpenModel, Picture
 from bridgetower_train.evaluation.eval_set import EvalSet
 from bridgetower_train.tasks import Task, task_class
 from bridgetower_train.tasks.base import Metric, Metrics, evaluating
 from bridgetower_train.tasks.gather import alone
 
+_SHOWN = 16
+"""Images among which a tracker shows examples."""
 _SEED = 0
 """Of the masks, negatives and captions, whatever the seed of the run."""
 
@@ -70,6 +72,7 @@ class Validation:
         self.images.require_two()
         self.batches = _batches(dataset, self.images, validation.batch, ranks)
         """Number -> batch, those of this rank."""
+        self._shown: EvalSet | None = None
 
     @property
     def described(self) -> str:
@@ -92,6 +95,17 @@ class Validation:
                 figures |= evaluation.validation(model, self.images, self.ranks)
         found = {f"val_{name}": value for name, value in figures.items()}
         return self.ranks.gather_objects(found)[0]  # type: ignore[no-any-return]
+
+    def pictures(self, task: Task) -> dict[str, list[Picture]]:
+        """A few examples for each evaluation that has any, on this rank alone; `task` is that of `run`."""
+        if self._shown is None:
+            self._shown = EvalSet(self.images.corpus, self.config, _SHOWN, 1, self.images.kind).load()
+        model = OpenModel(task, self.tokenizer, self.device)
+        return {
+            name: evaluation.pictures(model, self._shown)
+            for name, evaluation in EVALUATIONS.items()
+            if evaluation.pictures and not evaluation.lacks(task.config)
+        }
 
     def _losses(self, task: Task) -> dict[str, float]:
         """The metrics of `task` as means over all samples."""

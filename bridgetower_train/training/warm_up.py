@@ -9,7 +9,8 @@ from bridgetower_train.display import print_line
 from bridgetower_train.engines import Engine
 from bridgetower_train.engines.optim import set_lr
 from bridgetower_train.tasks import Contrast, task_class
-from bridgetower_train.training.step import backward, count
+from bridgetower_train.training.guards import UpdateGuard
+from bridgetower_train.training.step import backward, count, update
 
 _RATE = 1e-6
 """Of the peak learning rates: 1 - rate x decay rounds to 1 in float32. Zero would be another graph on HPU, without decay."""
@@ -35,8 +36,7 @@ def warm_up(config: TrainConfig, engine: Engine, compared: Contrast) -> None:
             device.mark_step()
             backward(engine, batches, compared, device.seed, totals)
             set_lr(engine.optimizer, _RATE)
-            skipped = engine.step()["skipped"]
-            device.mark_step()
+            skipped = update(engine, UpdateGuard(config.guards, device.torch_device))["skipped"]
             assert float(skipped) == 1.0, "losses are divided by the totals"
             if engine.ranks.is_main:
                 graphs, seconds = device.compilations() - known, time.perf_counter() - began

@@ -61,6 +61,9 @@ class _State:
     identity: dict[str, Any]
     skipped: int = 0
     streak: int = 0
+    spikes: int = 0
+    running_norm: float = 0.0
+    norms: int = 0
     bad_samples: int = 0
     metrics_lines: int = 0
     world_size: int = 1
@@ -69,8 +72,8 @@ class _State:
     best: Best | None = None
 
     def __post_init__(self) -> None:
-        counts = (self.step, self.skipped, self.streak, self.bad_samples, self.metrics_lines, self.world_size)
-        if not all(0 <= count < _MOST for count in counts):
+        counts = (self.step, self.skipped, self.streak, self.spikes, self.norms, self.bad_samples, self.metrics_lines)
+        if not all(0 <= count < _MOST for count in (*counts, self.world_size)) or not 0 <= self.running_norm < math.inf:
             raise ValueError("it counts what cannot be")
 
 
@@ -172,8 +175,8 @@ def step_folders(run_dir: Path) -> list[Path]:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """The `state.json` of a checkpoint, as far as it is used: `step`, `identity`, `skipped`, `streak`, `bad_samples`,
-    `metrics_lines`, `world_size`, `device`, `versions` and `best` (a Best, or None).
+    """The `state.json` of a checkpoint, as far as it is used: `step`, `identity`, `skipped`, `streak`, `spikes`,
+    `running_norm`, `norms`, `bad_samples`, `metrics_lines`, `world_size`, `device`, `versions` and `best` (a Best, or None).
 
     FileError if that has another shape; OSError if it cannot be read.
     """

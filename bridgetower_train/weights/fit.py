@@ -3,7 +3,7 @@
 import itertools
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,19 @@ def fit(given: Tensors, wanted: Tensors, named: str, heads: Sequence[Head] = ())
     if wrong:
         raise ConfigError(f"{named}: does not fit the model: {'; '.join(wrong)}")
     return fitted, note
+
+
+def check_wrapper(given: Tensors, rename: Callable[[Tensors], Tensors], wanted: Tensors, named: str) -> None:
+    """ConfigError where all names have the prefix of a wrapper, without which `rename` would give some of those of `wanted`."""
+    if wanted.keys() & rename(given).keys():
+        return
+    words = next(iter(given), "").split(".")
+    for prefix in (".".join(words[:count]) + "." for count in range(1, len(words))):
+        inner = {name.removeprefix(prefix): t for name, t in given.items() if name.startswith(prefix)}
+        if len(inner) == len(given) and wanted.keys() & rename(inner).keys():
+            raise ConfigError(
+                f"{named}: all its names begin with {prefix!r}, as those of a wrapper do; save them without it"
+            )
 
 
 def interpolate_positions(table: Tensor, grid: int) -> Tensor:

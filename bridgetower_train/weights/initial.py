@@ -22,7 +22,7 @@ from bridgetower_train.foreign import read_bytes, read_json
 from bridgetower_train.tasks import Task, known_heads
 from bridgetower_train.weights import hub, names
 from bridgetower_train.weights.checkpoint import read_state
-from bridgetower_train.weights.fit import check_description, fit
+from bridgetower_train.weights.fit import check_description, check_wrapper, fit
 from bridgetower_train.weights.names import Tensors
 from bridgetower_train.weights.read import read_tensors
 from bridgetower_train.weights.saved import locate
@@ -93,8 +93,10 @@ def _fill(task: Task, config: InitConfig, tokenizer: CaptionTokenizer) -> Start:
         check_description(source / "config.json", key, model.config, named)
         if key != "init.vision":
             _check_vocabulary(source, tokenizer, named)
-        tensors = rename(read_tensors(source, named))
+        found = read_tensors(source, named)
         wanted = {name: t for name, t in state.items() if name.startswith(prefix)}
+        check_wrapper(found, rename, wanted, named)
+        tensors = rename(found)
         if key == "init.checkpoint":
             tensors, wanted, left_out = _same_heads(task.adapt(tensors), wanted)
         fitted, note = fit(tensors, wanted, named, task.heads(task.config))

@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeGuard
 
 import torch
 from safetensors import SafetensorError
@@ -85,9 +85,20 @@ def _read_file(path: Path, named: str) -> dict[str, Tensor]:
         raise ConfigError(f"{named}: {path} cannot be read: {_reason(error)}") from None
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
-    if not isinstance(content, dict) or not all(isinstance(n, str) and _is_plain(t) for n, t in content.items()):
-        raise ConfigError(f"{named}: {path} is not a state dict (names and tensors)")
+    if not _is_state(content):
+        inner = (
+            [str(key) for key, value in content.items() if isinstance(value, dict) and value and _is_state(value)]
+            if isinstance(content, dict)
+            else []
+        )
+        hint = f"; that under its key {inner[0]!r:.40} is: save it alone" if inner else ""
+        raise ConfigError(f"{named}: {path} is not a state dict (names and tensors){hint}")
     return content
+
+
+def _is_state(content: object) -> TypeGuard[dict[str, Tensor]]:
+    """Whether it is a dict of names and tensors."""
+    return isinstance(content, dict) and all(isinstance(name, str) and _is_plain(t) for name, t in content.items())
 
 
 def _is_plain(value: object) -> bool:

@@ -1,6 +1,7 @@
 """ZeRO against the native engine, on two real gloo ranks: one process group trains all engines on the same batches."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +48,13 @@ def story(rank: int, folder: Path) -> dict[str, Any]:
 
 
 def chapter(name: str, folder: Path, traffic: Traffic) -> dict[str, Any]:
-    """20 steps undisturbed, halted for a checkpoint at the tenth; a twenty-first whose loss is not finite; and measurements."""
+    """20 steps undisturbed, halted for a checkpoint at the tenth; two that are skipped; and measurements."""
     before = held_bytes()
     training = Training(name)
     if name == "native":
         ddp_traffic(training.engine, traffic)
-    training.run(range(9))
+    training.run(range(8))
+    training.step(8, by_layer=True)
     traffic.bytes.clear()
     training.backward(9, measured=True)
     held = training.held[0] - before
@@ -66,6 +68,7 @@ def chapter(name: str, folder: Path, traffic: Traffic) -> dict[str, Any]:
     training.save(folder / name / "20")
     training.save(folder / name / "again")
     training.step(20, poisoned=True)
+    training.step(20, limit=1e-3)
     training.save(folder / name / "21")
     evaluated = evaluate(training)
     training.step(21)
@@ -113,6 +116,15 @@ def test_figures_of_20_steps_are_the_native_engine_s(told, name):
     assert worst < AGREEMENT
 
 
+@pytest.mark.parametrize("name", ["zero0", "zero1", "zero2", "zero3"])
+def test_norms_by_layer_are_the_native_engine_s(told, name):
+    native, *others = ({k: v for k, v in tale[engine]["lines"][8].items() if "/" in k} for engine, tale in (
+        ("native", told[1][0]), (name, told[1][0]), (name, told[1][1])
+    ))  # fmt: skip
+    assert len(native) == 3 * 18
+    assert others == [pytest.approx(native, rel=1e-4)] * 2
+
+
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_the_vendor_s_settings_compute_the_same(told, stage):
     assert differences(told[1][0][f"like hpu {stage}"], told[1][0]["native"]["lines"][:2]) < AGREEMENT
@@ -133,13 +145,14 @@ def test_another_engine_takes_all_of_a_checkpoint_and_goes_on(told, name):
 
 
 @pytest.mark.parametrize("name", list(ENGINES))
-def test_a_loss_that_is_not_finite_on_one_rank_is_left_out_on_all(told, name):
+def test_a_loss_that_is_not_finite_on_one_rank_and_a_norm_beyond_the_limit_are_left_out_on_all(told, name):
     folder, tales = told
     for tale in tales:
-        skipped, after = tale[name]["lines"][20:]
-        assert skipped["skipped"] == 1
+        poisoned, spike, after = tale[name]["lines"][20:]
+        assert poisoned["skipped"] == spike["skipped"] == 1
+        assert math.isfinite(spike["grad_norm"])
         assert after["skipped"] == 0
-        assert after["loss"] == pytest.approx(tales[tales.index(tale)]["native"]["lines"][21]["loss"], rel=AGREEMENT)
+        assert after["loss"] == pytest.approx(tales[tales.index(tale)]["native"]["lines"][22]["loss"], rel=AGREEMENT)
     assert files(folder / name / "21") == files(folder / name / "20")
 
 

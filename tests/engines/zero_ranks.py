@@ -124,11 +124,11 @@ class Training:
         self.flag.agree(False)
         return metrics
 
-    def step(self, step: int, poisoned: bool = False) -> None:
+    def step(self, step: int, poisoned: bool = False, limit: float | None = None, by_layer: bool = False) -> None:
         """Step number `step`; its figures go to `lines`."""
         metrics = self.backward(step, poisoned)
         set_lr(self.engine.optimizer, 1 - step / 40)
-        metrics |= self.engine.step()
+        metrics |= self.engine.step(None if limit is None else torch.tensor(limit), by_layer)
         self.lines.append({name: float(value) for name, value in metrics.items()})
 
     def run(self, steps: range) -> "Training":

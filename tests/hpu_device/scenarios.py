@@ -63,18 +63,18 @@ def generation():
     device.attention(q, q, q, None, 0.0)
 
 
-def updates(gradients, clip_norm=0.0, moments="fp32"):
+def updates(gradients, clip_norm=0.0, moments="fp32", limit=None):
     """(weights, first means, what was returned) after updates by such gradients, all on the host."""
     device = hpu()
     weight = torch.nn.Parameter(torch.ones(3, device="hpu"))
     groups = [{"params": [weight], "lr": 0.1, "weight_decay": 0.0}, {"params": [], "lr": 0.1}]
     optimizer = device.adamw(groups, OptimConfig(eps=1e-7, moments=moments))
     assert [group["eps"] for group in optimizer.param_groups] == [1e-7]
-    told = []
+    told, limit = [], limit and torch.tensor(limit, device="hpu")
     for gradient in gradients:
         weight.grad = torch.full((3,), gradient, device="hpu")
         norm = torch.nn.utils.get_total_norm([weight.grad])
-        skipped = device.clip_or_skip(optimizer, [weight.grad], norm, clip_norm)
+        skipped = device.clip_or_skip(optimizer, [weight.grad], norm, clip_norm, limit)
         assert skipped.shape == ()
         optimizer.step()
         told.append((skipped.item(), weight.grad.cpu().norm().item()))
@@ -83,11 +83,11 @@ def updates(gradients, clip_norm=0.0, moments="fp32"):
 
 
 def skipped():
-    """A skipped update is one by gradients of zero, whatever is not finite and whether or not they are clipped."""
+    """A skipped update is one by gradients of zero, for whatever it is skipped and whether or not they are clipped."""
     expected, state, _ = updates((0.5, 0.0, 0.5))
     for clip_norm in (0.0, 10.0):
-        for wrong in (math.nan, math.inf):
-            weights, kept, told = updates((0.5, wrong, 0.5), clip_norm)
+        for wrong in (math.nan, math.inf, 9.0):
+            weights, kept, told = updates((0.5, wrong, 0.5), clip_norm, limit=10.0)
             assert [skip for skip, _ in told] == [0.0, 1.0, 0.0]
             assert torch.equal(weights, expected)
             assert all(torch.equal(kept[name], state[name]) for name in state)

@@ -16,7 +16,9 @@ from tests.tiny import TINY
 
 ROOT = Path(__file__).parents[2]
 
-TIMES = {"time", "samples_per_s", "step_s", "data_wait", "memory_gb", "mfu"}
+TIMES = {"time", "samples_per_s", "step_s", "data_wait", "memory_gb", "mfu"} | {
+    f"slowest_{figure}" for figure in ("rank", "s", "data_s", "share")
+}
 """Metrics that measure the machine, not the run."""
 
 LOSSES = ("loss", "loss_mlm", "loss_itm", "loss_itc")

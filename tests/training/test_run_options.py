@@ -7,9 +7,10 @@ import subprocess
 
 import pytest
 
+from bridgetower_train.cli import main
 from bridgetower_train.config import ProfileConfig
 from bridgetower_train.errors import ConfigError
-from tests.training.runs import losses, train_command
+from tests.training.runs import losses, metric_lines, train_command, train_here
 
 
 def test_buckets_change_no_loss(tmp_path, train, reference):
@@ -46,3 +47,22 @@ def test_a_full_dev_shm_is_named(tmp_path, start):
     ).finish(1)
     assert re.search(r"error: /dev/shm has no room for a batch \(.+\); lower data.workers=1 or data.prefetch=4", output)
     assert "Traceback" not in output
+
+
+def test_norms_by_layer_are_logged_and_change_nothing(tmp_path, shapes_root, capsys):
+    train_here(shapes_root, tmp_path / "plain", "steps=5")
+    train_here(shapes_root, tmp_path / "layers", "steps=5", "metrics.layers_every=2", "tensorboard=true")
+    assert "_norm/" not in capsys.readouterr().out
+    lines = metric_lines(tmp_path / "layers")
+    norms = [{name: line.pop(name) for name in [*line] if "_norm/" in name} for line in lines]
+    assert lines == metric_lines(tmp_path / "plain")
+    assert [len(found) > 0 for found in norms] == [False, True, False, True, False]
+    assert (
+        {"weight_norm/image.1", "grad_norm/fusion.text.1", "update_norm/itm_score"} < norms[1].keys() == norms[3].keys()
+    )
+    assert main(["report", f"run_dir={tmp_path / 'layers'}"]) == 0
+    page = (tmp_path / "layers" / "report.html").read_text()
+    assert "Norms at step 4" in page
+    assert "fusion.text.1" in page
+    train_here(shapes_root, tmp_path / "no", "steps=5", "metrics.layers_every=3", "log_every=2", code=2)
+    assert "metrics.layers_every=3: must be a multiple of log_every=2" in capsys.readouterr().err

@@ -5,6 +5,7 @@ import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from tests.training.runs import train_here
 
 QUIET = {"WANDB_SILENT": "true", "WANDB_API_KEY": "", "NETRC": "/nonexistent"}
 KEY = "0" * 40
+GALLERIES = ("masked_lm", "retrieval")
 
 
 def pieces(run_dir: Path) -> list[Path]:
@@ -41,14 +43,27 @@ def records(path: Path) -> Iterator:
             parts = b""
 
 
-def history(path: Path) -> dict[int, dict[str, float]]:
-    """Step -> what was logged at it."""
-    steps = {}
+def logged(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(step, what was logged at it); of images the parts, as `NAME/captions`."""
     for record in records(path):
         items = {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
         if items:
-            steps[items["_step"]] = {key: value for key, value in items.items() if not key.startswith("_")}
-    return steps
+            yield items["_step"], {key: value for key, value in items.items() if not key.startswith("_")}
+
+
+def history(path: Path) -> dict[int, dict[str, float]]:
+    """Step -> the figures that were logged at it."""
+    return {step: {k: v for k, v in items.items() if not k.startswith(GALLERIES)} for step, items in logged(path)}
+
+
+def captions(path: Path) -> dict[int, dict[str, list[str]]]:
+    """Step -> evaluation -> the captions of its images, each of which has a file."""
+    shown: dict[int, dict[str, list[str]]] = {}
+    for step, items in logged(path):
+        for name in (name for name in GALLERIES if f"{name}/filenames" in items):
+            assert all((path.parent / "files" / file).is_file() for file in items[f"{name}/filenames"])
+            shown.setdefault(step, {})[name] = items[f"{name}/captions"]
+    return shown
 
 
 def exit_codes(path: Path) -> list[int]:
@@ -91,6 +106,11 @@ def test_each_offline_piece_is_whole_and_a_failed_run_is_failed(tmp_path, shapes
     first, second = pieces(tmp_path)
     assert_whole(second, tmp_path)
     assert (exit_codes(first), exit_codes(second)) == ([], [0])
+    of_step = captions(second)[step + 2]
+    assert len(of_step["masked_lm"]) == 8
+    assert all(re.fullmatch(r".*<mask>.*: .+, is .+", caption) for caption in of_step["masked_lm"])
+    assert len(of_step["retrieval"]) == 9
+    assert all(re.fullmatch(r"[123] of 16 for: .+ \(-?[01]\.\d\d(, right)?\)", c) for c in of_step["retrieval"])
     diverging = ("optim.lr=1e30", "optim.lr_fusion=1e30", "guards.max_skipped=2", "optim.warmup=0")
     train_here(shapes_root, tmp_path, *keys, f"steps={step + 20}", *diverging, code=1)
     environment()

@@ -210,6 +210,14 @@ def test_missing_unknown_and_misshapen_tensors_are_listed(build, text, tmp_path)
     )
 
 
+@pytest.mark.parametrize("prefix", ["module.", "model.module."])
+def test_the_prefix_of_a_wrapper_is_named(build, text, tmp_path, prefix):
+    save_file({prefix + name: t for name, t in published(text).state_dict().items()}, tmp_path / "model.safetensors")
+    assert message(build, checkpoint=tmp_path) == (
+        f"init.checkpoint={tmp_path}: all its names begin with '{prefix}', as those of a wrapper do; save them without it"
+    )
+
+
 def test_names_of_layers_are_listed_together():
     names = [f"a.layer.{n}.bias" for n in (0, 1, 2, 5)] + ["a.layer.3.weight", "b"]
     assert listed(names) == "a.layer.{0-2,5}.bias, a.layer.3.weight, b"
@@ -299,6 +307,10 @@ def test_broken_files(build, text, tmp_path):
     assert "cannot be read" in message(build, checkpoint=tmp_path / "x.ckpt")
     torch.save({"state_dict": {"a": 1}}, tmp_path / "y.ckpt")
     assert "is not a state dict" in message(build, checkpoint=tmp_path / "y.ckpt")
+    torch.save({"epoch": 3, "model": {"a": torch.zeros(1)}}, tmp_path / "z.pth")
+    assert "(names and tensors); that under its key 'model' is: save it alone" in message(
+        build, checkpoint=tmp_path / "z.pth"
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from helpers import pretraining, random_batch
 from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
-from bridgetower_train.config import DeviceConfig, ObjectiveConfig, OptimConfig
+from bridgetower_train.config import DeviceConfig, GuardsConfig, ObjectiveConfig, OptimConfig
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.devices.cpu import CpuDevice
 from bridgetower_train.distributed import Ranks
@@ -17,8 +17,8 @@ from bridgetower_train.engines import NativeEngine
 from bridgetower_train.model.bridgetower import BridgeTower
 from bridgetower_train.tasks import Contrast
 from bridgetower_train.tasks.base import whole
-from bridgetower_train.training.guards import NonFiniteGuard
-from bridgetower_train.training.step import backward
+from bridgetower_train.training.guards import UpdateGuard
+from bridgetower_train.training.step import backward, update
 from tests.tiny import SMALL
 
 
@@ -31,10 +31,10 @@ def step(objective: ObjectiveConfig, micro_batches: int = 1) -> None:
         task = pretraining(SMALL, objective)
         device = CpuDevice(DeviceConfig(), 0)
         engine = NativeEngine(task, device, Ranks(0, 1, None), OptimConfig(clip_norm=1.0))
-        guard = NonFiniteGuard(3, device.torch_device)
+        guard = UpdateGuard(GuardsConfig(max_grad_norm_ratio=5.0), device.torch_device)
         for _ in range(2):
             backward(engine, [batch] * micro_batches, Contrast(4 * micro_batches, 4, micro_batches, 1), device.seed)
-            guard.record(engine.step()["skipped"])
+            update(engine, guard)
 
 
 @pytest.mark.parametrize("micro_batches", [1, 2])

@@ -1,6 +1,7 @@
 """`torch.hpu`: hpu/__init__.py@f186e3d and @bcc5172, which have ModuleCacher in every mode; @5a56187 only in lazy mode."""
 
 import contextlib
+import time
 
 from habana_frameworks.torch import _emulation
 from habana_frameworks.torch.hpu import graphs as graphs
@@ -20,7 +21,23 @@ class Stream:
 
 
 class Event:
-    """Named, never used."""
+    """hpu/events.py@f186e3d: in milliseconds. In lazy mode recording one ends the graph (HPUEvent.cpp), so it is refused."""
+
+    def __init__(self, enable_timing=False):
+        assert enable_timing
+        self.recorded = None
+
+    def record(self, stream=None):
+        """Operations of the emulated card are done when they are called."""
+        assert not _emulation.LAZY
+        self.recorded = time.perf_counter()
+
+    def synchronize(self):
+        """Nothing to wait for."""
+
+    def elapsed_time(self, end):
+        """Of two that were recorded."""
+        return 1000 * (end.recorded - self.recorded)
 
 
 def is_available():
