@@ -23,7 +23,7 @@ from isal.isal_zlib import crc32  # zlib's, eight times faster
 from bridgetower_train.data.cache import ShardCache
 from bridgetower_train.data.manifest import Manifest, ShardInfo, reindex_hint
 from bridgetower_train.data.roots import is_remote, plain_root, read_small
-from bridgetower_train.data.tar import member_key, member_name
+from bridgetower_train.data.tar import BLOCK, member_key, member_name, parse_header
 from bridgetower_train.errors import ConfigError, DataError, UserError, nearest
 from bridgetower_train.files import sha256_file
 from bridgetower_train.foreign import MAX_JSON, decode_text, inside, open_regular, read_bytes
@@ -148,6 +148,10 @@ class Record:
         """`Corpus.key` of it."""
         return self._corpus.key(self._row)
 
+    def images(self, count: int) -> list[memoryview]:
+        """Its first `count` images: `KEY.jpg`, then `KEY.1.jpg` and so on, which lie behind it; BadRecordError if it has fewer."""
+        return [self.image, *self._corpus.further_images(self._row, count)]
+
     @property
     def captions(self) -> list[str]:
         """Its cleaned captions."""
@@ -258,6 +262,24 @@ class Corpus:
         if crc32(member, crc32(image)) != crc:
             raise BadRecordError("changed since it was indexed")
         return Record(self, row, image, member)
+
+    def further_images(self, row: int, count: int) -> list[memoryview]:
+        """The images of a record after the first, up to `count` with it. Errors as of `read`; the CRC does not include them."""
+        shard, at, size, *_ = _ROW.unpack_from(self._rows, row * _ROW.size)
+        fd, key, found = self._file(shard).fd, self.key(row), list[memoryview]()
+        try:
+            for number in range(1, count):
+                at += -(-size // BLOCK) * BLOCK
+                header = parse_header(os.pread(fd, BLOCK, at))
+                if header is None or member_key(header.name) != (key, f"{number}.jpg"):
+                    raise BadRecordError(f"{number} image{'s' * (number > 1)} instead of {count}")
+                if header.size > MAX_IMAGE_BYTES:
+                    raise BadRecordError(IMAGE_TOO_LARGE)
+                at, size = at + BLOCK, header.size
+                found.append(memoryview(os.pread(fd, size, at)))
+        except (OSError, OverflowError) as error:
+            raise BadRecordError(f"shard cannot be read: {error}") from None
+        return found
 
     def key(self, row: int) -> str:
         """Name of the image in the tar up to its first dot, as in webdataset, even if the rest is damaged; or `row N`."""

@@ -7,7 +7,7 @@ Shapes: B samples.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -22,7 +22,7 @@ from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.devices import Device
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.model.attention import AttentionFunction, sdpa
-from bridgetower_train.model.bridgetower import BridgeTower
+from bridgetower_train.model.bridgetower import TOKEN_TYPES, BridgeTower
 from bridgetower_train.model.flops import Work
 from bridgetower_train.model.heads import Head
 from bridgetower_train.model.parts import is_frozen
@@ -91,8 +91,14 @@ class Task(nn.Module, ABC):
 
     title: ClassVar[str]
     """Its name on pages and cards."""
+    names_file: ClassVar[str] = ""
+    """File that names the labels, by number, in a corpus, a run and an export; empty: labels have no names."""
+    token_types: ClassVar[int] = 2
+    """Rows of the table of token types: text, image, further images."""
     config: TrainConfig
     model: BridgeTower
+    names: Sequence[str] = ()
+    """Of the labels, in an opened model."""
 
     def __init__(self, config: TrainConfig, attention: AttentionFunction = sdpa) -> None:
         """Builds the model. The order of `heads` decides which random numbers each part starts from.
@@ -101,7 +107,7 @@ class Task(nn.Module, ABC):
         """
         super().__init__()
         self.config = config
-        self.model = BridgeTower(config.model, self.heads(config), attention)
+        self.model = BridgeTower(config.model, self.heads(config), attention, self.token_types)
         for parameter in self.unread():
             # DistributedDataParallel fails for a parameter that never gets a gradient.
             parameter.requires_grad_(False)
@@ -111,6 +117,11 @@ class Task(nn.Module, ABC):
             raise ConfigError(
                 f"optim.freeze={config.optim.freeze}: leaves nothing that a loss of this run trains; remove a part"
             )
+
+    @classmethod
+    def settled(cls, config: TrainConfig) -> tuple[TrainConfig, Sequence[str]]:
+        """(`config` with what its corpora decide, the names of the labels); ConfigError where they are for another task."""
+        return config, ()
 
     @classmethod
     @abstractmethod
@@ -129,8 +140,8 @@ class Task(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def reader(cls, config: TrainConfig, tokenizer: CaptionTokenizer) -> Reader:
-        """The reader that makes samples and labels in loader workers."""
+    def reader(cls, config: TrainConfig, tokenizer: CaptionTokenizer, names: Sequence[str] = ()) -> Reader:
+        """The reader that makes samples and labels in loader workers; `names` are those of the labels."""
 
     @classmethod
     def gathered(cls, config: TrainConfig) -> int:
@@ -197,8 +208,10 @@ class Task(nn.Module, ABC):
         )
 
     @classmethod
-    def show(cls, config: TrainConfig, batch: Batch, row: int, tokenizer: CaptionTokenizer) -> Shown:
-        """A row of a batch on the host, as `bridgetower view` shows it."""
+    def show(
+        cls, config: TrainConfig, batch: Batch, row: int, tokenizer: CaptionTokenizer, names: Sequence[str] = ()
+    ) -> Shown:
+        """A row of a batch on the host, as `bridgetower view` shows it; `names` are those of the labels."""
         images = len(batch.pixel_values) // len(batch.image_id)
         pixels = batch.pixel_values[row * images : (row + 1) * images]
         ids = batch.input_ids[row][batch.text_mask[row]]
@@ -208,8 +221,9 @@ class Task(nn.Module, ABC):
 
     @classmethod
     def adapt(cls, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Weights of another task's checkpoint, converted for this task's model."""
-        return weights
+        """Weights of another task's checkpoint, or of an exported folder, converted for this task's model."""
+        table = weights.get(TOKEN_TYPES)
+        return weights if table is None else {**weights, TOKEN_TYPES: table[: cls.token_types]}
 
     @classmethod
     def released(cls, weights: dict[str, Tensor]) -> dict[str, Tensor]:

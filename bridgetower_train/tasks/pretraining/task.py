@@ -3,7 +3,7 @@
 Shapes: B samples, M masked tokens per text, D width.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -96,7 +96,7 @@ class Pretraining(Task):
         return Work(1, kinds.clean + kinds.masked, kinds.pooled, int(kinds.masked), masked, cls.heads(config))
 
     @classmethod
-    def reader(cls, config: TrainConfig, tokenizer: CaptionTokenizer) -> PretrainingReader:
+    def reader(cls, config: TrainConfig, tokenizer: CaptionTokenizer, names: Sequence[str] = ()) -> PretrainingReader:
         return PretrainingReader(config, tokenizer)
 
     @classmethod
@@ -169,7 +169,9 @@ class Pretraining(Task):
         return replace(config, objective=objective)
 
     @classmethod
-    def show(cls, config: TrainConfig, batch: Batch, row: int, tokenizer: CaptionTokenizer) -> Shown:
+    def show(
+        cls, config: TrainConfig, batch: Batch, row: int, tokenizer: CaptionTokenizer, names: Sequence[str] = ()
+    ) -> Shown:
         return show(batch, row, tokenizer, config.objective.itm_negatives == "hard")
 
     @classmethod
