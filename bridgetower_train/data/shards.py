@@ -54,6 +54,9 @@ IMAGE_TOO_LARGE = "image over 64 MiB"
 CAPTIONS_TOO_LARGE = "caption member over 1 MiB"
 NO_KEYS: Mapping[str, str] = MappingProxyType({})
 
+Captions = list[tuple[str, str]]
+"""Captions, each with its kind, "" where it has none."""
+
 _ROW = struct.Struct("<IQIQIHI")  # INDEX_DTYPE: struct unpacks a row several times faster than numpy
 _OPEN_SHARDS = 64
 _ONE_READ_GAP = 1 << 16  # most bytes between image and captions at which one read fetches both
@@ -82,9 +85,24 @@ def clean_captions(captions: Iterable[Any], kinds: Iterable[Any] = ()) -> dict[s
     clean: dict[str, str] = {}
     for caption, kind in zip(captions, chain(kinds, repeat(""))):  # noqa: B905
         if isinstance(caption, str) and (text := caption.strip()):
-            valid = text if text.isascii() else text.encode("utf-8", "replace").decode()
-            clean.setdefault(valid, kind if kind and is_kind(kind) else "")
+            clean.setdefault(_valid(text), kind if kind and is_kind(kind) else "")
     return clean
+
+
+def captions_of(meta: Mapping[str, Any]) -> Captions:
+    """The captions under `captions` in the json of a record, with their kinds under `kinds`; each may be a text or a list.
+
+    They are clean (`clean_captions`). But where each has one of the `ids`, they are the texts of a task's samples (questions,
+    hypotheses, ...), and stay as they are, equal and empty ones too.
+    """
+    captions, ids = as_list(meta.get("captions")), meta.get("ids")
+    if isinstance(ids, list) and len(ids) == len(captions) and all(isinstance(text, str) for text in captions):
+        return [(_valid(text), "") for text in captions]
+    return list(clean_captions(captions, as_list(meta.get("kinds"))).items())
+
+
+def _valid(text: str) -> str:
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def is_kind(name: Any) -> bool:
@@ -94,14 +112,14 @@ def is_kind(name: Any) -> bool:
 
 def parse_caption_member(
     member: str, data: bytes, keys: Mapping[str, str] = NO_KEYS
-) -> tuple[dict[str, str], dict[str, Any]]:
-    """(clean captions with their kinds, whole json) of a `member` json or txt. BadRecordError if it cannot be read.
+) -> tuple[Captions, dict[str, Any]]:
+    """(captions with their kinds, whole json) of a `member` json or txt. BadRecordError if it cannot be read.
 
-    `keys`: kind -> key of the json with its captions, a text or a list. Without them they are under `captions`, with their
-    kinds under `kinds`, or else under `caption`; each may be a text or a list too.
+    `keys`: kind -> key of the json with its captions, a text or a list. Without them they are those of `captions_of`, or else
+    under `caption`, a text or a list too.
     """
     if member == "txt":
-        return clean_captions([decode_text(data)]), {}
+        return list(clean_captions([decode_text(data)]).items()), {}
     try:
         meta = json.loads(data)
     except (ValueError, RecursionError):
@@ -110,9 +128,8 @@ def parse_caption_member(
         raise BadRecordError("json cannot be read")
     if keys:
         pairs = [(caption, kind) for kind, key in keys.items() for caption in as_list(meta.get(key))]
-        return clean_captions([caption for caption, _ in pairs], [kind for _, kind in pairs]), meta
-    found = clean_captions(as_list(meta.get("captions")), as_list(meta.get("kinds")))
-    return found or clean_captions(as_list(meta.get("caption"))), meta
+        return list(clean_captions([caption for caption, _ in pairs], [kind for _, kind in pairs]).items()), meta
+    return captions_of(meta) or list(clean_captions(as_list(meta.get("caption"))).items()), meta
 
 
 def as_list(value: Any) -> list[Any]:
@@ -141,7 +158,7 @@ class Record:
         self._corpus = corpus
         self._row = row
         self._caption_member = caption_member
-        self._parsed: tuple[dict[str, str], dict[str, Any]] | None = None
+        self._parsed: tuple[Captions, dict[str, Any]] | None = None
 
     @property
     def key(self) -> str:
@@ -154,20 +171,20 @@ class Record:
 
     @property
     def captions(self) -> list[str]:
-        """Its cleaned captions."""
-        return list(self._contents()[0])
+        """Its captions, clean or, of a task's samples, as they are: see `captions_of`."""
+        return [caption for caption, _ in self._contents()[0]]
 
     @property
     def kinds(self) -> list[str]:
         """The kind of each caption, "" where it has none."""
-        return list(self._contents()[0].values())
+        return [kind for _, kind in self._contents()[0]]
 
     @property
     def meta(self) -> dict[str, Any]:
         """The whole json; empty if captions are txt."""
         return self._contents()[1]
 
-    def _contents(self) -> tuple[dict[str, str], dict[str, Any]]:
+    def _contents(self) -> tuple[Captions, dict[str, Any]]:
         if self._parsed is None:
             manifest = self._corpus.manifest
             self._parsed = parse_caption_member(

@@ -257,7 +257,7 @@ def _read_text(folder: Path, name: str, follow_links: bool) -> tuple[bytes, dict
         content = read_local(local_path(str(folder), name, follow_links), MAX_CAPTION_BYTES, CAPTIONS_TOO_LARGE)
         if _suffix(name) == ".txt":
             return content, clean_captions(io.StringIO(decode_text(content), newline=None)), ""
-        return content, parse_caption_member("json", content)[0], ""
+        return content, dict(parse_caption_member("json", content)[0]), ""
     except FileNotFoundError:  # a dangling link
         return content, {}, MISSING
     except OSError:

@@ -14,6 +14,7 @@ from bridgetower_train.data.shards import (
     MAX_CAPTION_BYTES,
     MAX_IMAGE_BYTES,
     BadRecordError,
+    Captions,
     as_list,
     parse_caption_member,
 )
@@ -160,7 +161,7 @@ def _texts(
     file: BinaryIO, parts: dict[str, Member], wanted: list[tuple[str, str]]
 ) -> tuple[list[Any], list[str], dict[str, Any]]:
     """(captions, their kinds or [], json) of a record. BadRecordError where a member that may have captions cannot be read."""
-    found: dict[str, str] = {}
+    found: Captions = []
     meta: dict[str, Any] = {}
     if "json" in parts:
         try:
@@ -170,10 +171,11 @@ def _texts(
                 raise
     if not wanted:
         if not found and "txt" in parts:
-            found = {decode_text(_contents(file, parts["txt"])): ""}
-        return list(found), list(found.values()) if any(found.values()) else [], meta
+            found = [(decode_text(_contents(file, parts["txt"])), "")]
+        kinds = [kind for _, kind in found]
+        return [caption for caption, _ in found], kinds if any(kinds) else [], meta
     captions: list[Any] = []
-    kinds: list[str] = []
+    kinds = []
     for kind, name in wanted:
         value = decode_text(_contents(file, parts[name])) if name in parts and name != "json" else _nested(meta, name)
         captions += as_list(value)

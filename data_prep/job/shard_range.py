@@ -12,7 +12,7 @@ from data_prep.job.log import Line, RangeSummary, log_name, write_log
 from data_prep.job.spool import Spool
 from data_prep.shards.output import Output
 from data_prep.shards.writer import NO_CAPTION, Shard
-from data_prep.source.captions import tidy
+from data_prep.source.captions import tidy, tidy_text
 from data_prep.source.rows import OK, Outcome, Part, Row
 
 SPOOL = "spool"
@@ -110,6 +110,8 @@ class ShardRange:
 
 def _checked(row: Row) -> Row:
     """The row with tidy captions, and with a state where there are none."""
+    if "ids" in row.meta:  # those of a task's samples are none too few and none too many
+        return row._replace(captions=[tidy_text(caption).strip() for caption in row.captions])
     captions = tidy(row.captions, row.kinds)
     state = row.state or ("" if captions else NO_CAPTION)
     return row._replace(captions=list(captions), kinds=list(captions.values()), state=state)

@@ -26,6 +26,7 @@ from bridgetower_train.data.shards import (
     MAX_IMAGE_BYTES,
     NO_KEYS,
     BadRecordError,
+    Captions,
     parse_caption_member,
 )
 from bridgetower_train.data.tar import Member
@@ -277,10 +278,10 @@ def _row(
     checked = check_image(jpeg)
     crc = zlib.crc32(os.pread(file.fileno(), member.size, member.offset), zlib.crc32(jpeg))
     row = (0, image.offset, image.size, member.offset, member.size, len(captions), crc)
-    return row, min(checked.width, checked.height), list(captions.values())
+    return row, min(checked.width, checked.height), [kind for _, kind in captions]
 
 
-def _captions(file: BinaryIO, member: Member, suffix: str, keys: Mapping[str, str] = NO_KEYS) -> dict[str, str]:
+def _captions(file: BinaryIO, member: Member, suffix: str, keys: Mapping[str, str] = NO_KEYS) -> Captions:
     if member.size > MAX_CAPTION_BYTES:
         raise BadRecordError(CAPTIONS_TOO_LARGE)
     return parse_caption_member(suffix, os.pread(file.fileno(), member.size, member.offset), keys)[0]

@@ -24,7 +24,7 @@ from bridgetower_train.data.shards import (
     MAX_CAPTIONS,
     MAX_IMAGE_BYTES,
     NO_KEYS,
-    clean_captions,
+    captions_of,
 )
 from bridgetower_train.data.tar import BLOCK
 from bridgetower_train.errors import DataError
@@ -64,16 +64,17 @@ class Shard:
         """Append a record. Returns the reason where it is dropped instead, otherwise "".
 
         `kinds` are those of the captions, if any has one. `meta` joins them in the record's json, with `image_id` (the key) and
-        `source` (the corpus) unless it has its own. DataError for a key that WebDataset would not read back.
+        `source` (the corpus) unless it has its own; with `ids` in it the captions are a task's (`captions_of`). DataError for a
+        key that WebDataset would not read back.
         """
         if not _KEY.fullmatch(key):
             raise DataError(f"{self._path.parent}: {key!r}: a key must be 1 to 90 letters, digits, '_' and '-'")
         if self._image_size is not None:
             height, width = simplejpeg.decode_jpeg_header(jpeg)[:2]
             assert min(height, width) == self._image_size, f"{key}: {width} x {height} pixels"
-        clean = clean_captions(captions, kinds)
-        texts, noted = list(clean), Counter(filter(None, clean.values()))
-        named = {"kinds": list(clean.values())} if noted else {}
+        clean = captions_of({"captions": list(captions), "kinds": list(kinds), "ids": meta.get("ids")})
+        texts, noted = [text for text, _ in clean], Counter(kind for _, kind in clean if kind)
+        named = {"kinds": [kind for _, kind in clean]} if noted else {}
         record = {"captions": texts, **named, "image_id": key, "source": self._corpus, **meta}
         member = json.dumps(record, ensure_ascii=False).encode("utf-8", "replace")
         reason = self._refusal(key, jpeg, texts, member)

@@ -11,8 +11,12 @@ _CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029], " 
 
 def tidy(captions: Iterable[Any], kinds: Iterable[Any] = ()) -> dict[str, str]:
     """`clean_captions`, after each run of control characters (NUL, tabs, line breaks, ...) has become a space."""
-    plain = (_plain(caption) if isinstance(caption, str) else caption for caption in captions)
-    return clean_captions(plain, kinds)
+    return clean_captions(map(tidy_text, captions), kinds)
+
+
+def tidy_text(text: Any) -> Any:
+    """A text after each run of control characters has become a space; anything else as it is."""
+    return _plain(text) if isinstance(text, str) else text
 
 
 def check_kinds(kinds: Mapping[str, str]) -> None:
