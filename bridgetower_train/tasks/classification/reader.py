@@ -4,6 +4,7 @@ Shapes: B samples, C labels.
 """
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -68,6 +69,10 @@ class TextReader(ABC):
     @abstractmethod
     def asked(self, record: Record, number: int, required: bool = False) -> Asked:
         """What is asked; BadRecordError for a label that cannot be, or that is missing where it is `required`."""
+
+    def worded(self, truth: Any) -> str:
+        """The truth of a sample, for people."""
+        return ", ".join(self.names[label] for label in (truth if isinstance(truth, list) else [truth]))
 
     @abstractmethod
     def labels(self, samples: Samples) -> dict[str, Tensor]:
@@ -168,6 +173,9 @@ class AnswerReader(TextReader):
         if not isinstance(answers, list) or not answers or not all(isinstance(answer, str) for answer in answers):
             raise BadRecordError("has no answers for each question")
         return Asked(entry(record, "ids", number), answers, kind)
+
+    def worded(self, truth: Any) -> str:
+        return ", ".join(f"{answer} ({count})" for answer, count in Counter(truth).most_common())
 
     def target(self, answers: Sequence[str]) -> dict[int, float]:
         """Number of an answer -> its target, for those that are among the C."""
