@@ -59,6 +59,7 @@ COMMANDS = {
     "prep cc3m": Command("fetch Conceptual Captions 3M as shards", module="data_prep.corpora.conceptual"),
     "prep cc12m": Command("fetch Conceptual 12M as shards", module="data_prep.corpora.conceptual"),
     "prep sbu": Command("fetch the SBU captioned photographs as shards"),
+    "prep vqav2": Command("write VQAv2's questions and answers as shards", module="data_prep.tasks.vqav2"),
     "prep index": Command("index shards that other tools wrote", module="data_prep.shards.index"),
     "prep lint": Command("read every record of corpora and report the bad ones", module="data_prep.inspect.lint"),
     "prep stats": Command("print and plot statistics of corpora", module="data_prep.inspect.stats"),

@@ -2,7 +2,7 @@
 
 Rooms, each of which imports only from those below it (and from `bridgetower_train`):
 
-    corpora                  the sources: COCO, Visual Genome, CC3M, CC12M, SBU, tables and folders of the user
+    corpora  tasks           the sources: COCO, Visual Genome, CC3M, CC12M, SBU, tables and folders of the user; those of tasks
     inspect  fetch  shapes   reading what was written; images from the web; the drawn corpus
     job                      a preparation: ranges of rows become shards, and it resumes whatever interrupts it
     shards                   writing and indexing tars

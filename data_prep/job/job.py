@@ -8,12 +8,12 @@ so a run that was stopped or killed resumes where it was, and writes the same by
 import errno
 import itertools
 import signal
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import active_children
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import Any, cast
 
 from bridgetower_train.config import at_least, one_of
@@ -32,6 +32,8 @@ from data_prep.shards.output import Output
 from data_prep.shards.summary import summarize
 from data_prep.shards.writer import DUPLICATE_KEY
 from data_prep.source.rows import OK, Images, Outcome, Part, PartError, Parts, Row, Table, TableParts
+
+NO_FILES: Mapping[str, str] = MappingProxyType({})
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
 
@@ -89,12 +91,18 @@ class _StoppedError(KeyboardInterrupt):
 
 
 def run_job(
-    config: JobConfig, table: Table, images: Images, about: dict[str, str], extra: dict[str, Any] | None = None
+    config: JobConfig,
+    table: Table,
+    images: Images,
+    about: dict[str, str],
+    extra: dict[str, Any] | None = None,
+    one_size: bool = True,
+    files: Mapping[str, str] = NO_FILES,
 ) -> Manifest:
     """Prepare the corpus of `table`, or resume it; see `run_parts`."""
     step = config.records_per_shard
     settings = {"size": config.size, "records_per_shard": step}
-    return run_parts(config, TableParts(table, step), images, about, extra, settings, again=config.again)
+    return run_parts(config, TableParts(table, step), images, about, extra, settings, one_size, config.again, files)
 
 
 def run_parts(
@@ -106,11 +114,13 @@ def run_parts(
     settings: dict[str, Any],
     one_size: bool = True,
     again: Sequence[str] = (),
+    files: Mapping[str, str] = NO_FILES,
 ) -> Manifest:
     """Prepare the corpus of `parts`, or resume it; a complete one stays as it is.
 
     `about`: title, homepage, licence and note of the source. `extra`: more for the manifest. `settings`: on what the corpus
     depends besides its source. `one_size`: all images have the shorter edge `config.size`. `again`: as the key, for a table.
+    `files`: name -> text of further files of the corpus.
     SIGTERM and SIGINT end the process with 143 and 130. UserError where another run has locked the folder, DataError where source
     or settings are not those of the earlier run, where no row gives an image, where a part cannot be read, and where the disk is
     full or read-only.
@@ -124,7 +134,7 @@ def run_parts(
     try:
         with hold(output.local or scratch, "out" if output.local else "scratch"), _stoppable():
             work = Work(output, scratch, config.name, config.size if one_size else None)
-            return _run(config, parts, images, work, preparation, {**(extra or {}), "about": about}, again)
+            return _run(config, parts, images, work, preparation, {**(extra or {}), "about": about}, again, files)
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
@@ -148,12 +158,15 @@ def _run(
     preparation: Preparation,
     extra: dict[str, Any],
     again: Sequence[str],
+    files: Mapping[str, str],
 ) -> Manifest:
     first = len(parts)
     extra = {**extra, "source": preparation.source}
     manifest = preparation.whole(work.output)
     if manifest is None:
         preparation.begin(work.output)
+        for name, text in files.items():
+            work.output.write(name, text)
         done = finished(work.output)
         progress = Progress(config.name, parts.total, first)
         for number, states in done.items():

@@ -1,9 +1,11 @@
 """The `shapes` corpus: small images of coloured objects with captions, drawn from a seed, without a download.
 
 It is two corpora: `shapes` is for training; `shapes_heldout` shows only combinations of colour, shape and texture that
-`shapes` never shows. A record is a function of seed and number, so a longer corpus begins like a shorter one.
+`shapes` never shows. A record is a function of seed and number, so a longer corpus begins like a shorter one. The files of tasks
+for training are about the images of `shapes`, those for validation about the images that would follow them.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +13,17 @@ from pathlib import Path
 from PIL import Image
 
 from bridgetower_train.config import at_least
+from bridgetower_train.data.shards import open_corpus
+from bridgetower_train.display import print_line
+from bridgetower_train.errors import DataError
 from bridgetower_train.files import atomic_write
+from bridgetower_train.foreign import MAX_JSON, read_bytes
 from data_prep.job.job import JobConfig, run_job
 from data_prep.parallel import cores, ordered_map
+from data_prep.shapes.claims import task_texts
 from data_prep.shapes.draw import draw
 from data_prep.shapes.scene import COLOURS, Dice, Scene, make_scene
+from data_prep.shapes.tasks import Drawing, write_split
 from data_prep.shapes.text import captions
 from data_prep.shapes.tokenizer import train_tokenizer
 from data_prep.source.image import prepare_jpeg
@@ -23,7 +31,10 @@ from data_prep.source.rows import OK, Images, Outcome, Row, Table
 
 HELD_OUT = {"shapes": False, "shapes_heldout": True}
 """Corpus -> whether it shows the held-out combinations."""
+TASKS = "shapes_tasks"
+"""Folder of the files of tasks."""
 _VERSION = 1  # increment it when the same seed gives other images or captions
+_TASKS_VERSION = 1  # increment it when the same seed gives other files of tasks
 _VOCABULARY = 512
 _TOKENIZER_RECORDS = 10_000
 _ABOUT = {
@@ -50,6 +61,9 @@ class ShapesConfig:
     """Width over height: above 1, the scenes are stretched, and a crop to the centre loses what lies at the sides."""
     seed: int = 0
     """Seed of images and captions."""
+    tasks: bool = False
+    """Also write, into `shapes_tasks`, questions, hypotheses and statements about such images: the files that `prep vqav2`,
+    `prep snli_ve` and `prep nlvr2` read. The tokenizer then knows their words."""
     workers: int = field(default_factory=cores)
     """Processes that draw; the output does not depend on it."""
 
@@ -94,6 +108,11 @@ class Drawn(Table, Images):
             drawn = drawn.resize((round(self.size * self.aspect), self.size), Image.Resampling.BICUBIC)
         return prepare_jpeg(drawn, self.size)
 
+    def drawing(self, number: int, jpeg: bytes) -> Drawing:
+        """A record for a task."""
+        dice, scene = self._scene(number)
+        return Drawing(number, scene, captions(scene, dice)[0], jpeg)
+
     def _stretched(self, box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
         left, top, right, bottom = box
         return round(left * self.aspect), top, round(right * self.aspect), bottom
@@ -114,7 +133,7 @@ class Drawn(Table, Images):
 
 
 def run(config: ShapesConfig) -> None:
-    """Write both corpora and `shapes/tokenizer.json`; what exists already stays.
+    """Write both corpora, `shapes/tokenizer.json` and the files of tasks; what exists already stays.
 
     DataError where a folder has another corpus, or the same from another configuration.
     """
@@ -125,12 +144,38 @@ def run(config: ShapesConfig) -> None:
     tokenizer = Path(config.out, "shapes", "tokenizer.json")
     if not tokenizer.exists():
         _write_tokenizer(tokenizer, config)
+    if config.tasks:
+        _write_tasks(Path(config.out, TASKS), config)
 
 
 def _write_tokenizer(path: Path, config: ShapesConfig) -> None:
-    """Train it on the captions of the first training records."""
+    """Train it on the captions of the first training records, and on what tasks say of them."""
     texts: list[str] = []
     for record in range(min(config.records, _TOKENIZER_RECORDS)):
         dice = Dice(config.seed, "shapes", record)
-        texts += captions(make_scene(dice, held=False), dice)
+        scene = make_scene(dice, held=False)
+        texts += captions(scene, dice)
+        if config.tasks:
+            texts += task_texts(scene)
     atomic_write(path, train_tokenizer(texts, _VOCABULARY).to_str(pretty=True))
+
+
+def _write_tasks(folder: Path, config: ShapesConfig) -> None:
+    """DataError where the folder has those of another configuration."""
+    done = folder / "tasks.json"
+    keys = ("records", "heldout", "size", "aspect", "seed")
+    identity = json.dumps({"version": _TASKS_VERSION, **{key: getattr(config, key) for key in keys}}) + "\n"
+    if done.exists():
+        if read_bytes(done, MAX_JSON).decode("utf-8", "replace") != identity:
+            raise DataError(f"{folder}: has tasks about other images; remove the folder, or choose another `out`")
+        return
+    drawn = Drawn("shapes", config.records, config.seed, config.size, config.workers, config.aspect)
+    corpus = open_corpus(config.out, "shapes")
+    write_split(
+        folder, "train", (drawn.drawing(n, bytes(corpus.read(n).image)) for n in range(config.records)), config.seed
+    )
+    numbers = ((n, Row("", "", [])) for n in range(config.records, config.records + config.heldout))
+    further = (drawn.drawing(number, outcome.jpeg) for number, outcome in drawn.outcomes(numbers))
+    write_split(folder, "val", further, config.seed)
+    atomic_write(done, identity)
+    print_line(f"tasks: {folder.resolve()}")

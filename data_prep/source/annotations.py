@@ -59,25 +59,29 @@ def expecting(key: str, path: str, layout: str) -> Iterator[None]:
         raise DataError(f"{key}={path}: {layout}; reading it failed with {reason}") from None
 
 
-def read_array(key: str, path: str) -> Iterator[Any]:
+def read_array(key: str, path: str, member: str = "") -> Iterator[Any]:
     """The elements of a JSON file that is one array, one after the other, so that only one is in memory.
 
-    Errors as of `read_json`.
+    `member`: the file is an object instead, and the array is this member of it; the others are not kept. Errors as of
+    `read_json`.
     """
+    begin = "{" if member else "["
     try:
         with open_regular(path) as file:
             encoding = encoding_of(file.peek(4)[:4])
-            if not file.read(_HEAD).decode(encoding, "ignore").lstrip().startswith("["):
-                raise ValueError("it does not start with [")
+            if not file.read(_HEAD).decode(encoding, "ignore").lstrip().startswith(begin):
+                raise ValueError(f"it does not start with {begin}")
             file.seek(0)
             text = file if encoding == "utf-8" else codecs.EncodedFile(file, "utf-8", encoding)
-            yield from ijson.items(_Shallow(text), "item", use_float=True)
+            yield from ijson.items(_Shallow(text), f"{member}.item" if member else "item", use_float=True)
     except FileError:
         raise
     except OSError as error:
         raise ConfigError(f"{key}={path}: cannot be read ({error.strerror})") from None
     except (ValueError, ijson.JSONError) as error:
-        raise DataError(f"{key}={path}: is not a JSON array in UTF-8 ({' '.join(str(error).split())})") from None
+        raise DataError(
+            f"{key}={path}: is not a JSON {'object' if member else 'array'} in UTF-8 ({' '.join(str(error).split())})"
+        ) from None
 
 
 def usable(items: Iterable[Any], read: Callable[[Any], T]) -> Iterator[T | None]:

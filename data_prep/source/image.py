@@ -21,10 +21,17 @@ def prepare_jpeg(source: bytes | Image.Image, image_size: int) -> bytes:
     return encode(resize_shorter(np.array(source.convert("RGB")), image_size))
 
 
-def prepare(source: bytes, image_size: int) -> tuple[bytes, int, int]:
-    """`prepare_jpeg`, with width and height of the original as stored, pixels."""
+def prepare(source: bytes, image_size: int | None, enlarge: bool = True) -> tuple[bytes, int, int]:
+    """`prepare_jpeg`, with width and height of the original as stored, pixels.
+
+    Without `enlarge` only a larger image is resized, and none where `image_size` is None; a JPEG without EXIF that is not
+    resized stays as it is.
+    """
     image = check_image(source)
-    return encode(image.decode(image_size)), image.width, image.height
+    edge = min(image.width, image.height)
+    resized = image_size is not None and (enlarge or edge > image_size)
+    pixels = image.decode(image_size if resized else None)
+    return encode(pixels) if resized or not image.is_plain else source, image.width, image.height
 
 
 def encode(pixels: Pixels) -> bytes:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import product
 from pathlib import Path
 
 from bridgetower_train.data.shards import IMAGE_TOO_LARGE, MAX_IMAGE_BYTES, BadRecordError
@@ -52,22 +53,24 @@ class RowList(Table):
 
 
 class LocalImages(Images):
-    """Images whose location is a path in a folder, or in one of its subfolders; the first that has it counts."""
+    """Images whose location is a path in one of some folders, or in a subfolder of these; the first that has it counts."""
 
     def __init__(
         self,
-        folder: str | Path,
-        size: int,
+        folder: str | Path | Sequence[str],
+        size: int | None,
         workers: int,
         follow_links: bool = False,
         subfolders: Sequence[str] = ("",),
+        enlarge: bool = True,
     ) -> None:
-        """size: shorter edge of the images for the shards, pixels. follow_links: as the key."""
-        self._folder = str(folder)
+        """size: shorter edge of the images for the shards, pixels; it and `enlarge` as of `prepare`. follow_links: as the key."""
+        self._folders = [str(folder)] if isinstance(folder, str | Path) else list(folder)
         self._size = size
         self._workers = workers
         self._follow_links = follow_links
         self._subfolders = subfolders
+        self._enlarge = enlarge
 
     def has_any(self, rows: Iterator[Row]) -> bool:
         """Whether at least one of the rows' images is in the folder, be it as a link that may not be followed."""
@@ -83,7 +86,7 @@ class LocalImages(Images):
             if path is None:
                 return Outcome(MISSING)
             original = read_local(path, MAX_IMAGE_BYTES, IMAGE_TOO_LARGE)
-            jpeg, width, height = prepare(original, self._size)
+            jpeg, width, height = prepare(original, self._size, self._enlarge)
         except OSError as error:
             return Outcome(UNREADABLE, error.strerror or "")
         except BadRecordError as error:
@@ -104,9 +107,9 @@ class LocalImages(Images):
         if "\0" in row.location:
             return None
         refused = None
-        for subfolder in self._subfolders:
+        for folder, subfolder in product(self._folders, self._subfolders):
             try:
-                path = local_path(self._folder, os.path.join(subfolder, row.location), self._follow_links)
+                path = local_path(folder, os.path.join(subfolder, row.location), self._follow_links)
             except BadRecordError as error:
                 refused = error
             else:

@@ -1,0 +1,102 @@
+"""Questions, hypotheses and statements about the scenes of the `shapes` corpus, and what is true of them.
+
+Of each text about as many are kept with each answer, so that a text alone does not tell its answer.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from data_prep.shapes.scene import COLOURS, SHAPES, Dice, Scene
+
+SIDES = {
+    "left of": ("left", "right"),
+    "right of": ("right", "left"),
+    "above": ("upper", "lower"),
+    "below": ("lower", "upper"),
+}
+"""Relation of the first object to the second -> what each is called."""
+DOMAINS = {"other": COLOURS, "number": ("0", "1", "2"), "yes/no": ("yes", "no")}
+"""VQAv2's kind of answer -> the answers."""
+LABELS = ("contradiction", "neutral", "entailment")
+_PLURALS = {"cross": "crosses"}
+
+
+class Claim(NamedTuple):
+    """A text about an image, or a pair of them."""
+
+    image: int
+    text: str
+    answer: str
+    kind: str = ""
+    """Of the answer, as VQAv2 names it."""
+
+
+def questions(image: int, scene: Scene) -> list[Claim]:
+    """The colour of an object by its side, the number of objects of each shape, and whether one is larger than the other."""
+    shapes = [item.shape for item in scene.items]
+    found = [
+        Claim(image, f"how many {_PLURALS.get(shape, f'{shape}s')}?", str(shapes.count(shape)), "number")
+        for shape in SHAPES
+        if str(shapes.count(shape)) in DOMAINS["number"]
+    ]
+    if len(shapes) == 2:
+        sides = zip(SIDES[scene.relations[0]], scene.items, strict=True)
+        found += [Claim(image, f"what colour is the {side} object?", item.colour, "other") for side, item in sides]
+        if len({*shapes}) == 2 and len({item.size for item in scene.items}) == 2:
+            found += [
+                Claim(image, f"is the {item.shape} larger?", "yes" if item.size == "large" else "no", "yes/no")
+                for item in scene.items
+            ]
+    return found
+
+
+def hypotheses(image: int, scene: Scene, dice: Dice) -> list[Claim]:
+    """The colour of a shape that is there once: the true one, or another; of a shape that is not there nothing is known."""
+    shapes = [item.shape for item in scene.items]
+    found = []
+    for item in scene.items:
+        if shapes.count(item.shape) == 1:
+            other = dice.choose([colour for colour in COLOURS if colour != item.colour])
+            absent = dice.choose([shape for shape in SHAPES if shape not in shapes])
+            for colour, shape, label in (
+                (item.colour, item.shape, LABELS[2]),
+                (other, item.shape, LABELS[0]),
+                (dice.choose(COLOURS), absent, LABELS[1]),
+            ):
+                found.append(Claim(image, f"the {shape} is {colour}", label))
+    return found
+
+
+def statements(left: Scene, right: Scene) -> dict[str, bool]:
+    """Statements about two images -> whether they are true."""
+    found = {}
+    for word in (*SHAPES, *COLOURS):
+        shown = word if word in SHAPES else f"{word} object"
+        shown = f"{'an' if shown[0] in 'aeiou' else 'a'} {shown}"
+        of_left, of_right = (any(word in (item.shape, item.colour) for item in scene.items) for scene in (left, right))
+        found[f"both images show {shown}"] = of_left and of_right
+        found[f"the left image shows {shown}"] = of_left
+        found[f"the right image shows {shown}"] = of_right
+    return found
+
+
+def task_texts(scene: Scene) -> list[str]:
+    """Texts of all tasks, for a tokenizer."""
+    claims = [*questions(0, scene), *hypotheses(0, scene, Dice(0, "shapes.tokenizer", 0))]
+    return [*(claim.text for claim in claims), *(text for text, true in statements(scene, scene).items() if true)]
+
+
+def balanced(claims: Iterable[Claim]) -> list[Claim]:
+    """The claims, in their order, without those that give a text an answer more often than its rarest answer."""
+    groups: dict[str, dict[str, list[Claim]]] = defaultdict(lambda: defaultdict(list))
+    for claim in claims:
+        groups[claim.text][claim.answer].append(claim)
+    kept = [
+        claim
+        for by_answer in groups.values()
+        if len(by_answer) > 1
+        for of_answer in by_answer.values()
+        for claim in of_answer[: min(map(len, by_answer.values()))]
+    ]
+    return sorted(kept, key=lambda claim: claim.image)
