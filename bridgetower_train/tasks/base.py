@@ -22,7 +22,7 @@ from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.devices import Device
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.model.attention import AttentionFunction, sdpa
-from bridgetower_train.model.bridgetower import TOKEN_TYPES, BridgeTower
+from bridgetower_train.model.bridgetower import TOKEN_TYPES, BridgeTower, ImageStates
 from bridgetower_train.model.flops import Work
 from bridgetower_train.model.heads import Head
 from bridgetower_train.model.parts import is_frozen
@@ -32,6 +32,10 @@ Metrics = dict[str, Tensor]
 
 Embedded = dict[str, Tensor]
 """What a loss that compares samples of several micro-batches reads of them, by name: a row for each sample."""
+
+
+HEAD_FILE = "head.safetensors"
+"""Weights of a head that no class of transformers has, in an exported folder."""
 
 
 class Metric(NamedTuple):
@@ -68,6 +72,17 @@ class Shown(NamedTuple):
     facts: dict[str, str]
 
 
+class Said(NamedTuple):
+    """What a model says of a text about an image, or several."""
+
+    scores: dict[str, float]
+    """Name -> value, 0 to 1 or a cosine."""
+    masks: list[list[tuple[str, float]]]
+    """For each `<mask>` the most probable words and their probabilities, the best first."""
+    labels: list[tuple[str, float]]
+    """The likeliest labels and their probabilities, the best first."""
+
+
 class Exported(NamedTuple):
     """What a task adds to an exported folder."""
 
@@ -93,12 +108,16 @@ class Task(nn.Module, ABC):
     """Its name on pages and cards."""
     names_file: ClassVar[str] = ""
     """File that names the labels, by number, in a corpus, a run and an export; empty: labels have no names."""
+    head_file: ClassVar[str] = ""
+    """File of an exported folder for the weights beside the trunk; empty: they are with the others."""
     token_types: ClassVar[int] = 2
     """Rows of the table of token types: text, image, further images."""
     config: TrainConfig
     model: BridgeTower
     names: Sequence[str] = ()
     """Of the labels, in an opened model."""
+    needs_text: ClassVar[bool] = True
+    """Whether nothing can be said of an image without a text."""
 
     def __init__(self, config: TrainConfig, attention: AttentionFunction = sdpa) -> None:
         """Builds the model. The order of `heads` decides which random numbers each part starts from.
@@ -221,9 +240,14 @@ class Task(nn.Module, ABC):
 
     @classmethod
     def adapt(cls, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Weights of another task's checkpoint, or of an exported folder, converted for this task's model."""
+        """Weights of another task's checkpoint, or of an exported folder, converted for this task's model.
+
+        A type of token that only another task has is left out.
+        """
         table = weights.get(TOKEN_TYPES)
-        return weights if table is None else {**weights, TOKEN_TYPES: table[: cls.token_types]}
+        if table is None or table.shape[:1] != (3,):
+            return weights
+        return {**weights, TOKEN_TYPES: table[: cls.token_types]}
 
     @classmethod
     def released(cls, weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -268,6 +292,14 @@ class Task(nn.Module, ABC):
         The labels keep `forward` from drawing otherwise than here: they hold what a draw depends on. Called with the same random
         numbers as `forward`, it uses them in the same order.
         """
+        raise NotImplementedError
+
+    def encode_images(self, pixels: Tensor) -> ImageStates:
+        """The states of the images of samples, uint8 (B * I, 3, S, S), those of a sample in a row."""
+        return self.model.encode_image(pixels)
+
+    def say(self, pixels: Tensor, text: str, tokenizer: CaptionTokenizer, device: Device, top: int) -> Said:
+        """What the model says of a text about the images of a sample, uint8 (I, 3, S, S); `top` words or labels of each."""
         raise NotImplementedError
 
     def losses(self, batch: Batch, totals: Tensor) -> tuple[Tensor, Metrics]:

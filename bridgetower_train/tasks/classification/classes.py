@@ -22,6 +22,7 @@ class Classes(Classification):
     title: ClassVar[str] = "classes"
     head_name: ClassVar[str] = "classifier"
     published_labels: ClassVar[int] = 1000
+    needs_text: ClassVar[bool] = False
 
     @classmethod
     def decided(cls, noted: dict[str, Any]) -> dict[str, Any]:
@@ -47,6 +48,9 @@ class Classes(Classification):
         if "targets" not in labels:
             return super().in_words(labels, row, names)
         return ", ".join(names[label] for label in labels["targets"][row].nonzero()[:, 0].tolist()) or "none"
+
+    def probabilities(self, logits_PC: Tensor) -> Tensor:
+        return logits_PC.sigmoid() if self.config.classifier.several else super().probabilities(logits_PC)
 
     def judge(self, logits_BC: Tensor, labels: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         if not self.config.classifier.several:

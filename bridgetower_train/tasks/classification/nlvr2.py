@@ -61,4 +61,4 @@ class NLVR2(Classification):
 
     def encode_images(self, pixels: Tensor) -> ImageStates:
         kinds = 1 + torch.arange(len(pixels), device=pixels.device) % self.images
-        return self.model.encode_image(pixels, kinds)
+        return self.model.encode_image(self._seen(pixels), kinds)

@@ -16,11 +16,12 @@ from torch import Tensor
 from bridgetower_train.config import ClassifierConfig, ModelConfig, TrainConfig
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.data.text import CaptionTokenizer
+from bridgetower_train.devices import Device
 from bridgetower_train.errors import ConfigError
-from bridgetower_train.model.bridgetower import Pairs
+from bridgetower_train.model.bridgetower import ImageStates, Pairs
 from bridgetower_train.model.flops import Work
 from bridgetower_train.model.heads import Head
-from bridgetower_train.tasks.base import Embedded, Exported, Metric, Metrics, Shown, Task
+from bridgetower_train.tasks.base import HEAD_FILE, Embedded, Exported, Metric, Metrics, Said, Shown, Task, evaluating
 from bridgetower_train.tasks.classification.head import TwoLayerHead
 from bridgetower_train.tasks.classification.reader import TextReader
 from bridgetower_train.tasks.gather import world_size
@@ -34,6 +35,7 @@ class Classification(Task):
     """A text about one or several images, and which of C labels it has."""
 
     names_file: ClassVar[str] = "classes.json"
+    head_file: ClassVar[str] = HEAD_FILE
     head_name: ClassVar[str]
     images: ClassVar[int] = 1
     hidden: ClassVar[float] = 2.0
@@ -137,8 +139,6 @@ class Classification(Task):
     def logits(self, pixels: Tensor, ids_PL: Tensor, mask_PL: Tensor, rows_P: Tensor | None = None) -> Tensor:
         """(P, C) of texts about images, uint8 (B * I, 3, S, S): those of row `rows_P` of B; None: of the same row."""
         images, P = self.images, len(ids_PL)
-        if self.config.classifier.blind:
-            pixels = torch.full_like(pixels, GREY)
         image, text = self.encode_images(pixels), self.model.encode_text(ids_PL, mask_PL)
         rows_P = torch.arange(P, device=ids_PL.device) if rows_P is None else rows_P
         places_I = torch.arange(images, device=ids_PL.device)
@@ -148,9 +148,23 @@ class Classification(Task):
         logits_PC: Tensor = self.model.head(self.head_name)(fused.pooled.unflatten(0, (P, images)).flatten(1))
         return logits_PC
 
-    def encode_images(self, pixels: Tensor) -> Any:
-        """The states of uint8 (B * I, 3, S, S)."""
-        return self.model.encode_image(pixels)
+    def encode_images(self, pixels: Tensor) -> ImageStates:
+        return self.model.encode_image(self._seen(pixels))
+
+    def say(self, pixels: Tensor, text: str, tokenizer: CaptionTokenizer, device: Device, top: int) -> Said:
+        ids, mask = tokenizer.encode([text], self.model.config.max_text_len)
+        with evaluating(self, device):
+            logits_1C = self.logits(*(tensor.to(device.torch_device) for tensor in (pixels, ids, mask)))
+        best = self.probabilities(logits_1C.float().cpu())[0].topk(min(top, len(self.names)))
+        return Said({}, [], [(self.names[i], float(p)) for p, i in zip(*best, strict=True)])
+
+    def probabilities(self, logits_PC: Tensor) -> Tensor:
+        """(P, C), of each label by itself or of one among all, as the loss takes them."""
+        return logits_PC.softmax(-1)
+
+    def _seen(self, pixels: Tensor) -> Tensor:
+        """`pixels`, or grey in their place."""
+        return torch.full_like(pixels, GREY) if self.config.classifier.blind else pixels
 
 
 def several_losses(logits_BC: Tensor, targets_BC: Tensor) -> Tensor:

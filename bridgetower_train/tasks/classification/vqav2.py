@@ -51,6 +51,9 @@ class VQAv2(Classification):
         trained_B = batch.labels["targets"].any(-1)
         return torch.stack([trained_B.sum(), torch.ones_like(trained_B).sum()]).float()
 
+    def probabilities(self, logits_PC: Tensor) -> Tensor:
+        return logits_PC.sigmoid()
+
     def judge(self, logits_BC: Tensor, labels: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """`acc` is the target of the likeliest answer, which with ten answers is the official accuracy."""
         targets_BC = labels["targets"]
