@@ -60,6 +60,12 @@ COMMANDS = {
     "prep cc12m": Command("fetch Conceptual 12M as shards", module="data_prep.corpora.conceptual"),
     "prep sbu": Command("fetch the SBU captioned photographs as shards"),
     "prep vqav2": Command("write VQAv2's questions and answers as shards", module="data_prep.tasks.vqav2"),
+    "prep vgqa": Command("write Visual Genome's questions as shards", module="data_prep.tasks.vgqa"),
+    "prep snli_ve": Command("write SNLI-VE's hypotheses as shards", module="data_prep.tasks.snli_ve"),
+    "prep nlvr2": Command("write NLVR2's sentences about two images as shards", module="data_prep.tasks.nlvr2"),
+    "prep classes": Command(
+        "write images, or images with texts, and their classes as shards", module="data_prep.tasks.classes"
+    ),
     "prep index": Command("index shards that other tools wrote", module="data_prep.shards.index"),
     "prep lint": Command("read every record of corpora and report the bad ones", module="data_prep.inspect.lint"),
     "prep stats": Command("print and plot statistics of corpora", module="data_prep.inspect.stats"),

@@ -40,6 +40,10 @@ class Member(NamedTuple):
     sparse: bool = False
     """Its holes are not in the tar, so that its contents are not what lies at `offset`."""
 
+    def is_before(self, other: "Member") -> bool:
+        """Whether nothing but the header of the other lies between their contents."""
+        return other.offset == self.offset + -(-self.size // BLOCK) * BLOCK + BLOCK
+
 
 class Gap(NamedTuple):
     """A stretch of a tar that cannot be read."""

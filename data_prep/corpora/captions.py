@@ -20,7 +20,7 @@ from bridgetower_train.data.shards import (
     parse_caption_member,
 )
 from bridgetower_train.display import print_line, shortened
-from bridgetower_train.errors import ConfigError, DataError, nearest
+from bridgetower_train.errors import ConfigError, DataError
 from bridgetower_train.foreign import decode_text
 from data_prep.corpora.parquet import SUFFIX, ParquetParts, has_images
 from data_prep.corpora.web import WebConfig
@@ -29,7 +29,7 @@ from data_prep.job.job import run_job, run_parts
 from data_prep.packed.files import about_files
 from data_prep.packed.images import PlacedImages
 from data_prep.shards.summary import most_frequent
-from data_prep.source.annotations import digest_file, expecting
+from data_prep.source.annotations import digest_file
 from data_prep.source.captions import check_kinds
 from data_prep.source.local import (
     MISSING,
@@ -42,7 +42,7 @@ from data_prep.source.local import (
     read_local,
 )
 from data_prep.source.rows import NO_IMAGE, WEB, Images, Row
-from data_prep.source.table import READERS, read_table
+from data_prep.source.table import image_in, named_table
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 TEXTS = (".json", ".txt")
@@ -173,31 +173,14 @@ def _grouped(found: Iterable[tuple[str, str, list[Any], str]]) -> list[Row]:
 
 def _table(config: CaptionsConfig) -> Iterator[tuple[str, str, list[Any], str]]:
     """(location, kind, captions, "") of each row of the table, for each kind, or ("", "", [], why it has none)."""
-    path = Path(config.source)
-    if path.suffix.lower() not in READERS or not path.exists():
-        kinds = f"a folder, or a {', '.join(READERS)}"
-        raise ConfigError(f"source={path}: {f'must be {kinds}' if path.exists() else 'does not exist'}")
-    keys = {config.image: "image"} | {column: f"kinds.{kind}" if kind else "caption" for kind, column in config.columns}
-    layout = f"is not a {path.suffix} of rows with columns {', '.join(keys)}"
-    with expecting("source", config.source, layout):
-        for row in read_table(path, tuple(keys)):
-            if isinstance(row, str):
-                yield "", "", [], row
-                continue
-            for column, key in keys.items():
-                if column not in row:
-                    names = [str(name) for name in row]
-                    shown = shortened(", ".join(names), 1000)
-                    raise ConfigError(
-                        f"{key}={column}: source={path} has no such column, but {shown}{nearest(column, names)}"
-                    )
-            image = row[config.image]
-            if not isinstance(image, str | int | float | None):
-                raise ConfigError(
-                    f"image={config.image}: source={path} has {shortened(repr(image))} in this column; name one of paths or URLs"
-                )
+    columns = {f"kinds.{kind}" if kind else "caption": column for kind, column in config.columns}
+    for row in named_table(config.source, {"image": config.image, **columns}):
+        if isinstance(row, str):
+            yield "", "", [], row
+        else:
+            image = image_in(row, config.image, config.source)
             for kind, column in config.columns:
-                yield str(image or ""), kind, as_list(row[column]), ""
+                yield image, kind, as_list(row[column]), ""
 
 
 def _folder(folder: Path, links: LinkConfig) -> tuple[list[Row], dict[str, str], Counter[str]]:

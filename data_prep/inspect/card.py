@@ -16,6 +16,7 @@ from bridgetower_train.files import atomic_write
 from bridgetower_train.foreign import parse_json
 from bridgetower_train.pages.markdown import Markdown, code, fill, link, one_line, table, text
 from bridgetower_train.pages.numbers import size
+from data_prep.inspect.lint_task import task_of
 from data_prep.inspect.notes import Notes
 from data_prep.inspect.places import Place, find_corpora
 from data_prep.shards.summary import shard_bytes
@@ -27,6 +28,13 @@ _SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M
 _UNKNOWN = "unknown"
 _NAME = re.compile(r"[\w.-]+")
 """A name that means nothing to a shell, to Hydra or in Python."""
+_PRETRAINING = ["image-to-text", "text-to-image", "zero-shot-image-classification"]
+_CATEGORIES = {"vqav2": "visual-question-answering", "classes": "image-classification"}
+"""Task -> the hub's category, where it is not that of all others."""
+_CAPTIONED = "an image (`KEY.jpg`) and its captions with what the source says of it (`KEY.json`)."
+_SAMPLED = """\
+an image (`KEY.jpg`; of a pair the second is `KEY.1.jpg`) and its texts, `captions`, with an entry for each in `ids` and in \
+`answers` or `labels` (`KEY.json`); what these can be is in `answers.json` or `classes.json`."""
 _COLUMNS = ("corpus", "source", "images", "captions", "size", "of the source's rows")
 
 _LIMITS = Markdown("""\
@@ -53,8 +61,8 @@ _CARD = """\
 
 # {name}
 
-{images:,} images with {captions:,} captions, {size}, for pretraining vision-language models. WebDataset shards: each record is \
-an image (`KEY.jpg`) and its captions with what the source says of it (`KEY.json`).
+{images:,} images with {captions:,} captions, {size}, for {purpose} vision-language models. WebDataset shards: each record is \
+{record}
 
 {overview}
 {sections}
@@ -63,7 +71,7 @@ an image (`KEY.jpg`) and its captions with what the source says of it (`KEY.json
 With the folders of the corpora in a folder `FOLDER`:
 
 ```sh
-bridgetower train data=own data.root=FOLDER 'data.corpora={{{weights}}}' tokenizer=roberta-base model=large
+bridgetower train {experiment} data.root=FOLDER 'data.corpora={{{weights}}}'{model}
 ```
 
 A weight says how often a corpus is passed per epoch: 0.5 takes half of it, another half each epoch. `data.captions=one` shows
@@ -148,11 +156,13 @@ def card(corpora: list[Described]) -> str:
     first = corpora[0]
     name = first.place.name if len(corpora) == 1 else Path(without_secrets(first.place.root)).name
     category = next((text for power, text in enumerate(_SIZES, 3) if images < 10**power), "n>1B")
+    tasks = {task_of(c.manifest) for c in corpora}
+    task = tasks.pop() if len(tasks) == 1 else ""
     fields = {
         "pretty_name": name,
         "license": "other",
         "license_name": "see-each-source",
-        "task_categories": ["image-to-text", "text-to-image", "zero-shot-image-classification"],
+        "task_categories": [_CATEGORIES.get(task, "image-text-to-text")] if task else _PRETRAINING,
         "size_categories": [category],
         "tags": ["webdataset", "image-text", "bridgetower"],
     }
@@ -164,6 +174,10 @@ def card(corpora: list[Described]) -> str:
         images=images,
         captions=sum(c.manifest.captions for c in corpora),
         size=size(sum(shard_bytes(c.manifest) for c in corpora)),
+        purpose="fine-tuning" if task else "pretraining",
+        record=Markdown(_SAMPLED if task else _CAPTIONED),
+        experiment=f"experiment=finetune_{task}" if task else "data=own",
+        model=Markdown("" if task else " tokenizer=roberta-base model=large"),
         overview=table(_COLUMNS, map(_overview, corpora), left=2),
         sections=Markdown("\n".join(map(_section, corpora))),
         weights=Markdown(", ".join(f"{c.place.name}: 1.0" for c in corpora)),

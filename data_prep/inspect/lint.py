@@ -33,6 +33,7 @@ _EXAMPLES = 3
 
 Lengths = Counter[int]
 """Length of a caption -> number of captions."""
+Ids = np.ndarray[tuple[int, int], np.dtype[np.uint64]]
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,8 @@ class Tally:
     faults: int = 0
     characters: Lengths = field(default_factory=Counter)
     tokens: Lengths = field(default_factory=Counter)
+    ids: list[Ids] = field(default_factory=list)
+    """Of each shard; see `ShardReport.ids`."""
 
 
 def run(config: LintConfig) -> int:
@@ -115,6 +118,8 @@ def run(config: LintConfig) -> int:
         findings = Findings(lines)
         tallies = list(_open(places, config, findings))
         hashes, near = _read_all(tallies, config, findings)
+        for tally in tallies:
+            _add_faults(tally, _repeated_ids(tally), findings)
         wrong = sum(findings.counts.values())
         for tally in tallies:
             _print_captions(tally, config)
@@ -166,6 +171,8 @@ def _read_all(
             near += report.near
             tally.characters.update(report.characters.tolist())
             tally.tokens.update(report.tokens.tolist())
+            report.ids[:, 1] += np.uint64(tally.corpus.shard_rows[shard])
+            tally.ids.append(report.ids)
             start, stop = tally.first + tally.corpus.shard_rows[shard : shard + 2]
             if wanted:
                 hashes[:, start:stop] = report.hashes
@@ -177,6 +184,14 @@ def _add_faults(tally: Tally, faults: Iterable[Finding], findings: Findings) -> 
     for fault in faults:
         tally.faults += 1
         findings.add(fault)
+
+
+def _repeated_ids(tally: Tally) -> Iterator[Finding]:
+    """Records with an id that an earlier sample of the corpus has."""
+    hashes, rows = np.concatenate([np.empty((0, 2), np.uint64), *tally.ids]).T
+    _, first = np.unique(hashes, return_index=True)
+    for row in np.unique(np.delete(rows, first)).tolist():
+        yield _locate([tally], np.array([0]), row)._replace(reason="id that an earlier text has")
 
 
 def _report_duplicates(tallies: list[Tally], images: Hashes, originals: Hashes, findings: Findings) -> int:

@@ -2,20 +2,22 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from hashlib import blake2b
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from bridgetower_train.data.image import Pixels, check_image
 from bridgetower_train.data.roots import is_remote
-from bridgetower_train.data.shards import BadRecordError, Corpus, Record, open_corpus
+from bridgetower_train.data.shards import BadRecordError, Corpus, Record, as_list, open_corpus
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.errors import DataError, FileError
 from bridgetower_train.files import sha256_file
 from data_prep.inspect.duplicates import image_hash, original_hash
+from data_prep.inspect.lint_task import faults_of, images_of, names_of, task_of
 from data_prep.inspect.places import CorporaConfig, Place
 from data_prep.packed.images import NEAR_DUPLICATE
 from data_prep.packed.looks import Looks
@@ -52,6 +54,8 @@ class ShardReport(NamedTuple):
     """Length of each caption."""
     tokens: Lengths
     """The same in tokens with `<s>` and `</s>`, uncut; empty without a tokenizer."""
+    ids: npt.NDArray[np.uint64]
+    """uint64 (samples of a task, 2): a hash of each id, and the record's place in the shard."""
 
 
 def check_folder(corpus: Corpus) -> Iterator[Finding]:
@@ -60,6 +64,11 @@ def check_folder(corpus: Corpus) -> Iterator[Finding]:
     shard = corpus.index["shard"]
     if not np.array_equal(shard, np.repeat(np.arange(len(manifest.shards)), [s.records for s in manifest.shards])):
         yield Finding(corpus.name, "", "", "index and manifest differ in the records of their shards")
+    if task_of(manifest) and manifest.extra.get("split") != "test":
+        try:
+            names_of(corpus)
+        except (DataError, FileError) as error:
+            yield Finding(corpus.name, "", "", str(error))
     if is_remote(corpus.folder):
         return
     if sha256_file(corpus.path("index.npy")) != manifest.index_sha256:
@@ -85,9 +94,11 @@ def check_shard(
         captions: list[str] = []
         keys: Counter[str] = Counter()
         kinds: Counter[str] = Counter()
+        ids: list[tuple[int, int]] = []
+        classes = _classes(config, place)
         for row in range(start, stop):
             try:
-                record, pixels, reason = _read(corpus, row)
+                record, images, pixels, reason = _read(corpus, row)
             except BadRecordError as error:
                 faults.append(Finding(place.name, info.name, corpus.key(row), error.reason))
                 continue
@@ -99,21 +110,28 @@ def check_shard(
                 faults.append(Finding(place.name, info.name, key, reason))
             if looks and (known := looks.nearest(pixels)) and known != f"{corpus.name}/{key}":
                 near.append(Finding(place.name, info.name, key, NEAR_DUPLICATE, same_as=known))
+            if task_of(corpus.manifest):
+                wrong = faults_of(record, corpus.manifest, classes)
+                faults += [Finding(place.name, info.name, key, reason) for reason in wrong]
+                ids += [(_id_hash(sample), row - start) for sample in as_list(record.meta.get("ids"))]
             captions += record.captions
             kinds.update(filter(None, record.kinds))
-            hashes[0, row - start] = np.frombuffer(image_hash(record.image), np.uint64)
+            hashes[0, row - start] = np.frombuffer(image_hash(b"".join(images)), np.uint64)
             hashes[1, row - start] = np.frombuffer(original_hash(record.meta), np.uint64)
         if not faults and kinds != info.kinds:
             faults.append(Finding(place.name, info.name, "", "records and manifest differ in the kinds of captions"))
         characters = np.array([len(caption) for caption in captions], np.int64)
         tokens = _text(tokenizer).lengths(captions) if tokenizer and captions else np.empty(0, np.int64)
-        return ShardReport(faults, near, hashes, characters, tokens)
+        return ShardReport(faults, near, hashes, characters, tokens, np.array(ids, np.uint64).reshape(-1, 2))
     except (DataError, FileError) as error:
         reason = str(error)
     except OSError as error:
         reason = f"shard cannot be read: {error.strerror}, and with it its {stop - start:,} records"
     nothing = np.empty(0, np.int64)
-    return ShardReport([Finding(place.name, info.name, "", reason)], [], np.zeros_like(hashes), nothing, nothing)
+    no_ids = np.empty((0, 2), np.uint64)
+    return ShardReport(
+        [Finding(place.name, info.name, "", reason)], [], np.zeros_like(hashes), nothing, nothing, no_ids
+    )
 
 
 def _check_file(corpus: Corpus, shard: int) -> Iterator[str]:
@@ -131,25 +149,45 @@ def _check_file(corpus: Corpus, shard: int) -> Iterator[str]:
         yield "index and manifest differ in the number of captions"
 
 
-def _read(corpus: Corpus, row: int) -> tuple[Record, Pixels, str]:
-    """(record, its pixels, a fault that training would not notice or ""). BadRecordError where training would refuse it."""
+def _read(corpus: Corpus, row: int) -> tuple[Record, Sequence[bytes | memoryview], Pixels, str]:
+    """(record, its images, pixels of the first, a fault that training would not notice or "").
+
+    BadRecordError where training would refuse it.
+    """
     record = corpus.read(row)
     captions, indexed = len(record.captions), int(corpus.index["captions"][row])
     if captions < indexed:
         raise BadRecordError("fewer captions than indexed")
-    image = check_image(record.image)
-    expected = corpus.manifest.image_size
-    pixels = image.decode(expected or FREE_SIZE)
+    images, expected = images_of(record, corpus.manifest), corpus.manifest.image_size
+    checked = [check_image(image) for image in images]
+    pixels, *_ = [image.decode(expected or FREE_SIZE) for image in checked]
     if captions > indexed:
-        return record, pixels, "more captions than indexed"
-    if expected is not None and min(image.width, image.height) != expected:
-        return record, pixels, "shorter edge that is not the manifest's image_size"
-    return record, pixels, ""
+        return record, images, pixels, "more captions than indexed"
+    if expected is not None and any(min(image.width, image.height) != expected for image in checked):
+        return record, images, pixels, "shorter edge that is not the manifest's image_size"
+    return record, images, pixels, ""
+
+
+def _id_hash(sample: Any) -> int:
+    return int.from_bytes(
+        blake2b(f"{type(sample).__name__}{sample}".encode("utf-8", "replace"), digest_size=8).digest(), "big"
+    )
+
+
+@lru_cache(maxsize=8)
+def _classes(config: CorporaConfig, place: Place) -> int | None:
+    """How many answers or classes a corpus names; None where it is of no task, or they cannot be read."""
+    corpus = _corpus(config, place)
+    try:
+        return len(names_of(corpus)) if task_of(corpus.manifest) else None
+    except (DataError, FileError):
+        return None
 
 
 def forget_corpora() -> None:
     """Open all again: they may have changed since this process opened them."""
     _corpus.cache_clear()
+    _classes.cache_clear()
 
 
 @lru_cache(maxsize=8)

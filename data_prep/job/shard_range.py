@@ -99,11 +99,11 @@ class ShardRange:
         return Outcome(state) if state else self._spool.get(number)
 
     def _add_to(self, shard: Shard, number: int, row: Row) -> Line:
-        state, detail, jpeg, meta = self._outcome(number)
+        state, detail, jpeg, meta, further = self._outcome(number)
         if state == OK:
-            state = shard.add(row.key, jpeg, row.captions, {**row.meta, **meta}, row.kinds) or OK
+            state = shard.add(row.key, jpeg, row.captions, {**row.meta, **meta}, row.kinds, further) or OK
         if state == OK:
-            self._edges[min(simplejpeg.decode_jpeg_header(jpeg)[:2])] += 1
+            self._edges.update(min(simplejpeg.decode_jpeg_header(image)[:2]) for image in (jpeg, *further))
         original = meta.get("sha256"), meta.get("width"), meta.get("height")
         return Line(number, row.key, row.location, state, detail, *original)
 

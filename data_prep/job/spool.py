@@ -5,6 +5,7 @@ import json
 import os
 import struct
 import zlib
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from bridgetower_train.files import open_own, own_folder
 from bridgetower_train.foreign import parse_json
 from data_prep.source.rows import FORMER_STATES, Outcome
 
-_FRAME = struct.Struct("<QIII")  # row, bytes of json, bytes of jpeg, CRC-32 of these three and both contents
+_Note = tuple[str, str, dict[str, Any]] | tuple[str, str, dict[str, Any], list[int]]
+"""State, detail and meta of an outcome, and the sizes of its further images."""
+_FRAME = struct.Struct("<QIII")  # row, bytes of json, bytes of images, CRC-32 of these three and both contents
 _HEAD = struct.Struct("<QII")
 _MAX_NOTE, _MAX_JPEG = 16 << 20, 1 << 29  # bytes, more than any outcome has
 
@@ -29,7 +32,7 @@ class Spool:
         self._path = path
         self._file = open_own(path, os.O_APPEND)
         fcntl.lockf(self._file, fcntl.LOCK_EX)
-        self._places: dict[int, tuple[int, int, int]] = {}  # row -> offset of its json, bytes of json and jpeg
+        self._places: dict[int, tuple[int, int, int]] = {}  # row -> offset of its json, bytes of json and images
         self._end = 0
         self._read()
 
@@ -38,23 +41,29 @@ class Spool:
 
     def add(self, row: int, outcome: Outcome) -> None:
         """Append an outcome. The first one of a row counts."""
-        text = json.dumps([outcome.state, outcome.detail, outcome.meta], ensure_ascii=False)
+        images = b"".join((outcome.jpeg, *outcome.further))
+        sizes = [list(map(len, outcome.further))] if outcome.further else []
+        text = json.dumps([outcome.state, outcome.detail, outcome.meta, *sizes], ensure_ascii=False)
         note = text.encode("utf-8", "replace")
-        head = _HEAD.pack(row, len(note), len(outcome.jpeg))
-        crc = zlib.crc32(outcome.jpeg, zlib.crc32(note, zlib.crc32(head)))
-        data = memoryview(b"".join((head, crc.to_bytes(4, "little"), note, outcome.jpeg)))
-        self._places.setdefault(row, (self._end + _FRAME.size, len(note), len(outcome.jpeg)))
+        head = _HEAD.pack(row, len(note), len(images))
+        crc = zlib.crc32(images, zlib.crc32(note, zlib.crc32(head)))
+        data = memoryview(b"".join((head, crc.to_bytes(4, "little"), note, images)))
+        self._places.setdefault(row, (self._end + _FRAME.size, len(note), len(images)))
         self._end += len(data)
         while data:  # on a disk that becomes full a write is cut short, and the next one raises
             data = data[self._file.write(data) :]
 
     def get(self, row: int) -> Outcome:
         """The outcome of a row that is in it. FileError if it is not what `add` writes."""
-        start, note, jpeg = self._places[row]
+        start, note, images = self._places[row]
         self._file.seek(start)
-        data = self._file.read(note + jpeg)
-        state, detail, meta = parse_json(data[:note], tuple[str, str, dict[str, Any]], str(self._path))
-        return Outcome(FORMER_STATES.get(state, state), detail, data[note:], meta)
+        data = self._file.read(note + images)
+        noted: Any = parse_json(data[:note], _Note, str(self._path))  # type: ignore[arg-type, var-annotated]
+        state, detail, meta, *sizes = noted
+        others: list[int] = sizes[0] if sizes else []
+        ends = list(accumulate(others, initial=note + images - sum(others)))
+        further = [data[begin:end] for begin, end in pairwise(ends)]
+        return Outcome(FORMER_STATES.get(state, state), detail, data[note : ends[0]], meta, further)
 
     def close(self) -> None:
         """Keep it for the next run."""

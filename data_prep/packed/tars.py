@@ -9,6 +9,8 @@ from bridgetower_train.data.tar import Gap, Member, member_key, walk_tar
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 """Suffixes of image members; where a record has several, the first of these is taken."""
+SECOND = "1.jpg"
+"""Suffix of a record's second image, in our corpora of pairs of images."""
 CAPTIONS = ("json", "txt")
 """Suffixes of the members with captions."""
 SPARSE = "sparse in the tar"

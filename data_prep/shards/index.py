@@ -35,7 +35,7 @@ from bridgetower_train.errors import ConfigError, DataError, FileError
 from bridgetower_train.files import sha256_file
 from bridgetower_train.foreign import MAX_JSON, inside, open_regular, read_bytes
 from bridgetower_train.lock import hold
-from data_prep.packed.tars import CAPTIONS, IMAGES, SPARSE, contents_of
+from data_prep.packed.tars import CAPTIONS, IMAGES, SECOND, SPARSE, Contents, contents_of
 from data_prep.shards.output import Output
 from data_prep.shards.summary import LeftOut, list_left_out, most_frequent, summarize
 from data_prep.shards.tars import RemoteTars, Tars
@@ -45,6 +45,8 @@ from data_prep.source.local import NOT_A_FILE, LinkConfig, local_path
 from data_prep.source.rows import WEB
 
 _VOTERS = 100
+_LASTING = ("about", "task", "split", "several")
+"""Notes of a manifest that hold for other shards too."""
 
 
 @dataclass(frozen=True)
@@ -187,13 +189,13 @@ def _old_manifest(folder: Path, follow_links: bool) -> Manifest | None:
 def _valid_notes(manifest: Manifest | None, shards: list[ShardInfo]) -> tuple[dict[str, int], dict[str, Any]]:
     """(what was dropped, notes of the writer) from the old manifest, as far as they are still valid.
 
-    With the same shards all are; with others only what the corpus is about, not the counts of its source's rows.
+    With the same shards all are; with others only what the corpus is about and for, not the counts of its source's rows.
     """
     if manifest is None:
         return {}, {}
     if [(info.name, info.sha256) for info in manifest.shards] == [(info.name, info.sha256) for info in shards]:
         return manifest.dropped, manifest.extra
-    kept = {"about": manifest.extra["about"]} if "about" in manifest.extra else {}
+    kept = {key: manifest.extra[key] for key in _LASTING if key in manifest.extra}
     if lost := sorted(manifest.extra.keys() - kept.keys()):
         print_line(
             f"shards differ from those of the old manifest; its {', '.join(lost)} are no longer valid and left out"
@@ -234,16 +236,17 @@ def _scan(path: Path, member: str, keys: Mapping[str, str], follow_links: bool) 
     try:
         with _open(path, follow_links) as file:
             size, sha256 = os.fstat(file.fileno()).st_size, sha256_file(path)
-            contents = contents_of(file)
+            contents = contents_of(file, (*CAPTIONS, SECOND))
+            _keep_second(contents)
             scan.dropped += [LeftOut(f"{path.name} {loss.where}", loss.reason) for loss in contents.lost]
             for key, parts in contents.records.items():
                 try:
-                    row, edge, kinds = _row(file, parts, member, keys)
+                    row, edges, kinds = _row(file, parts, member, keys)
                 except BadRecordError as error:
                     scan.dropped.append(LeftOut(f"{path.name} {key}", error.reason))
                 else:
                     rows.append(row)
-                    scan.edges.add(edge)
+                    scan.edges |= edges
                     noted.update(filter(None, kinds))
     except OSError as error:
         return _Scan(dropped=[LeftOut(path.name, f"cannot be read: {error.strerror}")])
@@ -259,26 +262,38 @@ def _scan(path: Path, member: str, keys: Mapping[str, str], follow_links: bool) 
     return scan
 
 
+def _keep_second(contents: Contents) -> None:
+    """Keep members named as second images only where they are such: right behind a first one."""
+    for key, parts in list(contents.records.items()):
+        first = parts.get(IMAGES[0])
+        if SECOND in parts and (first is None or not first.is_before(parts[SECOND])):
+            contents.unread[SECOND] += 1
+            del parts[SECOND]
+            if not parts:
+                del contents.records[key]
+
+
 def _row(
     file: BinaryIO, parts: dict[str, Member], suffix: str, keys: Mapping[str, str]
-) -> tuple[tuple[int, ...], int, list[str]]:
-    """A record's row of the index, with shard 0, the shorter edge of its image, from its header, and its captions' kinds."""
+) -> tuple[tuple[int, ...], set[int], list[str]]:
+    """A record's row of the index, with shard 0, the shorter edges of its images, from their headers, and its captions' kinds."""
     image = next((parts[name] for name in IMAGES if name in parts), None)
     member = parts.get(suffix)
     if any(part.sparse for part in parts.values()):
         raise BadRecordError(SPARSE)
     if image is None or member is None:
         raise BadRecordError("no image" if image is None else f"no {suffix}")
-    if image.size > MAX_IMAGE_BYTES:
+    images = [image, *([parts[SECOND]] if SECOND in parts else [])]
+    if any(one.size > MAX_IMAGE_BYTES for one in images):
         raise BadRecordError(IMAGE_TOO_LARGE)
     captions = _captions(file, member, suffix, keys)
     if not 0 < len(captions) <= MAX_CAPTIONS:
         raise BadRecordError(CAPTIONS_TOO_LARGE if captions else "no caption")
-    jpeg = os.pread(file.fileno(), image.size, image.offset)
-    checked = check_image(jpeg)
-    crc = zlib.crc32(os.pread(file.fileno(), member.size, member.offset), zlib.crc32(jpeg))
+    jpegs = [os.pread(file.fileno(), one.size, one.offset) for one in images]
+    checked = map(check_image, jpegs)
+    crc = zlib.crc32(os.pread(file.fileno(), member.size, member.offset), zlib.crc32(jpegs[0]))
     row = (0, image.offset, image.size, member.offset, member.size, len(captions), crc)
-    return row, min(checked.width, checked.height), [kind for _, kind in captions]
+    return row, {min(one.width, one.height) for one in checked}, [kind for _, kind in captions]
 
 
 def _captions(file: BinaryIO, member: Member, suffix: str, keys: Mapping[str, str] = NO_KEYS) -> Captions:

@@ -59,27 +59,35 @@ class Shard:
         return len(self._rows)
 
     def add(
-        self, key: str, jpeg: bytes, captions: Sequence[str], meta: dict[str, Any], kinds: Sequence[str] = ()
+        self,
+        key: str,
+        jpeg: bytes,
+        captions: Sequence[str],
+        meta: dict[str, Any],
+        kinds: Sequence[str] = (),
+        further: Sequence[bytes] = (),
     ) -> str:
         """Append a record. Returns the reason where it is dropped instead, otherwise "".
 
-        `kinds` are those of the captions, if any has one. `meta` joins them in the record's json, with `image_id` (the key) and
-        `source` (the corpus) unless it has its own; with `ids` in it the captions are a task's (`captions_of`). DataError for a
-        key that WebDataset would not read back.
+        `further` images, JPEGs, lie behind the first as `KEY.1.jpg` and so on. `kinds` are those of the captions, if any has one.
+        `meta` joins them in the record's json, with `image_id` (the key) and `source` (the corpus) unless it has its own; with
+        `ids` in it the captions are a task's (`captions_of`). DataError for a key that WebDataset would not read back.
         """
         if not _KEY.fullmatch(key):
             raise DataError(f"{self._path.parent}: {key!r}: a key must be 1 to 90 letters, digits, '_' and '-'")
-        if self._image_size is not None:
-            height, width = simplejpeg.decode_jpeg_header(jpeg)[:2]
+        for image in (jpeg, *further) if self._image_size is not None else ():
+            height, width = simplejpeg.decode_jpeg_header(image)[:2]
             assert min(height, width) == self._image_size, f"{key}: {width} x {height} pixels"
         clean = captions_of({"captions": list(captions), "kinds": list(kinds), "ids": meta.get("ids")})
         texts, noted = [text for text, _ in clean], Counter(kind for _, kind in clean if kind)
         named = {"kinds": [kind for _, kind in clean]} if noted else {}
         record = {"captions": texts, **named, "image_id": key, "source": self._corpus, **meta}
         member = json.dumps(record, ensure_ascii=False).encode("utf-8", "replace")
-        reason = self._refusal(key, jpeg, texts, member)
+        reason = self._refusal(key, [jpeg, *further], texts, member)
         if not reason:
             jpeg_at = self._append(f"{key}.jpg", jpeg)
+            for number, image in enumerate(further, 1):
+                self._append(f"{key}.{number}.jpg", image)
             json_at = self._append(f"{key}.json", member)
             crc = zlib.crc32(member, zlib.crc32(jpeg))
             self._rows.append((0, jpeg_at, len(jpeg), json_at, len(member), len(texts), crc))
@@ -102,12 +110,12 @@ class Shard:
         self._file.close()
         self._path.unlink()
 
-    def _refusal(self, key: str, jpeg: bytes, texts: list[str], member: bytes) -> str:
+    def _refusal(self, key: str, images: list[bytes], texts: list[str], member: bytes) -> str:
         if not texts:
             return NO_CAPTION
         if len(texts) > MAX_CAPTIONS or len(member) > MAX_CAPTION_BYTES:
             return CAPTIONS_TOO_LARGE
-        if len(jpeg) > MAX_IMAGE_BYTES:
+        if max(map(len, images)) > MAX_IMAGE_BYTES:
             return IMAGE_TOO_LARGE
         return DUPLICATE_KEY if key in self._keys else ""
 
@@ -135,7 +143,7 @@ def write_corpus(
 ) -> Manifest:
     """Write a corpus in one go into `folder`, which is created, for benchmarks, rehearsals and tests.
 
-    `records`: key, JPEG, captions, meta and perhaps kinds of each, as in `Shard.add`; all must be usable, and keys unique.
+    `records`: key, JPEG, captions, meta and perhaps more of each, as in `Shard.add`; all must be usable, and keys unique.
     """
     folder.mkdir(parents=True)
     shards: list[ShardInfo] = []

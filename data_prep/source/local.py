@@ -80,18 +80,27 @@ class LocalImages(Images):
         return ordered_map(self._numbered, rows, self._workers)
 
     def prepare(self, row: Row) -> Outcome:
-        """Read the image of a row and encode it for the shard."""
+        """Read the image of a row, or its images, and encode them for the shard.
+
+        `sha256` is then that of all originals, one behind the other; `width` and `height` are those of the first.
+        """
+        digest, prepared = sha256(), list[tuple[bytes, int, int]]()
         try:
-            path = self._find(row)
-            if path is None:
-                return Outcome(MISSING)
-            original = read_local(path, MAX_IMAGE_BYTES, IMAGE_TOO_LARGE)
-            jpeg, width, height = prepare(original, self._size, self._enlarge)
+            found = [self._find(location) for location in (row.location, *row.further)]
+            if None in found:
+                there = len(found) - found.count(None)
+                return Outcome(f"only {there} of {len(found)} images" if there else MISSING)
+            for path in filter(None, found):
+                original = read_local(path, MAX_IMAGE_BYTES, IMAGE_TOO_LARGE)
+                digest.update(original)
+                prepared.append(prepare(original, self._size, self._enlarge))
         except OSError as error:
             return Outcome(UNREADABLE, error.strerror or "")
         except BadRecordError as error:
             return Outcome(error.reason)
-        return Outcome(OK, "", jpeg, {"sha256": sha256(original).hexdigest(), "width": width, "height": height})
+        (jpeg, width, height), *further = prepared
+        meta = {"sha256": digest.hexdigest(), "width": width, "height": height}
+        return Outcome(OK, "", jpeg, meta, [image for image, _, _ in further])
 
     def _numbered(self, numbered: tuple[int, Row]) -> tuple[int, Outcome]:
         number, row = numbered
@@ -99,17 +108,17 @@ class LocalImages(Images):
 
     def _is_there(self, row: Row) -> bool:
         try:
-            return self._find(row) is not None
+            return self._find(row.location) is not None
         except BadRecordError as error:
             return error.reason == LINK_OUT
 
-    def _find(self, row: Row) -> Path | None:
-        if "\0" in row.location:
+    def _find(self, location: str) -> Path | None:
+        if "\0" in location:
             return None
         refused = None
         for folder, subfolder in product(self._folders, self._subfolders):
             try:
-                path = local_path(folder, os.path.join(subfolder, row.location), self._follow_links)
+                path = local_path(folder, os.path.join(subfolder, location), self._follow_links)
             except BadRecordError as error:
                 refused = error
             else:
@@ -120,7 +129,7 @@ class LocalImages(Images):
         return None
 
 
-def files_in(folder: Path, follow_links: bool) -> tuple[list[str], dict[str, str]]:
+def files_in(folder: str | Path, follow_links: bool) -> tuple[list[str], dict[str, str]]:
     """(the files of a folder and its subfolders, by name; subfolder -> state of those that are left out).
 
     A link to a folder that leads outside is followed if `follow_links` says so, to each place once. One that leads inside gives

@@ -51,6 +51,8 @@ class Row(NamedTuple):
     """Why the source itself gives no image ("duplicate", "no caption", ...); empty: the image has to be fetched."""
     place: Place | None = None
     """Where the image is, if the source has it in a file together with others."""
+    further: Sequence[str] = ()
+    """Locations of further images of the record."""
 
 
 class Outcome(NamedTuple):
@@ -64,6 +66,8 @@ class Outcome(NamedTuple):
     """The image as it goes into the shard (`prepare_jpeg`)."""
     meta: dict[str, Any] = {}  # noqa: RUF012
     """Joins the captions too: sha256, width and height of the original."""
+    further: Sequence[bytes] = ()
+    """Images that follow the first in the record."""
 
 
 class Table(Protocol):

@@ -3,13 +3,16 @@
 import csv
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
+from bridgetower_train.display import shortened
+from bridgetower_train.errors import ConfigError, nearest
 from bridgetower_train.foreign import encoding_of, open_regular
+from data_prep.source.annotations import expecting
 from data_prep.source.parquet import read_parquet
 
 MORE_FIELDS = "more fields than the header"
@@ -38,6 +41,38 @@ def read_table(path: Path, columns: Sequence[str]) -> Iterator[TableRow]:
         yield row
     if states and not readable:
         raise ValueError(f"no row but of the state {', '.join(sorted(states))!r}")
+
+
+def named_table(source: str, columns: Mapping[str, str]) -> Iterator[TableRow]:
+    """`read_table` of the file that the key `source` names; `columns`: key of the configuration -> column.
+
+    ConfigError where it is no table, or has no such column; DataError where it is broken.
+    """
+    path = Path(source)
+    if path.suffix.lower() not in READERS or not path.exists():
+        kinds = f"a folder, or a {', '.join(READERS)}"
+        raise ConfigError(f"source={path}: {f'must be {kinds}' if path.exists() else 'does not exist'}")
+    wanted = dict.fromkeys(columns.values())
+    with expecting("source", source, f"is not a {path.suffix} of rows with columns {', '.join(wanted)}"):
+        for row in read_table(path, tuple(wanted)):
+            for key, column in columns.items() if not isinstance(row, str) else ():
+                if column not in row:
+                    names = [str(name) for name in row]
+                    shown = shortened(", ".join(names), 1000)
+                    raise ConfigError(
+                        f"{key}={column}: source={path} has no such column, but {shown}{nearest(column, names)}"
+                    )
+            yield row
+
+
+def image_in(row: dict[str, Any], column: str, source: str) -> str:
+    """The path or URL in the column `image` of a row; ConfigError where that is neither."""
+    image = row[column]
+    if not isinstance(image, str | int | float | None):
+        raise ConfigError(
+            f"image={column}: source={source} has {shortened(repr(image))} in this column; name one of paths or URLs"
+        )
+    return str(image or "")
 
 
 def _csv(path: Path, columns: Sequence[str]) -> Iterator[TableRow]:

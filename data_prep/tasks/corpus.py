@@ -4,8 +4,9 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from bridgetower_train.config import one_of
@@ -16,13 +17,21 @@ from data_prep.job.job import JobConfig, run_job
 from data_prep.source.annotations import digest_file
 from data_prep.source.local import LinkConfig, LocalImages, RowList, files_in
 from data_prep.source.rows import Row
+from data_prep.source.table import READERS
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 """Suffixes of the images of a folder."""
 
+CLASSES = "classes.json"
+"""File of a corpus with the names of its classes, by their numbers."""
+
+KEY = re.compile(r"[A-Za-z0-9_-]{1,90}")
+"""What the key of a record can be."""
+
 _SHOWN = 3
+_SLACK = 0.05  # of a published count, within which the whole files are taken to be given
 _SPLIT = re.compile(r"(?:^|[^a-z])(trainval|train|val|dev|test-dev|test)\d*(?=[^a-z]|$)")
-_KINDS = {"trainval": "train", "dev": "val"}
+_KINDS = {"trainval": "train", "test-dev": "test"}
 
 
 @dataclass(frozen=True)
@@ -61,12 +70,20 @@ class Tally:
             if len(first) < _SHOWN:
                 first.append(str(name))
 
-    def compare(self, whole: str, published: Mapping[str, int]) -> None:
-        """Print whether the counts are as published, if there are as many `whole` as published: then the files are complete."""
-        if self.counts[whole] != published[whole]:
-            return
-        differ = [f"{what} {self.counts[what]:,}, not {n:,}" for what, n in published.items() if self.counts[what] != n]
-        print_line(f"other counts than published: {'; '.join(differ)}" if differ else f"{whole}: as published")
+    def compare(self, published: Sequence[Mapping[str, int]]) -> None:
+        """Print whether the counts are as published, where the whole files are given: about as many texts as one of them has.
+
+        Each of `published` begins with the count of all its texts.
+        """
+        for whole in dict.fromkeys(next(iter(counts)) for counts in published):
+            found = self.counts[whole]
+            counts = min((c for c in published if next(iter(c)) == whole), key=lambda c: abs(c[whole] - found))
+            if abs(counts[whole] - found) <= _SLACK * counts[whole]:
+                other = [
+                    f"{self.counts[what]:,} {what}, not {n:,}" for what, n in counts.items() if self.counts[what] != n
+                ]
+                shown = ", ".join(f"{n:,} {what}" for what, n in counts.items())
+                print_line(f"other counts than published: {'; '.join(other)}" if other else f"as published: {shown}")
 
     def report(self, name: str) -> None:
         """Print all counts."""
@@ -88,14 +105,14 @@ def paths(key: str, given: Any) -> list[str]:
 
 def named(config: TaskConfig, task: str, key: str, files: Sequence[str]) -> tuple[str, str]:
     """(name of the corpus, its split) by the names of `files`, the paths of `key`. ConfigError where these do not tell."""
-    splits = list(dict.fromkeys(found[1] for file in files if (found := _SPLIT.search(os.path.basename(file).lower()))))
+    found = [match[1] for file in files if (match := _SPLIT.search(os.path.basename(file).lower()))]
+    splits = list(dict.fromkeys("val" if split == "dev" else split for split in found))
     if config.split is None and not splits:
         raise ConfigError(f"split: the name of {key}={files[0]} does not tell; set split=train, val or test")
-    split = config.split or "".join(splits)
-    name = config.name or f"{task}_{split.replace('-', '_')}"
     if config.split is None and len(splits) > 1 and any(split.startswith("test") for split in splits):
         raise ConfigError(f"{key}: names files of {' and '.join(splits)}; a test split must be a corpus of its own")
-    return name, _KINDS.get(split, split.partition("-")[0])
+    split = config.split or "".join(splits)
+    return config.name or f"{task}_{split.replace('-', '_')}", _KINDS.get(split, split)
 
 
 def listed(config: TaskConfig, folders: Sequence[str], key: str = "images") -> list[str]:
@@ -104,16 +121,41 @@ def listed(config: TaskConfig, folders: Sequence[str], key: str = "images") -> l
     for folder in folders:
         if not os.path.isdir(folder):
             raise ConfigError(f"{key}={folder}: no such folder; give the folder of the images")
-        names, _ = files_in(folder, config.follow_links)
+        names, left_out = files_in(folder, config.follow_links)
         found |= dict.fromkeys(name for name in names if os.path.splitext(name)[1].lower() in IMAGES)
+        for name, state in left_out.items():
+            print_line(f"left out: {os.path.join(folder, name)}: {state}")
     if not found:
         raise ConfigError(f"{key}={', '.join(folders)}: has no image; give a folder of {', '.join(IMAGES)}")
     return list(found)
 
 
+def stems(files: Iterable[str]) -> dict[str, str]:
+    """Name of an image without its suffix -> its path; the first of each name."""
+    found: dict[str, str] = {}
+    for file in files:
+        found.setdefault(os.path.splitext(os.path.basename(file))[0], file)
+    return found
+
+
 def digest(key: str, files: Sequence[str]) -> str:
     """Of some files, for the identity of a table. ConfigError where one cannot be read."""
     return " ".join(digest_file(key, file) for file in files)
+
+
+def read_lines(key: str, path: str) -> Iterator[dict[str, Any] | None]:
+    """The objects of a file of JSON lines; None for a line that is none. ConfigError where it cannot be read or has none."""
+    usable = False
+    try:
+        for row in READERS[".jsonl"](Path(path), ()):
+            usable |= not isinstance(row, str)
+            yield None if isinstance(row, str) else row
+    except OSError as error:
+        raise ConfigError(f"{key}={path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise ConfigError(f"{key}={path}: cannot be read ({error})") from None
+    if not usable:
+        raise ConfigError(f"{key}={path}: has no line of JSON; name the published file")
 
 
 def read_names(key: str, path: str) -> list[str]:

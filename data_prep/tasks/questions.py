@@ -8,6 +8,8 @@ from data_prep.source.local import MISSING
 from data_prep.source.rows import Row
 from data_prep.tasks.corpus import Tally
 
+_ID = re.compile(r"(\d{1,18})\.\w+$")
+
 
 class Question(NamedTuple):
     """A question about an image; `answers`, normalised, and `kind`, that of the answer, are empty where they are not known."""
@@ -27,14 +29,15 @@ def by_image(questions: Iterable[Question]) -> dict[int, list[Question]]:
     return found
 
 
-def question_rows(
-    questions: Sequence[Question], files: Iterable[str], number: re.Pattern[str], key: str, tally: Tally
-) -> list[Row]:
+def question_rows(questions: Sequence[Question], files: Iterable[str], key: str, tally: Tally) -> list[Row]:
     """A row for each image with a question.
 
-    `files`: paths of images, whose id is group 1 of `number` in them. `key`: the format of a record's key.
+    `files`: paths of images, whose names end with their ids. `key`: the format of a record's key.
     """
-    images = {int(found[1]): file for file in files if (found := number.search(file))}
+    images: dict[int, str] = {}
+    for file in files:
+        if found := _ID.search(file):
+            images.setdefault(int(found[1]), file)
     asked = by_image(questions)
     tally.note("images without a question", (file for image, file in images.items() if image not in asked))
     tally.note("questions without an image", (q.id for q in questions if q.image not in images))

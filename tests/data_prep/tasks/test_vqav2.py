@@ -9,9 +9,9 @@ import pytest
 
 from bridgetower_train.cli import main
 from bridgetower_train.data.answers import normalise
-from bridgetower_train.data.shards import Corpus, Record, open_corpus
 from bridgetower_train.errors import ConfigError, DataError
 from data_prep.tasks.vqav2 import Vqav2Config, run
+from tests.data_prep.tasks.reading import names, records
 
 
 def configure(drawn: Path, out: Path, split: str = "train", **keys: Any) -> Vqav2Config:
@@ -24,11 +24,6 @@ def configure(drawn: Path, out: Path, split: str = "train", **keys: Any) -> Vqav
         "workers": 1,
     }
     return Vqav2Config(out=str(out), **{**given, **keys})
-
-
-def records(root: Path, name: str) -> tuple[Corpus, list[Record]]:
-    corpus = open_corpus(str(root), name)
-    return corpus, [corpus.read(row) for row in range(corpus.manifest.images)]
 
 
 def read(path: str, member: str) -> list[dict[str, Any]]:
@@ -60,7 +55,7 @@ def test_a_record_has_the_questions_of_an_image_with_normalised_answers(drawn: P
     assert corpus.manifest.extra["task"] == "vqav2"
     assert corpus.manifest.extra["split"] == "train"
     best = Counter(normalise(given["multiple_choice_answer"]) for given in annotations.values())
-    vocabulary = json.loads((tmp_path / "vqav2_train" / "answers.json").read_text())
+    vocabulary = names(tmp_path, "vqav2_train", "answers.json")
     assert set(vocabulary) == {answer for answer, count in best.items() if count >= 2}
     assert [best[answer] for answer in vocabulary] == sorted((best[answer] for answer in vocabulary), reverse=True)
 
@@ -94,13 +89,18 @@ def test_questions_outside_the_vocabulary_do_not_train_but_count(
 
 
 def test_the_vocabulary_may_be_that_of_more_annotations_or_of_another_corpus(drawn: Path, tmp_path: Path) -> None:
-    both = [str(drawn / "vqav2" / f"v2_mscoco_{split}2014_annotations.json") for split in ("train", "val")]
-    run(configure(drawn, tmp_path, annotations=both, least=8))
-    wider = json.loads((tmp_path / "vqav2_train" / "answers.json").read_text())
-    run(configure(drawn, tmp_path, annotations=both[0], least=8, name="narrow"))
-    assert len(json.loads((tmp_path / "narrow" / "answers.json").read_text())) < len(wider)
+    config = configure(drawn, tmp_path)
+    more = [
+        a | {"question_id": -1, "multiple_choice_answer": "A heron."}
+        for a in read(config.annotations, "annotations")[:2]
+    ]
+    other = change("", tmp_path / "more.json", "annotations", more)
+    run(configure(drawn, tmp_path, annotations=[config.annotations, other]))
+    wider = names(tmp_path, "vqav2_train", "answers.json")
+    run(configure(drawn, tmp_path, name="narrow"))
+    assert {*wider} - {*names(tmp_path, "narrow", "answers.json")} == {"heron"}
     run(configure(drawn, tmp_path, "val", answers=str(tmp_path / "vqav2_train" / "answers.json"), name="taken"))
-    assert json.loads((tmp_path / "taken" / "answers.json").read_text()) == wider
+    assert names(tmp_path, "taken", "answers.json") == wider
 
 
 def test_the_last_images_can_be_held_out(drawn: Path, tmp_path: Path) -> None:
