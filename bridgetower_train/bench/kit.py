@@ -132,9 +132,7 @@ def as_run(config: BenchModelConfig) -> TrainConfig:
     run = TrainConfig(model=config.model, objective=config.objective, optim=config.optim, device=config.device)
     if config.model_from:
         like = config_of(config.model_from, "model_from")
-        run = replace(
-            run, task=like.task, model=like.model, objective=like.objective, classifier=like.classifier
-        )
+        run = replace(run, task=like.task, model=like.model, objective=like.objective, classifier=like.classifier)
     return replace(run, model=run.model.with_vocabulary(run.model.vocab_size or VOCABULARY))
 
 

@@ -16,8 +16,8 @@ from bridgetower_train.tasks.base import evaluating
 
 
 def attention_over_images(model: OpenModel, pixels_I3SS: Tensor, ids_L: Tensor, mask_L: Tensor) -> Tensor:
-    """float32 (I, L, G, G): how much each token attends to each patch of the images of a sample in the last fusion layer, the mean
-    over its heads.
+    """float32 (I, L, G, G): how much each token attends to each patch of a sample's images in the last fusion layer, the
+    mean over its heads.
 
     The text stream's attention to the image stream. The class token takes its share too, so that they sum to less than 1.
     The weights are recomputed beside the layer, whose own kernel does not return them.

@@ -195,15 +195,14 @@ def result(
         protocol["images"] = "all grey (classifier.blind)"
     if options.predictions and ranks.is_main:
         entries = [as_submitted(choice, names) for choice in choices.found]
-        atomic_write(Path(options.predictions), json.dumps(entries, ensure_ascii=False, indent=0) + "\n")
+        lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
+        atomic_write(Path(options.predictions), f"[\n{lines}\n]\n")
         protocol["predictions"] = f"{len(entries):,} in {options.predictions}"
     examples = [example(model, corpus, choice) for choice in choices.found[:SHOWN]] if ranks.is_main else []
     return Result(figures(known, names) if known else {}, protocol, examples)
 
 
-def brief(
-    model: OpenModel, images: EvalSet, figures: Callable[[Sequence[Choice], Sequence[str]], Figures]
-) -> Result:
+def brief(model: OpenModel, images: EvalSet, figures: Callable[[Sequence[Choice], Sequence[str]], Figures]) -> Result:
     """The figures of a sample of images, without those in groups."""
     choices = choose(model, images.corpus, ALONE, rows=images.rows)
     known = [choice for choice in choices.found if choice.asked.truth is not None]

@@ -82,7 +82,7 @@ def several_figures(chosen: Sequence[Choice], names: Sequence[str]) -> Figures:
     truth_NC = np.zeros((len(chosen), len(names)), dtype=bool)
     for row, choice in enumerate(chosen):
         truth_NC[row, choice.asked.truth] = True
-    logits_NC = np.stack([choice.logits for choice in chosen])
+    logits_NC = np.array([choice.logits for choice in chosen])
     positive_NC = logits_NC > 0
     precisions = {
         name: 100 * average_precision(logits_NC[:, label], truth_NC[:, label])
@@ -121,7 +121,9 @@ def _counted(model: OpenModel, counted: Counted) -> Counted:
 def _run(counted: Counted, model: OpenModel, corpus: Corpus, options: ChoiceOptions, ranks: Ranks) -> Result:
     found = result(model, corpus, options, ranks, _counted(model, counted), _submitted)
     shown = dict(model.task.recipe(model.config))
-    return Result(found.figures, found.protocol | {part: shown[part] for part in ("text",) if part in shown}, found.examples)
+    return Result(
+        found.figures, found.protocol | {part: shown[part] for part in ("text",) if part in shown}, found.examples
+    )
 
 
 def _brief(counted: Counted, model: OpenModel, images: EvalSet) -> Result:
@@ -129,9 +131,7 @@ def _brief(counted: Counted, model: OpenModel, images: EvalSet) -> Result:
 
 
 def _evaluation(title: str, head: str, options: type[ChoiceOptions], counted: Counted) -> Evaluation:
-    return Evaluation(
-        title, (head,), options, partial(_run, counted), partial(_brief, counted), show=print_percent
-    )
+    return Evaluation(title, (head,), options, partial(_run, counted), partial(_brief, counted), show=print_percent)
 
 
 SNLI_VE = _evaluation("SNLI-VE", "snli_classifier", SNLIVEOptions, label_figures)

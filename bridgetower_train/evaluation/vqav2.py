@@ -30,7 +30,10 @@ def vqa_figures(chosen: Sequence[Choice], names: Sequence[str]) -> Figures:
         figures[f"accuracy, {kind}, %"] = 100 * float(np.mean(of_kind))
     soft = [soft_targets(choice.asked.truth).get(names[choice.best], 0.0) for choice in chosen]
     outside = [not known & set(choice.asked.truth) for choice in chosen]
-    return figures | {"soft target, %": 100 * float(np.mean(soft)), "outside the vocabulary, %": 100 * float(np.mean(outside))}
+    return figures | {
+        "soft target, %": 100 * float(np.mean(soft)),
+        "outside the vocabulary, %": 100 * float(np.mean(outside)),
+    }
 
 
 def _submitted(choice: Choice, names: Sequence[str]) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from bridgetower_train.model.heads import Head
 from bridgetower_train.model.text import TextLayer, TextModel, attention_mask
 from bridgetower_train.model.vision import Block, VisionModel
 
-
 TOKEN_TYPES = "bridgetower.token_type_embeddings.weight"
 """Name of the table of token types: 0 is text, 1 an image, from 2 on further images of a sample."""
 

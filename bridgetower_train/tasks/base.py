@@ -116,6 +116,8 @@ class Task(nn.Module, ABC):
     model: BridgeTower
     names: Sequence[str] = ()
     """Of the labels, in an opened model."""
+    hub_task: ClassVar[str] = "image-text-matching"
+    """The kind of task in the metadata of a model card."""
     needs_text: ClassVar[bool] = True
     """Whether nothing can be said of an image without a text."""
 
@@ -204,6 +206,16 @@ class Task(nn.Module, ABC):
         `settings` are those of `exported`; empty for weights of others. ValueError, TypeError or KeyError where they do not fit.
         """
         return config
+
+    @classmethod
+    def stand_in(cls, config: TrainConfig, texts: int, number: int) -> dict[str, Any]:
+        """What the json of record `number` of a made-up corpus has beside its `texts` captions, for rehearsals."""
+        return {"url": f"https://example.com/{number}.jpg"}
+
+    @classmethod
+    def stand_in_names(cls, config: TrainConfig) -> list[str]:
+        """The names of labels in such a corpus."""
+        return []
 
     @classmethod
     @abstractmethod

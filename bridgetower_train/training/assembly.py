@@ -215,9 +215,7 @@ def _begin_files(
     return len(left[METRICS])
 
 
-def read_data(
-    config: TrainConfig, ranks: Ranks
-) -> tuple[TrainConfig, CaptionTokenizer, PairDataset, Sequence[str]]:
+def read_data(config: TrainConfig, ranks: Ranks) -> tuple[TrainConfig, CaptionTokenizer, PairDataset, Sequence[str]]:
     """(`config` with what tokenizer and corpora decide, tokenizer, data, names of labels); checks that all shards are there."""
     tokenizer = open_tokenizer(config.tokenizer, ranks)
     config = dataclasses.replace(config, model=config.model.with_vocabulary(tokenizer.vocab_size))

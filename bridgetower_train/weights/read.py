@@ -41,8 +41,9 @@ class _Index:
 def read_tensors(path: Path, named: str) -> dict[str, Tensor]:
     """Name -> host tensor of a file, or of the weights in a folder.
 
-    In a folder the head of a task may have a file of its own. A file is safetensors, the output of `torch.save` (a state dict, or one under the key `state_dict`), or a TorchScript
-    archive. ConfigError beginning with `named`, the key and its value, if it cannot be read.
+    In a folder the head of a task may have a file of its own. A file is safetensors, the output of `torch.save` (a state dict, or
+    one under the key `state_dict`), or a TorchScript archive. ConfigError beginning with `named`, the key and its value, if it
+    cannot be read.
     """
     if not path.is_dir():
         return _read_file(path, named)
@@ -121,7 +122,7 @@ def _load(file: IO[bytes]) -> Any:
 
 
 def _lightning(file: IO[bytes]) -> list[Any]:
-    """Inert classes in place of those of PyTorch Lightning that a checkpoint names beside its weights, as keys of its callbacks."""
+    """Inert classes in place of those of PyTorch Lightning that a checkpoint names beside its weights, for its callbacks."""
     if not zipfile.is_zipfile(file):
         file.seek(0)
         return []
@@ -168,9 +169,7 @@ def _read_torchscript(path: Path) -> dict[str, Tensor]:
         classes = {str(a) for code, a, _ in pickletools.genops(archive.read(pickled)) if code.name == "GLOBAL"}
     named = (qualified.rsplit(" ", 1) for qualified in sorted(classes))
     stubs: list[Any] = [
-        _stub(module, name)
-        for module, name in named
-        if re.match(r"__torch__(\.|$)|torch\.jit\._pickle$", module)
+        _stub(module, name) for module, name in named if re.match(r"__torch__(\.|$)|torch\.jit\._pickle$", module)
     ]
     data.seek(0)
     with torch.serialization.safe_globals(stubs):

@@ -20,9 +20,7 @@ def test_everything_is_shown_at_any_width(width, tmp_path, open_page):
             Said({"similarity": 0.321, "match": 0.987}, [], []),
             [("red", MAP[None]), ("circle", MAP.T[None])],
         ),
-        TextPrediction(
-            f"a <mask> {HOSTILE}", Said({"match": 0.5}, [guesses, guesses], []), [("<mask>", MAP[None])]
-        ),
+        TextPrediction(f"a <mask> {HOSTILE}", Said({"match": 0.5}, [guesses, guesses], []), [("<mask>", MAP[None])]),
     ]
     pixels = np.full((3, 32, 32), 200, np.uint8)
     path = tmp_path / "page.html"

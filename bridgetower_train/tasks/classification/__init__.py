@@ -1,7 +1,7 @@
 """Tasks that choose among answers or classes, by a head on the fused pair of image and text.
 
-`task.py` has what they share; each task has its own file. A record of their corpora has several texts, each with an id and a label of
-its own (docs/data.md).
+`task.py` has what they share; each task has its own file. A record of their corpora has several texts, each with an id and a
+label of its own (docs/data.md).
 """
 
 from bridgetower_train.tasks.classification.classes import Classes

@@ -44,6 +44,11 @@ class Classes(Classification):
         return super().blank_labels(config, size, length)
 
     @classmethod
+    def stand_in(cls, config: TrainConfig, texts: int, number: int) -> dict[str, Any]:
+        found = super().stand_in(config, texts, number)
+        return {**found, "labels": [[label] for label in found["labels"]]}
+
+    @classmethod
     def in_words(cls, labels: dict[str, Tensor], row: int, names: Sequence[str]) -> str:
         if "targets" not in labels:
             return super().in_words(labels, row, names)

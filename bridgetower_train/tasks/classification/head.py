@@ -18,5 +18,7 @@ class TwoLayerHead(nn.Sequential):
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = super().forward(F.dropout(x, self.dropout, self.training))
-        return logits
+        x = F.dropout(x, self.dropout, self.training)
+        for layer in self:
+            x = layer(x)
+        return x

@@ -21,6 +21,15 @@ SECOND_IMAGE = 2
 SECOND_TYPE = "nlvr2_token_type"
 """Name of its embedding, (D,), in an exported folder, whose trunk has the other two."""
 
+_TWO_IMAGES = f"""The trunk sees each image by itself, the second with its own type of token, and the head both results together:
+
+```python
+types = model.token_type_embeddings.weight
+model.token_type_embeddings = nn.Embedding.from_pretrained(torch.cat([types, weights["{SECOND_TYPE}"][None]]))
+first, second = (model(**inputs, image_token_type_idx=n).pooler_output for n, inputs in ((1, of_first), (2, of_second)))
+logits = head(torch.cat([first, second], dim=-1))
+```"""
+
 
 class NLVR2(Classification):
     """The sentence is fused with each image; the second image has a token type of its own, begun as a copy of the image's."""
@@ -58,6 +67,10 @@ class NLVR2(Classification):
         """The type of the second image goes beside the trunk, which has two."""
         table = weights[TOKEN_TYPES]
         return {**weights, TOKEN_TYPES: table[:SECOND_IMAGE].clone(), SECOND_TYPE: table[SECOND_IMAGE].clone()}
+
+    @classmethod
+    def loaded_by(cls) -> list[str]:
+        return [_TWO_IMAGES]
 
     def encode_images(self, pixels: Tensor) -> ImageStates:
         kinds = 1 + torch.arange(len(pixels), device=pixels.device) % self.images

@@ -10,7 +10,7 @@ from bridgetower_train.tasks.classification.task import Classification
 
 
 class SNLIVE(Classification):
-    """Contradiction, neutral or entailment; the text is the hypothesis, or with `classifier.premise` the pair with its premise."""
+    """Contradiction, neutral or entailment; the text is the hypothesis, or with `classifier.premise` premise and hypothesis."""
 
     title: ClassVar[str] = "visual entailment (SNLI-VE)"
     head_name: ClassVar[str] = "snli_classifier"

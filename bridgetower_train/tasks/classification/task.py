@@ -1,4 +1,4 @@
-"""What tasks share that choose among labels: one text about one image or several, fused with each, and a head on all pooled pairs.
+"""What tasks share that choose among labels: a text about one image or several, fused with each, and a head on all pooled pairs.
 
 Shapes: B samples, I images a sample, P texts, D width, C labels.
 """
@@ -27,6 +27,21 @@ from bridgetower_train.tasks.classification.reader import TextReader
 from bridgetower_train.tasks.gather import world_size
 from bridgetower_train.tasks.names import names_of_corpora, noted
 
+_LOADER = f"""The head is in `{HEAD_FILE}`, the names of its labels, by number, in `NAMES`:
+
+```python
+from torch import nn
+from safetensors.torch import load_file
+
+weights = load_file("{HEAD_FILE}")
+hidden, wide = weights["HEAD.0.weight"].shape
+labels = len(weights["HEAD.3.bias"])
+head = nn.Sequential(nn.Linear(wide, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, labels)).eval()
+head.load_state_dict({{name[len("HEAD.") :]: weight for name, weight in weights.items() if name.startswith("HEAD.")}})
+logits = head(outputs.pooler_output)
+```"""
+"""How to load the head NAMES and HEAD, for the model card."""
+
 GREY = 127
 """What a blind model sees."""
 
@@ -41,18 +56,20 @@ class Classification(Task):
     hidden: ClassVar[float] = 2.0
     """Width of the head's first layer, in multiples of 2 D."""
     head_dropout: ClassVar[float] = 0.0
+    hub_task: ClassVar[str] = "image-classification"
     published_labels: ClassVar[int]
     """C where no corpus says."""
 
     @classmethod
     def settled(cls, config: TrainConfig) -> tuple[TrainConfig, list[str]]:
+        decided = cls.decided(noted(config))
         names = names_of_corpora(config, cls.names_file)
         given = config.classifier.labels
         if given is not None and given != len(names):
             raise ConfigError(
                 f"classifier.labels={given}: {cls.names_file} of the corpora names {len(names)}; leave it out"
             )
-        classifier = replace(config.classifier, labels=len(names), **cls.decided(noted(config)))
+        classifier = replace(config.classifier, labels=len(names), **decided)
         return replace(config, classifier=classifier), names
 
     @classmethod
@@ -68,7 +85,7 @@ class Classification(Task):
     @classmethod
     def heads(cls, config: TrainConfig) -> tuple[Head, ...]:
         build = partial(_head, cls.images, cls.hidden, cls.labels(config), cls.head_dropout)
-        return (Head(cls.head_name, build, rows=1),)
+        return (Head(cls.head_name, build, rows=1, size_key="classifier.labels", last="3"),)
 
     @classmethod
     def metrics(cls, config: TrainConfig) -> tuple[Metric, ...]:
@@ -83,6 +100,16 @@ class Classification(Task):
     def reader(cls, config: TrainConfig, tokenizer: CaptionTokenizer, names: Sequence[str] = ()) -> TextReader: ...
 
     @classmethod
+    def stand_in(cls, config: TrainConfig, texts: int, number: int) -> dict[str, Any]:
+        label = number % cls.labels(config)
+        ids = [f"{number}-{text}" for text in range(texts)]
+        return {"ids": ids, "premises": ["a photograph"] * texts, "labels": [label] * texts}
+
+    @classmethod
+    def stand_in_names(cls, config: TrainConfig) -> list[str]:
+        return [f"label {number}" for number in range(cls.labels(config))]
+
+    @classmethod
     def blank_labels(cls, config: TrainConfig, size: int, length: int) -> dict[str, Tensor]:
         return {"label": torch.zeros(size, dtype=torch.int64)}
 
@@ -95,7 +122,13 @@ class Classification(Task):
     def exported(cls, config: TrainConfig) -> Exported:
         classifier = config.classifier
         settings = {"several": classifier.several, "premise": classifier.premise, "blind": classifier.blind}
-        return Exported({}, {}, [], settings)
+        note = _LOADER.replace("NAMES", cls.names_file).replace("HEAD", cls.head_name)
+        return Exported({}, {}, [note, *cls.loaded_by()], settings)
+
+    @classmethod
+    def loaded_by(cls) -> list[str]:
+        """What else a model card says on how to use the head."""
+        return []
 
     @classmethod
     def from_export(cls, config: TrainConfig, settings: dict[str, Any], weights: dict[str, Tensor]) -> TrainConfig:
@@ -112,8 +145,10 @@ class Classification(Task):
     def show(
         cls, config: TrainConfig, batch: Batch, row: int, tokenizer: CaptionTokenizer, names: Sequence[str] = ()
     ) -> Shown:
-        return super().show(config, batch, row, tokenizer, names)._replace(
-            facts={"label": cls.in_words(batch.labels, row, names)}
+        return (
+            super()
+            .show(config, batch, row, tokenizer, names)
+            ._replace(facts={"label": cls.in_words(batch.labels, row, names)})
         )
 
     @classmethod

@@ -4,7 +4,7 @@ Shapes: B questions, C answers.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ class VQAv2(Classification):
     title: ClassVar[str] = "visual question answering (VQAv2)"
     names_file: ClassVar[str] = "answers.json"
     head_name: ClassVar[str] = "vqa_classifier"
+    hub_task: ClassVar[str] = "visual-question-answering"
     published_labels: ClassVar[int] = 3129
 
     @classmethod
@@ -39,6 +40,11 @@ class VQAv2(Classification):
     @classmethod
     def blank_labels(cls, config: TrainConfig, size: int, length: int) -> dict[str, Tensor]:
         return {"targets": torch.ones(size, cls.labels(config))}
+
+    @classmethod
+    def stand_in(cls, config: TrainConfig, texts: int, number: int) -> dict[str, Any]:
+        answers = [cls.stand_in_names(config)[number % cls.labels(config)]] * 10
+        return {"ids": [texts * number + text for text in range(texts)], "answers": [answers] * texts}
 
     @classmethod
     def in_words(cls, labels: dict[str, Tensor], row: int, names: Sequence[str]) -> str:

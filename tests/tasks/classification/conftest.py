@@ -9,12 +9,18 @@ from bridgetower_train.cli import main
 from tests.tasks.classification.corpora import several, write, write_all
 from tests.tiny import TINY
 
-FAST = ["optim.lr_fusion=1e-3", "optim.lr_heads=1e-3", "optim.schedule=constant", "optim.warmup=0", "checkpoint.every=3"]
+FAST = [
+    "optim.lr_fusion=1e-3",
+    "optim.lr_heads=1e-3",
+    "optim.schedule=constant",
+    "optim.warmup=0",
+    "checkpoint.every=3",
+]
 
 
 @pytest.fixture(scope="session")
 def tasks_root(tmp_path_factory) -> Path:
-    """A root with TASK_train and TASK_val of each task, `several_train` and `several_val`, and a tokenizer. Do not write to it."""
+    """A root with TASK_train and TASK_val of each task, the same of `several`, and a tokenizer. Do not write to it."""
     root = write_all(tmp_path_factory.mktemp("tasks"))
     for split, records in (("train", 24), ("val", 12)):
         write(root, f"several_{split}", "classes", records, split, make=several, several=True)

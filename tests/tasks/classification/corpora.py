@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from PIL import Image
 
 from bridgetower_train.data.shards import INDEX_DTYPE
@@ -21,7 +20,7 @@ RELATIONS = ["contradiction", "neutral", "entailment"]
 
 
 class Made(NamedTuple):
-    """A record: the colours of its images, its texts, and what is in its json beside them."""
+    """A record: the colours of its images, its texts, and what is beside them in its json."""
 
     colours: list[str]
     texts: list[str]
@@ -34,14 +33,18 @@ def vqav2(number: int) -> Made:
     answers = [[colour] * 7 + ["nice"] * 3, ["yes" if colour == other else "no"] * 10]
     types = ["other", "yes/no"]
     ids = [10 * number, 10 * number + 1]
-    return Made([colour], ["what colour is it?", f"is it {other}?"], {"ids": ids, "answers": answers, "answer_types": types})
+    return Made(
+        [colour], ["what colour is it?", f"is it {other}?"], {"ids": ids, "answers": answers, "answer_types": types}
+    )
 
 
 def snli_ve(number: int) -> Made:
     colour, other = NAMES[number % 3], NAMES[number // 3 % 3]
     label = 2 if colour == other else 0
     texts, ids = [f"it is {other}", "it is old"], [f"{number}#0", f"{number}#1"]
-    return Made([colour], texts, {"ids": ids, "labels": [label, 1], "premises": [f"a {colour} thing", f"a {colour} one"]})
+    return Made(
+        [colour], texts, {"ids": ids, "labels": [label, 1], "premises": [f"a {colour} thing", f"a {colour} one"]}
+    )
 
 
 def nlvr2(number: int) -> Made:
@@ -52,7 +55,8 @@ def nlvr2(number: int) -> Made:
 
 
 def classes(number: int) -> Made:
-    return Made([NAMES[number % 3]], ["a thing"], {"ids": [f"{number}"], "labels": [[number % 3]]})
+    """Without a text."""
+    return Made([NAMES[number % 3]], [""], {"ids": [f"{number}"], "labels": [[number % 3]]})
 
 
 def several(number: int) -> Made:
@@ -69,17 +73,6 @@ TASKS: dict[str, tuple[Callable[[int], Made], str, list[str]]] = {
 }
 
 
-class _TwoImageShard(Shard):
-    """Writes `KEY.1.jpg` before `KEY.json` where there is one."""
-
-    second: bytes | None = None
-
-    def _append(self, name: str, data: bytes) -> int:
-        if name.endswith(".json") and self.second is not None:
-            super()._append(name.replace(".json", ".1.jpg"), self.second)
-        return super()._append(name, data)
-
-
 def square(colour: str) -> bytes:
     """A JPEG of that colour."""
     return prepare_jpeg(Image.new("RGB", (SIZE, SIZE), COLOURS[colour]), SIZE)
@@ -93,12 +86,11 @@ def write(
     usual, file, names = TASKS[task]
     folder = root / name
     folder.mkdir(parents=True)
-    shard = _TwoImageShard(folder / "000000.tar", "000000.tar", name, SIZE)
+    shard = Shard(folder / "000000.tar", "000000.tar", name, SIZE)
     for number in range(records):
         made = (make or usual)(number)
         first, *others = map(square, made.colours)
-        shard.second = others[0] if others else None
-        assert not shard.add(f"{number:06d}", first, made.texts, {"image_id": number, **made.meta})
+        assert not shard.add(f"{number:06d}", first, made.texts, {"image_id": number, **made.meta}, further=others)
     info, rows = shard.finish()
     noted = {"task": task, "split": split, **extra}
     write_index(folder, rows.astype(INDEX_DTYPE), name, SIZE, "json", [info], {}, noted)
@@ -113,8 +105,3 @@ def write_all(root: Path) -> Path:
     texts = [text for make, *_ in TASKS.values() for number in range(12) for text in make(number).texts]
     (root / "tokenizer.json").write_text(train_tokenizer([*texts, "a thing one", *NAMES], 300).to_str())
     return root
-
-
-def pixels(colour: str) -> np.ndarray:
-    """uint8 (3, SIZE, SIZE)."""
-    return np.array(Image.new("RGB", (SIZE, SIZE), COLOURS[colour])).transpose(2, 0, 1)

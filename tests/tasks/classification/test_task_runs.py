@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
@@ -115,13 +114,24 @@ def test_trunk_and_head_are_exported_apart_and_come_back(task, run_of, tasks_roo
     trunk, head = load_file(out / "model.safetensors"), load_file(out / "head.safetensors")
     assert len(trunk["bridgetower.token_type_embeddings.weight"]) == 2
     extra = {"nlvr2_token_type"} if task == "nlvr2" else set()
-    assert set(head) == {f"{HEADS[task]}.{part}" for part in ("0.weight", "0.bias", "1.weight", "1.bias", "3.weight", "3.bias")} | extra
+    assert (
+        set(head)
+        == {f"{HEADS[task]}.{part}" for part in ("0.weight", "0.bias", "1.weight", "1.bias", "3.weight", "3.bias")}
+        | extra
+    )
     card = (out / "README.md").read_text()
     assert "head.safetensors" in card
     assert main(["eval", task, f"run_dir={out}", f"root={tasks_root}", f"corpus={task}_val"]) == 0
     ours, theirs = (json.loads((folder / "eval.json").read_text())["evaluations"] for folder in (run, out))
     assert [e["figures"] for e in ours.values()] == [e["figures"] for e in theirs.values()]
-    start = [f"init.checkpoint={out}", "optim.lr=0", "optim.lr_fusion=0", "optim.lr_heads=0", "steps=1", "validation.every=0"]
+    start = [
+        f"init.checkpoint={out}",
+        "optim.lr=0",
+        "optim.lr_fusion=0",
+        "optim.lr_heads=0",
+        "steps=1",
+        "validation.every=0",
+    ]
     assert main(["train", *options(task), *start, f"run_dir={tmp_path / 'again'}"]) == 0
     assert final_weights(tmp_path / "again") == final_weights(run)
 
@@ -141,7 +151,10 @@ def test_the_exported_trunk_and_the_documented_loader_give_our_logits(run_of, tm
     weights = load_file(out / "head.safetensors")
     wide, hidden = weights["vqa_classifier.0.weight"].shape[::-1]
     head = torch.nn.Sequential(
-        torch.nn.Linear(wide, hidden), torch.nn.LayerNorm(hidden), torch.nn.GELU(), torch.nn.Linear(hidden, len(ANSWERS))
+        torch.nn.Linear(wide, hidden),
+        torch.nn.LayerNorm(hidden),
+        torch.nn.GELU(),
+        torch.nn.Linear(hidden, len(ANSWERS)),
     )
     head.load_state_dict({name.removeprefix("vqa_classifier."): tensor for name, tensor in weights.items()})
     model, _ = open_model(str(out), device="cpu")
@@ -183,7 +196,12 @@ def test_a_question_is_answered_with_the_five_likeliest(run_of, tasks_root, tmp_
 def test_a_model_of_two_images_asks_for_both(run_of, tasks_root, tmp_path, capsys):
     image = tmp_path / "image.jpg"
     image.write_bytes(open_corpus(str(tasks_root), "nlvr2_val").read(0).image)
-    keys = [f"run_dir={run_of('nlvr2')}", f"image={image}", "texts=['the second is red']", f"out={tmp_path / 'page.html'}"]
+    keys = [
+        f"run_dir={run_of('nlvr2')}",
+        f"image={image}",
+        "texts=['the second is red']",
+        f"out={tmp_path / 'page.html'}",
+    ]
     assert main(["predict", *keys]) == 2
     assert "give the other one in second=" in capsys.readouterr().err
     assert main(["predict", *keys, f"second={image}"]) == 0
@@ -213,7 +231,12 @@ def test_a_test_split_does_not_train(options, tmp_path, capsys):
     ("task", "corpora", "more", "said"),
     [
         ("vqav2", "snli_ve", [], "was prepared for task=snli_ve, not for task=vqav2"),
-        ("vqav2", None, ["classifier.labels=7"], "classifier.labels=7: answers.json of the corpora names 5; leave it out"),
+        (
+            "vqav2",
+            None,
+            ["classifier.labels=7"],
+            "classifier.labels=7: answers.json of the corpora names 5; leave it out",
+        ),
         ("vqav2", None, ["classifier.labels=0"], "classifier.labels=0: must be at least 1"),
         ("vqa", "vqav2", [], "task=vqa: must be one of"),
     ],
@@ -223,7 +246,13 @@ def test_what_does_not_fit_is_named(task, corpora, more, said, options, tmp_path
 
 
 def test_corpora_without_or_with_other_names_are_refused(options, tmp_path, capsys):
-    keys = [*options("classes"), f"data.root={tmp_path}", "data.validation=null", "validation.every=0", f"run_dir={tmp_path}/run"]
+    keys = [
+        *options("classes"),
+        f"data.root={tmp_path}",
+        "data.validation=null",
+        "validation.every=0",
+        f"run_dir={tmp_path}/run",
+    ]
     write(tmp_path, "one", "classes")
     write(tmp_path, "two", "classes")
     (tmp_path / "two" / "classes.json").write_text('["a", "b"]')
