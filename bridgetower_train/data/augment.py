@@ -58,8 +58,8 @@ VARIANTS = {
         fill=(128, 128, 128),
     ),
 }  # fmt: skip
-"""`data.augment` -> Microsoft's RandAugment(2, 7) with colour, for retrieval, SNLI-VE and NLVR2; for VQAv2 the RandAugment(2, 5) of
-BLIP, where each operation is applied to half of the images for which it is drawn."""
+"""`data.augment` -> Microsoft's RandAugment(2, 7) with colour, for retrieval, SNLI-VE and NLVR2; for VQAv2 the RandAugment(2, 5)
+of BLIP, where each operation is applied to half of the images for which it is drawn."""
 
 
 def _moved(image: Image.Image, matrix: tuple[float, ...], fill: Fill) -> Image.Image:
