@@ -17,8 +17,8 @@ TASKS = {
     "snli_ve": ["images={files}/flickr30k-images", "annotations={files}/snli_ve_{dev}.jsonl"],
     "nlvr2": ["images={files}/{shown}", "annotations={files}/{dev}.json"],
 }  # fmt: skip
-"""Task -> the keys of its preparation; {files} is its folder, {split} train or val, {dev} how SNLI-VE and NLVR2 call that, {shown}
-where NLVR2 has the images of it."""
+"""Task -> the keys of its preparation; {files} is its folder, {split} train or val, {dev} what SNLI-VE and NLVR2 call it, {shown}
+where NLVR2 has its images."""
 
 RECIPE = ["experiment=demo", "steps=1000", "model.max_text_len=16", "data.shuffle=whole", "validation.every=0"]
 """What trains each task; of the demo's recipe the model, the batch and the rates are left."""
@@ -56,8 +56,8 @@ def results(folders: dict[str, dict[str, list[Path]]]) -> str:
     installed = ", ".join(f"{name} {version}" for name, version in versions().items())
     parts = [
         "# What tiny models learn of the tasks\n",
-        f"{text(first.steps)} steps of {first.global_batch} texts about drawn images of {first.model.image_size} px, tiny model. The "
-        "preparations read them from files in the layouts of VQAv2, SNLI-VE and NLVR2. Accuracy in percent on images whose "
+        f"{text(first.steps)} steps of {first.global_batch} texts about drawn images of {first.model.image_size} px, tiny model. "
+        "The preparations read them from files in the layouts of VQAv2, SNLI-VE and NLVR2. Accuracy in percent on images whose "
         "combinations of colour, shape and texture training never shows: mean and, where there are several seeds, standard "
         "deviation. Blind models see grey images, in training too: what they get right, the texts tell.\n",
         f"Made by `bridgetower ablate tasks=true` on {text(device.description)}; {text(installed)}.\n",

@@ -166,7 +166,7 @@ class Record:
         return self._corpus.key(self._row)
 
     def images(self, count: int) -> list[memoryview]:
-        """Its first `count` images: `KEY.jpg`, and behind it `KEY.1.jpg` and so on; BadRecordError if it has fewer."""
+        """Its first `count` images: `KEY.jpg`, then `KEY.1.jpg` and so on right behind it; BadRecordError if it has fewer."""
         return [self.image, *self._corpus.further_images(self._row, count)]
 
     @property

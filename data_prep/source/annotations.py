@@ -101,11 +101,11 @@ def usable(items: Iterable[Any], read: Callable[[Any], T]) -> Iterator[T | None]
 
 
 def number(value: Any) -> int:
-    """An id: a number, perhaps written as a text. TypeError for anything else."""
+    """An id: a number of 64 bits, perhaps written as a text. TypeError for anything else."""
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 19:
         return int(value)
-    if not isinstance(value, int):
-        raise TypeError(f"{shortened(repr(value))} is not the number of an image")
+    if type(value) is not int or value.bit_length() > 63:
+        raise TypeError(f"{shortened(repr(value))} is not an id")
     return value
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from bridgetower_train.data.shards import as_list
 from bridgetower_train.errors import ConfigError
 from data_prep.source.annotations import digest_file
+from data_prep.source.captions import tidy_text
 from data_prep.source.local import MISSING
 from data_prep.source.rows import Row
 from data_prep.source.table import image_in, named_table
@@ -121,7 +122,7 @@ def _of_table(config: ClassesConfig, tally: Tally) -> Iterator[tuple[Sample, boo
 def _labels(given: Any, separator: str) -> list[str]:
     """The labels in a cell, each once."""
     parts = given.split(separator) if separator and isinstance(given, str) else as_list(given)
-    names = (str(part).strip() for part in parts if isinstance(part, str | int | float))
+    names = (tidy_text(str(part)).strip() for part in parts if isinstance(part, str | int | float))
     return list(dict.fromkeys(name for name in names if name))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bridgetower_train.config import one_of
-from bridgetower_train.display import print_line
+from bridgetower_train.display import print_line, shortened
 from bridgetower_train.errors import ConfigError, FileError
 from bridgetower_train.foreign import read_json
 from data_prep.job.job import JobConfig, run_job
@@ -68,7 +68,7 @@ class Tally:
             self.counts[what] += 1
             first = self._first.setdefault(what, [])
             if len(first) < _SHOWN:
-                first.append(str(name))
+                first.append(shortened(str(name)))
 
     def compare(self, published: Sequence[Mapping[str, int]]) -> None:
         """Print whether the counts are as published, where the whole files are given: about as many texts as one of them has.

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bridgetower_train.errors import ConfigError, DataError
-from data_prep.source.annotations import read_array
+from data_prep.source.annotations import number, read_array
 
 
 @pytest.mark.parametrize("indent", [None, 2])
@@ -45,3 +45,21 @@ def test_a_broken_array_is_one_error(tmp_path: Path, text: str) -> None:
 def test_a_missing_array_is_an_error_of_the_key(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"key=.*nowhere: cannot be read \(No such file"):
         list(read_array("key", str(tmp_path / "nowhere")))
+
+
+def test_an_array_in_an_object_is_read_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"info": {"items": [9]}, "items": [{"a": 1}, 2], "others": [3]}')
+    assert list(read_array("key", str(path), "items")) == [{"a": 1}, 2]
+    assert list(read_array("key", str(path), "none")) == []
+    for text in ("", "[1]", '{"items": [1', '{"items": [' + "[" * 100_000):
+        path.write_text(text)
+        with pytest.raises(DataError, match=r"key=.*a\.json: is not a JSON object in UTF-8"):
+            list(read_array("key", str(path), "items"))
+
+
+def test_an_id_is_a_number_of_64_bits() -> None:
+    assert [number(value) for value in (7, "007", -1, 2**63 - 1)] == [7, 7, -1, 2**63 - 1]
+    for value in (True, 2**63, "1" * 19, "-1", "x", 1.0, None, [1]):
+        with pytest.raises(TypeError, match="is not an id"):
+            number(value)
