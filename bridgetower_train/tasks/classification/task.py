@@ -157,14 +157,14 @@ class Classification(Task):
         return names[int(labels["label"][row])]
 
     def counts(self, batch: Batch) -> Tensor:
-        """float32 (1,): samples."""
+        """float32 (1,): samples. The first count is of those that train, the last of all."""
         return torch.full_like(batch.image_id[:1], len(batch.image_id)).float()
 
     def forward(self, batch: Batch, totals: Tensor) -> tuple[Tensor, Metrics, Embedded]:
         logits_BC = self.logits(batch.pixel_values, batch.input_ids, batch.text_mask)
         loss, right = self.judge(logits_BC, batch.labels)
-        losses, samples = (totals.clamp(min=1) / world_size())[[0, -1]].unbind()
-        return loss / losses, {"acc": (right / samples).detach()}, {}
+        per_rank = totals.clamp(min=1) / world_size()
+        return loss / per_rank[0], {"acc": (right / per_rank[-1]).detach()}, {}
 
     def judge(self, logits_BC: Tensor, labels: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """(loss, how many are right), each summed over the samples."""
