@@ -101,8 +101,7 @@ class Trunk(nn.Module):
     def encode_image(self, pixels_B3SS: Tensor, kinds_B: Tensor | None = None) -> ImageStates:
         visual = self.vision_model.visual
         normed = [visual.ln_post(x_BND) for x_BND in visual(pixels_B3SS, self.layers)]
-        kind = self._token_type(1, normed[0]) if kinds_B is None else self.token_type_embeddings(kinds_B)[:, None]
-        bridged = [self.cross_modal_image_transform(x_BND) + kind for x_BND in normed]
+        bridged = [self.cross_modal_image_transform(x_BND) + self._image_type(kinds_B, x_BND) for x_BND in normed]
         return ImageStates(bridged, normed[-1][:, 0])
 
     def encode_text(self, ids_BL: Tensor, mask_BL: Tensor) -> TextStates:
@@ -139,6 +138,13 @@ class Trunk(nn.Module):
             queries = x_text.gather(1, pairs.positions[..., None].expand(-1, -1, x_text.shape[-1]))
             text = text_layer(x_text, y_text, own_mask=mask_text, queries=queries)
         return Fused(pooled, text)
+
+    def _image_type(self, kinds_B: Tensor | None, like: Tensor) -> Tensor:
+        """The embedding (1, D) of an image, or (B, 1, D) of images of these types."""
+        if kinds_B is None:
+            return self._token_type(1, like)
+        embeddings: Tensor = self.token_type_embeddings(kinds_B)[:, None]
+        return embeddings
 
     def _token_type(self, kind: int, like: Tensor) -> Tensor:
         """The embedding (1, D) of text (0) or image (1)."""
