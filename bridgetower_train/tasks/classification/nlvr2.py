@@ -21,14 +21,11 @@ SECOND_IMAGE = 2
 SECOND_TYPE = "nlvr2_token_type"
 """Name of its embedding, (D,), in an exported folder, whose trunk has the other two."""
 
-_TWO_IMAGES = f"""The trunk sees each image by itself, the second with its own type of token, and the head both results together:
-
-```python
-types = model.token_type_embeddings.weight
+_LOGITS = f"""# The trunk sees each image by itself, the second with its own type of token; the head reads both results.
+types = model.token_type_embeddings.weight.detach()
 model.token_type_embeddings = nn.Embedding.from_pretrained(torch.cat([types, weights["{SECOND_TYPE}"][None]]))
-first, second = (model(**inputs, image_token_type_idx=n).pooler_output for n, inputs in ((1, of_first), (2, of_second)))
-logits = head(torch.cat([first, second], dim=-1))
-```"""
+pooled = [model(**inputs, image_token_type_idx=n).pooler_output for n, inputs in ((1, of_first), (2, of_second))]
+logits = head(torch.cat(pooled, dim=-1))"""
 
 
 class NLVR2(Classification):
@@ -39,6 +36,7 @@ class NLVR2(Classification):
     images: ClassVar[int] = 2
     hidden: ClassVar[float] = 1.5
     head_dropout: ClassVar[float] = 0.1
+    loaded_logits: ClassVar[str] = _LOGITS
     published_labels: ClassVar[int] = 2
     token_types: ClassVar[int] = 3
 
@@ -67,10 +65,6 @@ class NLVR2(Classification):
         """The type of the second image goes beside the trunk, which has two."""
         table = weights[TOKEN_TYPES]
         return {**weights, TOKEN_TYPES: table[:SECOND_IMAGE].clone(), SECOND_TYPE: table[SECOND_IMAGE].clone()}
-
-    @classmethod
-    def loaded_by(cls) -> list[str]:
-        return [_TWO_IMAGES]
 
     def encode_images(self, pixels: Tensor) -> ImageStates:
         kinds = 1 + torch.arange(len(pixels), device=pixels.device) % self.images

@@ -30,6 +30,7 @@ from bridgetower_train.tasks.names import names_of_corpora, noted
 _LOADER = f"""The head is in `{HEAD_FILE}`, the names of its labels, by number, in `NAMES`:
 
 ```python
+import torch
 from torch import nn
 from safetensors.torch import load_file
 
@@ -38,9 +39,9 @@ hidden, wide = weights["HEAD.0.weight"].shape
 labels = len(weights["HEAD.3.bias"])
 head = nn.Sequential(nn.Linear(wide, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, labels)).eval()
 head.load_state_dict({{name[len("HEAD.") :]: weight for name, weight in weights.items() if name.startswith("HEAD.")}})
-logits = head(outputs.pooler_output)
+LOGITS
 ```"""
-"""How to load the head NAMES and HEAD, for the model card."""
+"""How a head is loaded, for the model card."""
 
 GREY = 127
 """What a blind model sees."""
@@ -57,6 +58,8 @@ class Classification(Task):
     """Width of the head's first layer, in multiples of 2 D."""
     head_dropout: ClassVar[float] = 0.0
     hub_task: ClassVar[str] = "image-classification"
+    loaded_logits: ClassVar[str] = "logits = head(outputs.pooler_output)"
+    """How a model card says that logits are computed by trunk and head."""
     published_labels: ClassVar[int]
     """C where no corpus says."""
 
@@ -122,13 +125,10 @@ class Classification(Task):
     def exported(cls, config: TrainConfig) -> Exported:
         classifier = config.classifier
         settings = {"several": classifier.several, "premise": classifier.premise, "blind": classifier.blind}
-        note = _LOADER.replace("NAMES", cls.names_file).replace("HEAD", cls.head_name)
-        return Exported({}, {}, [note, *cls.loaded_by()], settings)
-
-    @classmethod
-    def loaded_by(cls) -> list[str]:
-        """What else a model card says on how to use the head."""
-        return []
+        note = (
+            _LOADER.replace("NAMES", cls.names_file).replace("HEAD", cls.head_name).replace("LOGITS", cls.loaded_logits)
+        )
+        return Exported({}, {}, [note], settings)
 
     @classmethod
     def from_export(cls, config: TrainConfig, settings: dict[str, Any], weights: dict[str, Tensor]) -> TrainConfig:
