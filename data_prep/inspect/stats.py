@@ -94,8 +94,8 @@ def view_corpus(corpus: Corpus, config: StatsConfig, text: CaptionTokenizer | No
         "size": size(shard_bytes(manifest)),
         "per image": size(shard_bytes(manifest) // manifest.images),
         "shards": f"{len(manifest.shards):,}",
-        **{key: str(manifest.extra[key]) for key in ("task", "split") if key in manifest.extra},
     }
+    facts |= {key: str(manifest.extra[key]) for key in ("task", "split") if key in manifest.extra}
     if notes.rows:
         facts["yield"] = f"{manifest.images / notes.rows:.1%} of {notes.rows:,}"
     widths, heights = np.array(sampled.edges or [(1, 1)], dtype=np.float64).T

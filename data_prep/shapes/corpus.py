@@ -63,7 +63,7 @@ class ShapesConfig:
     """Seed of images and captions."""
     tasks: bool = False
     """Also write, into `shapes_tasks`, questions, hypotheses and statements about such images: the files that `prep vqav2`,
-    `prep snli_ve` and `prep nlvr2` read. The tokenizer then knows their words."""
+    `prep snli_ve` and `prep nlvr2` read. A tokenizer that is written with them knows their words."""
     workers: int = field(default_factory=cores)
     """Processes that draw; the output does not depend on it."""
 

@@ -89,11 +89,9 @@ def run(config: Vqav2Config) -> None:
     identity = {"questions": digest("questions", asked), "holdout": str(config.holdout)}
     vocabulary: list[str] = []
     if given:
-        questions, vocabulary = _answered(questions, given, tally, config.least)
+        questions, vocabulary = _with_answers(config, questions, given, tally)
         identity |= {"annotations": digest("annotations", given), "least": str(config.least)}
-        if config.answers:
-            vocabulary = read_names("answers", config.answers)
-            identity["answers"] = digest("answers", [config.answers])
+        identity |= {"answers": digest("answers", [config.answers])} if config.answers else {}
         outside = _outside(questions, vocabulary, tally)
         if split == "train":
             questions = [q for q in questions if q.id not in outside or q.image in held]
@@ -103,12 +101,10 @@ def run(config: Vqav2Config) -> None:
     tally.report(name)
     extra = {"task": "vqav2", "split": split, "counts": dict(tally.counts)}
     files = {ANSWERS: vocabulary} if given else {}
-    write(
-        config, name, [row for row in rows if row.meta["image_id"] not in held], folders, identity, _ABOUT, extra, files
-    )
-    if held:
-        rows, extra = [row for row in rows if row.meta["image_id"] in held], {**extra, "split": "val"}
-        write(config, f"{name}_holdout", rows, folders, identity, _ABOUT, extra, files)
+    kept, held_out = ([row for row in rows if (row.meta["image_id"] in held) == out] for out in (False, True))
+    write(config, name, kept, folders, identity, _ABOUT, extra, files)
+    if held_out:
+        write(config, f"{name}_holdout", held_out, folders, identity, _ABOUT, {**extra, "split": "val"}, files)
 
 
 def _read_questions(files: Sequence[str], tally: Tally) -> list[Question]:
@@ -134,10 +130,10 @@ def _question(item: Any) -> Question:
     return Question(number(item["question_id"]), number(item["image_id"]), text)
 
 
-def _answered(
-    questions: Sequence[Question], files: Sequence[str], tally: Tally, least: int
+def _with_answers(
+    config: Vqav2Config, questions: Sequence[Question], files: Sequence[str], tally: Tally
 ) -> tuple[list[Question], list[str]]:
-    """(the questions that have answers, with these; the answers that are given `least` times, the most frequent first)."""
+    """(the questions that have answers, with these; the vocabulary). ConfigError where there is no such question, or none."""
     frequent: Counter[str] = Counter()
     answers: dict[int, tuple[list[str], str]] = dict.fromkeys((question.id for question in questions), ([], ""))
     for file in files:
@@ -151,8 +147,6 @@ def _answered(
                 frequent[best] += 1
                 if of in answers:
                     answers[of] = given, kind
-    vocabulary = sorted((answer for answer, n in frequent.items() if n >= least), key=lambda a: (-frequent[a], a))
-    tally.counts["answers in the vocabulary"] = len(vocabulary)
     tally.note(
         "questions without an annotation", (question.id for question in questions if not answers[question.id][0])
     )
@@ -161,9 +155,17 @@ def _answered(
         raise ConfigError(
             f"annotations={', '.join(files)}: answer none of these questions; name those of the same split"
         )
+    vocabulary = read_names("answers", config.answers) if config.answers else _vocabulary(frequent, config.least)
+    tally.counts["answers in the vocabulary"] = len(vocabulary)
+    return found, vocabulary
+
+
+def _vocabulary(frequent: Counter[str], least: int) -> list[str]:
+    """The answers that are given `least` times, the most frequent first. ConfigError where there is none."""
+    vocabulary = sorted((answer for answer, n in frequent.items() if n >= least), key=lambda a: (-frequent[a], a))
     if not vocabulary:
         raise ConfigError(f"least={least}: no answer is given that often; lower it")
-    return found, vocabulary
+    return vocabulary
 
 
 def _annotation(item: Any) -> tuple[int, str, list[str], str]:
