@@ -164,7 +164,8 @@ def test_the_other_ranks_hold_what_this_one_holds():
     assert CallSite("start", "hosts", "all_reduce", "?") in log.traffic
 
 
-@pytest.mark.parametrize("task", ["nlvr2", pytest.param("vqav2", marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("task", ["nlvr2", "vqav2"])
 def test_a_task_of_labels_is_rehearsed_without_its_corpora(task: str, tmp_path: Path):
     keys = [f"task={task}", "data.corpora={x: 1.0}", f"data.root={tmp_path}", "data.validation=null", "data.lanes=8"]
     tokenizer = f"tokenizer={tmp_path}/none.json"
