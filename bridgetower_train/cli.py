@@ -41,7 +41,7 @@ COMMANDS = {
     "eval": Command("evaluate a model; `eval NAME` runs one evaluation in full"),
     "export": Command("export a run for transformers and the hub"),
     "predict": Command("score texts for one image (HTML)"),
-    "ablate": Command("ablate the losses"),
+    "ablate": Command("ablate the losses, or show what tiny models learn of the tasks"),
     "report": Command("write a run's report.html"),
     "view": Command("show a training batch (HTML)", "train"),
     "doctor": Command("check that this machine fits a run", "train", ("json", "first_run")),

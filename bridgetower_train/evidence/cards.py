@@ -20,6 +20,7 @@ from bridgetower_train.foreign import read_lines
 from bridgetower_train.training.assembly import build
 from bridgetower_train.training.history import STARTS
 from bridgetower_train.training.metrics import METRICS
+from bridgetower_train.training.preemption import Preemption
 from bridgetower_train.training.run import fit
 from bridgetower_train.watchdog import Watchdog
 
@@ -97,7 +98,7 @@ def train(run: TrainConfig) -> None:
     ranks = init_ranks(device.backend, run.distributed)
     try:
         with Watchdog(ranks, run.distributed.timeout) as watchdog, ExitStack() as stack:
-            fit(build(run, device, ranks, stack), watchdog)
+            fit(build(run, device, ranks, stack), watchdog, Preemption())
     finally:
         shut_down()
 
