@@ -24,7 +24,7 @@ class Command(NamedTuple):
     base: str | None = None
     """The YAML in `configs` that the configuration starts from."""
     flags: tuple[str, ...] = ()
-    """Keys that are true or false and may be given as flags: `--json` for `json=true`."""
+    """Keys that are true or false and may be given as flags: `--json` for `json=true`, `--first-run` for `first_run=true`."""
     module: str | None = None
     """Its module, where that does not follow from its name."""
 
@@ -41,10 +41,11 @@ COMMANDS = {
     "eval": Command("evaluate a model; `eval NAME` runs one evaluation in full"),
     "export": Command("export a run for transformers and the hub"),
     "predict": Command("score texts for one image (HTML)"),
-    "ablate": Command("ablate the losses"),
+    "ablate": Command("ablate the losses, or show what tiny models learn of the tasks"),
     "report": Command("write a run's report.html"),
     "view": Command("show a training batch (HTML)", "train"),
-    "doctor": Command("check that this machine fits a run", "train", ("json",)),
+    "doctor": Command("check that this machine fits a run", "train", ("json", "first_run")),
+    "verify": Command("verify published weights"),
     "plan": Command("estimate memory and time", "train"),
     "rehearse": Command("simulate one rank of a large run on one CPU", "train"),
     "bench step": Command("time the training step", "bench_step"),
@@ -174,7 +175,7 @@ def _main(argv: list[str]) -> int:
         return 0
     flags = {a for a in arguments if a.startswith("-")}
     overrides = [a for a in arguments if not a.startswith("-") and a != "job"]
-    own = {f"--{key}": f"{key}=true" for key in _command(name).flags}
+    own = {f"--{key.replace('_', '-')}": f"{key}=true" for key in _command(name).flags}
     overrides += [own[flag] for flag in flags & own.keys()]
     unknown = flags - {"--help", "-h", "--cfg", "--multirun", "-m"} - own.keys()
     if unknown:

@@ -130,7 +130,7 @@ def as_run(config: BenchModelConfig) -> TrainConfig:
     run = TrainConfig(model=config.model, objective=config.objective, optim=config.optim, device=config.device)
     if config.model_from:
         like = config_of(config.model_from, "model_from")
-        run = replace(run, task=like.task, model=like.model, objective=like.objective)
+        run = replace(run, task=like.task, model=like.model, objective=like.objective, classifier=like.classifier)
     return replace(run, model=run.model.with_vocabulary(run.model.vocab_size or VOCABULARY))
 
 
@@ -143,7 +143,7 @@ def make_task(run: TrainConfig, device: Device) -> Task:
 
 
 def random_batch(run: TrainConfig, size: int) -> Batch:
-    """`size` samples of random images and random texts of all lengths, with the labels of the task's reader."""
+    """`size` samples of random images and random texts of all lengths, with the labels of the task's reader, or blank ones."""
     model, task = run.model, task_class(run)
     assert model.vocab_size is not None
     random = torch.Generator().manual_seed(0)
@@ -156,12 +156,13 @@ def random_batch(run: TrainConfig, size: int) -> Batch:
     special = np.arange(V) < _SPECIAL
     tokenizer: Any = SimpleNamespace(special=special, ordinary=np.flatnonzero(~special), mask=_SPECIAL - 1)
     reader = task.reader(run, tokenizer)
+    made = reader.labels(Samples([], [], numbers, numbers, ids, mask))
     return Batch(
         pixel_values=torch.randint(0, 256, (size * reader.images, 3, S, S), generator=random).byte(),
         input_ids=ids,
         text_mask=mask,
         image_id=torch.from_numpy(numbers),
-        labels=reader.labels(Samples([], [], numbers, numbers, ids, mask)),
+        labels=task.blank_labels(run, size, L) | {name: label for name, label in made.items() if len(label) == size},
     )
 
 

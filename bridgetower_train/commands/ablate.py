@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bridgetower_train.commands import ablate_tasks
 from bridgetower_train.config import at_least
 from bridgetower_train.devices import make_device
 from bridgetower_train.display import print_line
@@ -62,8 +63,11 @@ class AblateConfig:
     """Folder with the same corpora of stretched images (`bridgetower prep shapes out=data_wide aspect=1.5`)."""
     runs: str = "runs/ablation"
     """Folder for the runs."""
-    out: str = "docs/results.md"
-    """Where the tables are written."""
+    out: str | None = None
+    """Where the tables are written; null: docs/results.md, or docs/task_results.md."""
+    tasks: bool = False
+    """The other tasks instead, about the images of `prep shapes tasks=true`, which is prepared below `data` too: with images and
+    blind, from random weights and from the demo's pretraining."""
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     """Seeds of the runs of each variant."""
     rerank: int = 16
@@ -79,6 +83,36 @@ class AblateConfig:
 
 def run(config: AblateConfig) -> int:
     """Train and evaluate every variant with every seed, one after the other, and write the tables."""
+    return _tasks(config) if config.tasks else _losses(config)
+
+
+def _tasks(config: AblateConfig) -> int:
+    for command in ablate_tasks.preparations(config.data):
+        _bridgetower(*command)
+    pretrained = Path(config.runs) / "pretrained"
+    _bridgetower("train", "experiment=demo", f"data.root={config.data}", f"run_dir={pretrained}", *config.overrides)
+    folders: dict[str, dict[str, list[Path]]] = {}
+    for task in ablate_tasks.TASKS:
+        for name, overrides in ablate_tasks.VARIANTS.items():
+            variant = [override.format(pretrained=pretrained) for override in overrides]
+            for seed in config.seeds[:1] if "blind" in name else config.seeds:
+                folder = Path(config.runs) / f"{task}_{name.replace(' ', '_').replace(',', '')}-{seed}"
+                folders.setdefault(task, {}).setdefault(name, []).append(folder)
+                keys = ablate_tasks.training(task, config.data, folder)
+                _bridgetower("train", *keys, f"seed={seed}", *variant, *config.overrides)
+                _bridgetower("eval", task, f"run_dir={folder}")
+    return _write(config.out or "docs/task_results.md", ablate_tasks.results(folders))
+
+
+def _write(path: str, page: str) -> int:
+    out = Path(path)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(out, page)
+    print_line(f"results: {out.resolve()}")
+    return 0
+
+
+def _losses(config: AblateConfig) -> int:
     folders: dict[str, list[Path]] = {}
     for name, overrides in VARIANTS.items():
         for number, seed in enumerate(config.seeds):
@@ -96,11 +130,7 @@ def run(config: AblateConfig) -> int:
                     rerank = config.rerank * bool(done.objective.itm)
                     more = ["captions=1", f"rerank={rerank}"] if command == "retrieval" else []
                     _bridgetower("eval", command, f"run_dir={folder}", *more)
-    out = Path(config.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(out, results(config, folders))
-    print_line(f"results: {out.resolve()}")
-    return 0
+    return _write(config.out or "docs/results.md", results(config, folders))
 
 
 def _bridgetower(*arguments: str) -> None:

@@ -23,7 +23,7 @@ def run(config: PlanConfig) -> None:
     """Print the plan, and write its page."""
     if config.model_from:
         like = config_of(config.model_from, "model_from")
-        config = replace(config, task=like.task, model=like.model, objective=like.objective)
+        config = replace(config, task=like.task, model=like.model, objective=like.objective, classifier=like.classifier)
     plan = make_plan(config)
     for line in (*summary(plan), *plan.remarks, ""):
         print_line(line)

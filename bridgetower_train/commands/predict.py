@@ -12,12 +12,11 @@ from bridgetower_train.data.image import decode_square, preprocessing
 from bridgetower_train.data.shards import MAX_IMAGE_BYTES, BadRecordError
 from bridgetower_train.display import print_line
 from bridgetower_train.errors import ConfigError
-from bridgetower_train.evaluation.attention import attention_over_image, words
-from bridgetower_train.evaluation.base import ModelOptions, open_model
+from bridgetower_train.evaluation.attention import attention_over_images, words
+from bridgetower_train.evaluation.base import ModelOptions, OpenModel, open_model
 from bridgetower_train.files import atomic_write
 from bridgetower_train.foreign import read_bytes
 from bridgetower_train.pages.prediction import Prediction, TextPrediction, prediction_page
-from bridgetower_train.tasks.pretraining.predictor import Predictor
 from data_prep.source.image import prepare_jpeg
 
 
@@ -27,12 +26,15 @@ class PredictConfig(ModelOptions):
 
     image: str = "???"
     """The image: JPEG, PNG, WebP, GIF or BMP; the model sees its centre, or with the run's `data.square=squash` all of it."""
+    second: str | None = None
+    """The second image, for a model of two (task=nlvr2)."""
     texts: list[str] = field(default_factory=list)
-    """Texts to score for it; words are predicted for each `<mask>`."""
+    """Texts to score for it; words are predicted for each `<mask>`. Of other tasks questions, hypotheses or sentences; of
+    task=classes none where its corpus has none."""
     words: list[str] = field(default_factory=list)
     """Words whose attention over the image is drawn; empty: all."""
     top: int = 5
-    """Words to predict for each `<mask>`."""
+    """Words to predict for each `<mask>`; answers or classes to show."""
     out: str = "prediction.html"
     """Where the page is written."""
 
@@ -41,25 +43,31 @@ class PredictConfig(ModelOptions):
 
 
 def run(config: PredictConfig) -> int:
-    """Print the scores of each text for the image, and write a page of them."""
-    if not config.texts or not all(text.strip() for text in config.texts):
-        raise ConfigError(f"texts={config.texts}: give at least one, and none empty: \"texts=['a dog', 'a <mask>']\"")
+    """Print what the model says of each text about the image, and write a page of it."""
     model, saved = open_model(config.run_dir, config.step, config.device, config.tokenizer)
-    predictor = Predictor(*model)
-    pixels = read_image(config.image, saved.config)
-    texts = [predict(predictor, pixels, text, config.top, config.words) for text in config.texts]
+    given = config.texts or ([] if model.task.needs_text else [""])
+    if not given or (model.task.needs_text and not all(text.strip() for text in given)):
+        raise ConfigError(f"texts={config.texts}: give at least one, and none empty: \"texts=['a dog', 'a <mask>']\"")
+    paths = [config.image, *([config.second] if config.second else [])]
+    if len(paths) != (wanted := model.task.work(saved.config).images):
+        todo = "give the other one in second=" if wanted == 2 else "leave second out"
+        raise ConfigError(f"image={config.image}: the model judges {wanted} image{'s' * (wanted > 1)} at once; {todo}")
+    pixels = torch.stack([read_image(path, saved.config) for path in paths])
+    texts = [predict(model, pixels, text, config.top, config.words) for text in given]
     facts = {
         "model": f"{saved.source}, {saved.name}" if saved.run_dir else saved.source,
-        "image": config.image,
+        "image": ", ".join(paths),
         "seen as": preprocessing(saved.config.model.image_size, saved.config.data.square),
     }
     for text in texts:
-        print(text.text)
-        known = {"similarity": text.similarity, "match": text.match}
-        print("  " + "   ".join(f"{name} {value:.3f}" for name, value in known.items() if value is not None))
-        for guesses in text.masks:
+        print_line(text.text)
+        if text.said.scores:
+            print("  " + "   ".join(f"{name} {value:.3f}" for name, value in text.said.scores.items()))
+        for guesses in text.said.masks:
             print_line("  <mask>: " + ", ".join(f"{word} {p:.3f}" for word, p in guesses))
-    page = prediction_page(Prediction(Path(config.image).name, pixels.numpy(), facts, texts))
+        if text.said.labels:
+            print_line("  " + ", ".join(f"{name} {p:.3f}" for name, p in text.said.labels))
+    page = prediction_page(Prediction(Path(config.image).name, list(pixels.numpy()), facts, texts))
     atomic_write(Path(config.out), page)
     print_line(f"prediction: {Path(config.out).resolve()}")
     return 0
@@ -78,28 +86,11 @@ def read_image(path: str, config: TrainConfig) -> Tensor:
     return torch.from_numpy(out).permute(2, 0, 1)
 
 
-def predict(predictor: Predictor, pixels_3SS: Tensor, text: str, top: int, chosen: list[str]) -> TextPrediction:
-    """What the model says of an image and a text, as far as it has heads for it."""
-    tokens, image = predictor.text, pixels_3SS[None]
-    (ids,), (mask,) = tokens.encode([text], predictor.model.config.max_text_len)
-    weights = attention_over_image(predictor, pixels_3SS, ids, mask)
-    found = [(word, weights[group].mean(0).numpy()) for word, group in words(tokens, ids, mask)]
-    return TextPrediction(
-        text,
-        float(predictor.embed_images(image)[0] @ predictor.embed_texts([text])[0]) if predictor.embeds else None,
-        float(predictor.match(image, [text])) if predictor.matches else None,
-        _guesses(predictor, image, ids, mask, top) if predictor.fills else [],
-        [(word, map_GG) for word, map_GG in found if not chosen or word in chosen],
-    )
-
-
-def _guesses(
-    predictor: Predictor, image_13SS: Tensor, ids_L: Tensor, mask_L: Tensor, top: int
-) -> list[list[tuple[str, float]]]:
-    """The best words for each `<mask>`."""
-    places = torch.nonzero(ids_L == predictor.text.mask)[:, 0]
-    if not len(places):
-        return []
-    probabilities = predictor.fill_all(image_13SS, ids_L[None], mask_L[None], places[None])[0].softmax(-1)
-    best = (row.topk(min(top, len(row))) for row in probabilities)
-    return [[(predictor.text.decode([i]), float(p)) for p, i in zip(*row, strict=True)] for row in best]
+def predict(model: OpenModel, pixels_I3SS: Tensor, text: str, top: int, chosen: list[str]) -> TextPrediction:
+    """What the model says of a text about images, as far as it has heads for it."""
+    tokens = model.tokenizer
+    (ids,), (mask,) = tokens.encode([text], model.config.model.max_text_len)
+    weights = attention_over_images(model, pixels_I3SS, ids, mask)
+    found = [(word, weights[:, group].mean(1).numpy()) for word, group in words(tokens, ids, mask)]
+    said = model.task.say(pixels_I3SS, text, tokens, model.device, top)
+    return TextPrediction(text, said, [(word, maps) for word, maps in found if not chosen or word in chosen])

@@ -1,6 +1,7 @@
 """`bridgetower view data=... n=16`: write a page that shows a training batch as the model sees it."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,13 +36,17 @@ class ViewConfig(TrainConfig):
 def run(config: ViewConfig) -> None:
     """Write the page."""
     tokenizer = CaptionTokenizer.load(hub.tokenizer(config.tokenizer))
-    data = open_data(config, tokenizer, task_class(config).reader(config, tokenizer))
-    atomic_write(Path(config.out), batch_page(read_batch(config, data, tokenizer)))
+    task = task_class(config)
+    settled, names = task.settled(config)
+    data = open_data(settled, tokenizer, task.reader(settled, tokenizer, names))
+    atomic_write(Path(config.out), batch_page(read_batch(config, data, tokenizer, names)))
     print_line(f"view: {Path(config.out).resolve()}")
 
 
-def read_batch(config: ViewConfig, data: PairDataset, tokenizer: CaptionTokenizer) -> BatchView:
-    """The samples to show; whole lanes are read, since a label may refer to another sample of its lane."""
+def read_batch(
+    config: ViewConfig, data: PairDataset, tokenizer: CaptionTokenizer, names: Sequence[str] = ()
+) -> BatchView:
+    """The samples to show; whole lanes are read, since a label may refer to another sample of its lane. `names`: of labels."""
     lanes = math.ceil(config.n / config.samples_per_lane)
     first = config.step * config.global_batch
     batch = data.__getitems__(range(first, first + lanes * config.samples_per_lane))
@@ -60,5 +65,5 @@ def read_batch(config: ViewConfig, data: PairDataset, tokenizer: CaptionTokenize
         for c in data.corpora
     ]
     sources = [data.describe(sample_index) for sample_index in range(first, first + config.n)]
-    shown = [task_class(config).show(config, batch, row, tokenizer) for row in range(config.n)]
+    shown = [task_class(config).show(data.config, batch, row, tokenizer, names) for row in range(config.n)]
     return BatchView(f"Batch of step {config.step:,}", facts, remarks, corpora, batch, sources, shown)

@@ -43,8 +43,9 @@ class DataConfig:
     """How an image becomes a square of `model.image_size`: `crop`: its shorter edge is resized to it, and the centre is cut out;
     `squash`: the whole image is resized to it, as in all published evaluations of fine-tuned models."""
     augment: str = "none"
-    """`none`: as `square` says; `randaugment`: random crop, flip and RandAugment(2, 7), for fine-tuning. `square` is then that
-    of validation and evaluation."""
+    """`none`: as `square` says; `randaugment`: random crop, flip and RandAugment(2, 7), for fine-tuning; `randaugment_vqa`:
+    random crop and RandAugment(2, 5) of operations that change neither colours nor sides. `square` is then that of validation
+    and evaluation."""
     max_bad_fraction: float = 0.01
     """Fraction of unreadable records at which the run stops."""
     cache_dir: str | None = None
@@ -59,7 +60,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         self._check_captions()
         one_of("data.square", self.square, ("crop", "squash"))
-        one_of("data.augment", self.augment, ("none", "randaugment"))
+        one_of("data.augment", self.augment, ("none", "randaugment", "randaugment_vqa"))
         one_of("data.shuffle", self.shuffle, ("windows", "whole"))
         at_least("data.lanes", self.lanes, 1)
         at_least("data.shuffle_window", self.shuffle_window, 1)

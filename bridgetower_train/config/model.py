@@ -147,6 +147,24 @@ class ObjectiveConfig:
 
 
 @dataclass(frozen=True)
+class ClassifierConfig:
+    """The tasks that choose among answers or classes: everything but pretraining."""
+
+    labels: int | None = None
+    """Answers or classes to choose among; null: as many as the corpora name, in `answers.json` or `classes.json`."""
+    several: bool | None = None
+    """task=classes: a sample may have several classes, or none; null: as the corpora say."""
+    premise: bool = False
+    """task=snli_ve: the text is the premise, a caption of the image, and the hypothesis, as in Microsoft's code; false: the
+    hypothesis alone, as the task is defined."""
+    blind: bool = False
+    """The model sees grey images alone, in training and in evaluation: what it then gets right, the texts tell without them."""
+
+    def __post_init__(self) -> None:
+        at_least("classifier.labels", 2 if self.labels is None else self.labels, 1)
+
+
+@dataclass(frozen=True)
 class InitConfig:
     """Initial weights of a new run; parts that are not given start at random. A resumed run reads none, and refuses others.
 

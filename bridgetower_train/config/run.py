@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bridgetower_train.config.checks import Duration, at_least, nearest_divisors
 from bridgetower_train.config.data import DataConfig
-from bridgetower_train.config.model import InitConfig, ModelConfig, ObjectiveConfig
+from bridgetower_train.config.model import ClassifierConfig, InitConfig, ModelConfig, ObjectiveConfig
 from bridgetower_train.config.training import (
     CheckpointConfig,
     DeviceConfig,
@@ -43,12 +43,13 @@ class TrainConfig:
     tokenizer: str = "???"
     """A `tokenizer.json` with RoBERTa's special tokens, its folder, or a name on the Hugging Face hub (NAME@REVISION)."""
     task: str = "pretraining"
-    """What the model is trained for."""
+    """What the model is trained for: `pretraining`, `vqav2`, `snli_ve`, `nlvr2` or `classes`."""
     tensorboard: bool = True
     """Write TensorBoard files into the run folder."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
     init: InitConfig = field(default_factory=InitConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)

@@ -1,10 +1,11 @@
 """RandAugment (Cubuk et al., 2020) for fine-tuning, as a pure function of the seed and the image's index in the run.
 
-As in Microsoft's fine-tuning for retrieval: a random crop of at least half the image, a random flip, then two of the
-fourteen operations at a fixed strength, with a random sign where the operation has one.
+As in Microsoft's fine-tuning: a random crop of at least half the image, then two operations at a fixed strength, with a random
+sign where the operation has one. Its two forms are in VARIANTS.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
@@ -17,16 +18,52 @@ SCALE = (0.5, 1.0)
 """Area of the crop as a share of the image's."""
 ASPECT = (3 / 4, 4 / 3)
 """Width over height of the crop, before it is made square."""
-OPERATIONS, STRENGTH = 2, 7 / 30
-"""Operations per image, and how far along its range the argument of each lies."""
+OPERATIONS = 2
+"""Operations drawn for an image."""
 
 _CROPS_TRIED = 10
 
 Operation = Callable[[Image.Image, float], Image.Image]
+Fill = tuple[int, int, int]
+Move = Callable[[Image.Image, float, Fill], Image.Image]
+"""An operation that leaves room, which it fills."""
 
 
-def _affine(*matrix: float) -> tuple[Image.Transform, tuple[float, ...]]:
-    return Image.Transform.AFFINE, matrix
+class Variant(NamedTuple):
+    """A form of RandAugment."""
+
+    strength: float
+    """How far along its range the argument of an operation lies."""
+    probability: float = 1.0
+    """That a drawn operation is applied."""
+    flips: bool = True
+    only: tuple[str, ...] = ()
+    """The operations; empty: all. `identity` changes nothing."""
+    shifts: float = 1.0
+    """By how much shifts differ from those in the table."""
+    fill: Fill = (0, 0, 0)
+
+
+VARIANTS = {
+    "randaugment": Variant(strength=7 / 30),
+    "randaugment_vqa": Variant(
+        strength=5 / 10,
+        probability=0.5,
+        flips=False,  # or left would be right
+        only=(
+            "identity", "autocontrast", "equalize", "brightness", "sharpness", "rotate", "shear x", "shear y", "shift x",
+            "shift y",
+        ),
+        shifts=0.1,
+        fill=(128, 128, 128),
+    ),
+}  # fmt: skip
+"""`data.augment` -> Microsoft's RandAugment(2, 7) with colour, for retrieval, SNLI-VE and NLVR2; for VQAv2 the RandAugment(2, 5)
+of BLIP, where each operation is applied to half of the images for which it is drawn."""
+
+
+def _moved(image: Image.Image, matrix: tuple[float, ...], fill: Fill) -> Image.Image:
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, fillcolor=fill)
 
 
 def _add_and_solarize(image: Image.Image, amount: float) -> Image.Image:
@@ -44,37 +81,51 @@ _PLAIN: dict[str, tuple[Operation, float, float]] = {
     "brightness": (lambda image, factor: ImageEnhance.Brightness(image).enhance(factor), 0.1, 1.9),
     "sharpness": (lambda image, factor: ImageEnhance.Sharpness(image).enhance(factor), 0.1, 1.9),
 }
-_SIGNED: dict[str, tuple[Operation, float, float]] = {
-    "rotate": (lambda image, degrees: image.rotate(degrees), 0, 30),
-    "shear x": (lambda image, v: image.transform(image.size, *_affine(1, v, 0, 0, 1, 0)), 0, 0.3),
-    "shear y": (lambda image, v: image.transform(image.size, *_affine(1, 0, 0, v, 1, 0)), 0, 0.3),
-    "shift x": (lambda image, v: image.transform(image.size, *_affine(1, 0, v, 0, 1, 0)), 0, 100),
-    "shift y": (lambda image, v: image.transform(image.size, *_affine(1, 0, 0, 0, 1, v)), 0, 100),
+_SIGNED: dict[str, tuple[Move, float, float]] = {
+    "rotate": (lambda image, degrees, fill: image.rotate(degrees, fillcolor=fill), 0, 30),
+    "shear x": (lambda image, v, fill: _moved(image, (1, v, 0, 0, 1, 0), fill), 0, 0.3),
+    "shear y": (lambda image, v, fill: _moved(image, (1, 0, 0, v, 1, 0), fill), 0, 0.3),
+    "shift x": (lambda image, v, fill: _moved(image, (1, 0, v, 0, 1, 0), fill), 0, 100),
+    "shift y": (lambda image, v, fill: _moved(image, (1, 0, 0, 0, 1, v), fill), 0, 100),
 }
 """Operation -> its function, and the range of its argument; signed ones go in both directions. Shifts are in pixels."""
 
 
-def rand_augment(pixels: Pixels, size: int, seed: int, image_index: int) -> Pixels:
-    """uint8 (H, W, 3) -> (size, size, 3): cropped, flipped and changed at random, by `seed` and `image_index`."""
+def rand_augment(pixels: Pixels, size: int, seed: int, image_index: int, variant: str = "randaugment") -> Pixels:
+    """uint8 (H, W, 3) -> (size, size, 3): cropped, perhaps flipped, and changed at random, by `seed` and `image_index`."""
+    form = VARIANTS[variant]
     image = Image.fromarray(pixels)
     box = crop_box(image.width, image.height, seed, image_index)
     image = image.resize((size, size), Image.Resampling.BICUBIC, box)
-    if random.uniform(seed, "augment.flip", image_index) < 0.5:
+    if form.flips and random.uniform(seed, "augment.flip", image_index) < 0.5:
         image = ImageOps.mirror(image)
-    every = list((_PLAIN | _SIGNED).items())
+    names = form.only or (*_PLAIN, *_SIGNED)
     for turn in range(OPERATIONS):
-        drawn = int(random.below(seed, "augment.operation", len(every), image_index, turn))
-        name, (operation, low, high) = every[drawn]
-        strength = low + STRENGTH * (high - low)
-        negative = name in _SIGNED and random.uniform(seed, "augment.sign", image_index, turn) < 0.5
-        image = operation(image, -strength if negative else strength)
+        name = names[int(random.below(seed, "augment.operation", len(names), image_index, turn))]
+        if form.probability == 1 or random.uniform(seed, "augment.apply", image_index, turn) < form.probability:
+            image = _applied(image, name, form, seed, image_index, turn)
     return np.asarray(image)
+
+
+def _applied(image: Image.Image, name: str, form: Variant, seed: int, image_index: int, turn: int) -> Image.Image:
+    if name in _PLAIN:
+        operation, low, high = _PLAIN[name]
+        return operation(image, low + form.strength * (high - low))
+    if name in _SIGNED:
+        move, low, high = _SIGNED[name]
+        strength = (low + form.strength * (high - low)) * (form.shifts if name.startswith("shift") else 1)
+        negative = random.uniform(seed, "augment.sign", image_index, turn) < 0.5
+        return move(image, -strength if negative else strength, form.fill)
+    return image
 
 
 def in_training(config: TrainConfig) -> str:
     """How training makes images square, in words."""
     plain = preprocessing(config.model.image_size, config.data.square)
-    return plain if config.data.augment == "none" else f"random crop, flip and RandAugment; in evaluation: {plain}"
+    if config.data.augment == "none":
+        return plain
+    flip = ", flip" if VARIANTS[config.data.augment].flips else ""
+    return f"random crop{flip} and RandAugment; in evaluation: {plain}"
 
 
 def crop_box(width: int, height: int, seed: int, image_index: int) -> tuple[float, float, float, float]:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import logging
+import re
 import time
 import zlib
 from collections.abc import Sequence
@@ -217,9 +218,9 @@ class PairDataset(Dataset[Batch]):
     def _decode(self, read: _Read, out_XSSC: Pixels) -> None:
         """Decode the images of a sample into the beginning of `out_XSSC`; the rest of it may be overwritten."""
         for number, image in enumerate(read.view.images):
-            if self.config.data.augment == "randaugment":
+            if (augment := self.config.data.augment) != "none":
                 image_index = read.sample.sample_index * self.reader.images + number
-                out_XSSC[number] = rand_augment(decode(image), self._size, self.config.seed, image_index)
+                out_XSSC[number] = rand_augment(decode(image), self._size, self.config.seed, image_index, augment)
             else:
                 scratch = out_XSSC[number + 1 : number + 1 + SPARE]
                 decode_square(image, self._size, self.config.data.square, out_XSSC[number], scratch)
@@ -279,10 +280,11 @@ def open_data(
 def _refuse_test_splits(corpora: Sequence[Corpus], key: str) -> None:
     """ConfigError for a test split: data that trains or steers a run can no longer test it."""
     for corpus in corpora:
-        if "test" in corpus.manifest.splits:
+        if any(re.match("test(?![a-z])", split) for split in corpus.manifest.splits):
+            evaluation = corpus.manifest.extra.get("task", "retrieval")
             raise ConfigError(
                 f"{key}: {corpus.name} is the test split of {corpus.manifest.title} according to its manifest; use another "
-                f"split here, and evaluate on this one after the run: bridgetower eval retrieval corpus={corpus.name}"
+                f"split here, and evaluate on this one after the run: bridgetower eval {evaluation} corpus={corpus.name}"
             )
 
 

@@ -63,9 +63,10 @@ class Manifest:
 
     @property
     def splits(self) -> list[str]:
-        """The splits that it contains: `extra["source"]["splits"]` ("train, restval"); empty if not noted."""
+        """The splits that it contains: `extra["source"]["splits"]` ("train, restval") or `extra["split"]`; empty if not noted."""
         source = self.extra.get("source")
         noted = str(source.get("splits", "")) if isinstance(source, dict) else ""
+        noted = noted or str(self.extra.get("split", ""))
         return [split for split in (part.strip() for part in noted.split(",")) if split]
 
     @property

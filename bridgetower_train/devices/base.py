@@ -120,6 +120,13 @@ class Device(ABC):
     def synchronize(self) -> None:  # noqa: B027  nothing to do where work is synchronous
         """Wait until the device has finished its work."""
 
+    def decoding_rate(self, jpegs: list[bytes], size: int) -> tuple[float, float] | None:
+        """(images per second that it decodes to squares of `size`, mean difference of their values from ours, of 255).
+
+        None where it has no decoder, or the package for it is missing.
+        """
+        return None
+
     def moment(self) -> Any:
         """Now; where the host is ahead of the device, when that has done all it was given so far. The host does not wait."""
         return time.perf_counter()

@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity
 
 from bridgetower_train.config import DeviceConfig, OptimConfig
 from bridgetower_train.data.batch import Batch
-from bridgetower_train.devices import habana
+from bridgetower_train.devices import habana, media
 from bridgetower_train.devices.base import Device, Probe, clip_factor, may_update
 from bridgetower_train.devices.recipe_cache import keep_recipes
 from bridgetower_train.errors import ConfigError
@@ -134,6 +134,12 @@ class HpuDevice(Device):
 
     def synchronize(self) -> None:
         self.hpu.synchronize()
+
+    def decoding_rate(self, jpegs: list[bytes], size: int) -> tuple[float, float] | None:
+        """By the vendor's package for media, which the first generation has no decoder for."""
+        return (
+            media.decoding_rate(jpegs, size, self.synchronize) if self.generation != 1 and media.installed() else None
+        )
 
     def moment(self) -> Any:
         """In lazy mode by the host's clock: an event would end the graph that is being recorded (HPUEvent.cpp of the bridge)."""

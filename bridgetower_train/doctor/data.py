@@ -12,6 +12,7 @@ from bridgetower_train.data.shards import BadRecordError, Corpus, image_identity
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.errors import UserError
 from bridgetower_train.findings import FAIL, Finding, fail, ok, warning
+from bridgetower_train.tasks import task_class
 from bridgetower_train.weights import hub
 from bridgetower_train.weights.hf_files import described_tokenizer
 
@@ -64,8 +65,19 @@ def check_corpora(config: TrainConfig) -> list[Finding]:
         opened = {name: open_corpus(data.root, name, cache, data.follow_links) for name in names}
         trained = [opened[name] for name in data.trained]
         findings += check_identity(trained)
+        findings += check_labels(config)
         findings += check_overlap(trained, opened[data.validation]) if data.validation else []
     return findings
+
+
+def check_labels(config: TrainConfig) -> list[Finding]:
+    """A failure where the corpora are for another task, or name its labels differently."""
+    task = task_class(config)
+    try:
+        names = task.settled(config)[1]
+    except UserError as error:
+        return [refused("data.corpora", error)]
+    return [ok("labels", f"{len(names):,} in {task.names_file}")] if task.names_file else []
 
 
 def check_overlap(trained: Sequence[Corpus], held_out: Corpus) -> list[Finding]:

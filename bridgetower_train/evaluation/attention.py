@@ -1,6 +1,6 @@
 """Where in the image does the model look for a word?
 
-Shapes: L text tokens, N image tokens, G patches along an edge, H heads.
+Shapes: I images, L text tokens, N image tokens, G patches along an edge, H heads.
 """
 
 from typing import Any
@@ -9,17 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from bridgetower_train.data.text import CaptionTokenizer
+from bridgetower_train.evaluation.base import OpenModel
 from bridgetower_train.model.attention import split_heads
-from bridgetower_train.tasks.pretraining.predictor import Predictor
+from bridgetower_train.model.bridgetower import Pairs
+from bridgetower_train.tasks.base import evaluating
 
 
-def attention_over_image(predictor: Predictor, pixels_3SS: Tensor, ids_L: Tensor, mask_L: Tensor) -> Tensor:
-    """float32 (L, G, G): how much each token attends to each patch in the last fusion layer, the mean over its heads.
+def attention_over_images(model: OpenModel, pixels_I3SS: Tensor, ids_L: Tensor, mask_L: Tensor) -> Tensor:
+    """float32 (I, L, G, G): how much each token attends to each patch of a sample's images in the last fusion layer, the
+    mean over its heads.
 
     The text stream's attention to the image stream. The class token takes its share too, so that they sum to less than 1.
     The weights are recomputed beside the layer, whose own kernel does not return them.
     """
-    layer = predictor.model.bridgetower.cross_modal_text_layers[-1].crossattention
+    task, where = model.task, model.device.torch_device
+    layer = task.model.bridgetower.cross_modal_text_layers[-1].crossattention
     assert isinstance(layer, nn.Module)
     found: list[Tensor] = []
 
@@ -31,13 +35,18 @@ def attention_over_image(predictor: Predictor, pixels_3SS: Tensor, ids_L: Tensor
 
     hook = layer.register_forward_pre_hook(record)
     try:
-        predictor.read(pixels_3SS[None], ids_L[None], mask_L[None], torch.arange(len(ids_L))[None])
+        with evaluating(task, model.device):
+            image = task.encode_images(pixels_I3SS.to(where))
+            text = task.model.encode_text(ids_L[None].to(where), mask_L[None].to(where))
+            rows_I = torch.arange(len(pixels_I3SS), device=where)
+            places_IL = torch.arange(len(ids_L), device=where).expand(len(rows_I), -1)
+            task.model.fuse(image, text, Pairs(rows_I, torch.zeros_like(rows_I), 0, places_IL))
     finally:
         hook.remove()
-    weights_LN = found[0][0]
-    edge = round((weights_LN.shape[1] - 1) ** 0.5)
-    weights_LGG: Tensor = weights_LN[:, 1:].unflatten(1, (edge, edge))
-    return weights_LGG
+    weights_ILN = found[0]
+    edge = round((weights_ILN.shape[2] - 1) ** 0.5)
+    weights_ILGG: Tensor = weights_ILN[..., 1:].unflatten(2, (edge, edge))
+    return weights_ILGG
 
 
 def words(text: CaptionTokenizer, ids_L: Tensor, mask_L: Tensor) -> list[tuple[str, list[int]]]:

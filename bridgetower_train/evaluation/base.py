@@ -46,7 +46,8 @@ def open_model(
     config = saved.config
     chosen, _ = make_device(DeviceConfig(device, config.device.precision), local_rank())
     task = task_class(config)(config, chosen.attention)
-    fitted, _ = fit(weights, task.model.state_dict(), saved.named, task.heads(config))
+    task.names = saved.names
+    fitted, _ = fit(task.adapt(weights), task.model.state_dict(), saved.named, task.heads(config))
     task.model.load_state_dict(fitted)
     return OpenModel(task.to(chosen.torch_device), saved.tokenizer, chosen), saved
 

@@ -20,6 +20,9 @@ from bridgetower_train.model.precision import LayerNorm
 from bridgetower_train.model.text import TextLayer, TextModel, attention_mask
 from bridgetower_train.model.vision import Block, VisionModel
 
+TOKEN_TYPES = "bridgetower.token_type_embeddings.weight"
+"""Name of the table of token types: 0 is text, 1 an image, from 2 on further images of a sample."""
+
 
 @dataclass(frozen=True)
 class ImageStates:
@@ -78,7 +81,7 @@ class Fused:
 class Trunk(nn.Module):
     """Towers and fusion encoder: everything except the heads. BridgeTower documents the methods."""
 
-    def __init__(self, config: ModelConfig, attention: AttentionFunction) -> None:
+    def __init__(self, config: ModelConfig, attention: AttentionFunction, token_types: int = 2) -> None:
         super().__init__()
         width, layers, eps = config.width, config.fusion_layers, config.layer_norm_eps
         self.layers = layers
@@ -86,7 +89,7 @@ class Trunk(nn.Module):
         self.text_model = TextModel(config, attention)
         self.cross_modal_text_transform = Linear(width, width)
         self.cross_modal_image_transform = Linear(width, width)
-        self.token_type_embeddings = Embedding(2, width)
+        self.token_type_embeddings = Embedding(token_types, width)
         self.cross_modal_text_layernorm = LayerNorm(width, eps=eps)
         self.cross_modal_image_layernorm = LayerNorm(width, eps=eps)
         self.cross_modal_text_link_tower = nn.ModuleList(Bridge(config) for _ in range(layers - 1))
@@ -96,10 +99,10 @@ class Trunk(nn.Module):
         self.cross_modal_text_pooler = Pooler(width)
         self.cross_modal_image_pooler = Pooler(width)
 
-    def encode_image(self, pixels_B3SS: Tensor) -> ImageStates:
+    def encode_image(self, pixels_B3SS: Tensor, kinds_B: Tensor | None = None) -> ImageStates:
         visual = self.vision_model.visual
         normed = [visual.ln_post(x_BND) for x_BND in visual(pixels_B3SS, self.layers)]
-        bridged = [self.cross_modal_image_transform(x_BND) + self._token_type(1, x_BND) for x_BND in normed]
+        bridged = [self.cross_modal_image_transform(x_BND) + self._image_type(kinds_B, x_BND) for x_BND in normed]
         return ImageStates(bridged, normed[-1][:, 0])
 
     def encode_text(self, ids_BL: Tensor, mask_BL: Tensor) -> TextStates:
@@ -137,6 +140,13 @@ class Trunk(nn.Module):
             text = text_layer(x_text, y_text, own_mask=mask_text, queries=queries)
         return Fused(pooled, text)
 
+    def _image_type(self, kinds_B: Tensor | None, like: Tensor) -> Tensor:
+        """The embedding (1, D) of an image, or (B, 1, D) of images of these types."""
+        if kinds_B is None:
+            return self._token_type(1, like)
+        embeddings: Tensor = self.token_type_embeddings(kinds_B)[:, None]
+        return embeddings
+
     def _token_type(self, kind: int, like: Tensor) -> Tensor:
         """The embedding (1, D) of text (0) or image (1)."""
         embedding: Tensor = self.token_type_embeddings(torch.full((1,), kind, device=like.device))
@@ -146,10 +156,16 @@ class Trunk(nn.Module):
 class BridgeTower(nn.Module):
     """The model: the trunk `bridgetower`, and the heads of a task beside it."""
 
-    def __init__(self, config: ModelConfig, heads: Iterable[Head] = (), attention: AttentionFunction = sdpa) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        heads: Iterable[Head] = (),
+        attention: AttentionFunction = sdpa,
+        token_types: int = 2,
+    ) -> None:
         super().__init__()
         self.config = config
-        self.bridgetower = Trunk(config, attention)
+        self.bridgetower = Trunk(config, attention, token_types)
         for head in heads:
             setattr(self, head.name, head.build(config))
 
@@ -157,9 +173,12 @@ class BridgeTower(nn.Module):
         """The head of that name: a module or a parameter."""
         return getattr(self, name)
 
-    def encode_image(self, pixels_B3SS: Tensor) -> ImageStates:
-        """The states of uint8 images (B, 3, S, S), to be used by every pair that an image is in."""
-        return self.bridgetower.encode_image(pixels_B3SS)
+    def encode_image(self, pixels_B3SS: Tensor, kinds_B: Tensor | None = None) -> ImageStates:
+        """The states of uint8 images (B, 3, S, S), to be used by every pair that an image is in.
+
+        `kinds_B`: the token type of each, int64; None: 1.
+        """
+        return self.bridgetower.encode_image(pixels_B3SS, kinds_B)
 
     def encode_text(self, ids_BL: Tensor, mask_BL: Tensor) -> TextStates:
         """The states of texts: int64 ids (B, L), padded on the right, and their bool mask, True where a token is real."""

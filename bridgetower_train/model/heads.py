@@ -26,7 +26,9 @@ class Head(NamedTuple):
     exported_class: str | None = None
     """Class of transformers that uses it."""
     size_key: str | None = None
-    """Configuration key for the number of outputs of its layer `fc`."""
+    """Configuration key for the number of its outputs."""
+    last: str = "fc"
+    """Its last layer."""
 
 
 class Float32Linear(Linear):

@@ -17,7 +17,7 @@ from bridgetower_train.evaluation.protocol import OVERVIEW, evaluations_in
 from bridgetower_train.pages.markdown import Markdown, code, fill, link, table
 from bridgetower_train.pages.numbers import figure, is_number
 from bridgetower_train.pages.run_folder import Json, changes, read_run
-from bridgetower_train.tasks import task_class
+from bridgetower_train.tasks import Task, task_class
 from bridgetower_train.weights import hub
 from bridgetower_train.weights.hf_files import loadable_classes
 from bridgetower_train.weights.saved import SavedModel
@@ -67,8 +67,9 @@ def model_card(
     task, classes = task_class(config), loadable_classes(config)
     manifests = {corpus: read_manifest(root, corpus) if root else None for corpus in config.data.trained}
     entries = evaluations_in(run.evaluation).items()
-    this = [e for key, e in entries if key.startswith(f"{OVERVIEW} on ") and e.get("step") == saved.step]
-    overview: dict[str, Any] = next((e for e in reversed(this) if e.get("figures")), {})
+    this = [_flat(e) for _, e in entries if e.get("step") == saved.step]
+    this.sort(key=lambda e: e.get("evaluation") == OVERVIEW)
+    overview: dict[str, Any] = next((e for e in reversed(this) if e["figures"]), {})
     if not all(map(is_number, overview.get("figures", {}).values())):
         raise FileError(
             f"{run.path}/eval.json: a figure of its overview is no number; restore the file, or evaluate again"
@@ -83,7 +84,7 @@ def model_card(
     versions = {k: v for k, v in state.get("versions", {}).items() if k in ("python", "torch", "bridgetower-train")}
     return fill(
         (files(__package__) / "model_card.md").read_text("utf-8"),
-        metadata=_metadata(run.path.name, list(manifests), overview, licence or UNKNOWN, device, carbon_kg),
+        metadata=_metadata(run.path.name, task, list(manifests), overview, licence or UNKNOWN, device, carbon_kg),
         title=run.path.name,
         name=Markdown(json.dumps(name)),
         saved=saved,
@@ -113,6 +114,13 @@ def model_card(
     )
 
 
+def _flat(evaluation: Json) -> Json:
+    """An evaluation with those figures that are not in groups."""
+    figures = evaluation.get("figures")
+    flat = {k: v for k, v in figures.items() if not isinstance(v, dict)} if isinstance(figures, dict) else {}
+    return {**evaluation, "figures": flat}
+
+
 def _changed(starts: list[Json]) -> str:
     """What resumes changed of the training."""
     if not starts:
@@ -135,12 +143,18 @@ def _named(weights: str) -> str:
 
 
 def _metadata(
-    title: str, corpora: list[str], overview: dict[str, Any], licence: str, device: str, carbon_kg: float | None
+    title: str,
+    task: type[Task],
+    corpora: list[str],
+    overview: dict[str, Any],
+    licence: str,
+    device: str,
+    carbon_kg: float | None,
 ) -> Markdown:
     """The head of the card, in YAML."""
     data = [HUB_DATASETS[corpus] for corpus in corpora if corpus in HUB_DATASETS]
     results = {
-        "task": {"type": "image-text-matching", "name": "vision-language pretraining"},
+        "task": {"type": task.hub_task, "name": f"vision-language {task.title}"},
         "dataset": {"type": overview.get("corpus"), "name": overview.get("corpus")},
         "metrics": [
             {"type": "recall" if "R@" in name else "accuracy", "value": round(float(value), 6), "name": name}

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from bridgetower_train.pages.html import Child, Markup, element, figures, note, page, pairs
 from bridgetower_train.pages.images import png, spotlight
+from bridgetower_train.tasks.base import Said
 
 
 @dataclass(frozen=True)
@@ -15,14 +16,9 @@ class TextPrediction:
     """The scores of the image and one text."""
 
     text: str
-    similarity: float | None
-    """Cosine of the contrastive embeddings; None if the model has none."""
-    match: float | None
-    """Probability that the text describes the image; None if the model has no such head."""
-    masks: Sequence[Sequence[tuple[str, float]]]
-    """For each `<mask>` the most probable words and their probabilities, the best first."""
+    said: Said
     attention: Sequence[tuple[str, npt.NDArray[np.float32]]]
-    """Word -> (G, G), its attention to each patch."""
+    """Word -> (I, G, G), its attention to each patch of each image."""
 
 
 @dataclass(frozen=True)
@@ -30,43 +26,53 @@ class Prediction:
     """An image and its texts."""
 
     name: str
-    pixels: npt.NDArray[np.uint8]
-    """uint8 (3, S, S): the image as the model sees it."""
+    images: Sequence[npt.NDArray[np.uint8]]
+    """uint8 (3, S, S): each image as the model sees it."""
     facts: dict[str, str]
     texts: Sequence[TextPrediction]
 
 
 def prediction_page(prediction: Prediction) -> str:
     """The page: the image, then a section for each text."""
-    image = element("img", src=png(prediction.pixels), alt=prediction.name)
+    images = [element("img", src=png(image), alt=prediction.name) for image in prediction.images]
     head = element(
         "header",
         element("p", "Model output for", class_="kicker"),
         element("h1", prediction.name),
-        element("div", image, element("div", pairs(prediction.facts)), class_="predicted"),
+        element("div", *images, element("div", pairs(prediction.facts)), class_="predicted"),
     )
     return page(f"Prediction: {prediction.name}", head, *(_text(prediction, text) for text in prediction.texts))
 
 
 def _text(prediction: Prediction, text: TextPrediction) -> Markup:
-    known = {"similarity": text.similarity, "probability of a match": text.match}
-    scores = figures({name: f"{value:.3f}" for name, value in known.items() if value is not None})
+    shown = {"match": "probability of a match"}
+    scores = figures({shown.get(name, name): f"{value:.3f}" for name, value in text.said.scores.items()})
     parts: list[Child] = [element("h2", text.text), scores]
-    for number, guesses in enumerate(text.masks):
-        which = f" number {number + 1}" if len(text.masks) > 1 else ""
-        listed = ((element("dt", word), element("dd", f"{p:.3f}")) for word, p in guesses)
-        parts += [element("p", f"Under <mask>{which}", class_="kicker"), element("dl", *listed, class_="pairs")]
+    for number, guesses in enumerate(text.said.masks):
+        which = f" number {number + 1}" if len(text.said.masks) > 1 else ""
+        parts += [element("p", f"Under <mask>{which}", class_="kicker"), _listed(guesses)]
+    if text.said.labels:
+        parts += [element("p", "Likeliest", class_="kicker"), _listed(text.said.labels)]
     if text.attention:
         how_to_read = (
             "Brightest where the attention of the last fusion layer is highest, separately for each image. The percentage is "
             "the share of attention on the image; the rest is on the class token."
         )
         parts += [element("p", "Where each word looks", class_="kicker"), note(how_to_read)]
-        parts.append(element("div", *(_word(prediction, *pair) for pair in text.attention), class_="words"))
+        drawn = [
+            _word(image, word, weights)
+            for word, of_images in text.attention
+            for image, weights in zip(prediction.images, of_images, strict=True)
+        ]
+        parts.append(element("div", *drawn, class_="words"))
     return element("section", *parts)
 
 
-def _word(prediction: Prediction, word: str, weights: npt.NDArray[np.float32]) -> Markup:
+def _listed(found: Sequence[tuple[str, float]]) -> Markup:
+    return element("dl", *((element("dt", name), element("dd", f"{p:.3f}")) for name, p in found), class_="pairs")
+
+
+def _word(pixels: npt.NDArray[np.uint8], word: str, weights: npt.NDArray[np.float32]) -> Markup:
     share = element("span", f"{weights.sum():.0%}", class_="score")
-    image = element("img", src=spotlight(prediction.pixels, weights), alt=f"attention of {word}")
+    image = element("img", src=spotlight(pixels, weights), alt=f"attention of {word}")
     return element("figure", image, element("figcaption", word, " ", share))

@@ -57,7 +57,7 @@ def _header(run: RunFolder) -> Markup:
     written = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     return element(
         "header",
-        element("p", "BridgeTower pretraining", class_="kicker"),
+        element("p", "BridgeTower training", class_="kicker"),
         element("h1", run.path.name, " ", state),
         note(f"Written {written} from {run.path}"),
         figures(dict(_key_figures(run, step, planned))),

@@ -18,8 +18,9 @@ PUBLISHED = {
     "sbu": (860_000, 860_000),
     "cc3m": (2_900_000, 2_900_000),
     "cc12m": (10_970_000, 10_970_000),
+    "vqav2_train": (82_783, 435_174),
 }
-"""Corpus -> images and captions, as docs/data.md expects. Those that are fetched are as of 2021; fewer are left today."""
+"""Corpus -> images and captions or questions, as docs/data.md expects. The fetched ones are as of 2021; fewer are left today."""
 
 
 @dataclass(frozen=True)

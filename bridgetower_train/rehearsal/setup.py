@@ -47,7 +47,7 @@ def set_up(config: TrainConfig, rank: int, world_size: int, folder: Path) -> Set
                 f"scratch={folder.parent}: the synthetic indexes need {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free; "
                 "name a folder with more space"
             )
-        write_corpora(folder, names, config.model.image_size)
+        write_corpora(folder, names, config)
         sizes = ", ".join("{} {:,} x {}".format(name, *size_of(name)) for name in names)
         notes["data"] = f"synthetic, since {missing} does not exist; images x captions: {sizes}"
         config = replace(config, data=replace(config.data, root=str(folder), cache_dir=None))

@@ -6,10 +6,17 @@ May import collectives, config, data, devices and model.
 from bridgetower_train.config import TrainConfig, one_of
 from bridgetower_train.model.flops import forward_flops, training_flops
 from bridgetower_train.tasks.base import Task
+from bridgetower_train.tasks.classification import NLVR2, SNLIVE, Classes, VQAv2
 from bridgetower_train.tasks.contrast import Contrast
 from bridgetower_train.tasks.pretraining import Pretraining
 
-TASKS: dict[str, type[Task]] = {"pretraining": Pretraining}
+TASKS: dict[str, type[Task]] = {
+    "pretraining": Pretraining,
+    "vqav2": VQAv2,
+    "snli_ve": SNLIVE,
+    "nlvr2": NLVR2,
+    "classes": Classes,
+}
 
 __all__ = [
     "TASKS",

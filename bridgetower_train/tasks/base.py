@@ -7,7 +7,7 @@ Shapes: B samples.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -22,7 +22,7 @@ from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.devices import Device
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.model.attention import AttentionFunction, sdpa
-from bridgetower_train.model.bridgetower import BridgeTower
+from bridgetower_train.model.bridgetower import TOKEN_TYPES, BridgeTower, ImageStates
 from bridgetower_train.model.flops import Work
 from bridgetower_train.model.heads import Head
 from bridgetower_train.model.parts import is_frozen
@@ -32,6 +32,10 @@ Metrics = dict[str, Tensor]
 
 Embedded = dict[str, Tensor]
 """What a loss that compares samples of several micro-batches reads of them, by name: a row for each sample."""
+
+
+HEAD_FILE = "head.safetensors"
+"""Weights of a head that no class of transformers has, in an exported folder."""
 
 
 class Metric(NamedTuple):
@@ -68,6 +72,17 @@ class Shown(NamedTuple):
     facts: dict[str, str]
 
 
+class Said(NamedTuple):
+    """What a model says of a text about an image, or several."""
+
+    scores: dict[str, float]
+    """Name -> value, 0 to 1 or a cosine."""
+    masks: list[list[tuple[str, float]]]
+    """For each `<mask>` the most probable words and their probabilities, the best first."""
+    labels: list[tuple[str, float]]
+    """The likeliest labels and their probabilities, the best first."""
+
+
 class Exported(NamedTuple):
     """What a task adds to an exported folder."""
 
@@ -91,8 +106,20 @@ class Task(nn.Module, ABC):
 
     title: ClassVar[str]
     """Its name on pages and cards."""
+    names_file: ClassVar[str] = ""
+    """File that names the labels, by number, in a corpus, a run and an export; empty: labels have no names."""
+    head_file: ClassVar[str] = ""
+    """File of an exported folder for the weights beside the trunk; empty: they are with the others."""
+    token_types: ClassVar[int] = 2
+    """Rows of the table of token types: text, image, further images."""
     config: TrainConfig
     model: BridgeTower
+    names: Sequence[str] = ()
+    """Of the labels, in an opened model."""
+    hub_task: ClassVar[str] = "image-text-matching"
+    """The kind of task in the metadata of a model card."""
+    needs_text: ClassVar[bool] = True
+    """Whether nothing can be said of an image without a text."""
 
     def __init__(self, config: TrainConfig, attention: AttentionFunction = sdpa) -> None:
         """Builds the model. The order of `heads` decides which random numbers each part starts from.
@@ -101,7 +128,7 @@ class Task(nn.Module, ABC):
         """
         super().__init__()
         self.config = config
-        self.model = BridgeTower(config.model, self.heads(config), attention)
+        self.model = BridgeTower(config.model, self.heads(config), attention, self.token_types)
         for parameter in self.unread():
             # DistributedDataParallel fails for a parameter that never gets a gradient.
             parameter.requires_grad_(False)
@@ -111,6 +138,11 @@ class Task(nn.Module, ABC):
             raise ConfigError(
                 f"optim.freeze={config.optim.freeze}: leaves nothing that a loss of this run trains; remove a part"
             )
+
+    @classmethod
+    def settled(cls, config: TrainConfig) -> tuple[TrainConfig, Sequence[str]]:
+        """(`config` with what its corpora decide, the names of the labels); ConfigError where they are for another task."""
+        return config, ()
 
     @classmethod
     @abstractmethod
@@ -129,8 +161,8 @@ class Task(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def reader(cls, config: TrainConfig, tokenizer: CaptionTokenizer) -> Reader:
-        """The reader that makes samples and labels in loader workers."""
+    def reader(cls, config: TrainConfig, tokenizer: CaptionTokenizer, names: Sequence[str] = ()) -> Reader:
+        """The reader that makes samples and labels in loader workers; `names` are those of the labels."""
 
     @classmethod
     def gathered(cls, config: TrainConfig) -> int:
@@ -176,6 +208,16 @@ class Task(nn.Module, ABC):
         return config
 
     @classmethod
+    def stand_in(cls, config: TrainConfig, texts: int, number: int) -> dict[str, Any]:
+        """What the json of record `number` of a made-up corpus has beside its `texts` captions, for rehearsals."""
+        return {"url": f"https://example.com/{number}.jpg"}
+
+    @classmethod
+    def stand_in_names(cls, config: TrainConfig) -> list[str]:
+        """The names of labels in such a corpus."""
+        return []
+
+    @classmethod
     @abstractmethod
     def blank_labels(cls, config: TrainConfig, size: int, length: int) -> dict[str, Tensor]:
         """Labels of `size` samples of `length` tokens with the reader's shapes and types, without data."""
@@ -197,8 +239,10 @@ class Task(nn.Module, ABC):
         )
 
     @classmethod
-    def show(cls, config: TrainConfig, batch: Batch, row: int, tokenizer: CaptionTokenizer) -> Shown:
-        """A row of a batch on the host, as `bridgetower view` shows it."""
+    def show(
+        cls, config: TrainConfig, batch: Batch, row: int, tokenizer: CaptionTokenizer, names: Sequence[str] = ()
+    ) -> Shown:
+        """A row of a batch on the host, as `bridgetower view` shows it; `names` are those of the labels."""
         images = len(batch.pixel_values) // len(batch.image_id)
         pixels = batch.pixel_values[row * images : (row + 1) * images]
         ids = batch.input_ids[row][batch.text_mask[row]]
@@ -208,8 +252,14 @@ class Task(nn.Module, ABC):
 
     @classmethod
     def adapt(cls, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Weights of another task's checkpoint, converted for this task's model."""
-        return weights
+        """Weights of another task's checkpoint, or of an exported folder, converted for this task's model.
+
+        A type of token that only another task has is left out.
+        """
+        table = weights.get(TOKEN_TYPES)
+        if table is None or table.shape[:1] != (3,):
+            return weights
+        return {**weights, TOKEN_TYPES: table[: cls.token_types]}
 
     @classmethod
     def released(cls, weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -254,6 +304,14 @@ class Task(nn.Module, ABC):
         The labels keep `forward` from drawing otherwise than here: they hold what a draw depends on. Called with the same random
         numbers as `forward`, it uses them in the same order.
         """
+        raise NotImplementedError
+
+    def encode_images(self, pixels: Tensor) -> ImageStates:
+        """The states of the images of samples, uint8 (B * I, 3, S, S), those of a sample in a row."""
+        return self.model.encode_image(pixels)
+
+    def say(self, pixels: Tensor, text: str, tokenizer: CaptionTokenizer, device: Device, top: int) -> Said:
+        """What the model says of a text about the images of a sample, uint8 (I, 3, S, S); `top` words or labels of each."""
         raise NotImplementedError
 
     def losses(self, batch: Batch, totals: Tensor) -> tuple[Tensor, Metrics]:

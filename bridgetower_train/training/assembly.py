@@ -1,9 +1,10 @@
 """A run is put together: what it reads, the engine, the newest checkpoint, and what it writes."""
 
 import dataclasses
+import hashlib
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,9 @@ from bridgetower_train.engines.activation import checkpoint_blocks
 from bridgetower_train.engines.graphs import Graphs, planned_graphs
 from bridgetower_train.engines.optim import Schedule
 from bridgetower_train.errors import ConfigError
+from bridgetower_train.files import atomic_write
 from bridgetower_train.tasks import Contrast, contrast, step_flops, task_class
+from bridgetower_train.tasks.names import as_file
 from bridgetower_train.training.best import BestSoFar
 from bridgetower_train.training.checkpoints import Checkpoints, fingerprint
 from bridgetower_train.training.going_back import GoingBack, abandon, finish, going_back
@@ -51,7 +54,7 @@ from bridgetower_train.weights.checkpoint import step_folders
 from bridgetower_train.weights.initial import Inherited, Start, open_tokenizer, start_weights
 
 FROZEN_KEYS = (
-    "seed", "global_batch", "task", "model.", "objective.",
+    "seed", "global_batch", "task", "model.", "objective.", "classifier.",
     "data.corpora", "data.captions", "data.augment", "data.square", "data.lanes", "data.shuffle",
     "optim.freeze",
 )  # fmt: skip
@@ -110,15 +113,15 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
     micro_batch, accumulation = config.rank_batch(ranks.world_size)
     compared = contrast(config, ranks.world_size)
     check_validation(config)
-    config, tokenizer, dataset = read_data(config, ranks)
+    config, tokenizer, dataset, names = read_data(config, ranks)
     run_dir = Path(config.run_dir)
     length = RunLength.of(config.steps, config.global_batch, dataset.order.epoch_samples)
     resumes: bool = ranks.gather_objects(bool(step_folders(run_dir)))[0]
     graphs = planned_graphs(config, compared, device.execution)
     engine, optimizer = build_engine(config, device, ranks, compared, graphs, None if resumes else tokenizer)
-    validation = Validation(config, tokenizer, device, ranks) if config.validation.wanted else None
+    validation = Validation(config, tokenizer, device, ranks, names) if config.validation.wanted else None
     lock = stack.enter_context(run_dir_lock(run_dir, ranks))
-    fixed = identity(config, tokenizer, dataset, micro_batch)
+    fixed = identity(config, tokenizer, dataset, micro_batch, names)
     checkpoints = Checkpoints(
         run_dir, config.checkpoint, ranks, print_line if ranks.is_main else lambda text: None, lock
     )
@@ -150,7 +153,7 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
     hosts = ranks.gather_objects(platform.node())
     logged = 0  # in a rehearsal there may be no rank 0
     if left:
-        logged = ranks.on_main(lambda: _begin_files(config, run_dir, state, changed, hosts, back)) or 0
+        logged = ranks.on_main(lambda: _begin_files(config, run_dir, state, changed, hosts, back, names)) or 0
     writes = left and ranks.is_main
     bad_samples = BadSamples(JsonLines(run_dir / BAD_SAMPLES) if writes else None, ranks, state["bad_samples"])
     stack.callback(bad_samples.close)
@@ -190,9 +193,13 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
     )
 
 
-def identity(config: TrainConfig, tokenizer: CaptionTokenizer, dataset: PairDataset, micro_batch: int) -> LogRecord:
+def identity(
+    config: TrainConfig, tokenizer: CaptionTokenizer, dataset: PairDataset, micro_batch: int, names: Sequence[str]
+) -> LogRecord:
     """What must not change on resume."""
     fixed = fingerprint(config, FROZEN_KEYS) | {"tokenizer": tokenizer.digest, "order": dataset.order.digest}
+    if names:
+        fixed["labels"] = hashlib.sha256(as_file(names).encode()).hexdigest()
     return fixed | ({"micro_batch": micro_batch} if task_class(config).decided_by_micro_batch(config) else {})
 
 
@@ -203,8 +210,11 @@ def _begin_files(
     changed: Changed,
     hosts: list[str],
     back: GoingBack | None,
+    names: Sequence[str],
 ) -> int:
     """Note this start, and drop what was logged after the step of `state`; returns the lines of metrics that are left."""
+    if names:
+        atomic_write(run_dir / task_class(config).names_file, as_file(names))
     if back:
         abandon(run_dir, back)
     begin(config, run_dir, state["step"], changed, hosts, str(back.folder.relative_to(run_dir)) if back else None)
@@ -218,13 +228,15 @@ def _begin_files(
     return len(left[METRICS])
 
 
-def read_data(config: TrainConfig, ranks: Ranks) -> tuple[TrainConfig, CaptionTokenizer, PairDataset]:
-    """(`config` with the tokenizer's vocabulary size, tokenizer, data); checks that all shards are there."""
+def read_data(config: TrainConfig, ranks: Ranks) -> tuple[TrainConfig, CaptionTokenizer, PairDataset, Sequence[str]]:
+    """(`config` with what tokenizer and corpora decide, tokenizer, data, names of labels); checks that all shards are there."""
     tokenizer = open_tokenizer(config.tokenizer, ranks)
     config = dataclasses.replace(config, model=config.model.with_vocabulary(tokenizer.vocab_size))
-    dataset = open_data(config, tokenizer, task_class(config).reader(config, tokenizer))
+    task = task_class(config)
+    config, names = task.settled(config)
+    dataset = open_data(config, tokenizer, task.reader(config, tokenizer, names))
     ranks.on_main(lambda: _check_shards(dataset))
-    return config, tokenizer, dataset
+    return config, tokenizer, dataset, names
 
 
 def _check_shards(dataset: PairDataset) -> None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import shlex
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,7 +14,7 @@ from bridgetower_train.errors import ConfigError
 from bridgetower_train.files import atomic_write, sync
 from bridgetower_train.training.checkpoints import fingerprint
 from bridgetower_train.training.metrics import JsonLines, keep_lines_until
-from bridgetower_train.versions import versions
+from bridgetower_train.versions import commit, versions
 
 CONFIG, STARTS = "config.yaml", "starts.jsonl"
 
@@ -72,7 +71,7 @@ def begin(
             "changed": changed,
             **({"abandoned": abandoned} if abandoned else {}),
             "command": shlex.join(map(without_secrets, sys.argv)),
-            "commit": _commit(),
+            "commit": commit(),
             "versions": versions(),
             "hosts": list(dict.fromkeys(hosts)),
             "ranks": len(hosts),
@@ -81,21 +80,3 @@ def begin(
     starts.close()
     sync(path)
     atomic_write(run_dir / CONFIG, compose.to_yaml(config))
-
-
-def _commit() -> str | None:
-    """The git commit of the checkout that runs, with `-dirty` where its files have changed; None if there is none."""
-    describe = [
-        "git",
-        "-C",
-        str(Path(__file__).parents[2]),
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=40",
-        "--exclude=*",
-    ]
-    try:
-        return subprocess.run(describe, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None

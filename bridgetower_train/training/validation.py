@@ -4,6 +4,7 @@ What it finds depends on the weights alone: not on ranks, lanes, micro-batches, 
 """
 
 from collections import ChainMap
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -63,11 +64,19 @@ class Validation:
     between.
     """
 
-    def __init__(self, config: TrainConfig, tokenizer: CaptionTokenizer, device: Device, ranks: Ranks) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        tokenizer: CaptionTokenizer,
+        device: Device,
+        ranks: Ranks,
+        names: Sequence[str] = (),
+    ) -> None:
+        """`names`: of the labels."""
         self.config, self.device, self.ranks, self.tokenizer = config, device, ranks, tokenizer
         validation = config.validation
         captions = validation.captions if validation.retrieval == "full" else 1
-        dataset = _open(config, tokenizer)
+        dataset = _open(config, tokenizer, names)
         self.images = EvalSet(dataset.corpora[0], config, validation.samples, captions, validation.kind)
         self.images.require_two()
         self.batches = _batches(dataset, self.images, validation.batch, ranks)
@@ -126,11 +135,11 @@ class Validation:
         }
 
 
-def _open(config: TrainConfig, tokenizer: CaptionTokenizer) -> PairDataset:
+def _open(config: TrainConfig, tokenizer: CaptionTokenizer, names: Sequence[str]) -> PairDataset:
     """The held-out corpus, of which a batch is one lane, and all texts have one length."""
     data = replace(config.data, lanes=1, text_buckets=[])
     config = replace(config, seed=_SEED, global_batch=config.validation.batch, micro_batch=None, data=data)
-    return open_data(config, tokenizer, task_class(config).reader(config, tokenizer), validation=True)
+    return open_data(config, tokenizer, task_class(config).reader(config, tokenizer, names), validation=True)
 
 
 def _batches(dataset: PairDataset, images: EvalSet, size: int, ranks: Ranks) -> dict[int, Batch]:

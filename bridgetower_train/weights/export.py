@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from bridgetower_train.errors import ConfigError, UserError
 from bridgetower_train.files import atomic_write, sync
 from bridgetower_train.tasks import Task, task_class
+from bridgetower_train.tasks.names import as_file
 from bridgetower_train.weights.hf_files import description_files, tokenizer_files
 from bridgetower_train.weights.names import TEXT_TOWER, WORDS, Tensors
 from bridgetower_train.weights.saved import SavedModel
@@ -27,15 +28,29 @@ def exported_weights(task: type[Task], weights: Tensors) -> Tensors:
     return task.released({**weights, f"{pooler}.weight": zeros(width, width), f"{pooler}.bias": zeros(width)})
 
 
+def exported_files(task: type[Task], weights: Tensors) -> dict[str, Tensors]:
+    """File -> its tensors: the whole model, or the trunk and its head apart."""
+    whole = exported_weights(task, weights)
+    if not task.head_file:
+        return {"model.safetensors": whole}
+    trunk = {name: tensor for name, tensor in whole.items() if name.startswith("bridgetower.")}
+    return {
+        "model.safetensors": trunk,
+        task.head_file: {name: tensor for name, tensor in whole.items() if name not in trunk},
+    }
+
+
 def write_export(saved: SavedModel, weights: Tensors, card: str, out: Path) -> bool:
     """Write all of `out` or nothing; False where it was there already, byte-identical.
 
     ConfigError where `out` contains something else.
     """
     config = saved.config
+    task = task_class(config)
     contents = {
         **description_files(config),
-        **task_class(config).exported(config).files,
+        **task.exported(config).files,
+        **({task.names_file: as_file(saved.names)} if task.names_file else {}),
         **tokenizer_files(saved.tokenizer, config.model.text_positions, f"tokenizer={config.tokenizer}"),
         "README.md": card,
     }
@@ -45,11 +60,12 @@ def write_export(saved: SavedModel, weights: Tensors, card: str, out: Path) -> b
     try:
         for name, content in contents.items():
             atomic_write(temporary / name, content)
-        tensors = temporary / "model.safetensors"
-        save_file(exported_weights(task_class(config), weights), tensors, metadata={"format": "pt"})
-        with suppress(PermissionError):  # of some network file systems, which give no file its own
-            tensors.chmod((temporary / "README.md").stat().st_mode)
-        sync(tensors)
+        for name, part in exported_files(task, weights).items():
+            tensors = temporary / name
+            save_file(part, tensors, metadata={"format": "pt"})
+            with suppress(PermissionError):  # of some network file systems, which give no file its own
+                tensors.chmod((temporary / "README.md").stat().st_mode)
+            sync(tensors)
         sync(temporary)
         if out.exists():
             if not same_files(temporary, out):

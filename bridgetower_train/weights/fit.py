@@ -84,7 +84,7 @@ def interpolate_positions(table: Tensor, grid: int) -> Tensor:
 
 def sizes(tensors: Tensors, heads: Sequence[Head] = ()) -> dict[str, int]:
     """Configuration key -> its value, as far as it follows from the shapes and names of `tensors`."""
-    tables = _TABLES | {head.size_key: (f"{head.name}.fc.weight", 0) for head in heads if head.size_key}
+    tables = _TABLES | {head.size_key: (f"{head.name}.{head.last}.weight", 0) for head in heads if head.size_key}
     shapes = {name: tensor.shape for name, tensor in tensors.items() if tensor.dim()}
     found = {key: shapes[name][axis] for key, (name, axis) in tables.items() if name in shapes}
     if "model.width" not in found and WORDS in shapes:

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from bridgetower_train.errors import ConfigError, UserError
+from bridgetower_train.foreign import MAX_JSON, read_bytes
+from bridgetower_train.tasks import TASKS
+from bridgetower_train.weights.hf_files import ENTRY
 from bridgetower_train.weights.read import WEIGHT_FILES, parts_of
 
 NAME = r"[\w.-]+(/[\w.-]+)?"
@@ -40,6 +43,12 @@ def fetch(source: str, named: str) -> Path:
         for file in ("config.json", TOKENIZER, "vocab.json"):
             with suppress(*model.missing):
                 model.download(file, commit)
+        config = found.with_name("config.json")
+        ours = config.is_file() and ENTRY.encode() in read_bytes(config, MAX_JSON)
+        for file in sorted({task.head_file for task in TASKS.values()} | {task.names_file for task in TASKS.values()}):
+            with suppress(*model.missing):
+                if file and ours:
+                    model.download(file, commit)
     return found.parent
 
 

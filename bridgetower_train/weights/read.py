@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from bridgetower_train.errors import ConfigError, FileError
 from bridgetower_train.foreign import open_regular, read_json
+from bridgetower_train.tasks.base import HEAD_FILE
 from bridgetower_train.weights import pickles
 
 WEIGHT_FILES = (
@@ -40,18 +41,20 @@ class _Index:
 def read_tensors(path: Path, named: str) -> dict[str, Tensor]:
     """Name -> host tensor of a file, or of the weights in a folder.
 
-    A file is safetensors, the output of `torch.save` (a state dict, or one under the key `state_dict`), or a TorchScript
-    archive. ConfigError beginning with `named`, the key and its value, if it cannot be read.
+    In a folder the head of a task may have a file of its own. A file is safetensors, the output of `torch.save` (a state dict, or
+    one under the key `state_dict`), or a TorchScript archive. ConfigError beginning with `named`, the key and its value, if it
+    cannot be read.
     """
     if not path.is_dir():
         return _read_file(path, named)
     found = next((path / name for name in WEIGHT_FILES if (path / name).is_file()), None)
     if found is None:
         raise ConfigError(f"{named}: {path} has no weights; it must contain one of {', '.join(WEIGHT_FILES)}")
-    if found.suffix != ".json":
-        return _read_file(found, named)
+    parts = [found.name] if found.suffix != ".json" else parts_of(found, named)
+    if (path / HEAD_FILE).is_file():
+        parts.append(HEAD_FILE)
     tensors: dict[str, Tensor] = {}
-    for part in parts_of(found, named):
+    for part in parts:
         tensors |= _read_file(path / part, named)
     return tensors
 
@@ -125,7 +128,23 @@ def _load(file: IO[bytes]) -> Any:
     if not pickles.CHECKED_BY_TORCH:
         pickles.check_pickle(file)
         file.seek(0)
-    return torch.load(file, map_location="cpu", weights_only=True)
+    with torch.serialization.safe_globals(_lightning(file)):
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _lightning(file: IO[bytes]) -> list[Any]:
+    """Inert classes in place of those of PyTorch Lightning that a checkpoint names beside its weights, for its callbacks."""
+    if not zipfile.is_zipfile(file):
+        file.seek(0)
+        return []
+    file.seek(0)
+    named = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+    file.seek(0)
+    return [_stub(*name.rsplit(".", 1)) for name in named if re.match(r"(pytorch_)?lightning\.", name)]
+
+
+def _stub(module: str, name: str) -> type:
+    return type(name, (_Inert,), {"__module__": module})
 
 
 def _reason(error: Exception) -> str:
@@ -161,9 +180,7 @@ def _read_torchscript(path: Path) -> dict[str, Tensor]:
         classes = {str(a) for code, a, _ in pickletools.genops(archive.read(pickled)) if code.name == "GLOBAL"}
     named = (qualified.rsplit(" ", 1) for qualified in sorted(classes))
     stubs: list[Any] = [
-        type(name, (_Inert,), {"__module__": module})
-        for module, name in named
-        if re.match(r"__torch__(\.|$)|torch\.jit\._pickle$", module)
+        _stub(module, name) for module, name in named if re.match(r"__torch__(\.|$)|torch\.jit\._pickle$", module)
     ]
     data.seek(0)
     with torch.serialization.safe_globals(stubs):

@@ -3,6 +3,7 @@
 import errno
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from bridgetower_train.config import ROBERTA_POSITION_OFFSET, DataConfig, ModelC
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.display import print_line
 from bridgetower_train.engines.base import WEIGHTS
-from bridgetower_train.errors import ConfigError, UserError
+from bridgetower_train.errors import ConfigError, FileError, UserError
 from bridgetower_train.tasks import task_class
+from bridgetower_train.tasks.names import names_in
 from bridgetower_train.weights import hub
 from bridgetower_train.weights.checkpoint import chosen, newest, read_state, verify
 from bridgetower_train.weights.fit import check_description, read_description, sizes
@@ -43,6 +45,8 @@ class SavedModel:
     """None for exported weights."""
     state: dict[str, Any]
     """The checkpoint's `state.json`; empty for exported weights."""
+    names: Sequence[str] = ()
+    """Of the labels (Task.names_file)."""
 
     @property
     def step(self) -> int | None:
@@ -111,7 +115,7 @@ def _read_run(source: str, step: str, tokenizer: str | None) -> tuple[SavedModel
         text = CaptionTokenizer.load(hub.tokenizer(path, ask=tokenizer is not None))
         if text.digest != state["identity"].get("tokenizer"):
             raise ConfigError(f"tokenizer={path}: is not the one that the run was trained with; give that one")
-        return SavedModel(source, folder, config, text, run_dir, state), weights
+        return SavedModel(source, folder, config, text, run_dir, state, _names(config, run_dir)), weights
     raise UserError(f"{source}: its checkpoints go faster than they can be read; raise its checkpoint.every")
 
 
@@ -130,7 +134,16 @@ def _read_export(source: str, tokenizer: str | None, key: str = "run_dir") -> tu
     config.model.with_vocabulary(text.vocab_size)
     if not Path(source).exists():
         source = f"{source.partition('@')[0]}@{folder.name}"
-    return SavedModel(source, folder, config, text, None, {}), weights
+    return SavedModel(source, folder, config, text, None, {}, _names(config, folder)), weights
+
+
+def _names(config: TrainConfig, folder: Path) -> list[str]:
+    """Of the labels; FileError where a folder lacks them, or has others than its model."""
+    file = task_class(config).names_file
+    names = names_in(folder, file) if file else []
+    if len(names) != (config.classifier.labels if file else 0):
+        raise FileError(f"{folder / file}: has {len(names)} names, and the model {config.classifier.labels} labels")
+    return names
 
 
 def _config_of(described: dict[str, Any], weights: Tensors, named: str) -> TrainConfig:

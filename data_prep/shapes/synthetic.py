@@ -1,13 +1,16 @@
 """Synthetic photographs and captions, for benchmarks and rehearsals: they weigh, decode and tokenize as real ones do."""
 
 import io
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from tokenizers import Tokenizer
 
+from bridgetower_train.data.shards import NO_KEYS
 from data_prep.shapes.tokenizer import train_tokenizer
 from data_prep.shards.writer import write_corpus
 
@@ -15,17 +18,32 @@ _NOUNS = ("dog", "cat", "man", "woman", "child", "train", "bench", "street", "be
 _WORDS = ("a", "the", "small", "large", "red", "old", "young", "sitting", "riding", "on", "near", "behind", "with")
 
 
-def synthetic_corpus(folder: Path, image_size: int, images: int, records: int, captions: int = 5) -> Path:
+def _address(number: int) -> dict[str, Any]:
+    return {"url": f"https://example.com/{number}.jpg"}
+
+
+def synthetic_corpus(
+    folder: Path,
+    image_size: int,
+    images: int,
+    records: int,
+    captions: int = 5,
+    noted: Callable[[int], dict[str, Any]] = _address,
+    of_each: int = 1,
+    extra: Mapping[str, Any] = NO_KEYS,
+) -> Path:
     """Write a corpus into `folder`, which must not exist, and return it.
 
-    Its `records` records share `images` distinct images of shorter edge `image_size` (pixels); each has `captions` captions.
+    Its `records` records share `images` distinct images of shorter edge `image_size` (pixels); each has `captions` captions and
+    `of_each` images. `noted`: what is beside the captions in the json of a record, by its number; `extra`: of the manifest.
     """
     jpegs = [synthetic_photo(number, image_size) for number in range(images)]
     texts = ([synthetic_caption(captions * number + i) for i in range(captions)] for number in range(records))
     write_corpus(
         folder,
         image_size,
-        ((f"{n:08d}", jpegs[n % images], own, {"url": f"https://example.com/{n}.jpg"}) for n, own in enumerate(texts)),
+        ((f"{n:08d}", jpegs[n % images], own, noted(n), (), jpegs[1:of_each]) for n, own in enumerate(texts)),
+        extra=extra,
     )
     return folder
 

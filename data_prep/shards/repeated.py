@@ -42,6 +42,7 @@ def repeat_shard(source: Corpus, folder: Path, records: int) -> Manifest:
         images=records,
         captions=sum(shard.captions for shard in shards),
         index_sha256=sha256_file(folder / "index.npy"),
+        extra=source.manifest.extra,
         caption_keys=source.manifest.caption_keys,
         format=source.manifest.format,
     )

@@ -140,10 +140,12 @@ def write_corpus(
     image_size: int | None,
     records: Iterable[tuple[Any, ...]],
     records_per_shard: int = 1000,
+    extra: Mapping[str, Any] = NO_KEYS,
 ) -> Manifest:
     """Write a corpus in one go into `folder`, which is created, for benchmarks, rehearsals and tests.
 
     `records`: key, JPEG, captions, meta and perhaps more of each, as in `Shard.add`; all must be usable, and keys unique.
+    `extra`: of the manifest.
     """
     folder.mkdir(parents=True)
     shards: list[ShardInfo] = []
@@ -158,7 +160,7 @@ def write_corpus(
         rows["shard"] = len(shards)
         shards.append(info)
         parts.append(rows)
-    return write_index(folder, np.concatenate(parts), folder.name, image_size, "json", shards, {}, {})
+    return write_index(folder, np.concatenate(parts), folder.name, image_size, "json", shards, {}, dict(extra))
 
 
 def write_index(

@@ -162,3 +162,14 @@ def test_the_other_ranks_hold_what_this_one_holds():
     assert kinds["reduce_scatter", "cards"] == (1, 40)
     assert kinds["all_reduce", "hosts"] == (1, 8)
     assert CallSite("start", "hosts", "all_reduce", "?") in log.traffic
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("task", ["nlvr2", "vqav2"])
+def test_a_task_of_labels_is_rehearsed_without_its_corpora(task: str, tmp_path: Path):
+    keys = [f"task={task}", "data.corpora={x: 1.0}", f"data.root={tmp_path}", "data.validation=null", "data.lanes=8"]
+    tokenizer = f"tokenizer={tmp_path}/none.json"
+    done = rehearse("world_size=4", "rank=1", "global_batch=16", f"scratch={tmp_path}", *keys, tokenizer)
+    assert done.returncode == 0, done.stderr
+    assert "4 ranks together read" in done.stdout
+    assert "loss" in done.stdout

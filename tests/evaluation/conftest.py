@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.tasks.classification.conftest import options, run_of, tasks_root
 from tests.training.runs import train_here
+
+__all__ = ["options", "run_of", "tasks_root"]
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,8 @@ from PIL import Image
 
 from bridgetower_train.cli import main
 from bridgetower_train.data.shards import open_corpus
-from bridgetower_train.evaluation.attention import attention_over_image, words
+from bridgetower_train.evaluation.attention import attention_over_images, words
 from bridgetower_train.evaluation.base import open_model
-from bridgetower_train.tasks.pretraining.predictor import Predictor
 from tests.training.runs import train_here
 
 
@@ -20,14 +19,14 @@ def image(shapes_root, tmp_path):
 
 
 def test_attention_is_what_the_layer_computes(trained_run):
-    predictor = Predictor(*open_model(str(trained_run), device="cpu")[0])
-    ids, mask = predictor.text.encode(["a red square left of a ring"], 24)
+    model, _ = open_model(str(trained_run), device="cpu")
+    ids, mask = model.tokenizer.encode(["a red square left of a ring"], 24)
     pixels = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8)
-    layer = predictor.model.bridgetower.cross_modal_text_layers[-1].crossattention
+    layer = model.task.model.bridgetower.cross_modal_text_layers[-1].crossattention
     seen = {}
     layer.register_forward_pre_hook(lambda _, inputs: seen.update(keys=inputs[1]))
     layer.output.register_forward_pre_hook(lambda _, inputs: seen.update(mixed=inputs[0]))
-    patches = attention_over_image(predictor, pixels, ids[0], mask[0])
+    (patches,) = attention_over_images(model, pixels[None], ids[0], mask[0])
     assert patches.shape == (24, 2, 2)
     weights = torch.cat([1 - patches.flatten(1).sum(1, keepdim=True), patches.flatten(1)], 1)
     assert (weights > 0).all()

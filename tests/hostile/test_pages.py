@@ -8,6 +8,7 @@ import pytest
 from bridgetower_train.cli import main
 from bridgetower_train.pages.html import element, page
 from bridgetower_train.pages.prediction import Prediction, TextPrediction, prediction_page
+from bridgetower_train.tasks.base import Said
 from data_prep.shapes.tokenizer import train_tokenizer
 from tests.hostile.attacks import attack
 from tests.pages.synthetic_run import HOSTILE, write_run
@@ -78,6 +79,10 @@ def test_the_pages_of_a_hostile_corpus(root, tmp_path, monkeypatch, capsys):
 
 @attack(7)
 def test_the_page_of_a_hostile_vocabulary():
-    text = TextPrediction(HOSTILE, 0.5, 0.5, [[(HOSTILE, 0.1)]], [(HOSTILE, np.ones((2, 2), np.float32))])
-    shown = prediction_page(Prediction(HOSTILE, np.zeros((3, 8, 8), np.uint8), {HOSTILE: HOSTILE}, [text]))
+    text = TextPrediction(
+        HOSTILE,
+        Said({HOSTILE: 0.5}, [[(HOSTILE, 0.1)]], [(HOSTILE, 0.2)]),
+        [(HOSTILE, np.ones((1, 2, 2), np.float32))],
+    )
+    shown = prediction_page(Prediction(HOSTILE, [np.zeros((3, 8, 8), np.uint8)], {HOSTILE: HOSTILE}, [text]))
     assert active(shown) == OWN

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.tasks.classification.conftest import options, tasks_root
+
+__all__ = ["options", "tasks_root"]
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 

@@ -5,6 +5,7 @@ import pytest
 from synthetic_run import HOSTILE
 
 from bridgetower_train.pages.prediction import Prediction, TextPrediction, prediction_page
+from bridgetower_train.tasks.base import Said
 
 MAP = np.zeros((4, 4), np.float32)
 MAP[0, 3] = 0.5
@@ -14,12 +15,16 @@ MAP[0, 3] = 0.5
 def test_everything_is_shown_at_any_width(width, tmp_path, open_page):
     guesses = [("red", 0.75), (HOSTILE, 0.125)]
     texts = [
-        TextPrediction("a red circle " * 12, 0.321, 0.987, [], [("red", MAP), ("circle", MAP.T)]),
-        TextPrediction(f"a <mask> {HOSTILE}", None, 0.5, [guesses, guesses], [("<mask>", MAP)]),
+        TextPrediction(
+            "a red circle " * 12,
+            Said({"similarity": 0.321, "match": 0.987}, [], []),
+            [("red", MAP[None]), ("circle", MAP.T[None])],
+        ),
+        TextPrediction(f"a <mask> {HOSTILE}", Said({"match": 0.5}, [guesses, guesses], []), [("<mask>", MAP[None])]),
     ]
     pixels = np.full((3, 32, 32), 200, np.uint8)
     path = tmp_path / "page.html"
-    path.write_text(prediction_page(Prediction(f"{HOSTILE}.jpg", pixels, {"model": "run " * 40}, texts)))
+    path.write_text(prediction_page(Prediction(f"{HOSTILE}.jpg", [pixels], {"model": "run " * 40}, texts)))
     browser = open_page(path, width)
     shown = browser.find_element("css selector", "body").text
     for part in ("0.321", "0.987", "0.750", HOSTILE, "Under <mask> number 2", "red 50%"):

@@ -9,7 +9,7 @@ Shapes: B samples, D width.
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -84,7 +84,7 @@ class Mirror(Task):
         return Work(images=2, texts=1, pooled=2, read=0, tokens=0, heads=cls.heads(config))
 
     @classmethod
-    def reader(cls, config: TrainConfig, tokenizer: CaptionTokenizer) -> MirrorReader:
+    def reader(cls, config: TrainConfig, tokenizer: CaptionTokenizer, names: Sequence[str] = ()) -> MirrorReader:
         return MirrorReader()
 
     @classmethod
@@ -92,7 +92,9 @@ class Mirror(Task):
         return {"mirrored": torch.zeros(size, dtype=torch.int64)}
 
     @classmethod
-    def show(cls, config: TrainConfig, batch: Batch, row: int, tokenizer: CaptionTokenizer) -> Shown:
+    def show(
+        cls, config: TrainConfig, batch: Batch, row: int, tokenizer: CaptionTokenizer, names: Sequence[str] = ()
+    ) -> Shown:
         answer = "mirrored" if batch.labels["mirrored"][row] else "the same"
         return super().show(config, batch, row, tokenizer)._replace(facts={"second image": answer})
 

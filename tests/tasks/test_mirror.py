@@ -89,7 +89,10 @@ def test_another_task_does_not_resume_it(run_dir: Path, options, capsys):
 
 def test_an_unknown_task_is_named(options, tmp_path: Path, capsys):
     assert main(["train", *options, f"run_dir={tmp_path}", "task=mirorr"]) == 2
-    assert "task=mirorr: must be one of pretraining, mirror; did you mean 'mirror'?" in capsys.readouterr().err
+    assert (
+        "task=mirorr: must be one of pretraining, vqav2, snli_ve, nlvr2, classes, mirror; did you mean 'mirror'?"
+        in capsys.readouterr().err
+    )
 
 
 def test_its_samples_are_shown(options, tmp_path: Path):

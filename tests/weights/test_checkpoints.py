@@ -199,14 +199,14 @@ def test_missing_unknown_and_misshapen_tensors_are_listed(build, text, tmp_path)
     for layer in (0, 1):
         del weights[f"{cross}.{layer}.output.dense.bias"]
     weights["bridgetower.stray.weight"] = torch.zeros(1)
-    weights["vqa_classifier.0.bias"] = torch.zeros(1)
-    weights["bridgetower.token_type_embeddings.weight"] = torch.zeros(3, 128)
+    weights["cifar_classifier.0.bias"] = torch.zeros(1)
+    weights["bridgetower.token_type_embeddings.weight"] = torch.zeros(4, 128)
     save_file(weights, tmp_path / "model.safetensors")
     said = message(build, checkpoint=tmp_path)
     assert said == (
         f"init.checkpoint={tmp_path}: does not fit the model: missing: {cross}.{{0-1}}.output.dense.bias; "
-        "unknown: bridgetower.stray.weight, vqa_classifier.0.bias; "
-        "of another shape: bridgetower.token_type_embeddings.weight (3, 128) instead of (2, 128)"
+        "unknown: bridgetower.stray.weight, cifar_classifier.0.bias; "
+        "of another shape: bridgetower.token_type_embeddings.weight (4, 128) instead of (2, 128)"
     )
 
 

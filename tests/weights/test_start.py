@@ -180,7 +180,7 @@ def states(rank: int, root: Path, overrides: list[str]) -> dict[str, torch.Tenso
     config = composed(*TINY, f"data.root={root}", "run_dir=/nowhere", *overrides)
     ranks = Ranks(rank, 2, torch.distributed.group.WORLD)
     device, _ = make_device(config.device, 0)
-    config, tokenizer, _ = read_data(config, ranks)
+    config, tokenizer, *_ = read_data(config, ranks)
     compared = contrast(config, 2)
     graphs = planned_graphs(config, compared, device.execution)
     engine, optimizer = build_engine(config, device, ranks, compared, graphs, tokenizer)

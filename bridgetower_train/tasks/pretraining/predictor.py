@@ -10,7 +10,7 @@ from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.devices import Device
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.model.bridgetower import Fused, ImageStates, Pairs, TextStates
-from bridgetower_train.tasks.base import Task, evaluating
+from bridgetower_train.tasks.base import Said, Task, evaluating
 from bridgetower_train.tasks.pretraining.itc import embed_image, embed_text
 from bridgetower_train.tasks.pretraining.task import Pretraining
 
@@ -56,6 +56,25 @@ class Predictor:
         with evaluating(self.task, self.device):
             logits_BMV: Tensor = self.model.head("mlm_score")(self.read(pixels_B3SS, ids_BL, mask_BL, positions_BM))
             return logits_BMV.float().cpu()
+
+    def say(self, pixels_13SS: Tensor, text: str, top: int) -> Said:
+        """What the heads that are there say of an image and a text, with the `top` best words for each `<mask>`."""
+        scores = {}
+        if self.embeds:
+            scores["similarity"] = float(self.embed_images(pixels_13SS)[0] @ self.embed_texts([text])[0])
+        if self.matches:
+            scores["match"] = float(self.match(pixels_13SS, [text]))
+        return Said(scores, self._guesses(pixels_13SS, text, top) if self.fills else [], [])
+
+    def _guesses(self, pixels_13SS: Tensor, text: str, top: int) -> list[list[tuple[str, float]]]:
+        """The best words for each `<mask>`."""
+        (ids_L,), (mask_L,) = self.text.encode([text], self.model.config.max_text_len)
+        places = torch.nonzero(ids_L == self.text.mask)[:, 0]
+        if not len(places):
+            return []
+        probabilities = self.fill_all(pixels_13SS, ids_L[None], mask_L[None], places[None])[0].softmax(-1)
+        best = (row.topk(min(top, len(row))) for row in probabilities)
+        return [[(self.text.decode([i]), float(p)) for p, i in zip(*row, strict=True)] for row in best]
 
     def read(self, pixels_B3SS: Tensor, ids_BL: Tensor, mask_BL: Tensor, positions_BM: Tensor) -> Tensor:
         """The text stream (B, M, D) at `positions_BM` after the last fusion layer, on the device."""

@@ -3,7 +3,7 @@
 Shapes: B samples, M masked tokens per text, D width.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from bridgetower_train.config import ModelConfig, ObjectiveConfig, TrainConfig
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.data.text import CaptionTokenizer
+from bridgetower_train.devices import Device
 from bridgetower_train.model.attention import AttentionFunction, sdpa
 from bridgetower_train.model.bridgetower import Fused, ImageStates, Pairs, TextStates
 from bridgetower_train.model.flops import Work
 from bridgetower_train.model.heads import Head, LinearHead
-from bridgetower_train.tasks.base import Embedded, Exported, Metric, Metrics, Shown, Task
+from bridgetower_train.tasks.base import Embedded, Exported, Metric, Metrics, Said, Shown, Task
 from bridgetower_train.tasks.gather import world_size
 from bridgetower_train.tasks.pretraining.itc import (
     INITIAL_LOGIT_SCALE,
@@ -96,7 +97,7 @@ class Pretraining(Task):
         return Work(1, kinds.clean + kinds.masked, kinds.pooled, int(kinds.masked), masked, cls.heads(config))
 
     @classmethod
-    def reader(cls, config: TrainConfig, tokenizer: CaptionTokenizer) -> PretrainingReader:
+    def reader(cls, config: TrainConfig, tokenizer: CaptionTokenizer, names: Sequence[str] = ()) -> PretrainingReader:
         return PretrainingReader(config, tokenizer)
 
     @classmethod
@@ -169,7 +170,9 @@ class Pretraining(Task):
         return replace(config, objective=objective)
 
     @classmethod
-    def show(cls, config: TrainConfig, batch: Batch, row: int, tokenizer: CaptionTokenizer) -> Shown:
+    def show(
+        cls, config: TrainConfig, batch: Batch, row: int, tokenizer: CaptionTokenizer, names: Sequence[str] = ()
+    ) -> Shown:
         return show(batch, row, tokenizer, config.objective.itm_negatives == "hard")
 
     @classmethod
@@ -261,6 +264,11 @@ class Pretraining(Task):
             fused = self.model.fuse(encoded.image, encoded.text, replace(encoded.pairs, positions=None))
         drawn = {} if encoded.similarity is None else {"similarity": encoded.similarity}
         return self._embedded(batch, encoded, fused), drawn
+
+    def say(self, pixels: Tensor, text: str, tokenizer: CaptionTokenizer, device: Device, top: int) -> Said:
+        from bridgetower_train.tasks.pretraining.predictor import Predictor  # which needs this module
+
+        return Predictor(self, tokenizer, device).say(pixels, text, top)
 
     def _encode(self, batch: Batch) -> "_Encoded":
         """The towers: the clean and the masked views of the texts are one batch."""

@@ -30,16 +30,24 @@ GENERATION = int(os.environ.get("HPU_EMULATION_GENERATION", "2"))
 MEMORY = {1: 32, 2: 96, 3: 128}
 """Generation -> GiB on the card."""
 
+OWNER = "HPU_EMULATION_OWNER"
+"""Set in the environment of a process that has a card, and so of its children: loader workers."""
+
 if RELEASE not in RELEASES:
     raise RuntimeError(f"HPU_EMULATION_RELEASE={RELEASE}: must be one of {', '.join(RELEASES)}")
 if LAZY and not (Version(torch.__version__).local or "").startswith(("git", "hpu")):  # __init__.py@f186e3d and @bcc5172
     raise AssertionError(f"Upstream PyTorch version {torch.__version__} is not supported in Lazy mode.")
-if multiprocessing.parent_process() is not None:
-    raise RuntimeError("Device acquire failed: habana_frameworks was imported in a child process")
+if multiprocessing.parent_process() is not None and OWNER in os.environ:
+    raise RuntimeError(
+        "Device acquire failed: habana_frameworks was imported in a child of the process that has the card"
+    )
 if GENERATION == 1 and RELEASE != "1.21":
     raise RuntimeError(
         "synStatus=8 Device acquire failed: the first generation ended with 1.21"
     )  # the support matrix of 1.22
+
+
+os.environ[OWNER] = str(os.getpid())
 
 
 def _load() -> Any:
