@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+import time
 from contextlib import suppress
 from types import ModuleType
 from typing import NamedTuple
@@ -78,6 +79,9 @@ COMMANDS = {
 }
 
 
+_FIRST_SPEAKS = 10.0
+"""Seconds that other ranks leave the first to say what is wrong: a launcher ends all where one has ended."""
+
 REMOVED = {
     "bench buckets": "what text buckets save is in benchmarks/2026-11-21-text-buckets.md (at most a tenth of a step); for the "
     "lengths of a corpus's captions in tokens, use bridgetower prep stats root=FOLDER tokenizer=FILE",
@@ -149,8 +153,10 @@ def main(argv: list[str] | None = None) -> int:
         check_numbers()
         return _main(sys.argv[1:] if argv is None else argv)
     except ConfigError as error:
-        if is_first():  # every rank has the same configuration
-            print_line(f"error: {error}", sys.stderr)
+        if not is_first():  # every rank has the same configuration
+            time.sleep(_FIRST_SPEAKS)
+            return 2
+        print_line(f"error: {error}", sys.stderr)
         return 2
     except UserError as error:
         print_line(f"error: {error}", sys.stderr)

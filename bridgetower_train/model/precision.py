@@ -26,6 +26,12 @@ def no_autocast(x: Tensor) -> torch.autocast:
     return torch.autocast(x.device.type, enabled=False)
 
 
+def computed_in(x: Tensor) -> torch.dtype:
+    """What autocast computes in on the device of `x`; without it the type of `x`."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
 class LayerNorm(nn.LayerNorm):
     """Layer norm that leaves its stream in autocast's type, as Gaudi's lists do.
 
@@ -33,6 +39,4 @@ class LayerNorm(nn.LayerNorm):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        kind = x.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-        return super().forward(x).to(dtype)
+        return super().forward(x).to(computed_in(x))
