@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+import time
 from contextlib import suppress
 from types import ModuleType
 from typing import NamedTuple
@@ -54,6 +55,7 @@ COMMANDS = {
     "bench prep": Command("time the preparation of a corpus"),
     "bench save": Command("benchmark async checkpointing", "bench_step"),
     "bench ranks": Command("measure DDP overhead", "bench_ranks"),
+    "bench compare": Command("compare two results of a benchmark"),
     "bench watchdog": Command("measure what watching many ranks takes"),
     "prep shapes": Command("draw the shapes corpus", module="data_prep.shapes.corpus"),
     "prep coco": Command("write COCO captions as shards"),
@@ -76,6 +78,9 @@ COMMANDS = {
     "prep card": Command("write a dataset card", module="data_prep.inspect.card"),
 }
 
+
+_FIRST_SPEAKS = 10.0
+"""Seconds that other ranks leave the first to say what is wrong: a launcher ends all where one has ended."""
 
 REMOVED = {
     "bench buckets": "what text buckets save is in benchmarks/2026-11-21-text-buckets.md (at most a tenth of a step); for the "
@@ -148,8 +153,10 @@ def main(argv: list[str] | None = None) -> int:
         check_numbers()
         return _main(sys.argv[1:] if argv is None else argv)
     except ConfigError as error:
-        if is_first():  # every rank has the same configuration
-            print_line(f"error: {error}", sys.stderr)
+        if not is_first():  # every rank has the same configuration
+            time.sleep(_FIRST_SPEAKS)
+            return 2
+        print_line(f"error: {error}", sys.stderr)
         return 2
     except UserError as error:
         print_line(f"error: {error}", sys.stderr)

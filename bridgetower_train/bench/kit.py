@@ -11,14 +11,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bridgetower_train.config import DeviceConfig, ModelConfig, ObjectiveConfig, OptimConfig, TrainConfig
 from bridgetower_train.data.batch import Batch
@@ -28,7 +27,6 @@ from bridgetower_train.display import public
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.files import atomic_write
 from bridgetower_train.tasks import Task, task_class
-from bridgetower_train.tasks.base import whole
 from bridgetower_train.versions import installed_version, versions
 from bridgetower_train.weights.saved import config_of
 
@@ -139,7 +137,9 @@ def as_run(config: BenchModelConfig) -> TrainConfig:
 def make_task(run: TrainConfig, device: Device) -> Task:
     """The run's task on the device, with the same random weights each time."""
     torch.manual_seed(0)
-    return task_class(run)(run, device.attention).to(device.torch_device)
+    task = task_class(run)(run, device.attention).to(device.torch_device)
+    device.compile(task.model)
+    return task
 
 
 def random_batch(run: TrainConfig, size: int) -> Batch:
@@ -164,11 +164,6 @@ def random_batch(run: TrainConfig, size: int) -> Batch:
         image_id=torch.from_numpy(numbers),
         labels=task.blank_labels(run, size, L) | {name: label for name, label in made.items() if len(label) == size},
     )
-
-
-def joint_loss(task: Task, module: nn.Module, batch: Batch, totals: Tensor) -> Tensor:
-    """The loss of a batch by itself, by `module`, which is `task` or wraps it."""
-    return whole(module(batch, totals), partial(task.across, totals=totals, among=len(batch.image_id)))[0]
 
 
 def forward_backward(loss: Callable[[], Tensor], device: Device) -> None:

@@ -20,7 +20,6 @@ from bridgetower_train.bench.kit import (
     as_run,
     bench,
     forward_backward,
-    joint_loss,
     make_task,
     random_batch,
 )
@@ -158,10 +157,10 @@ def _train_config(config: BenchRanksConfig, world_size: int, root: Path, run_dir
 def _bare_step(config: TrainConfig, device: Device, batch: Batch) -> Callable[[], None]:
     task = make_task(config, device)
     optimizer = device.adamw(parameter_groups(task.model.named_parameters(), config.optim), config.optim)
-    module, totals = device.compile(task), task.counts(batch)
+    totals = task.counts(batch)
 
     def step() -> None:
-        forward_backward(lambda: joint_loss(task, module, batch, totals), device)
+        forward_backward(lambda: task.losses(batch, totals)[0], device)
         optimizer.step()
         optimizer.zero_grad()
         device.mark_step()

@@ -16,7 +16,6 @@ from bridgetower_train.bench.kit import (
     device_clock,
     forward_backward,
     in_turns,
-    joint_loss,
     make_task,
     random_batch,
 )
@@ -117,8 +116,8 @@ def measure(config: BenchStepConfig) -> Figures:
 
 def losses(task: Task, heads: HuggingFaceHeads | None, batch: Batch, device: Device) -> dict[str, Callable[[], Tensor]]:
     """Name -> the loss of the joint step, or of one pass of Hugging Face's classes."""
-    totals, module = task.counts(batch), device.compile(task)
-    joint: dict[str, Callable[[], Tensor]] = {"joint": lambda: joint_loss(task, module, batch, totals)}
+    totals = task.counts(batch)
+    joint: dict[str, Callable[[], Tensor]] = {"joint": lambda: task.losses(batch, totals)[0]}
     if heads is None:
         return joint
     others = batch.pixel_values[batch.labels["itm_negative"]]

@@ -96,7 +96,7 @@ class DeviceConfig:
     precision: str = "fp32"
     """`fp32`, or `bf16`: fp32 weights under bf16 autocast; losses stay in fp32."""
     execution: str = "auto"
-    """`eager`: operator by operator; `compile`: torch.compile of the forward and backward pass; `lazy` (HPU only): a step is
+    """`eager`: operator by operator; `compile`: torch.compile of each block, forward and backward; `lazy` (HPU only): a step is
     recorded and compiled as one graph. `auto` is eager but on HPU: there lazy with the vendor's fork of torch, which alone has
     it, and compile with another build; it prints which and why."""
     graphs: bool = False

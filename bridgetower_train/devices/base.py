@@ -4,6 +4,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from torch.profiler import ProfilerActivity
 from bridgetower_train.config import DeviceConfig, OptimConfig
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.model.attention import AttentionFunction, sdpa
+from bridgetower_train.model.bridgetower import blocks
 
 
 class Probe(NamedTuple):
@@ -44,7 +46,7 @@ class Device(ABC):
     """Allowed values of `device.execution`."""
     compiler: str = "inductor"
     """Backend of torch.compile."""
-    compiler_options: Mapping[str, Any] | None = None
+    compiler_options: dict[str, Any] | None = None
     """Options of that backend."""
     activities: tuple[ProfilerActivity, ...] = (ProfilerActivity.CPU,)
     """What a profile records."""
@@ -216,15 +218,25 @@ class Device(ABC):
     def begin_micro_batch(self, number: int) -> None:  # noqa: B027  nothing to do without graphs
         """Micro-batch `number` (from 0) of a step is next."""
 
-    def compile(self, module: nn.Module) -> nn.Module:
-        """`module` with its forward and backward pass compiled, if `device.execution` is `compile`; parameter names stay.
+    def compile(self, model: nn.Module) -> None:
+        """Compile the forward and backward pass of each block of `model`, if `device.execution` is `compile`; names stay.
 
-        For every shape: torch would stop at eight. How many are too many, guards.max_recompiles decides.
+        Blocks of a kind share what is compiled: once for each shape and mode, however deep the model is. What is between blocks,
+        and collectives, runs eagerly. To be called before `checkpoint_blocks`, which recomputes what is compiled here.
         """
-        if self.execution == "compile":
-            torch._dynamo.config.cache_size_limit = torch._dynamo.config.accumulated_cache_size_limit  # type: ignore[assignment]
-            module.compile(backend=self.compiler, dynamic=False, options=self.compiler_options)
-        return module
+        if self.execution != "compile":
+            return
+        settings: Any = torch._dynamo.config
+        settings.cache_size_limit = settings.accumulated_cache_size_limit  # torch's own limit is 8 shapes
+        settings.optimize_ddp = False  # it would split blocks where a bucket of gradients ends
+        compiled: dict[type[nn.Module], Callable[..., Any]] = {}
+        for block in blocks(model):
+            kind = type(block)
+            if kind not in compiled:
+                compiled[kind] = torch.compile(
+                    kind.forward, backend=self.compiler, dynamic=False, options=self.compiler_options
+                )
+            block.forward = partial(compiled[kind], block)  # type: ignore[method-assign]
 
 
 def may_update(norm: Tensor, limit: Tensor | None) -> Tensor:

@@ -108,9 +108,9 @@ class CpuDevice(Device):
         alive = accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()))
         return max(alive, default=0)
 
-    def compile(self, module: nn.Module) -> nn.Module:
-        """Dropout uses `_drop`."""
-        for part in module.modules():
+    def compile(self, model: nn.Module) -> None:
+        """In eager execution dropout uses `_drop`."""
+        super().compile(model)
+        for part in model.modules() if self.execution == "eager" else ():
             if isinstance(part, nn.Dropout):
                 part.forward = partial(_dropout, part)  # type: ignore[method-assign]
-        return super().compile(module)

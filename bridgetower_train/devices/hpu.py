@@ -235,11 +235,6 @@ class HpuDevice(Device):
             self._set_iteration_count = cast(Callable[[int], None], flat.set_iteration_count)
         return _Replayed(flat)
 
-    def compile(self, module: nn.Module) -> nn.Module:
-        """As one graph, which DistributedDataParallel's buckets would otherwise split: the vendor's examples prevent that too."""
-        torch._dynamo.config.optimize_ddp = False  # type: ignore[assignment]
-        return super().compile(module)
-
     def begin_micro_batch(self, number: int) -> None:
         """The first micro-batch of a step has its own graph, whose gradients the others add to."""
         self._set_iteration_count(number)

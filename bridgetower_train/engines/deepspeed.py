@@ -32,7 +32,7 @@ from bridgetower_train.engines.tensor_file import Read, shared_tensors
 from bridgetower_train.engines.zero_weights import Zero3Settings, leaves
 from bridgetower_train.errors import ConfigError, UserError
 from bridgetower_train.rendezvous import stay_on_this_host
-from bridgetower_train.tasks.base import Across, Embedded, Embedding, Metrics, Task, whole
+from bridgetower_train.tasks.base import Across, Embedded, Metrics, Task, whole
 
 ZERO_BUCKET = 100_000_000
 """Most gradients that are reduced in one collective."""
@@ -280,12 +280,11 @@ class Autocast(nn.Module):
 
     def __init__(self, task: Task, device: Device) -> None:
         super().__init__()
-        self.task, self.autocast = device.compile(task), device.autocast
-        self.embedding = device.compile(Embedding(task))
+        self.task, self.autocast = task, device.autocast
 
     def forward(self, batch: Batch, totals: Tensor | None = None) -> Any:
         with self.autocast():
-            return self.embedding(batch) if totals is None else self.task(batch, totals)
+            return self.task.embed(batch) if totals is None else self.task(batch, totals)
 
 
 def check_device(device: Device, stage: int) -> None:

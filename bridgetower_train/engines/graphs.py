@@ -1,10 +1,18 @@
 """What is compiled, and how often it is launched, where forward and backward passes run as graphs."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
-from bridgetower_train.config import TrainConfig
-from bridgetower_train.tasks import Contrast
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 
+from bridgetower_train.config import TrainConfig
+from bridgetower_train.data.batch import Batch
+from bridgetower_train.model.bridgetower import blocks
+from bridgetower_train.tasks import Contrast, task_class
+
+_EMBEDDING = "the embedding pass"
 _DISTINCT = 14
 """Graphs of one pass that differ where blocks are recomputed, however deep the model is: counted on the emulated card, with three
 or more fusion layers, all losses, and towers deeper than that."""
@@ -30,18 +38,51 @@ class Graphs(NamedTuple):
 
 
 def planned_graphs(config: TrainConfig, contrast: Contrast, execution: str) -> Graphs:
-    """About how many graphs a step has on each rank, in lazy or compiled execution.
+    """About how many graphs a step has on each rank, in lazy or compiled execution."""
+    return _lazy(config, contrast) if execution == "lazy" else _compiled(config, contrast)
 
-    In lazy execution the first micro-batch, which leaves gradients, is another graph than later ones, which add to them.
-    Activation checkpointing ends a graph there before each block is recomputed (engines.activation), and the fusion's last text
-    layer runs twice.
+
+def _lazy(config: TrainConfig, contrast: Contrast) -> Graphs:
+    """The first micro-batch, which leaves gradients, is another graph than later ones, which add to them.
+
+    Activation checkpointing ends a graph before each block is recomputed (engines.activation), and the fusion's last text layer
+    runs twice.
     """
-    lazy, model, parts = execution == "lazy", config.model, 1
-    if lazy and config.engine.activation_checkpointing:
+    model, parts = config.model, 1
+    if config.engine.activation_checkpointing:
         parts = model.vision_layers + model.text_layers + 2 * model.fusion_layers + 2
-    several = contrast.micro_batches > 1
-    kinds = ("the first micro-batch", "later ones") if lazy and several else ("a micro-batch",)
+    kinds = ("the first micro-batch", "later ones") if contrast.micro_batches > 1 else ("a micro-batch",)
     distinct, launches = len(kinds) * min(parts, _DISTINCT), contrast.micro_batches * parts
     if contrast.two_passes:
-        kinds, distinct, launches = ("the embedding pass", *kinds), distinct + 1, launches + contrast.micro_batches
+        kinds, distinct, launches = (_EMBEDDING, *kinds), distinct + 1, launches + contrast.micro_batches
     return Graphs(kinds, len(config.text_lengths) * distinct, launches)
+
+
+def _compiled(config: TrainConfig, contrast: Contrast) -> Graphs:
+    """One for each kind of block and shape (Device.compile), found by a pass over tensors without data."""
+    task = task_class(config)
+    with FakeTensorMode():
+        made = task(config)
+        passes: dict[str, Callable[[Batch], object]] = {"a micro-batch": lambda batch: made(batch, made.counts(batch))}
+        if contrast.two_passes:
+            passes = {_EMBEDDING: made.embed, **passes}
+        found: list[tuple[object, ...]] = []
+        for block in blocks(made.model):
+            block.register_forward_pre_hook(partial(_note, found), with_kwargs=True)
+        distinct = launches = 0
+        for run in passes.values():
+            shapes = set[tuple[object, ...]]()
+            for length in config.text_lengths:
+                found.clear()
+                run(task.blank_batch(config, contrast.micro_batch, length))
+                shapes.update(found)
+            distinct, launches = distinct + len(shapes), launches + len(found) * contrast.micro_batches
+    return Graphs(tuple(passes), distinct, launches)
+
+
+def _note(
+    found: list[tuple[object, ...]], block: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
+) -> None:
+    given = {str(number): value for number, value in enumerate(args)} | kwargs
+    shapes = ((name, tuple(value.shape)) for name, value in given.items() if isinstance(value, Tensor))
+    found.append((type(block), *shapes))

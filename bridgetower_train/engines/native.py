@@ -18,7 +18,7 @@ from bridgetower_train.engines.base import OPTIMIZER, WEIGHTS, Engine, Files, re
 from bridgetower_train.engines.host import HostCopies
 from bridgetower_train.engines.reduction import BUCKETS, average, average_bucket_in_bf16, check_reduction
 from bridgetower_train.engines.tensor_file import Read, shared_tensors
-from bridgetower_train.tasks.base import Across, Embedded, Embedding, Metrics, Task, whole
+from bridgetower_train.tasks.base import Across, Embedded, Metrics, Task, whole
 
 
 class NativeEngine(Engine):
@@ -39,8 +39,7 @@ class NativeEngine(Engine):
         super().__init__(task, device, ranks, config)
         self.parallel = parallel
         self.parameters: list[nn.Parameter] = [p for group in self.optimizer.param_groups for p in group["params"]]
-        # Without its wrapper, whose hooks would split the compiled graph.
-        module = device.compile(device.capture_graphs(task, graphs, accumulates))
+        module = device.capture_graphs(task, graphs, accumulates)
         self._reduces_once = ranks.world_size > 1 and parallel.reduce == "once"
         if self._reduces_once:
             for tensor in task.state_dict().values():  # as DistributedDataParallel does
@@ -51,13 +50,12 @@ class NativeEngine(Engine):
             if parallel.reduce_precision == "bf16":
                 module.register_comm_hook(None, average_bucket_in_bf16)
         self.module = module
-        self.embedding = device.compile(Embedding(task))
         self._micro_batch = 0
         self._host = HostCopies(device)
 
     def embed(self, batch: Batch) -> tuple[Embedded, dict[str, Tensor]]:
         with torch.no_grad(), self.device.autocast(), self.stopwatch.alone():
-            embedded: tuple[Embedded, dict[str, Tensor]] = self.embedding(batch)
+            embedded = self.task.embed(batch)
         self.device.mark_step()
         return embedded
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from bridgetower_train.bench.kit import joint_loss, make_task, random_batch
+from bridgetower_train.bench.kit import make_task, random_batch
 from bridgetower_train.bench.memory import BenchMemoryConfig, compare
 from bridgetower_train.config import DeviceConfig, TrainConfig
+from bridgetower_train.data.batch import Batch
 from bridgetower_train.devices import Device, make_device
 from bridgetower_train.devices.checks import check_device
 from bridgetower_train.distributed import Ranks
@@ -20,6 +21,7 @@ from bridgetower_train.engines.graphs import planned_graphs
 from bridgetower_train.engines.optim import set_lr
 from bridgetower_train.findings import Finding
 from bridgetower_train.tasks import contrast, step_flops
+from bridgetower_train.tasks.base import whole
 from bridgetower_train.training.step import backward
 
 ALONE = Ranks(0, 1, None)
@@ -111,14 +113,19 @@ def capture(run: TrainConfig, pairs: int) -> tuple[str, float]:
     first = random_batch(run, pairs)
     second = replace(first, pixel_values=first.pixel_values.flip(0).contiguous(memory_format=torch.channels_last))
     batches = [batch.to(device.torch_device) for batch in (first, second)]
-    plain = [float(joint_loss(task, task, batch, task.counts(batch)).detach()) for batch in batches]
+
+    def loss(module: Any, batch: Batch) -> float:
+        totals = task.counts(batch)
+        return float(whole(module(batch, totals), partial(task.across, totals=totals, among=pairs))[0].detach())
+
+    plain = [loss(task, batch) for batch in batches]
     if run.device.graphs:
         module: Any = device.capture_graphs(task, 1, False)
         what = "an HPU graph, replayed"
     else:
         module = torch.compile(task, backend="eager", fullgraph=True, dynamic=False)
         what = "one graph of torch.compile, without a break"
-    again = [float(joint_loss(task, module, batch, task.counts(batch)).detach()) for batch in batches]
+    again = [loss(module, batch) for batch in batches]
     return what, max(abs(a - b) / max(abs(b), 1e-6) for a, b in zip(again, plain, strict=True))
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bridgetower_train.config import HEAD_WIDTH
+from bridgetower_train.model.precision import LayerNorm
 
 AttentionFunction = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]
 """(q_BHQE, k_BHTE, v_BHTE, mask, dropout probability) -> x_BHQE. The mask is bool, broadcasts to BHQT, and is True for keys
@@ -106,7 +107,7 @@ class AddNorm(nn.Module):
     def __init__(self, in_features: int, width: int, dropout: float, eps: float) -> None:
         super().__init__()
         self.dense = Linear(in_features, width)
-        self.LayerNorm = nn.LayerNorm(width, eps=eps)
+        self.LayerNorm = LayerNorm(width, eps=eps)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from bridgetower_train.config import ModelConfig
 from bridgetower_train.model.attention import AttentionFunction, Embedding, Linear, sdpa, take
 from bridgetower_train.model.fusion import Bridge, CrossLayer, Pooler
 from bridgetower_train.model.heads import Head
+from bridgetower_train.model.precision import LayerNorm
 from bridgetower_train.model.text import TextLayer, TextModel, attention_mask
 from bridgetower_train.model.vision import Block, VisionModel
 
@@ -89,8 +90,8 @@ class Trunk(nn.Module):
         self.cross_modal_text_transform = Linear(width, width)
         self.cross_modal_image_transform = Linear(width, width)
         self.token_type_embeddings = Embedding(token_types, width)
-        self.cross_modal_text_layernorm = nn.LayerNorm(width, eps=eps)
-        self.cross_modal_image_layernorm = nn.LayerNorm(width, eps=eps)
+        self.cross_modal_text_layernorm = LayerNorm(width, eps=eps)
+        self.cross_modal_image_layernorm = LayerNorm(width, eps=eps)
         self.cross_modal_text_link_tower = nn.ModuleList(Bridge(config) for _ in range(layers - 1))
         self.cross_modal_image_link_tower = nn.ModuleList(Bridge(config) for _ in range(layers - 1))
         self.cross_modal_text_layers = nn.ModuleList(CrossLayer(config, attention) for _ in range(layers))

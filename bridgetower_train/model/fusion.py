@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from bridgetower_train.config import ModelConfig
 from bridgetower_train.model.attention import AddNorm, Attention, AttentionFunction, Intermediate, Linear
+from bridgetower_train.model.precision import LayerNorm
 
 
 class CrossLayer(nn.Module):
@@ -47,7 +48,7 @@ class Bridge(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.LayerNorm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
+        self.LayerNorm = LayerNorm(config.width, eps=config.layer_norm_eps)
 
     def forward(self, state: Tensor, stream: Tensor) -> Tensor:
         out: Tensor = self.LayerNorm(state + stream)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from bridgetower_train.config import PAD_ID, ModelConfig
 from bridgetower_train.model.attention import AddNorm, Attention, AttentionFunction, Embedding, Intermediate, top_states
+from bridgetower_train.model.precision import LayerNorm
 
 
 class TextEmbeddings(nn.Module):
@@ -19,7 +20,7 @@ class TextEmbeddings(nn.Module):
         self.word_embeddings = Embedding(config.vocab_size, config.width, PAD_ID)
         self.position_embeddings = Embedding(config.text_positions, config.width, PAD_ID)
         self.token_type_embeddings = Embedding(1, config.width)
-        self.LayerNorm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
+        self.LayerNorm = LayerNorm(config.width, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bridgetower_train.config import ModelConfig
 from bridgetower_train.model.attention import AttentionFunction, Embedding, Linear, merge_heads, split_heads, top_states
+from bridgetower_train.model.precision import LayerNorm
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 """CLIP's mean of red, green and blue, in [0, 1]."""
@@ -66,9 +67,9 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, attention: AttentionFunction) -> None:
         super().__init__()
         self.attn = SelfAttention(config.width, config.vision_layers, attention)
-        self.ln_1 = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
+        self.ln_1 = LayerNorm(config.width, eps=config.layer_norm_eps)
         self.mlp = MLP(config.width, config.vision_layers)
-        self.ln_2 = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
+        self.ln_2 = LayerNorm(config.width, eps=config.layer_norm_eps)
 
     def forward(self, x_BND: Tensor) -> Tensor:
         x_BND = x_BND + self.attn(self.ln_1(x_BND))
@@ -108,9 +109,9 @@ class VisionTransformer(nn.Module):
     def __init__(self, config: ModelConfig, attention: AttentionFunction) -> None:
         super().__init__()
         self.embeddings = PatchEmbeddings(config)
-        self.ln_pre = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
+        self.ln_pre = LayerNorm(config.width, eps=config.layer_norm_eps)
         self.transformer = Transformer(config, attention)
-        self.ln_post = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
+        self.ln_post = LayerNorm(config.width, eps=config.layer_norm_eps)
 
     def forward(self, pixels_B3SS: Tensor, top: int) -> list[Tensor]:
         """uint8 images -> the outputs (B, N, D) of the last `top` blocks, lowest first."""

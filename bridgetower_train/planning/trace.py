@@ -41,7 +41,7 @@ class Platform:
 
     attention: AttentionFunction
     autocast: Callable[[], AbstractContextManager[Any]]
-    compile: Callable[[nn.Module], nn.Module]
+    compile: Callable[[nn.Module], None]
     where: torch.device
 
     @staticmethod
@@ -56,7 +56,7 @@ class Platform:
         return Platform(
             fused if fused_attention else plain,
             lambda: torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16),
-            lambda module: module,
+            lambda model: None,
             torch.device("cpu"),
         )
 
@@ -94,15 +94,16 @@ def trace(config: TrainConfig, pairs: int, checkpointing: bool, platform: Platfo
     with FakeTensorMode(), torch.device(platform.where):
         task = kind(config, platform.attention)
         parts = _parts(task)
+        platform.compile(task.model)
         if checkpointing:
             checkpoint_blocks(task.model)
-        module, totals = platform.compile(task), torch.ones(3)
+        totals = torch.ones(3)
         with Ledger() as ledger, _labelled(parts, ledger):
             _count_gradients(task, ledger)
             ledger.weights = {id(p.untyped_storage()) for p in task.parameters()}
             batch = kind.blank_batch(config, pairs)
             with platform.autocast():
-                loss, _ = whole(module(batch, totals), partial(task.across, totals=totals, among=pairs))
+                loss, _ = whole(task(batch, totals), partial(task.across, totals=totals, among=pairs))
             kept = ledger.labelled()
             loss.backward()
     lines = np.array(ledger.line, dtype=np.int64)

@@ -319,17 +319,6 @@ class Task(nn.Module, ABC):
         return whole(self(batch, totals), partial(self.across, totals=totals, among=len(batch.image_id)))
 
 
-class Embedding(nn.Module):
-    """`Task.embed` as a module, to be compiled."""
-
-    def __init__(self, task: Task) -> None:
-        super().__init__()
-        self._tasks = [task]  # in a list it is not registered a second time
-
-    def forward(self, batch: Batch) -> tuple[Embedded, dict[str, Tensor]]:
-        return self._tasks[0].embed(batch)
-
-
 Across = Callable[[Embedded], tuple[Tensor, Metrics]]
 """The loss that compares samples, and its metrics, from what `Task.forward` gives for a micro-batch."""
 

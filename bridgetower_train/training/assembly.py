@@ -270,6 +270,7 @@ def build_engine(
     for line in start.lines if ranks.is_main else ():
         print_line(f"{'init':10}{line}")
     task.to(device.torch_device)
+    device.compile(task.model)
     if config.engine.activation_checkpointing:
         checkpoint_blocks(task.model, device)
     engine = ENGINES[config.engine.name](

@@ -101,6 +101,7 @@ class Training:
         device = device or CpuDevice(DeviceConfig(name="cpu"), 0)
         self.ranks = Ranks(dist.get_rank(), dist.get_world_size(), dist.group.WORLD)
         task = pretraining(MODEL, OBJECTIVE, device.attention)
+        device.compile(task.model)
         self.engine = ENGINES[name](task, device, self.ranks, optim, 1, accumulates=True, parallel=parallel)
         self.flag = Flag(self.ranks)
         self.lines: list[dict[str, float]] = []

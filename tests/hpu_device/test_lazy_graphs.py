@@ -9,7 +9,7 @@ from helpers import pretraining, random_batch
 from torch._lazy import mark_step, metrics, ts_backend
 
 from bridgetower_train.config import ObjectiveConfig
-from bridgetower_train.model import heads
+from bridgetower_train.model import heads, precision
 from bridgetower_train.tasks.pretraining import itc
 from tests.tiny import SMALL
 
@@ -53,6 +53,7 @@ def test_every_step_is_a_graph_that_is_there(monkeypatch, negatives):
     """
     for module in (heads, itc):
         monkeypatch.setattr(module, "no_autocast", lambda x: nullcontext())
+    monkeypatch.setattr(precision, "computed_in", lambda x: x.dtype)
     for name, function in (("chunk", chunk), ("split", split), ("unbind", unbind)):
         monkeypatch.setattr(torch.Tensor, name, function)
     config = replace(SMALL, width=64, vision_layers=1, text_layers=1, fusion_layers=1)

@@ -8,7 +8,7 @@ import pytest
 from bridgetower_train.planning.corpora import PUBLISHED
 
 MANUAL = Path(__file__).parents[2] / "docs" / "data.md"
-NAMES = {"COCO": "coco", "Visual Genome": "vg", "SBU": "sbu", "CC3M": "cc3m", "CC12M": "cc12m"}
+NAMES = {"COCO": "coco", "Visual Genome": "vg", "SBU": "sbu", "CC3M": "cc3m", "CC12M": "cc12m", "VQAv2": "vqav2_train"}
 
 
 def numbers(cell: str) -> list[float]:
@@ -19,7 +19,7 @@ def numbers(cell: str) -> list[float]:
 
 def test_the_manual_has_the_same_sizes():
     section = MANUAL.read_text().partition("## What to expect\n")[2].partition("\n## ")[0]
-    rows = [line.split("|")[1:5] for line in section.splitlines() if re.match(r"\| (COCO|Vis|SBU|CC)", line)]
+    rows = [line.split("|")[1:5] for line in section.splitlines() if re.match(r"\| (COCO|Vis|SBU|CC|VQA)", line)]
     stated = {}
     for name, total, images, captions in rows:
         of_corpus = numbers(total if images.strip() == "all" else images)[0]

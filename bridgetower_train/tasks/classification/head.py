@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from bridgetower_train.model.attention import Linear
 from bridgetower_train.model.heads import Float32Linear
+from bridgetower_train.model.precision import LayerNorm
 
 
 class TwoLayerHead(nn.Sequential):
@@ -13,7 +14,7 @@ class TwoLayerHead(nn.Sequential):
     def __init__(self, in_features: int, hidden: int, labels: int, eps: float, dropout: float = 0.0) -> None:
         """`dropout`: of the input."""
         super().__init__(
-            Linear(in_features, hidden), nn.LayerNorm(hidden, eps=eps), nn.GELU(), Float32Linear(hidden, labels)
+            Linear(in_features, hidden), LayerNorm(hidden, eps=eps), nn.GELU(), Float32Linear(hidden, labels)
         )
         self.dropout = dropout
 

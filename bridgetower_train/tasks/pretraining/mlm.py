@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bridgetower_train.config import ModelConfig
 from bridgetower_train.model.attention import Linear
-from bridgetower_train.model.precision import at_least_fp32
+from bridgetower_train.model.precision import LayerNorm, at_least_fp32
 from bridgetower_train.tasks.pretraining.masking import IGNORE
 
 
@@ -19,7 +19,7 @@ class MLMTransform(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.dense = Linear(config.width, config.width)
-        self.LayerNorm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
+        self.LayerNorm = LayerNorm(config.width, eps=config.layer_norm_eps)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.LayerNorm(F.gelu(self.dense(x)))
