@@ -115,9 +115,10 @@ def model_card(
 
 
 def _flat(evaluation: Json) -> Json:
-    """An evaluation with those figures that are not in groups."""
+    """An evaluation with those figures that are not in groups; the overview has none."""
     figures = evaluation.get("figures")
-    flat = {k: v for k, v in figures.items() if not isinstance(v, dict)} if isinstance(figures, dict) else {}
+    grouped = dict if evaluation.get("evaluation") != OVERVIEW else ()
+    flat = {k: v for k, v in figures.items() if not isinstance(v, grouped)} if isinstance(figures, dict) else {}
     return {**evaluation, "figures": flat}
 
 

@@ -63,7 +63,7 @@ class Spool:
         state, detail, meta, *sizes = noted
         others: list[int] = sizes[0] if sizes else []
         ends = list(accumulate(others, initial=note + images - sum(others)))
-        further = [data[begin:end] for begin, end in pairwise(ends)]
+        further = tuple(data[begin:end] for begin, end in pairwise(ends))
         return Outcome(FORMER_STATES.get(state, state), detail, data[note : ends[0]], meta, further)
 
     def close(self) -> None:

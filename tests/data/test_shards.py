@@ -1,6 +1,7 @@
 """Reading a corpus: every record as written, whatever has changed since named, and nothing trusted unread."""
 
 import errno
+import gc
 import hashlib
 import json
 import multiprocessing
@@ -82,6 +83,7 @@ def open_descriptors() -> int:
 
 
 def test_open_shards_are_bounded_and_close(many_shards):
+    gc.collect()  # what earlier tests have left
     before = open_descriptors()
     corpus = open_corpus(str(many_shards), "many")
     contents(corpus)

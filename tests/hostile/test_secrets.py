@@ -2,6 +2,7 @@
 
 import base64
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from bridgetower_train.data.cache import ShardCache
 from bridgetower_train.data.roots import plain_root
 from bridgetower_train.data.shards import open_corpus
 from bridgetower_train.errors import ConfigError, DataError
+from bridgetower_train.signals import ASKING
 from tests.hostile.attacks import attack
 from tests.serving import Folder, of_folder, serving
 from tests.tiny import TINY
@@ -80,8 +82,19 @@ def test_a_run_from_a_root_with_a_password(server, shapes_root, tmp_path, capsys
     assert f"data.root of the run is remote (http://***@{server})" in capsys.readouterr().err
 
 
+@pytest.fixture
+def as_a_process(monkeypatch):
+    """Lets a test call `entry`, which leaves signals ignored and streams guarded, as a process that ends may."""
+    before = {number: signal.getsignal(number) for number in ASKING}
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @attack(68)
-def test_a_preparation_to_a_url_with_a_password(tmp_path, jpeg, capsys, monkeypatch):
+def test_a_preparation_to_a_url_with_a_password(tmp_path, jpeg, capsys, monkeypatch, as_a_process):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "images").mkdir()
     for n in range(4):
@@ -92,8 +105,6 @@ def test_a_preparation_to_a_url_with_a_password(tmp_path, jpeg, capsys, monkeypa
 
     def run(*arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", ["bridgetower", *arguments])
-        monkeypatch.setattr(sys, "stdout", sys.stdout)
-        monkeypatch.setattr(sys, "stderr", sys.stderr)
         return entry() or 0
 
     try:
@@ -140,14 +151,12 @@ def test_a_preparation_to_a_url_with_a_password(tmp_path, jpeg, capsys, monkeypa
         ["train", "{url}"],
     ],
 )
-def test_errors_name_the_host_alone(command, url, shapes_root, tmp_path, capsys, monkeypatch):
+def test_errors_name_the_host_alone(command, url, shapes_root, tmp_path, capsys, monkeypatch, as_a_process):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cache, "RETRY_DELAYS", ())
     monkeypatch.setattr("subprocess.run", lambda *a, **k: subprocess.CompletedProcess(a, 0))
     given = [part.format(url=url, here=tmp_path, shapes=shapes_root) for part in command]
     monkeypatch.setattr(sys, "argv", ["bridgetower", *given])
-    monkeypatch.setattr(sys, "stdout", sys.stdout)
-    monkeypatch.setattr(sys, "stderr", sys.stderr)
     entry()
     printed = "".join(capsys.readouterr())
     assert SECRET not in printed

@@ -46,7 +46,7 @@ class Loopback:
         return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=400, cwd=cwd)
 
     def close(self) -> None:
-        self.process.terminate()
+        self.process.kill()
         self.process.wait()
 
 
