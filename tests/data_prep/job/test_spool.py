@@ -8,9 +8,9 @@ from data_prep.job.spool import Spool
 from data_prep.source.rows import OK, Outcome
 
 OUTCOMES = {
-    3: Outcome(OK, "", b"first", {"width": 5}, []),
-    4: Outcome("404", "detail", b"", {}, []),
-    5: Outcome(OK, "", b"one", {"sha256": "a"}, [b"two", b""]),
+    3: Outcome(OK, "", b"first", {"width": 5}),
+    4: Outcome("404", "detail", b"", {}),
+    5: Outcome(OK, "", b"one", {"sha256": "a"}, (b"two", b"")),
 }
 
 
