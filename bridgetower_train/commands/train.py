@@ -79,7 +79,7 @@ def print_summary(run: Run, why: str) -> None:
         lines["contrast"] = described
     if run.validation:
         lines["held out"] = f"every {run.validate_every:,} steps, {run.validation.described}"
-    if device.compiles:
+    if run.graphs:
         lines["graphs"] = (
             f"{run.graphs.describe(config)}; the run stops after more than {config.guards.max_recompiles} compilations beyond "
             "the warm-up"

@@ -37,9 +37,10 @@ class Graphs(NamedTuple):
         )
 
 
-def planned_graphs(config: TrainConfig, contrast: Contrast, execution: str) -> Graphs:
-    """About how many graphs a step has on each rank, in lazy or compiled execution."""
-    return _lazy(config, contrast) if execution == "lazy" else _compiled(config, contrast)
+def planned_graphs(config: TrainConfig, contrast: Contrast, execution: str) -> Graphs | None:
+    """About how many graphs a step has on each rank; None in eager execution."""
+    ways = {"lazy": _lazy, "compile": _compiled}
+    return ways[execution](config, contrast) if execution in ways else None
 
 
 def _lazy(config: TrainConfig, contrast: Contrast) -> Graphs:

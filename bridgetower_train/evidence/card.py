@@ -65,7 +65,7 @@ def _prepared(run: TrainConfig, pairs: int) -> tuple[Device, NativeEngine]:
 def engine_for(run: TrainConfig, device: Device, ranks: Ranks, pairs: int) -> NativeEngine:
     """The run's task with the same random weights each time."""
     graphs = planned_graphs(run, contrast(run, 1, pairs, pairs), device.execution)
-    return NativeEngine(make_task(run, device), device, ranks, run.optim, graphs.distinct)
+    return NativeEngine(make_task(run, device), device, ranks, run.optim, graphs.distinct if graphs else 0)
 
 
 def step(run: TrainConfig, engine: NativeEngine, pairs: int, length: int) -> dict[str, torch.Tensor]:

@@ -132,7 +132,7 @@ class Plan:
         """What is compiled and launched on each card; None in eager execution."""
         auto = self.config.device.execution == "auto"
         execution = self.cluster.card.execution if auto else self.config.device.execution
-        return None if execution == "eager" else planned_graphs(self.config, self.here.contrast, execution)
+        return planned_graphs(self.config, self.here.contrast, execution)
 
     @property
     def remarks(self) -> list[str]:

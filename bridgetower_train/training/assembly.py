@@ -75,7 +75,7 @@ class Run:
     dataset: PairDataset
     batches: Iterator[Batch]
     contrast: Contrast
-    graphs: Graphs
+    graphs: Graphs | None
     schedule: Schedule
     checkpoints: Checkpoints
     save_every: int
@@ -249,7 +249,7 @@ def build_engine(
     device: Device,
     ranks: Ranks,
     compared: Contrast,
-    graphs: Graphs,
+    graphs: Graphs | None,
     tokenizer: CaptionTokenizer | None,
 ) -> tuple[Engine, Inherited | None]:
     """(the task and its optimizer in the configured engine, the state that `init.optimizer` asks to load into it).
@@ -278,7 +278,7 @@ def build_engine(
         device,
         ranks,
         config.optim,
-        graphs.distinct,
+        graphs.distinct if graphs else 0,
         accumulates=compared.micro_batches > 1,
         parallel=config.engine,
     )
