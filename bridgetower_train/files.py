@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -63,6 +64,13 @@ def open_own(path: Path, flags: int = 0) -> BinaryIO:
     return file  # type: ignore[return-value]
 
 
+def write_all(file: BinaryIO | FileIO, data: bytes) -> None:
+    """Write all of `data` to an unbuffered file."""
+    rest = memoryview(data)
+    while rest:  # on a disk that becomes full a write is cut short, and the next one raises
+        rest = rest[file.write(rest) :]
+
+
 class Appending:
     """A file to whose end pieces are written at once, created if missing: a kill loses none of them."""
 
@@ -71,10 +79,8 @@ class Appending:
 
     def write(self, data: bytes) -> None:
         """OSError, with the file's name, where it cannot, as on a full disk; some of the piece may be there then."""
-        rest = memoryview(data)
         try:
-            while rest:  # on a disk that becomes full a write is cut short, and the next one raises
-                rest = rest[self._file.write(rest) :]
+            write_all(self._file, data)
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self._path)) from None
 

@@ -132,8 +132,11 @@ class Device(ABC):
         return time.perf_counter()
 
     def seconds(self, begin: Any, end: Any) -> float:
-        """Between two moments; waits for the later one."""
-        return float(end - begin)
+        """Between two moments, by the host's clock or events of the device; waits for the later one."""
+        if isinstance(begin, float):
+            return float(end - begin)
+        end.synchronize()
+        return float(begin.elapsed_time(end)) / 1000
 
     def keep_generators(self) -> AbstractContextManager[None]:
         """What is drawn inside the block does not change what is drawn after it."""

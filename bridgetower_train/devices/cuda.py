@@ -51,9 +51,5 @@ class CudaDevice(Device):
         event.record()
         return event
 
-    def seconds(self, begin: torch.cuda.Event, end: torch.cuda.Event) -> float:
-        end.synchronize()
-        return float(begin.elapsed_time(end)) / 1000
-
     def synchronize(self) -> None:
         torch.cuda.synchronize(self.torch_device)

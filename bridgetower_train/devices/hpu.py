@@ -149,12 +149,6 @@ class HpuDevice(Device):
         event.record()
         return event
 
-    def seconds(self, begin: Any, end: Any) -> float:
-        if self.execution == "lazy":
-            return super().seconds(begin, end)
-        end.synchronize()
-        return float(begin.elapsed_time(end)) / 1000
-
     def compilations(self) -> int:
         """Graphs compiled by the vendor's compiler."""
         return int(dict(habana.module("hpu.metrics").metric_global("graph_compilation").stats())["TotalNumber"])

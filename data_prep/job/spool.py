@@ -9,7 +9,7 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
-from bridgetower_train.files import open_own, own_folder
+from bridgetower_train.files import open_own, own_folder, write_all
 from bridgetower_train.foreign import parse_json
 from bridgetower_train.lock import locked
 from data_prep.source.rows import FORMER_STATES, Outcome
@@ -48,11 +48,10 @@ class Spool:
         note = text.encode("utf-8", "replace")
         head = _HEAD.pack(row, len(note), len(images))
         crc = zlib.crc32(images, zlib.crc32(note, zlib.crc32(head)))
-        data = memoryview(b"".join((head, crc.to_bytes(4, "little"), note, images)))
+        data = b"".join((head, crc.to_bytes(4, "little"), note, images))
         self._places.setdefault(row, (self._end + _FRAME.size, len(note), len(images)))
         self._end += len(data)
-        while data:  # on a disk that becomes full a write is cut short, and the next one raises
-            data = data[self._file.write(data) :]
+        write_all(self._file, data)
 
     def get(self, row: int) -> Outcome:
         """The outcome of a row that is in it. FileError if it is not what `add` writes."""

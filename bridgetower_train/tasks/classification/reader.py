@@ -107,7 +107,8 @@ class LabelReader(TextReader):
         pairs = zip(samples.records, samples.numbers, strict=True)
         return {"label": torch.tensor([self.asked(record, number).truth for record, number in pairs])}
 
-    def _label(self, value: Any) -> int:
+    def _label(self, value: Any) -> Any:
+        """The truth of a sample, from what its record says."""
         return label_in(value, len(self.names))
 
 
@@ -120,16 +121,13 @@ class ListedLabelReader(LabelReader):
         return label_in(value[0], len(self.names))
 
 
-class SeveralLabelsReader(TextReader):
+class SeveralLabelsReader(LabelReader):
     """Each text has any number of C labels: `targets`, float32 (B, C), 1 for each that it has."""
 
-    def asked(self, record: Record, number: int, required: bool = False) -> Asked:
-        if not required and "labels" not in record.meta:
-            return Asked(entry(record, "ids", number), None)
-        labels = entry(record, "labels", number)
-        if not isinstance(labels, list):
+    def _label(self, value: Any) -> list[int]:
+        if not isinstance(value, list):
             raise BadRecordError(MISSING.format("labels"))
-        return Asked(entry(record, "ids", number), sorted({label_in(label, len(self.names)) for label in labels}))
+        return sorted({label_in(label, len(self.names)) for label in value})
 
     def labels(self, samples: Samples) -> dict[str, Tensor]:
         targets_BC = torch.zeros(len(samples.records), len(self.names))
