@@ -1,8 +1,9 @@
-"""`manifest.json`: what a corpus contains, shard by shard."""
+"""`manifest.json`: what a corpus contains, shard by shard; and the file beside it that names the labels of a task, by number."""
 
 import json
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,6 +12,10 @@ from bridgetower_train.foreign import parse_json
 
 FORMAT = 2
 """Newest version of manifest and index; a reader reads older ones too. Only `caption_keys` need 2, everything else 1."""
+ANSWERS = "answers.json"
+"""The file of names where labels are answers, the most frequent first. A run and its export keep it too."""
+CLASSES = "classes.json"
+"""The same for other labels."""
 MAX_EDGE = 10_000
 """Pixels that the shorter edge of an image can have."""
 
@@ -128,3 +133,13 @@ class _Version:
 def reindex_hint(folder: str) -> str:
     """What to do about a folder whose manifest, index and shards do not match."""
     return f"prepare the corpus again, or index the existing shards: bridgetower prep index root={folder}"
+
+
+def as_file(names: Sequence[str]) -> str:
+    """The text of a file of names."""
+    return json.dumps(list(names), ensure_ascii=False, indent=0) + "\n"
+
+
+def are_distinct(names: Sequence[str]) -> bool:
+    """Whether there are any names, and none is there twice."""
+    return 0 < len(names) == len({*names})

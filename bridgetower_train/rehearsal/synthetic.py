@@ -5,10 +5,10 @@ from functools import partial
 from pathlib import Path
 
 from bridgetower_train.config import TrainConfig
+from bridgetower_train.data.manifest import as_file
 from bridgetower_train.data.shards import INDEX_DTYPE, open_corpus
 from bridgetower_train.planning.corpora import PUBLISHED
 from bridgetower_train.tasks import task_class
-from bridgetower_train.tasks.names import as_file
 from data_prep.shapes.synthetic import synthetic_corpus
 from data_prep.shards.repeated import repeat_shard
 

@@ -1,12 +1,10 @@
 """What the labels are called, by number: a file of each corpus, which a run and its export keep for themselves."""
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bridgetower_train.config import TrainConfig
-from bridgetower_train.data.manifest import Manifest
+from bridgetower_train.data.manifest import Manifest, are_distinct
 from bridgetower_train.data.roots import plain_root, read_manifest, read_small
 from bridgetower_train.errors import ConfigError, FileError, UserError
 from bridgetower_train.foreign import inside, parse_json, read_json
@@ -48,11 +46,6 @@ def names_in(folder: Path, file: str) -> list[str]:
         raise FileError(f"{folder / file}: {error.strerror}; it names the labels of the model: restore it") from None
 
 
-def as_file(names: Sequence[str]) -> str:
-    """The text of a file of names."""
-    return json.dumps(list(names), ensure_ascii=False, indent=0) + "\n"
-
-
 def noted(config: TrainConfig) -> dict[str, Any]:
     """What the manifests of the corpora say under `extra`, all together.
 
@@ -73,6 +66,6 @@ def noted(config: TrainConfig) -> dict[str, Any]:
 
 
 def _checked(names: list[str], where: str) -> list[str]:
-    if not names or len(set(names)) < len(names):
+    if not are_distinct(names):
         raise FileError(f"{where}: its labels are none, or have a name twice; prepare the corpus again")
     return names

@@ -16,6 +16,7 @@ from bridgetower_train.config import ProfileConfig, RunLength, TrainConfig, one_
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.data.dataset import PairDataset, open_data
 from bridgetower_train.data.loader import make_loader
+from bridgetower_train.data.manifest import as_file
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.devices import Device
 from bridgetower_train.display import print_line
@@ -27,7 +28,6 @@ from bridgetower_train.engines.optim import Schedule
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.files import atomic_write
 from bridgetower_train.tasks import Contrast, contrast, step_flops, task_class
-from bridgetower_train.tasks.names import as_file
 from bridgetower_train.training.best import BestSoFar
 from bridgetower_train.training.checkpoints import Checkpoints, fingerprint
 from bridgetower_train.training.going_back import GoingBack, abandon, finish, going_back

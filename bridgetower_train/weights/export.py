@@ -9,10 +9,10 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from bridgetower_train.data.manifest import as_file
 from bridgetower_train.errors import ConfigError, UserError
 from bridgetower_train.files import atomic_write, sync
 from bridgetower_train.tasks import Task, task_class
-from bridgetower_train.tasks.names import as_file
 from bridgetower_train.weights.hf_files import description_files, tokenizer_files
 from bridgetower_train.weights.names import TEXT_TOWER, WORDS, Tensors
 from bridgetower_train.weights.saved import SavedModel

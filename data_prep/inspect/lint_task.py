@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from bridgetower_train.data.manifest import Manifest
+from bridgetower_train.data.manifest import ANSWERS, CLASSES, Manifest, are_distinct
 from bridgetower_train.data.roots import read_small
 from bridgetower_train.data.shards import Corpus, Record
 from bridgetower_train.errors import DataError, FileError
 from bridgetower_train.foreign import parse_json
 
-NAMES = {"vqav2": "answers.json", "snli_ve": "classes.json", "nlvr2": "classes.json", "classes": "classes.json"}
+NAMES = {"vqav2": ANSWERS, "snli_ve": CLASSES, "nlvr2": CLASSES, "classes": CLASSES}
 """Task -> the file of a corpus with the names of what can be answered."""
 
 
@@ -32,7 +32,7 @@ def names_of(corpus: Corpus) -> list[str]:
         names = parse_json(read_small(root, f"{name}/{file}"), list[str], file, "prepare the corpus again")
     except OSError as error:
         raise FileError(f"{file}: cannot be read ({error.strerror}); prepare the corpus again") from None
-    if not names or len({*names}) < len(names):
+    if not are_distinct(names):
         raise DataError(f"{file}: is empty, or names something twice; prepare the corpus again")
     return names
 

@@ -7,6 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bridgetower_train.data.manifest import CLASSES
 from bridgetower_train.data.shards import as_list
 from bridgetower_train.errors import ConfigError
 from data_prep.source.annotations import digest_file
@@ -14,7 +15,7 @@ from data_prep.source.captions import tidy_text
 from data_prep.source.local import MISSING
 from data_prep.source.rows import Row
 from data_prep.source.table import image_in, named_table
-from data_prep.tasks.corpus import CLASSES, Tally, TaskConfig, digest, listed, read_names, write
+from data_prep.tasks.corpus import Tally, TaskConfig, digest, listed, read_names, write
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """What the corpora of all tasks share: their keys, their images, what is counted, and how they are written."""
 
-import json
 import os
 import re
 from collections import Counter
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bridgetower_train.config import one_of
+from bridgetower_train.data.manifest import are_distinct, as_file
 from bridgetower_train.display import print_line, shortened
 from bridgetower_train.errors import ConfigError, FileError
 from bridgetower_train.foreign import read_json
@@ -21,9 +21,6 @@ from data_prep.source.table import READERS
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 """Suffixes of the images of a folder."""
-
-CLASSES = "classes.json"
-"""File of a corpus with the names of its classes, by their numbers."""
 
 KEY = re.compile(r"[A-Za-z0-9_-]{1,90}")
 """What the key of a record can be."""
@@ -166,7 +163,7 @@ def read_names(key: str, path: str) -> list[str]:
         raise ConfigError(f"{key}={path}: cannot be read ({error.strerror})") from None
     except FileError as error:
         raise ConfigError(f"{key}={error}") from None
-    if not names or len({*names}) < len(names):
+    if not are_distinct(names):
         raise ConfigError(f"{key}={path}: is empty, or names something twice; give the file of a prepared corpus")
     return names
 
@@ -192,6 +189,6 @@ def write(
     identity = {**identity, "resize": config.resize, "splits": str(extra["split"]), **config.link_rule}
     size = None if config.resize == "none" else config.size
     images = LocalImages(folders, size, config.workers, config.follow_links, enlarge=config.resize == "all")
-    texts = {name: json.dumps(list(names), ensure_ascii=False, indent=0) + "\n" for name, names in files.items()}
+    texts = {name: as_file(names) for name, names in files.items()}
     table = RowList(rows, identity)
     run_job(replace(config, name=name), table, images, about, dict(extra), config.resize == "all", texts)

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bridgetower_train.data.manifest import CLASSES
 from bridgetower_train.errors import ConfigError
 from data_prep.source.local import MISSING
 from data_prep.source.rows import Row
 from data_prep.tasks.corpus import (
-    CLASSES,
     KEY,
     Tally,
     TaskConfig,

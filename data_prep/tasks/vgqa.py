@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridgetower_train.data.answers import normalise
+from bridgetower_train.data.manifest import ANSWERS
 from bridgetower_train.errors import ConfigError
 from data_prep.source.annotations import digest_file, expecting, number, read_array, usable
 from data_prep.tasks.corpus import Tally, TaskConfig, digest, listed, paths, read_names, write
 from data_prep.tasks.questions import Question, question_rows
-from data_prep.tasks.vqav2 import ANSWERS
 
 _PEOPLE = 10
 _KEPT = "questions that train"

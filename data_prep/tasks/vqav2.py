@@ -11,13 +11,12 @@ from typing import Any
 
 from bridgetower_train.config import at_least
 from bridgetower_train.data.answers import normalise
+from bridgetower_train.data.manifest import ANSWERS
 from bridgetower_train.errors import ConfigError
 from data_prep.source.annotations import expecting, number, read_array, usable
 from data_prep.tasks.corpus import Tally, TaskConfig, digest, listed, named, paths, read_names, write
 from data_prep.tasks.questions import Question, by_image, question_rows
 
-ANSWERS = "answers.json"
-"""File of a corpus with its vocabulary: the answers that a model may give, the most frequent first."""
 OUTSIDE = "questions outside the vocabulary"
 INSIDE = "questions with an answer in the vocabulary"
 _PUBLISHED = (

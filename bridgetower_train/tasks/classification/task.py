@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bridgetower_train.config import ClassifierConfig, ModelConfig, TrainConfig
 from bridgetower_train.data.batch import Batch
+from bridgetower_train.data.manifest import CLASSES
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.devices import Device
 from bridgetower_train.errors import ConfigError
@@ -50,7 +51,7 @@ GREY = 127
 class Classification(Task):
     """A text about one or several images, and which of C labels it has."""
 
-    names_file: ClassVar[str] = "classes.json"
+    names_file: ClassVar[str] = CLASSES
     head_file: ClassVar[str] = HEAD_FILE
     head_name: ClassVar[str]
     images: ClassVar[int] = 1

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bridgetower_train.config import TrainConfig
 from bridgetower_train.data.batch import Batch
+from bridgetower_train.data.manifest import ANSWERS
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.tasks.base import Metric
 from bridgetower_train.tasks.classification.reader import AnswerReader
@@ -24,7 +25,7 @@ class VQAv2(Classification):
     """
 
     title: ClassVar[str] = "visual question answering (VQAv2)"
-    names_file: ClassVar[str] = "answers.json"
+    names_file: ClassVar[str] = ANSWERS
     head_name: ClassVar[str] = "vqa_classifier"
     hub_task: ClassVar[str] = "visual-question-answering"
     published_labels: ClassVar[int] = 3129
