@@ -106,6 +106,10 @@ class Ranks:
             dist.barrier(group=self.control)
 
 
+ALONE = Ranks(0, 1, None)
+"""A single process."""
+
+
 class Flag:
     """A flag that any rank may raise and all see at the same step.
 
@@ -147,7 +151,7 @@ def init_ranks(backend: str, config: DistributedConfig, patience: float = 0.0) -
     `patience`: seconds for which ranks wait in a collective for one that waits for data, where that is more than the timeout.
     """
     if not several_ranks():
-        return Ranks(0, 1, None)
+        return ALONE
     check_ranks()
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     allow_connections()

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from bridgetower_train.bench.kit import BenchModelConfig, Figures, as_run, bench, make_task, random_batch
 from bridgetower_train.config import EngineConfig, ModelConfig, TrainConfig, at_least, one_of
 from bridgetower_train.devices import Device, make_device
-from bridgetower_train.distributed import Ranks, shut_down
+from bridgetower_train.distributed import ALONE, Ranks, shut_down
 from bridgetower_train.engines import ENGINES as BUILD
 from bridgetower_train.engines.activation import checkpoint_blocks
 from bridgetower_train.planning.memory import ENGINES, Breakdown
@@ -73,7 +73,7 @@ class Peak:
 def measure(config: BenchMemoryConfig) -> Figures:
     """FIGURES."""
     device, _ = make_device(config.device, engine=config.engine)
-    ranks, _ = join(config.world_size - 1, config.world_size) if config.world_size > 1 else (Ranks(0, 1, None), None)
+    ranks, _ = join(config.world_size - 1, config.world_size) if config.world_size > 1 else (ALONE, None)
     try:
         peak = compare(config, device, ranks)
     finally:

@@ -23,7 +23,7 @@ from bridgetower_train.bench.kit import (
 )
 from bridgetower_train.config import CheckpointConfig, at_least
 from bridgetower_train.devices import Device, make_device
-from bridgetower_train.distributed import Ranks
+from bridgetower_train.distributed import ALONE
 from bridgetower_train.engines import NativeEngine
 from bridgetower_train.engines.base import Files
 from bridgetower_train.files import open_direct, write_direct
@@ -129,7 +129,7 @@ def _training(config: BenchSaveConfig, device: Device) -> tuple[NativeEngine, Ca
     """An engine, and a step of it that returns its seconds."""
     run = as_run(config)
     task = make_task(run, device)
-    engine = _Repeated(task, device, Ranks(0, 1, None), config.optim)
+    engine = _Repeated(task, device, ALONE, config.optim)
     engine.times = config.times
     batch = random_batch(run, config.batch).to(device.torch_device)
     compared = contrast(run, 1, config.batch, config.batch)

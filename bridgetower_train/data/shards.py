@@ -88,7 +88,7 @@ def clean_captions(captions: Iterable[Any], kinds: Iterable[Any] = ()) -> dict[s
     clean: dict[str, str] = {}
     for caption, kind in zip(captions, chain(kinds, repeat(""))):  # noqa: B905
         if isinstance(caption, str) and (text := caption.strip()):
-            clean.setdefault(_valid(text), kind if kind and is_kind(kind) else "")
+            clean.setdefault(valid_text(text), kind if kind and is_kind(kind) else "")
     return clean
 
 
@@ -100,11 +100,12 @@ def captions_of(meta: Mapping[str, Any]) -> Captions:
     """
     captions, ids = as_list(meta.get("captions")), meta.get("ids")
     if isinstance(ids, list) and len(ids) == len(captions) and all(isinstance(text, str) for text in captions):
-        return [(_valid(text), "") for text in captions]
+        return [(valid_text(text), "") for text in captions]
     return list(clean_captions(captions, as_list(meta.get("kinds"))).items())
 
 
-def _valid(text: str) -> str:
+def valid_text(text: str) -> str:
+    """A text without lone surrogates, which no tokenizer takes."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 

@@ -20,12 +20,11 @@ from bridgetower_train.data.image import decode_square
 from bridgetower_train.data.reader import View
 from bridgetower_train.data.shards import BadRecordError, Corpus
 from bridgetower_train.display import print_line
-from bridgetower_train.distributed import Ranks
+from bridgetower_train.distributed import ALONE, Ranks
 from bridgetower_train.errors import ConfigError, DataError
 from bridgetower_train.evaluation.base import EvalOptions, Figures, OpenModel, Result
 from bridgetower_train.evaluation.eval_set import EvalSet, count_cut
 from bridgetower_train.evaluation.ranking import chunks
-from bridgetower_train.evaluation.retrieval import ALONE
 from bridgetower_train.files import atomic_write
 from bridgetower_train.tasks.base import evaluating
 from bridgetower_train.tasks.classification import Classification

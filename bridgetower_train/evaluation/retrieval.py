@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bridgetower_train.config import at_least, one_of
 from bridgetower_train.data.shards import Corpus
-from bridgetower_train.distributed import Ranks
+from bridgetower_train.distributed import ALONE, Ranks
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.evaluation.base import EvalOptions, Evaluation, Figures, OpenModel, Picture, Result
 from bridgetower_train.evaluation.eval_set import EvalSet, count_cut
@@ -126,9 +126,6 @@ def _test(images_IE: Tensor, texts_TE: Tensor, owner_T: Ints, part: slice, reran
 
 def _mean(folds: Sequence[Figures]) -> Figures:
     return {name: float(np.mean([figures[name] for figures in folds])) for name in folds[0]}
-
-
-ALONE = Ranks(0, 1, None)
 
 
 def similarities(predictor: Predictor, images: EvalSet, batch: int = 64, ranks: Ranks = ALONE) -> Tensor:

@@ -15,7 +15,7 @@ from bridgetower_train.config import DeviceConfig, TrainConfig
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.devices import Device, make_device
 from bridgetower_train.devices.checks import check_device
-from bridgetower_train.distributed import Ranks
+from bridgetower_train.distributed import ALONE, Ranks
 from bridgetower_train.engines import NativeEngine
 from bridgetower_train.engines.graphs import planned_graphs
 from bridgetower_train.engines.optim import set_lr
@@ -24,7 +24,6 @@ from bridgetower_train.tasks import contrast, step_flops
 from bridgetower_train.tasks.base import whole
 from bridgetower_train.training.step import backward
 
-ALONE = Ranks(0, 1, None)
 STEPS = 20
 """Of a measurement of speed."""
 UPDATES = 2

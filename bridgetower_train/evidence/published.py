@@ -13,7 +13,7 @@ from torch import Tensor
 from bridgetower_train.config import ModelConfig, TrainConfig
 from bridgetower_train.data.cache import read_url
 from bridgetower_train.data.image import decode_square
-from bridgetower_train.distributed import Ranks
+from bridgetower_train.distributed import ALONE
 from bridgetower_train.errors import ConfigError, UserError
 from bridgetower_train.evaluation.base import corpus_of, open_model
 from bridgetower_train.evaluation.retrieval import RETRIEVAL, RetrievalOptions
@@ -254,4 +254,4 @@ def retrieval(source: str, corpus: str, device: str) -> dict[str, dict[str, floa
         run_dir=source, root=str(folder.parent), corpus=folder.name, captions=None, fold=1000, device=device
     )
     model, saved = open_model(source, device=device)
-    return dict(RETRIEVAL.run(model, corpus_of(options, saved.config), options, Ranks(0, 1, None)).figures)
+    return dict(RETRIEVAL.run(model, corpus_of(options, saved.config), options, ALONE).figures)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bridgetower_train.data.answers import soft_targets
 from bridgetower_train.data.reader import Samples, View
-from bridgetower_train.data.shards import BadRecordError, Record
+from bridgetower_train.data.shards import BadRecordError, Record, valid_text
 
 MISSING = "has no {} for each text"
 
@@ -84,7 +84,7 @@ def text_in(record: Record, key: str, number: int) -> str:
     text = entry(record, key, number)
     if not isinstance(text, str):
         raise BadRecordError(MISSING.format(key))
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()  # no tokenizer takes lone surrogates
+    return valid_text(text)
 
 
 def label_in(value: Any, count: int) -> int:
