@@ -42,6 +42,8 @@ COMMANDS = {
     "eval": Command("evaluate a model; `eval NAME` runs one evaluation in full"),
     "export": Command("export a run for transformers and the hub"),
     "predict": Command("score texts for one image (HTML)"),
+    "embed": Command("write the embeddings of images or texts, to search among them"),
+    "search": Command("search images or texts by a text or an image (HTML, JSON, or a local server)"),
     "ablate": Command("ablate the losses, or show what tiny models learn of the tasks"),
     "report": Command("write a run's report.html"),
     "view": Command("show a training batch (HTML)", "train"),
