@@ -57,6 +57,8 @@ COMMANDS = {
     "bench prep": Command("time the preparation of a corpus"),
     "bench save": Command("benchmark async checkpointing", "bench_step"),
     "bench ranks": Command("measure DDP overhead", "bench_ranks"),
+    "bench embed": Command("time bridgetower embed against the bare forward pass", "bench_step"),
+    "bench search": Command("time an exact search"),
     "bench compare": Command("compare two results of a benchmark"),
     "bench watchdog": Command("measure what watching many ranks takes"),
     "prep shapes": Command("draw the shapes corpus", module="data_prep.shapes.corpus"),

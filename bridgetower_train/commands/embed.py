@@ -54,8 +54,8 @@ def run(config: EmbedConfig) -> None:
     if not ranks.is_main:
         return
     kind = "texts" if source.images is None else "images"
-    lost = source.count - found.count
-    print_line(f"{out}: {found.count:,} {kind}{'' if found.written else ', already there'}")
+    lost = source.count - found.total
+    print_line(f"{out}: {found.total:,} {kind}{'' if found.written else ', already there'}")
     if lost and found.written:
         named = ", ".join(f"{key} ({reason})" for key, reason in found.left_out.items())
         print_line(f"left out: {lost:,}: {named}{', ...' if lost > len(found.left_out) else ''}")

@@ -13,6 +13,7 @@ from bridgetower_train.display import print_line
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.evaluation.attention import attention_over_images, words
 from bridgetower_train.evaluation.base import ModelOptions, OpenModel, open_model
+from bridgetower_train.evaluation.matching import calibration
 from bridgetower_train.files import atomic_write
 from bridgetower_train.pages.prediction import Prediction, TextPrediction, prediction_page
 from bridgetower_train.use.images import as_seen
@@ -57,6 +58,9 @@ def run(config: PredictConfig) -> int:
         "image": ", ".join(paths),
         "seen as": preprocessing(saved.config.model.image_size, saved.config.data.square),
     }
+    if any("match" in text.said.scores for text in texts):
+        facts["calibration of match"] = calibration(saved)
+        print_line(f"calibration of match: {facts['calibration of match']}")
     for text in texts:
         print_line(text.text)
         if text.said.scores:

@@ -37,6 +37,8 @@ class SearchConfig(RootOptions):
     rerank: int = 0
     """The best so many by similarity are ranked again by image-text matching, which helps after training with hard negatives and
     fuses as many pairs; 0: none."""
+    attention: int = 8
+    """The first so many results for which the page draws where the words look, which takes a pass of the model each."""
     images: str | None = None
     """Folder of the images; null: where the index says, if that is below its own folder."""
     run_dir: str | None = None
@@ -60,6 +62,7 @@ class SearchConfig(RootOptions):
         super().__post_init__()
         at_least("top", self.top, 1)
         at_least("rerank", self.rerank, 0)
+        at_least("attention", self.attention, 0)
         if self.serve is None and (self.text is None) == (self.image is None):
             raise ConfigError("text: give one of text= and image=, or a port in serve=")
         if self.serve is not None and (self.text or self.image):
@@ -79,7 +82,7 @@ def run(config: SearchConfig) -> None:
             "images   not shown: they are not below the folder of the index; give their folder in images=, or root="
         )
     if config.serve is not None:
-        serve(search, config.serve, config.host, config.top, config.rerank)
+        serve(search, config.serve, config.host, config.top, config.rerank, config.attention)
         return
     query = search.query(config.text, config.image, config.image or "")
     results = search.find(query, config.top, config.rerank)
@@ -91,7 +94,7 @@ def run(config: SearchConfig) -> None:
     if config.out:
         atomic_write(Path(config.out), as_json(search, config, results))
         print_line(f"results: {Path(config.out).resolve()}")
-    atomic_write(Path(config.page), search_page(search.view(query, results)))
+    atomic_write(Path(config.page), search_page(search.view(query, results, config.attention)))
     print_line(f"search: {Path(config.page).resolve()}")
 
 

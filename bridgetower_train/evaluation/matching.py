@@ -77,7 +77,7 @@ def calibration_error(probability: npt.NDArray[np.float64], truth: npt.NDArray[n
 
 
 def calibration(saved: SavedModel) -> str:
-    """How far a probability of a match can be trusted, as `eval matching` found of this checkpoint, or how to find it; in words."""
+    """How far a probability of a match can be trusted, in words: as `eval matching` found it, or how to find out."""
     kept = read_evaluations(Path(saved.source, "eval.json"))
     found = [
         f"expected calibration error {entry['figures']['ECE']:.3f} on {entry.get('corpus')}"

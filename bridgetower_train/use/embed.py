@@ -27,7 +27,7 @@ from bridgetower_train.files import atomic_write, own_folder, replacing
 from bridgetower_train.foreign import read_bytes
 from bridgetower_train.lock import hold
 from bridgetower_train.use.images import as_seen
-from bridgetower_train.use.index import About, below, fingerprint, read_about, table, write
+from bridgetower_train.use.index import About, below, read_about, table, write
 from bridgetower_train.use.model import Model
 from bridgetower_train.use.sources import Source
 
@@ -42,7 +42,8 @@ _DECODERS = max(1, min(8, len(os.sched_getaffinity(0))))
 class Embedded(NamedTuple):
     """What `embed` wrote."""
 
-    count: int
+    total: int
+    """Embeddings in the file."""
     left_out: dict[str, str]
     """Key of an image -> why it could not be used; the first ones."""
     written: bool = True
@@ -61,7 +62,7 @@ def embed(
         kind="texts" if source.images is None else "images",
         model=model.saved.source,
         step=model.saved.step,
-        weights=fingerprint(model),
+        weights=model.fingerprint,
         source=source.digest,
         dtype=dtype,
         width=len(model.embedder.model.head("itc_text_head").fc.weight),

@@ -49,4 +49,4 @@ def _source(image: ImageLike) -> bytes | Image.Image:
         if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or not image.numel():
             raise BadRecordError(f"{NOT_AN_IMAGE}: a tensor must be uint8 (3, H, W)")
         return Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
-    return bytes(image) if isinstance(image, bytes | memoryview) else read_bytes(image, MAX_IMAGE_BYTES)
+    return bytes(image) if isinstance(image, bytes | memoryview) else read_bytes(os.fspath(image), MAX_IMAGE_BYTES)

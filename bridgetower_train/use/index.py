@@ -6,7 +6,6 @@ below its own folder.
 Shapes: N embeddings, E their width.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -47,7 +46,7 @@ class About:
     step: int | None
     """Of the checkpoint; None for exported weights."""
     weights: str
-    """Its `fingerprint`."""
+    """Its `Model.fingerprint`."""
     source: str
     """`Source.digest`."""
     dtype: str
@@ -87,31 +86,10 @@ class Index:
 
     def check(self, model: Model) -> None:
         """ConfigError where the embeddings are not of this model."""
-        if self.about.weights != fingerprint(model):
+        if self.about.weights != model.fingerprint:
             raise ConfigError(
                 f"index={self.path}: is of another model ({self.about.named}); give that one, or embed again"
             )
-
-
-def fingerprint(model: Model) -> str:
-    """SHA-256 of all that embeddings and scores depend on: weights, tokenizer, form of the contrast, how images are seen.
-
-    A run and its export have the same. The temperature is left out: only losses use it.
-    """
-    config = model.config
-    digest = hashlib.sha256(
-        json.dumps(
-            [
-                config.objective.itc_form, config.model.image_size, config.model.max_text_len, config.model.layer_norm_eps,
-                config.data.square, model.opened.tokenizer.digest,
-            ]
-        ).encode()
-    )  # fmt: skip
-    for name, tensor in sorted(model.opened.task.model.state_dict().items()):
-        if name != "logit_scale":
-            digest.update(name.encode())
-            digest.update(tensor.contiguous().cpu().numpy().data)
-    return digest.hexdigest()
 
 
 def check_path(out: str) -> Path:

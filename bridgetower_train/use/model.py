@@ -3,6 +3,8 @@
 Shapes: N images, T texts, E width of the embeddings, S image edge.
 """
 
+import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -124,6 +126,21 @@ class Model:
                 raise DataError(f"{shortened(name)}: {reason}; give another image") from None
         size = self.config.model.image_size
         return torch.stack(seen) if seen else torch.empty(0, 3, size, size, dtype=torch.uint8)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that answers depend on: weights, tokenizer, form of the contrast, how images are seen.
+
+        A run and its export have the same. The temperature is left out: only losses use it.
+        """
+        model, form = self.config.model, self.config.objective.itc_form
+        seen = [model.image_size, self.config.data.square, model.max_text_len, model.layer_norm_eps]
+        digest = hashlib.sha256(json.dumps([form, seen, self.opened.tokenizer.digest]).encode())
+        for name, tensor in sorted(self.opened.task.model.state_dict().items()):
+            if name != "logit_scale":
+                digest.update(name.encode())
+                digest.update(tensor.contiguous().cpu().numpy().data)
+        return digest.hexdigest()
 
     @cached_property
     def embedder(self) -> Predictor:

@@ -166,15 +166,15 @@ class Search:
         found: npt.NDArray[np.float32] = weights_LGG[places or slice(None)].mean(0).numpy()
         return found
 
-    def view(self, query: Query, results: Sequence[Result]) -> SearchView:
-        """What the page shows."""
+    def view(self, query: Query, results: Sequence[Result], attention: int = 8) -> SearchView:
+        """What the page shows: of the first `attention` results also where the words look, which takes a pass of the model."""
         model, about = self.model, self.index.about
         return SearchView(
             text=query.text,
             name=query.name,
             image=None if query.pixels is None else query.pixels.numpy(),
             facts=self.facts,
-            hits=[self._hit(query, result) for result in results],
+            hits=[self._hit(query, result, place < attention) for place, result in enumerate(results)],
             calibration=model.calibration if any(result.match is not None for result in results) else "",
             of_images=about.kind == "images",
         )
@@ -189,16 +189,17 @@ class Search:
             "model": about.named,
         }
 
-    def _hit(self, query: Query, result: Result) -> Hit:
+    def _hit(self, query: Query, result: Result, looks: bool) -> Hit:
+        looks = looks and self._fuses
         if self.index.about.kind == "texts":
             pixels = query.pixels
-            drawn = None if pixels is None or not self._fuses else (pixels.numpy(), self.attention(pixels, result.key))
+            drawn = None if pixels is None or not looks else (pixels.numpy(), self.attention(pixels, result.key))
             return Hit(result.key, result.similarity, result.match, None, "", drawn)
         try:
             image, fault = shrunk(decode(self.encoded(result), _SHOWN_EDGE), _SHOWN_EDGE), ""
         except (BadRecordError, OSError) as error:
             return Hit(result.key, result.similarity, result.match, None, str(error), None)
-        seen = self.seen(result) if query.text and self._fuses else ""
+        seen = self.seen(result) if query.text and looks else ""
         drawn = None if isinstance(seen, str) else (seen.numpy(), self.attention(seen, query.text))
         return Hit(result.key, result.similarity, result.match, image, fault, drawn)
 

@@ -27,7 +27,7 @@ MAX_WAITING = 8
 _HEADERS = {
     "Content-Security-Policy": f"{policy()}; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # with no-referrer the origin of our own form would be null
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
@@ -35,11 +35,11 @@ _HEADERS = {
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def serve(search: Search, port: int, host: str = "127.0.0.1", top: int = 20, rerank: int = 0) -> None:
+def serve(search: Search, port: int, host: str, top: int, rerank: int, attention: int) -> None:
     """Serve until the process is interrupted. UserError where nothing can listen there."""
 
     async def run() -> None:
-        runner, address = await listen(application(search, host, top, rerank), host, port)
+        runner, address = await listen(application(search, host, top, rerank, attention), host, port)
         print_line(f"search: {address} (Ctrl-C ends it)")
         try:
             await asyncio.Event().wait()
@@ -62,15 +62,16 @@ async def listen(app: web.Application, host: str, port: int) -> tuple[web.AppRun
     return runner, f"http://{f'[{name}]' if ':' in name else name}:{number}"
 
 
-def application(search: Search, host: str, top: int, rerank: int) -> web.Application:
-    """The page at `/`."""
+def application(search: Search, host: str, top: int, rerank: int, attention: int) -> web.Application:
+    """The page at `/`. The numbers are the keys of the command."""
     one_at_a_time, waiting = asyncio.Semaphore(1), 0
     of_images = search.index.about.kind == "images"
 
     def answer(text: str | None, image: bytes | None, name: str) -> str:
         query = search.query(text, image, name)
         possible = rerank if of_images == (image is None) else 0
-        return search_page(search.view(query, search.find(query, top, possible)), search_form(of_images, text or ""))
+        view = search.view(query, search.find(query, top, possible), attention)
+        return search_page(view, search_form(of_images, text or ""))
 
     async def found(text: str | None, image: bytes | None = None, name: str = "") -> web.Response:
         nonlocal waiting

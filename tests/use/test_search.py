@@ -1,6 +1,7 @@
-"""`bridgetower search`: exact, ranked again by matching, only for its own model, and confined to the images that the index names."""
+"""`bridgetower search`: exact, ranked again by matching, for its own model alone, confined to the images that its index names."""
 
 import json
+import os
 import re
 import shutil
 
@@ -71,7 +72,9 @@ def test_a_text_finds_images(model, home, capsys, name):
     search_here(home, f"index={home}/{name}", "text=a red ring", "top=4", f"out={home}/found.json")
     found = json.loads((home / "found.json").read_text())
     files = sorted(str(path.relative_to(home / "photos")) for path in (home / "photos").rglob("*.jpg"))
-    cosines = dict(zip(files, model.similarity([home / "photos" / f for f in files], "a red ring")[:, 0].tolist(), strict=True))
+    cosines = dict(
+        zip(files, model.similarity([home / "photos" / f for f in files], "a red ring")[:, 0].tolist(), strict=True)
+    )
     best = sorted(cosines, key=lambda file: -cosines[file])[:4]
     assert [result["key"] for result in found["results"]] == best
     tolerance = 1e-3 if name == "half.npy" else 1e-5
@@ -118,10 +121,13 @@ def test_calibration_is_that_of_the_checkpoint(home, trained_run, tmp_path, mode
     assert main(["eval", "matching", f"run_dir={run}", "samples=8", "device=cpu"]) == 0
     (entry,) = read_evaluations(run / "eval.json").values()
     said = f"expected calibration error {entry['figures']['ECE']:.3f} on shapes_heldout"
-    search_here(home, f"index={home}/photos.parquet", f"run_dir={run}", "text=a ring", "rerank=2", f"out={home}/found.json")
+    search_here(
+        home, f"index={home}/photos.parquet", f"run_dir={run}", "text=a ring", "rerank=2", f"out={home}/found.json"
+    )
     assert json.loads((home / "found.json").read_text())["calibration"] == said
     assert bt.load(run, "cpu").calibration == said
-    (run / "eval.json").write_text('{"evaluations": {"a": {"evaluation": "matching", "figures": {"ECE": "<b>"}}, "b": {"figures": 1}}}')
+    others = {"a": {"evaluation": "matching", "figures": {"ECE": "<b>"}}, "b": {"figures": 1}}
+    (run / "eval.json").write_text(json.dumps({"evaluations": others}))
     assert "not measured" in bt.load(run, "cpu").calibration
 
 
@@ -137,7 +143,8 @@ def test_images_elsewhere_must_be_named(home, tmp_path, capsys, trained_run):
     assert "its images are not there" in capsys.readouterr().err
     search_here(home, f"index={index}", "text=a ring", f"images={home}/photos")
     (tmp_path / "below").mkdir()
-    assert main(["embed", f"run_dir={trained_run}", "device=cpu", f"images={home}/photos", f"out={tmp_path}/below/a.parquet"]) == 0
+    keys = [f"images={home}/photos", f"out={tmp_path}/below/a.parquet"]
+    assert main(["embed", f"run_dir={trained_run}", "device=cpu", *keys]) == 0
     capsys.readouterr()
     search_here(home, f"index={tmp_path}/below/a.parquet", "text=a ring", "top=2")
     assert "images   not shown" in capsys.readouterr().out
@@ -163,8 +170,6 @@ def test_an_index_shows_no_file_outside_its_images(home, model, tmp_path, key):
     folder = shutil.copytree(home / "photos", tmp_path / "photos")
     shutil.copy(home / "photos" / "1.jpg", tmp_path / "secret.jpg")
     (folder / "link.jpg").symlink_to(tmp_path / "secret.jpg")
-    import os
-
     os.mkfifo(folder / "fifo.jpg")
     keys = lambda column: pa.array([key, *column.to_pylist()[1:]])  # noqa: E731
     index = open_index(changed(home / "photos.parquet", tmp_path / "a.parquet", key=keys))
@@ -211,7 +216,9 @@ def test_an_index_takes_no_more_memory_than_its_file(home, tmp_path):
         "key": keys, "row": pa.array(np.arange(rows)), "embedding": pa.FixedSizeListArray.from_arrays(unit.reshape(-1), 2),
     })  # fmt: skip
     noted = {"bridgetower_train": json.dumps(about | {"width": 2})}
-    pq.write_table(made.replace_schema_metadata(noted), tmp_path / "keys.parquet", use_dictionary=["key"], compression="none")
+    pq.write_table(
+        made.replace_schema_metadata(noted), tmp_path / "keys.parquet", use_dictionary=["key"], compression="none"
+    )
     assert (tmp_path / "keys.parquet").stat().st_size < 1 << 20
     with pytest.raises(FileError, match="has longer keys than its file can hold"):
         open_index(tmp_path / "keys.parquet")
@@ -221,8 +228,9 @@ def test_an_index_takes_no_more_memory_than_its_file(home, tmp_path):
         "key": pa.array(["k"] * rows), "row": pa.array(np.arange(rows)),
         "embedding": pa.FixedSizeListArray.from_arrays(wide.reshape(-1), 512),
     })  # fmt: skip
-    pq.write_table(made.replace_schema_metadata({"bridgetower_train": json.dumps(about)}), tmp_path / "wide.parquet", compression="zstd")
-    with pytest.raises(FileError, match="more than its .* bytes hold"):
+    noted = {"bridgetower_train": json.dumps(about)}
+    pq.write_table(made.replace_schema_metadata(noted), tmp_path / "wide.parquet", compression="zstd")
+    with pytest.raises(FileError, match=r"more than its .* bytes hold"):
         open_index(tmp_path / "wide.parquet")
 
 
@@ -247,7 +255,11 @@ def _nulls(column):
         ({}, {"row": _nulls}, "has empty cells"),
         (
             {},
-            {"embedding": lambda c: pa.FixedSizeListArray.from_arrays(pa.array(np.full(512 * len(c), np.nan, np.float32)), 512)},
+            {
+                "embedding": lambda c: pa.FixedSizeListArray.from_arrays(
+                    pa.array(np.full(512 * len(c), np.nan, np.float32)), 512
+                )
+            },
             "whose length is not 1",
         ),
     ],
@@ -267,7 +279,7 @@ def test_other_files_are_no_index(home, tmp_path):
     shutil.copy(home / "half.npy", tmp_path / "alone.npy")
     shutil.copy(home / "half.npy", tmp_path / "texts.npy")
     changed(home / "texts.parquet", tmp_path / "texts.keys.parquet")
-    for path in sorted(tmp_path.glob("*.npy")) + [tmp_path / "text.parquet", tmp_path / "plain.parquet"]:
+    for path in [*sorted(tmp_path.glob("*.npy")), tmp_path / "text.parquet", tmp_path / "plain.parquet"]:
         with pytest.raises(FileError, match=path.name):
             open_index(path)
     for name in ("none.parquet", "none.npy", "index.json"):
