@@ -54,7 +54,7 @@ def measure(config: BenchEmbedConfig) -> Figures:
         size = model.config.model.image_size
         synthetic_corpus(Path(folder, "corpus"), size, min(config.images, 64), config.images, 1)
         corpus = open_corpus(folder, "corpus")
-        pixels = model.pixels([corpus.read(row).image for row in range(config.images)])
+        pixels = model.pixels([corpus.read(row) for row in range(config.images)])
 
         def bare() -> None:
             for part in pixels.split(config.batch):

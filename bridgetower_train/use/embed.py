@@ -79,7 +79,10 @@ def embed(
         ranks.on_main(lambda: _prepare(parts, about, source.count, stack))
         _embed_parts(model, source, parts, about, batch, ranks)
         ranks.barrier()
-        return ranks.on_main(lambda: _join(parts, source, out, about))
+        found = ranks.on_main(lambda: _join(parts, source, out, about))
+    if ranks.is_main:
+        shutil.rmtree(parts, ignore_errors=True)
+    return found
 
 
 def _prepare(parts: Path, about: About, count: int, stack: contextlib.ExitStack) -> None:
@@ -141,7 +144,7 @@ def _read_ahead(model: Model, source: Source, batches: Sequence[range], pool: Th
     def seen(row: int) -> Tensor | str:
         assert source.images is not None
         try:
-            return as_seen(source.images.encoded(source.key(row), row), model.config)
+            return as_seen(source.images.image(source.key(row), row), model.config)
         except BadRecordError as error:
             return error.reason
         except OSError as error:
@@ -170,7 +173,7 @@ def _read_ahead(model: Model, source: Source, batches: Sequence[range], pool: Th
 
 
 def _join(parts: Path, source: Source, out: Path, about: About) -> Embedded:
-    """Write all parts as one file, and remove them."""
+    """Write all parts as one file."""
     count, left_out, lost = 0, dict[str, str](), 0
     files = [_part(parts, number) for number in range(-(-source.count // PART))]
     for path in files:
@@ -188,5 +191,4 @@ def _join(parts: Path, source: Source, out: Path, about: About) -> Embedded:
             yield whole.replace_schema_metadata(None).combine_chunks()
 
     write(out, replace(about, left_out=lost), joined(), count)
-    shutil.rmtree(parts)
     return Embedded(count, left_out)

@@ -32,6 +32,8 @@ _ABOUT = b"bridgetower_train"
 _AT_ONCE = 8192  # rows
 _MOST = 1 << 31  # rows
 _WIDEST = 1 << 16
+_BROKEN = (pa.ArrowException, OSError, ValueError, TypeError, KeyError)
+"""What reading a broken Parquet file raises; an OSError of pyarrow's own has no number."""
 _LENGTH_TOLERANCE = 0.01  # float16 of 512 numbers is off by at most 0.001
 
 
@@ -174,10 +176,13 @@ def open_index(path: str | Path) -> Index:
     if not path.is_file():
         raise ConfigError(f"index={path}: no such file; write it with `bridgetower embed`")
     array = _mapped(path) if path.suffix == ".npy" else None
+    described = path if array is None else keys_file(path)
+    if not described.is_file():
+        raise FileError(f"{path}: lacks its keys, {described.name}; embed again")
     try:
-        about, keys, rows, read = _read(path if array is None else keys_file(path), with_embeddings=array is None)
-    except (pa.ArrowException, ValueError, TypeError, FileNotFoundError) as error:
-        if isinstance(error, UserError):
+        about, keys, rows, read = _read(described, with_embeddings=array is None)
+    except _BROKEN as error:
+        if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno):
             raise
         raise FileError(f"{path}: is not an index ({' '.join(str(error).split())[:200]}); embed again") from None
     embeddings = read if array is None else array
@@ -198,7 +203,7 @@ def read_about(path: Path) -> About | None:
     try:
         with open_regular(described) as file:
             return _about(pq.read_metadata(file), path)
-    except (pa.ArrowException, ValueError):
+    except _BROKEN:
         return None
 
 

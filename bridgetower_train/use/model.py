@@ -45,8 +45,9 @@ def load(
 class Model:
     """What a trained model says of images and texts.
 
-    An image is a path, encoded bytes, one of Pillow's, or a uint8 tensor (3, H, W). All results are float32 on the host, whatever
-    the device. ConfigError where the model lacks the heads for an answer, DataError where an image cannot be used.
+    An image is a path, encoded bytes, one of Pillow's, a uint8 tensor (3, H, W) or a record of a corpus. All results are float32 on
+    the host, whatever the device. ConfigError where the model lacks the heads for an answer, DataError where an image cannot be
+    used.
     """
 
     def __init__(self, opened: OpenModel, saved: SavedModel) -> None:

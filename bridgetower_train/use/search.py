@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bridgetower_train.data.image import decode
-from bridgetower_train.data.shards import BadRecordError
+from bridgetower_train.data.shards import BadRecordError, Record
 from bridgetower_train.errors import ConfigError, DataError
 from bridgetower_train.evaluation.attention import attention_over_images, words
 from bridgetower_train.evaluation.rerank import pair_logits
@@ -143,16 +143,16 @@ class Search:
             found[number] if number in lost else replace(found[number], match=probability[number]) for number in order
         ]
 
-    def encoded(self, result: Result) -> bytes | memoryview:
-        """The image of a result. Errors as of `Images.encoded`."""
+    def image(self, result: Result) -> bytes | Record:
+        """The image of a result. Errors as of `Images.image`."""
         if self.images is None:
             raise BadRecordError("its folder is not known")
-        return self.images.encoded(result.key, result.row)
+        return self.images.image(result.key, result.row)
 
     def seen(self, result: Result) -> Tensor | str:
         """uint8 (3, S, S), the image of a result as the model sees it, or why there is none."""
         try:
-            return as_seen(self.encoded(result), self.model.config)
+            return as_seen(self.image(result), self.model.config)
         except BadRecordError as error:
             return error.reason
         except OSError as error:
@@ -196,12 +196,14 @@ class Search:
             drawn = None if pixels is None or not looks else (pixels.numpy(), self.attention(pixels, result.key))
             return Hit(result.key, result.similarity, result.match, None, "", drawn)
         try:
-            image, fault = shrunk(decode(self.encoded(result), _SHOWN_EDGE), _SHOWN_EDGE), ""
+            found = self.image(result)
+            encoded = found.image if isinstance(found, Record) else found
+            image = shrunk(decode(encoded, _SHOWN_EDGE), _SHOWN_EDGE)
         except (BadRecordError, OSError) as error:
             return Hit(result.key, result.similarity, result.match, None, str(error), None)
         seen = self.seen(result) if query.text and looks else ""
         drawn = None if isinstance(seen, str) else (seen.numpy(), self.attention(seen, query.text))
-        return Hit(result.key, result.similarity, result.match, image, fault, drawn)
+        return Hit(result.key, result.similarity, result.match, image, "", drawn)
 
     @property
     def _fuses(self) -> bool:
@@ -216,7 +218,7 @@ def check_images(index: Index, images: Images | None) -> None:
         return
     for place in range(min(8, len(index))):
         try:
-            images.encoded(index.key(place), int(index.rows[place]))
+            images.image(index.key(place), int(index.rows[place]))
             return
         except (BadRecordError, OSError) as error:
             fault = error

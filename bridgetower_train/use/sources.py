@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from bridgetower_train.data.roots import is_remote
-from bridgetower_train.data.shards import IMAGE_TOO_LARGE, MAX_IMAGE_BYTES, BadRecordError, Corpus
+from bridgetower_train.data.shards import IMAGE_TOO_LARGE, MAX_IMAGE_BYTES, BadRecordError, Corpus, Record
 from bridgetower_train.display import print_line
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.foreign import decode_text, read_lines
@@ -19,7 +19,7 @@ class Images(ABC):
     """Images that can be read again by what an index says of them."""
 
     @abstractmethod
-    def encoded(self, key: str, row: int) -> bytes | memoryview:
+    def image(self, key: str, row: int) -> bytes | Record:
         """The encoded image; BadRecordError where it is not there or may not be read, OSError where it cannot be."""
 
 
@@ -30,7 +30,7 @@ class FolderImages(Images):
         """`follow_links`: links may lead out of the folder."""
         self.folder, self._follow_links = folder, follow_links
 
-    def encoded(self, key: str, row: int) -> bytes:
+    def image(self, key: str, row: int) -> bytes:
         return read_local(local_path(self.folder, key, self._follow_links), MAX_IMAGE_BYTES, IMAGE_TOO_LARGE)
 
 
@@ -40,10 +40,10 @@ class CorpusImages(Images):
     def __init__(self, corpus: Corpus) -> None:
         self.corpus = corpus
 
-    def encoded(self, key: str, row: int) -> memoryview:
+    def image(self, key: str, row: int) -> Record:
         if not 0 <= row < len(self.corpus.index) or self.corpus.key(row) != key:
             raise BadRecordError(f"{self.corpus.name} has another record there")
-        return self.corpus.read(row).image
+        return self.corpus.read(row)
 
 
 @dataclass(frozen=True)

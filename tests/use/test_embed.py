@@ -115,6 +115,7 @@ def test_what_is_done_is_not_done_again(model, photos, tmp_path, monkeypatch):
     assert embed(model, source, tmp_path / "other.parquet", batch=4).total == 10
 
 
+@pytest.mark.nightly
 def test_any_number_of_ranks_gives_the_same(trained_run, shapes_root, tmp_path):
     code = "import bridgetower_train.use.embed as e; e.PART = 8; from bridgetower_train.cli import entry; entry()"
     (tmp_path / "embed_in_small_parts.py").write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}\n")

@@ -3,11 +3,13 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import bridgetower_train as bt
+from bridgetower_train.data.image import decode_square
 from bridgetower_train.errors import ConfigError, DataError, UserError
 from bridgetower_train.evaluation.base import open_model
 from bridgetower_train.tasks.pretraining.predictor import Predictor
@@ -54,7 +56,10 @@ def test_embeddings_are_those_of_evaluation_however_an_image_is_given(model, tra
     assert model.embed_images(torch.stack([seen, seen])).shape == (2, 512)
     assert model.embed_images([]).shape == model.embed_texts([]).shape == (0, 512)
     record = bt.open_corpus(shapes_root, "shapes").read(3)
-    assert torch.equal(model.pixels([record.image])[0], seen)
+    kept = np.empty((32, 32, 3), np.uint8)
+    decode_square(record.image, 32, "crop", kept)  # as evaluation sees it: not encoded once more
+    assert torch.equal(model.pixels([record])[0], torch.from_numpy(kept).permute(2, 0, 1))
+    assert model.embed_images(record).shape == (1, 512)
     assert torch.allclose(model.embed_images([path, path, photos / "1.jpg"], batch=2)[:2], found[:2], atol=1e-6)
 
 

@@ -1,5 +1,6 @@
 """`bridgetower search`: exact, ranked again by matching, for its own model alone, confined to the images that its index names."""
 
+import contextlib
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from bridgetower_train.use import search as search_module
 from bridgetower_train.use.index import open_index
 from bridgetower_train.use.search import Search, nearest
 from bridgetower_train.use.sources import FolderImages
+from tests.fuzz.cases import DAMAGE
 from tests.hostile.attacks import attack
 from tests.rendering import active
 from tests.training.runs import train_here
@@ -267,6 +269,18 @@ def _nulls(column):
 def test_what_is_no_index_is_refused(home, tmp_path, about, columns, part):
     with pytest.raises(FileError, match=re.escape(part)):
         open_index(changed(home / "texts.parquet", tmp_path / "i.parquet", about, **columns))
+
+
+@attack(79)
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_index_is_one_line(home, tmp_path, kind):
+    for name in ("texts.parquet", "half.npy"):
+        whole = (home / name).read_bytes()
+        shutil.copy(home / "half.keys.parquet", tmp_path / "half.keys.parquet")
+        for place in (0, 1, 4, 9, 100, len(whole) // 2, len(whole) - 700, len(whole) - 9, len(whole) - 1):
+            (tmp_path / name).write_bytes(DAMAGE[kind](whole, place))
+            with contextlib.suppress(FileError):
+                open_index(tmp_path / name)
 
 
 @attack(9)
