@@ -36,13 +36,13 @@ class EmbedConfig(RootOptions, ModelOptions):
         super().__post_init__()
         at_least("batch", self.batch, 1)
         one_of("dtype", self.dtype, DTYPES)
-        given = [key for key in ("images", "corpus", "texts") if getattr(self, key)]
-        if len(given) != 1:
-            raise ConfigError(f"{' and '.join(given) or 'images'}: give one of images=, corpus= and texts=")
 
 
 def run(config: EmbedConfig) -> None:
-    """Write the file, or resume."""
+    """Write the file, or resume. ConfigError unless exactly one source is given."""
+    given = [key for key in ("images", "corpus", "texts") if getattr(config, key)]
+    if len(given) != 1:
+        raise ConfigError(f"{' and '.join(given) or 'images'}: give one of images=, corpus= and texts=")
     out = check_path(config.out)
     model = load(config.run_dir, config.device, config.step, config.tokenizer)
     source = _source(config, model)

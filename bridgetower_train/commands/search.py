@@ -63,16 +63,16 @@ class SearchConfig(RootOptions):
         at_least("top", self.top, 1)
         at_least("rerank", self.rerank, 0)
         at_least("attention", self.attention, 0)
-        if self.serve is None and (self.text is None) == (self.image is None):
-            raise ConfigError("text: give one of text= and image=, or a port in serve=")
-        if self.serve is not None and (self.text or self.image):
-            raise ConfigError(f"serve={self.serve}: asks in the page; leave out text= and image=")
         if self.serve is not None and not 0 <= self.serve <= _MOST_PORTS:
             raise ConfigError(f"serve={self.serve}: must be a port, from 0 to {_MOST_PORTS}")
 
 
 def run(config: SearchConfig) -> None:
-    """Print the results, and write them and their page; or serve."""
+    """Print the results, and write them and their page; or serve. ConfigError unless exactly one of these is asked for."""
+    if config.serve is None and (config.text is None) == (config.image is None):
+        raise ConfigError("text: give one of text= and image=, or a port in serve=")
+    if config.serve is not None and (config.text or config.image):
+        raise ConfigError(f"serve={config.serve}: asks in the page; leave out text= and image=")
     index = open_index(config.index)
     images = images_of(index, config)
     check_images(index, images)

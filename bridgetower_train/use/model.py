@@ -45,7 +45,7 @@ def load(
 class Model:
     """What a trained model says of images and texts.
 
-    An image is a path, encoded bytes, one of Pillow's, a uint8 tensor (3, H, W) or a record of a corpus. All results are float32 on
+    An image is a path, encoded bytes, one of Pillow's, a uint8 tensor (3, H, W) or a record of a corpus. Results are float32 on
     the host, whatever the device. ConfigError where the model lacks the heads for an answer, DataError where an image cannot be
     used.
     """

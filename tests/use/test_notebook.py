@@ -7,10 +7,11 @@ packages, and nothing in the notebook is IPython's.
 import json
 from typing import Any
 
+from tests.tiny import TINY
 from tests.training.runs import ROOT
 
 NOTEBOOK = ROOT / "docs" / "model.ipynb"
-SMALLER = "RECORDS, HELD_OUT, STEPS = 96, 32, 2"
+SMALLER = f"RECORDS, HELD_OUT, KEYS = 48, 32, {[*TINY, 'data.workers=0', 'run_dir=runs/notebook', 'steps=2']}"
 
 
 def test_every_cell_runs(tmp_path, monkeypatch, capsys):
