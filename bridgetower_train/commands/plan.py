@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from bridgetower_train.data.augment import patches_in_words
 from bridgetower_train.display import print_line
 from bridgetower_train.files import atomic_write
 from bridgetower_train.pages.markdown import table
@@ -44,11 +45,14 @@ def summary(plan: Plan) -> Iterator[str]:
         f"hardware    {plan.cluster.cards:,} x {card.title} on {plan.cluster.hosts:,} hosts: {card.memory / 1e9:.0f} GB, "
         f"{peak}, {card.scale_out / 1e9:.1f} GB/s to other hosts"
     )
-    yield f"model       {plan.memory.parameters / 1e6:,.0f} M parameters, {plan.flops / 1e12:.3g} TFLOP per pair (counted)"
+    yield f"model       {plan.memory.parameters / 1e6:,.0f} M parameters, {plan.flops.step / 1e12:.3g} TFLOP per pair (counted)"
     yield (
         f"memory      {here.use.total / 1e9:.1f} GB per card at {here.micro_batch} pairs a micro-batch, {config.engine.name}; "
         f"{plan.memory.per_pair_kept / 1e9:.3f} GB per pair kept for the backward pass (traced)"
     )
+    if config.model.kept_patches is not None:
+        memory = "; memory is that of whole images" if None in config.model.patch_counts else ""
+        yield f"images      {patches_in_words(config.model)}{memory}, FLOPs are a mean over the run"
     if config.init.named:
         named = ", ".join(f"{key}={given}" for key, given in config.init.named.items())
         yield f"start       {named}: neither fetched nor read, since a plan needs no weights"
@@ -79,5 +83,7 @@ def summary(plan: Plan) -> Iterator[str]:
     seconds, interval = plan.checkpoint_bytes / 1e9 / config.disk, plan.checkpoint_interval
     stored = f"{plan.checkpoint_bytes / 1e9:.1f} GB, {seconds:,.0f} s at {config.disk:g} GB/s"
     yield f"checkpoint  {stored}, every {duration(interval) if interval else config.checkpoint.every}"
-    flops = f", {plan.flops * plan.samples:.3g} FLOP, {plan.steps:,.0f} steps" if plan.samples and plan.steps else ""
+    flops = (
+        f", {plan.flops.step * plan.samples:.3g} FLOP, {plan.steps:,.0f} steps" if plan.samples and plan.steps else ""
+    )
     yield f"run         {time_to_train(plan)}{flops}"

@@ -51,7 +51,7 @@ def _header(plan: Plan) -> Markup:
         "step": f"{here.expected * 1e3:,.0f} ms",
         "time to train": "unknown" if expected is None else duration(expected),
         "samples/s": f"{here.samples_per_s:,.0f}",
-        "FLOPs of the run": f"{plan.flops * plan.samples:.3g}" if plan.samples else "unknown",
+        "FLOPs of the run": f"{plan.flops.step * plan.samples:.3g}" if plan.samples else "unknown",
         "largest micro-batch": f"{_most(plan, config.engine.name, plan.memory):,}",
         "bottleneck": here.bottleneck,
         **({"pairs compared": f"{here.contrast.among:,}"} if here.contrast.among else {}),
@@ -167,7 +167,7 @@ def _step(plan: Plan) -> Markup:
     accumulation = here.pairs // here.micro_batch
     facts = {
         "pairs per card": f"{here.pairs:,}" + (f" in {accumulation} micro-batches" if accumulation > 1 else ""),
-        "FLOPs per pair": f"{plan.flops / 1e12:.3g} T",
+        "FLOPs per pair": f"{plan.flops.step / 1e12:.3g} T",
         "FLOPs per card": f"{here.step.flops / 1e12:,.1f} T",
         "expected": f"{1e3 * here.expected:,.0f} ms",
         "from": f"{1e3 * here.fastest:,.0f} ms",

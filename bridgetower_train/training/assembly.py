@@ -95,7 +95,19 @@ class Run:
     fingerprint: LogRecord
     start_step: int
     total_steps: int
-    flops_per_sample: float
+    patches_until: int
+    """Steps that leave patches out (`model.patch_dropout`); the others train on whole images."""
+    flops: tuple[float, float]
+    """Of a sample in either kind of step."""
+
+    def flops_per_sample(self, step: int) -> float:
+        """FLOPs of a step per sample."""
+        return self.flops[step > self.patches_until]
+
+    def flops_left(self) -> float:
+        """FLOPs per sample of a step, added up over the steps after `start_step`."""
+        whole = self.total_steps - min(max(self.start_step, self.patches_until), self.total_steps)
+        return (self.total_steps - self.start_step - whole) * self.flops[0] + whole * self.flops[1]
 
     def write(self, record: LogRecord) -> None:
         """Write a record to every sink (only rank 0 has any)."""
@@ -189,7 +201,8 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
         fingerprint=fixed,
         start_step=start,
         total_steps=total_steps,
-        flops_per_sample=step_flops(config),
+        patches_until=length.in_steps("model.patch_dropout_until", config.model.patch_dropout_until),
+        flops=(step_flops(config), step_flops(config.on_whole_images)),
     )
 
 

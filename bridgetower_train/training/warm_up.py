@@ -17,7 +17,7 @@ _RATE = 1e-6
 
 
 def warm_up(config: TrainConfig, engine: Engine, compared: Contrast) -> None:
-    """A step of each text length, with all its passes and the update, where the device compiles or captures them.
+    """A step of each shape of micro-batch, with all its passes and the update, where the device compiles or captures them.
 
     Nothing else remains of it, provided that the optimizer's state is still zero: the totals are not numbers, so neither are the
     gradients, and the update is skipped.
@@ -25,12 +25,12 @@ def warm_up(config: TrainConfig, engine: Engine, compared: Contrast) -> None:
     device = engine.device
     if not device.compiles:
         return
-    lengths = config.text_lengths[::-1]  # what takes most memory comes first
+    shapes = config.shapes[::-1]  # what takes most memory comes first
     device.mark_step()  # what was recorded so far is no part of a step
     with device.keep_generators():
-        for number, length in enumerate(lengths, 1):
+        for number, shape in enumerate(shapes, 1):
             began, known = time.perf_counter(), device.compilations()
-            batch = task_class(config).blank_batch(config, compared.micro_batch, length).to(device.torch_device)
+            batch = task_class(config).blank_batch(config, compared.micro_batch, shape).to(device.torch_device)
             batches = [batch] * compared.micro_batches
             totals = torch.full_like(count(engine, batches), torch.nan)
             device.mark_step()
@@ -41,7 +41,6 @@ def warm_up(config: TrainConfig, engine: Engine, compared: Contrast) -> None:
             if engine.ranks.is_main:
                 graphs, seconds = device.compilations() - known, time.perf_counter() - began
                 print_line(
-                    f"{'warm-up':10}{number} of {len(lengths)}: texts of {length} tokens, {graphs} graphs compiled in "
-                    f"{seconds:.1f} s"
+                    f"{'warm-up':10}{number} of {len(shapes)}: {shape}, {graphs} graphs compiled in {seconds:.1f} s"
                 )
     device.forget_skipped(engine.optimizer)
