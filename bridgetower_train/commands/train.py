@@ -85,6 +85,8 @@ def print_summary(run: Run, why: str) -> None:
         "run": f"{run.total_steps:,} steps = {run.total_steps * batch:,} samples = {run.total_steps * batch / epoch:.2f} epochs "
         f"of {epoch:,}; {config.run_dir}",
     }
+    if device.undecided:
+        lines["execution"] = device.execution_why
     if left > 0:
         lines["time"] = (
             f"about {clock(to_do / (0.4 * device.peak_flops * ranks))} at 40% of peak"

@@ -37,12 +37,12 @@ class Batch:
     """bool (B, L): True where a token is real."""
     image_id: Tensor
     """int64 (B,): equal for samples of the same image, below 2^31."""
-    patches: Tensor | None = None
-    """int64 (B * I, K): the patches of each image that the model sees, ascending, from 0; None: all."""
     labels: dict[str, Tensor] = field(default_factory=dict)
     """What the task's Reader adds, by name; B rows each."""
     bad: list[BadRecord] = field(default_factory=list)
     """Records that had to be replaced; stays on the host."""
+    patches: Tensor | None = None
+    """int64 (B * I, K): the patches of each image that the model sees, ascending, from 0; None: all."""
 
     @property
     def shape(self) -> Shape:

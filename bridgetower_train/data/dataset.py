@@ -127,7 +127,7 @@ class PairDataset(Dataset[Batch]):
         numbers = [one.sample.caption for one in read]
         labels = self.reader.labels(Samples(records, numbers, index, image_id, ids, mask, self.length))
         images_B3SS = pixels_XSSC[: len(read) * self.reader.images].permute(0, 3, 1, 2)
-        return Batch(images_B3SS, ids, mask, torch.from_numpy(image_id), self._patches(index), labels, bad)
+        return Batch(images_B3SS, ids, mask, torch.from_numpy(image_id), labels, bad, self._patches(index))
 
     def describe(self, sample_index: int) -> dict[str, Any]:
         """A sample in plain values: its index (`position`), epoch, corpus, shard, row, key, caption and the source's `meta`.

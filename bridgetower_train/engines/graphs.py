@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
@@ -68,7 +69,7 @@ def _compiled(config: TrainConfig, contrast: Contrast) -> Graphs:
         made = task(config)
         passes: dict[str, Callable[[Batch], object]] = {"a micro-batch": lambda batch: made(batch, made.counts(batch))}
         if contrast.two_passes:
-            passes = {_EMBEDDING: made.embed, **passes}
+            passes = {_EMBEDDING: torch.no_grad()(made.embed), **passes}
         found: list[tuple[object, ...]] = []
         for block in blocks(made.model):
             block.register_forward_pre_hook(partial(_note, found), with_kwargs=True)
@@ -87,5 +88,6 @@ def _note(
     found: list[tuple[object, ...]], block: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
 ) -> None:
     given = {str(number): value for number, value in enumerate(args)} | kwargs
-    shapes = ((name, tuple(value.shape)) for name, value in given.items() if isinstance(value, Tensor))
-    found.append((type(block), *shapes))
+    tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
+    shapes = ((name, tuple(value.shape), value.requires_grad) for name, value in tensors.items())
+    found.append((type(block), *(p.requires_grad for p in block.parameters()), *shapes))

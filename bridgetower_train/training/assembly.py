@@ -49,7 +49,7 @@ from bridgetower_train.training.profiling import Profile
 from bridgetower_train.training.recompiles import RecompileGuard
 from bridgetower_train.training.tracking import open_sinks
 from bridgetower_train.training.validation import Validation, check_validation
-from bridgetower_train.training.warm_up import warm_up
+from bridgetower_train.training.warm_up import settle_execution, warm_up
 from bridgetower_train.weights.checkpoint import step_folders
 from bridgetower_train.weights.initial import Inherited, Start, open_tokenizer, start_weights
 
@@ -129,6 +129,7 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
     run_dir = Path(config.run_dir)
     length = RunLength.of(config.steps, config.global_batch, dataset.order.epoch_samples)
     resumes: bool = ranks.gather_objects(bool(step_folders(run_dir)))[0]
+    settle_execution(config, device, ranks, compared, length.steps)
     graphs = planned_graphs(config, compared, device.execution)
     engine, optimizer = build_engine(config, device, ranks, compared, graphs, None if resumes else tokenizer)
     validation = Validation(config, tokenizer, device, ranks, names) if config.validation.wanted else None

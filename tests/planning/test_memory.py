@@ -73,6 +73,17 @@ def test_the_plan_is_within_a_tenth_of_a_real_step(
     assert min(peak.planned.weights, peak.planned.optimizer, peak.planned.activations) > 0
 
 
+@pytest.mark.nightly
+def test_the_plan_is_within_a_tenth_of_compiled_blocks(monkeypatch):
+    """With what Inductor decides to keep, but without its kernels, which take minutes to make on a CPU."""
+    monkeypatch.setattr(CpuDevice, "compiler", "aot_eager_decomp_partition")
+    monkeypatch.setattr(CpuDevice, "compiler_options", None)
+    device = DeviceConfig(name="cpu", execution="compile")
+    config = BenchMemoryConfig(12, model=replace(SMALL, dropout=0.1), objective=OBJECTIVE, device=device)
+    peak = compare(config, CpuDevice(device, 0), Ranks(0, 1, None))
+    assert peak.planned.total == pytest.approx(peak.measured, rel=0.1)
+
+
 STAGES = [
     *[(engine, micro_batches, "buckets", "fp32") for engine in ENGINES for micro_batches in (1, 2)],
     *[("native", 1, "once", "fp32"), ("native", 2, "once", "bf16"), ("zero3", 1, "buckets", "bf16")],
