@@ -34,7 +34,9 @@ from bridgetower_train.weights.saved import config_of
 VOCABULARY = 1000
 """Tokens of the synthetic vocabulary where the model's is not set."""
 _SPECIAL = 5
-_PEERS = ("transformers", "pillow", "isal", "aiohttp")  # not among those of a run
+_PEERS = (
+    "transformers", "pillow", "isal", "aiohttp", "spdl", "litdata", "mosaicml-streaming", "megatron-energon", "datasets",
+)  # fmt: skip  # not among those of a run
 
 Figures = dict[str, Any]
 """Name -> number, or for a table: row -> column -> number."""

@@ -14,6 +14,7 @@ from bridgetower_train.pages.plan_scan import COLUMNS, scan_rows
 from bridgetower_train.planning.collectives import link_bytes
 from bridgetower_train.planning.config import PlanConfig
 from bridgetower_train.planning.estimate import Plan, make_plan
+from bridgetower_train.planning.loading import core_rate
 from bridgetower_train.tasks import describe
 from bridgetower_train.weights.saved import config_of
 
@@ -26,7 +27,7 @@ def run(config: PlanConfig) -> None:
         like = config_of(config.model_from, "model_from")
         config = replace(config, task=like.task, model=like.model, objective=like.objective, classifier=like.classifier)
     plan = make_plan(config)
-    for line in (*summary(plan), *plan.remarks, ""):
+    for line in (*summary(plan), cores(plan), *plan.remarks, ""):
         print_line(line)
     print("GB per card, by pairs a micro-batch\n\n" + table(*memory_by_engine(plan), left=2))
     print(table(COLUMNS, [*scan_rows(plan, plan.same_pairs), *scan_rows(plan, plan.same_batch)]), end="")
@@ -34,6 +35,16 @@ def run(config: PlanConfig) -> None:
         atomic_write(Path(config.out), plan_page(plan))
         print()
         print_line(f"plan: {Path(config.out).resolve()}")
+
+
+def cores(plan: Plan) -> str:
+    """How many cores of this machine the loader of a card would keep busy, and that of eight."""
+    rate, whose = core_rate(plan.config)
+    card = plan.here.samples_per_s / plan.cluster.cards
+    return (
+        f"cores       one of this machine reads and decodes {rate:,.0f} samples/s at {plan.config.model.image_size} px "
+        f"({whose}, measured); {card:,.0f} a card need {card / rate:.2f}, eight cards {8 * card / rate:.1f}"
+    )
 
 
 def summary(plan: Plan) -> Iterator[str]:

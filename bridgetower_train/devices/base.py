@@ -130,8 +130,11 @@ class Device(ABC):
         return torch.autocast(self.name, dtype=torch.bfloat16, enabled=bf16)
 
     def seed(self, seed: int) -> None:
-        """Seed the random numbers of this device (dropout, hard negatives)."""
-        torch.manual_seed(seed)
+        """Seed the random numbers of this device (dropout, hard negatives), and the host's.
+
+        `torch.manual_seed` would note a stack trace for every kind of accelerator that this process does not use: 0.3 ms a step.
+        """
+        torch.default_generator.manual_seed(seed)
 
     def mark_step(self) -> None:  # noqa: B027  nothing to do on devices that are not lazy
         """End of a unit of work: backward, update, forward of an evaluation. Lazy devices run what they recorded."""

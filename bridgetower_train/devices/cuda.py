@@ -97,6 +97,10 @@ class CudaDevice(Device):
         """Largest memory allocated to tensors."""
         return torch.cuda.max_memory_allocated(self.torch_device) / 1e9
 
+    def seed(self, seed: int) -> None:
+        super().seed(seed)
+        torch.cuda.manual_seed(seed)
+
     def moment(self) -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)
         event.record()

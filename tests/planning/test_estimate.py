@@ -17,8 +17,10 @@ from bridgetower_train.pages.plan import plan_page
 from bridgetower_train.planning.corpora import PUBLISHED, RECORD_BYTES, count
 from bridgetower_train.planning.estimate import Plan, best_micro_batch, estimate, make_plan, plan_from, run_samples
 from bridgetower_train.planning.hardware import Cluster, parse
+from bridgetower_train.planning.loading import core_rate
 from bridgetower_train.planning.memory import Precision
 from bridgetower_train.tasks import step_flops
+from data_prep.shapes.synthetic import synthetic_corpus
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +175,15 @@ def test_wrong_keys_are_named():
     assert parse("gaudi2x8").hosts == 1
 
 
+def test_cores_are_measured_on_a_corpus_that_is_here(tmp_path):
+    synthetic_corpus(tmp_path / "mine", 64, images=2, records=4)
+    for root, whose in ((str(tmp_path), "of mine"), ("https://nowhere.example/shards", "drawn")):
+        data = DataConfig(root=root, corpora={"absent": 1.0, "mine": 1.0})
+        rate, of = core_rate(small_plan(data=data))
+        assert of == whose
+        assert rate > 1
+
+
 def test_the_command_prints_and_writes_a_page(tmp_path, capsys):
     page = tmp_path / "plan.html"
     arguments = [
@@ -196,6 +207,9 @@ def test_the_command_prints_and_writes_a_page(tmp_path, capsys):
     assert printed.startswith("An estimate")
     assert "no published peak" in printed
     assert "at 10, 20, 40 TFLOP/s" in printed
+    assert re.search(
+        r"cores       one of this machine .* samples/s at 64 px \(drawn, measured\); .*, eight cards ", printed
+    )
     rows = [line.split("|")[1:-1] for line in printed.splitlines() if re.match(r"\| [\dnz]", line)]
     assert [row[0].strip() for row in rows[:2]] == ["native", "zero1"]
     assert {len(row) for row in rows} == {5, 11}
