@@ -52,7 +52,7 @@ def test_cfg_job_prints_the_composed_configuration(capsys):
         (["train", "optim.lrr=1"], ["optim.lr"]),
         (["train", "tokenizer=/nowhere/tokenizer.json"], ["tokenizer=/nowhere/tokenizer.json"]),
         (["train", "device.name=tpu"], ["device.name=tpu", "cpu"]),
-        (["prep", "coco", "out=x"], ["annotations is required"]),
+        (["prep", "coco", "out=x"], ["images and annotations are required"]),
         (["eval", "run_dir=/nowhere"], ["run_dir=/nowhere"]),
         (["report", "run_dir=/nowhere"], ["run_dir=/nowhere"]),
         (["prep", "index", "root=/nowhere"], ["root=/nowhere"]),
