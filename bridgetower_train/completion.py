@@ -1,5 +1,7 @@
 """Completion in bash, fish and zsh: Hydra's scripts, which ask for what can follow a line."""
 
+import glob
+import os
 import re
 
 from bridgetower_train import compose
@@ -35,9 +37,14 @@ def following(line: str) -> list[str]:
     switches = {
         key: ["true", "false"] for key, default, _ in compose.field_docs(schema) if default in ("True", "False")
     }
-    key, equals, _ = word.partition("=")
+    key, equals, path = word.partition("=")
     if equals:
         found = [f"{key}={value}" for value in {**switches, **groups}.get(key, [])]
-        return [choice for choice in found if choice.startswith(word)] or compose.files_like(word)
+        return [choice for choice in found if choice.startswith(word)] or _files(key, path)
     keys = [*groups, *(key for key, _, _ in compose.field_docs(schema))]
     return [f"{key}=" for key in keys if key.startswith(word)]
+
+
+def _files(key: str, path: str) -> list[str]:
+    found = sorted(glob.glob(f"{glob.escape(path)}*"))
+    return [f"{key}={name}{'/' * os.path.isdir(name)}" for name in found]

@@ -21,7 +21,7 @@ from bridgetower_train.compose.node import (
     value_in,
 )
 from bridgetower_train.compose.overrides import as_they_stand, sweep
-from bridgetower_train.compose.shells import completions, files_like
+from bridgetower_train.compose.shells import completions
 from bridgetower_train.compose.stored import from_yaml, to_yaml
 from bridgetower_train.compose.suggestions import answer
 from bridgetower_train.compose.suggestions import of_flag as _of_flag
@@ -35,7 +35,6 @@ __all__ = [
     "compose_node",
     "composed_yaml",
     "field_docs",
-    "files_like",
     "from_yaml",
     "groups",
     "of_flag",

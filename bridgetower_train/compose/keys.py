@@ -55,16 +55,11 @@ def form(schema: type[Any], key: str, given: str = "") -> str:
     return f"'{key}={value}'" if value.startswith("{") else f"{key}={value}"
 
 
-@cache
 def field_docs(schema: type[Any], prefix: str = "") -> list[tuple[str, str, str]]:
     """(key, default, documentation) of every field of a configuration, nested ones with their full key."""
-    documents = {}
+    documents: dict[str, str] = {}
     for cls in reversed(schema.__mro__[:-1]):
-        tree = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
-        assert isinstance(tree, ast.ClassDef)
-        for item, after in itertools.pairwise(tree.body):
-            if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and isinstance(after, ast.Expr):
-                documents[item.target.id] = " ".join(str(ast.literal_eval(after.value)).split())
+        documents |= _documents(cls)  # type: ignore[arg-type]
     rows = []
     default = schema()
     for field in dataclasses.fields(schema):
@@ -75,6 +70,18 @@ def field_docs(schema: type[Any], prefix: str = "") -> list[tuple[str, str, str]
             shown = "required" if value == "???" else str(value)
             rows.append((prefix + field.name, shown, documents.get(field.name, "")))
     return rows
+
+
+@cache
+def _documents(cls: type) -> dict[str, str]:
+    """The texts below the fields of one class."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+    assert isinstance(tree, ast.ClassDef)
+    return {
+        item.target.id: " ".join(str(ast.literal_eval(after.value)).split())
+        for item, after in itertools.pairwise(tree.body)
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and isinstance(after, ast.Expr)
+    }
 
 
 def keys_below(schema: type[Any], key: str) -> list[str]:

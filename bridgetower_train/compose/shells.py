@@ -16,10 +16,5 @@ def completions(following: Callable[[str], list[str]]) -> dict[str, Callable[[st
             asked._query = lambda config_name, line: following(line)
         return lambda action: getattr(shell, action)(*([None] if action == "query" else []))
 
-    return {plugin.provides(): of(plugin) for plugin in Plugins.instance().discover(CompletionPlugin)}
-
-
-def files_like(word: str) -> list[str]:
-    """The files and folders with which `key=pa` may go on."""
-    key, _, path = word.partition("=")
-    return [f"{key}={found}" for found in CompletionPlugin.complete_files(path or "./")]
+    plugins: list[Any] = list(Plugins.instance().discover(CompletionPlugin))
+    return {plugin.provides(): of(plugin) for plugin in plugins}

@@ -97,7 +97,7 @@ def _likely(request: Request, wrong: str) -> list[str]:
     schema, key, value = request.schema, key_of(wrong), value_of(wrong)
     if "=" not in wrong:
         return _of_word(request, wrong)
-    found = []
+    found: list[str] = []
     for pattern, templates in MEANT.items():
         if re.fullmatch(pattern, key):
             for template in [templates] if isinstance(templates, str) else templates:
