@@ -50,7 +50,7 @@ def remedy(error: OSError) -> str | None:
 
 
 _ALIKE = (
-    "bf16 fp16 half float16 bfloat16 bf16-mixed 16-mixed", "fp32 float32 float full 32-true", "cuda gpu nvidia", "hpu gaudi habana",
+    "bf16 fp16 half float16 bfloat16 bf16-mixed 16-mixed", "fp32 float32 float full", "cuda gpu nvidia", "hpu gaudi habana",
     "native ddp", "zero2 deepspeed zero", "zero3 fsdp", "adamw adam", "true yes on", "false no off",
 )  # fmt: skip
 _SAME = {other: ours for line in _ALIKE for ours, *others in [line.split()] for other in others}

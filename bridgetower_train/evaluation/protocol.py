@@ -22,11 +22,11 @@ from bridgetower_train.weights.saved import SavedModel, is_run, read_config
 OVERVIEW = "overview"
 """Name in eval.json of what `bridgetower eval` finds: a part of each evaluation."""
 YES = "yes"
-"""How `trained on it` begins in the protocol of figures that a model reached on what it was trained on; else `no` or `not known`."""
+"""How `trained on it` of a protocol begins where training showed the corpus; else it is `no`, or begins with `not known`."""
 
 
 def _runs(config: TrainConfig, run_dir: Path) -> tuple[list[TrainConfig], list[Path], str | None]:
-    """(a run and the runs that it started from, the newest first; their folders; the weights that the first started from, if any).
+    """(a run and those that it started from, the newest first; their folders; the weights that the first started from, if any).
 
     A run that was since trained anew, from one that once started from it, counts once: what its folder had before is not known.
     """
