@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from bridgetower_train import __version__
 from bridgetower_train.display import guard_streams, output_fault, print_line, without_secrets
@@ -199,6 +200,7 @@ def _split(argv: list[str]) -> tuple[str, list[str]]:
 def _run(name: str, asked: _Asked) -> int:
     from bridgetower_train import compose
 
+    config: Any
     (module, schema), command = load(name), command_of(name)
     given = (schema, command.base, asked.overrides, asked.folder)
     if asked.help:
