@@ -38,6 +38,14 @@ COMMANDS = {
         "score texts for one image (HTML)",
         example="run_dir=runs/demo image=dog.jpg \"texts=['a dog', 'a <mask> on the grass']\"",
     ),
+    "embed": Command(
+        "write the embeddings of images or texts, to search among them",
+        example="run_dir=runs/demo images=photos out=photos.parquet",
+    ),
+    "search": Command(
+        "search images or texts by a text or an image (HTML, JSON, or a local server)",
+        example="index=photos.parquet text='a dog'",
+    ),
     "ablate": Command("ablate the losses, or show what tiny models learn of the tasks"),
     "report": Command("write a run's report.html", example="run_dir=runs/demo"),
     "view": Command("show a training batch (HTML)", "train"),
@@ -51,6 +59,8 @@ COMMANDS = {
     "bench prep": Command("time the preparation of a corpus"),
     "bench save": Command("benchmark async checkpointing", "bench_step"),
     "bench ranks": Command("measure DDP overhead", "bench_ranks"),
+    "bench embed": Command("time bridgetower embed against the bare forward pass", "bench_step"),
+    "bench search": Command("time an exact search"),
     "bench compare": Command("compare two results of a benchmark", example="base=before.json new=after.json"),
     "bench watchdog": Command("measure what watching many ranks takes"),
     "prep shapes": Command("draw the shapes corpus", module="data_prep.shapes.corpus", example="out=data"),
