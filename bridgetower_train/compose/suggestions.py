@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import shlex
 from dataclasses import replace
 
 from bridgetower_train.compose.keys import field_docs, type_of
@@ -56,6 +57,7 @@ INSTEAD = {
 }  # fmt: skip
 """What was written -> (a key of the commands that this is about, what to do instead)."""
 
+_QUOTE = "'"
 _SIMILAR = 0.6
 _TRIED = 3
 
@@ -63,11 +65,8 @@ _TRIED = 3
 def answer(request: Request, error: UnknownOverrideError) -> str:
     """The message of an error, with what was meant, or else where to look."""
     advice = _advice(request, error.override)
-    return (
-        f"{error.override}: {error.said}; --help lists the keys"
-        if advice is None
-        else (f"{error.override}: {error.said.partition(';')[0]}; {advice}")
-    )
+    said = error.said if advice is None else error.said.partition(";")[0]
+    return f"{error.override}: {said}; {advice or '--help lists the keys'}"
 
 
 def of_flag(request: Request, flag: str, value: str | None) -> str | None:
@@ -86,7 +85,7 @@ def _advice(request: Request, wrong: str) -> str | None:
     likely = _likely(request, wrong)
     for right in likely or _similar(request, wrong):
         if _refusal(request, wrong, right) is None:
-            return f"did you mean {right}?"
+            return f"did you mean {right if _QUOTE in right else shlex.quote(right)}?"
     if likely and "=" in wrong:
         return f"{likely[0]} would be refused in turn: {_refusal(request, wrong, likely[0])}"
     return None
