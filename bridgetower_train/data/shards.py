@@ -23,7 +23,7 @@ from isal.isal_zlib import crc32  # zlib's, eight times faster
 
 from bridgetower_train.data.cache import ShardCache
 from bridgetower_train.data.manifest import Manifest, ShardInfo, reindex_hint
-from bridgetower_train.data.roots import is_remote, plain_root, read_small
+from bridgetower_train.data.roots import is_remote, plain_root, read_small, require_root
 from bridgetower_train.data.tar import BLOCK, member_key, member_name, parse_header
 from bridgetower_train.errors import ConfigError, DataError, UserError, nearest
 from bridgetower_train.files import sha256_file
@@ -411,8 +411,7 @@ def open_corpus(
 def _missing(root: str, name: str, error: OSError) -> UserError:
     """The error to raise when the manifest cannot be read: which part of the path is missing."""
     folder = f"{root}/{name}"
-    if not os.path.isdir(root):
-        return ConfigError(f"data.root={root}: no such folder; give the folder that has one folder per corpus")
+    require_root(root)
     if not os.path.isdir(folder):
         corpora = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
         return ConfigError(
