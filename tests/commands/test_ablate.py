@@ -62,7 +62,9 @@ def test_the_tasks_come_into_their_tables(tmp_path, monkeypatch):
     page = out.read_text()
     for task in ablate_tasks.TASKS:
         assert f"## `{task}`" in page
-    assert page.count("| from random weights, blind | 1 | ") == 3
+    assert page.count("| pretrained as the demo, blind | 1 | ") == 3
+    assert page.count("| from random weights | 1 | ") == 1
+    assert "| seeds | accuracy | accuracy, number | accuracy, other | accuracy, yes/no | time in training |" in page
 
 
 def with_keys(preparations, more: list[str]):
