@@ -66,7 +66,7 @@ class AblateConfig:
     out: str | None = None
     """Where the tables are written; null: docs/results.md, or docs/task_results.md."""
     tasks: bool = False
-    """The other tasks instead, about the images of `prep shapes tasks=true`, which are drawn and prepared below `data`: pretrained
+    """The other tasks instead, about the images of `prep shapes tasks=true`, drawn and prepared below `data`: pretrained
     as the demo, with images and blind, and VQAv2 from random weights as well."""
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     """Seeds of the runs of each variant."""
