@@ -35,7 +35,7 @@ FEW, MANY = 2, 4
 
 @dataclass(frozen=True)
 class Precision:
-    """What `optim.moments`, `engine.reduce` and `engine.reduce_precision` decide."""
+    """What `optim.moments`, `engine.reduce`, `engine.reduce_precision` and `metrics.layers_every` decide."""
 
     moments: int = MOMENTS
     """Bytes per parameter of AdamW's two."""
@@ -43,12 +43,19 @@ class Precision:
     """Bytes of a gradient on its way to other cards."""
     once: bool = False
     """Whether the native engine averages all gradients in one all-reduce."""
+    watched: bool = False
+    """Whether norms by layer are logged, for which an update keeps the weights from before it."""
 
     @staticmethod
     def of(config: TrainConfig) -> "Precision":
         """As configured."""
         engine = config.engine
-        return Precision(2 * SIZES[config.optim.moments], SIZES[engine.reduce_precision], engine.reduce == "once")
+        return Precision(
+            2 * SIZES[config.optim.moments],
+            SIZES[engine.reduce_precision],
+            engine.reduce == "once",
+            config.metrics.layers_every > 0,
+        )
 
 
 FLOAT32 = Precision()
@@ -81,7 +88,7 @@ class Breakdown:
 
     weights: float
     copies: float
-    """Weights in bf16, which autocast keeps until the backward pass has used them."""
+    """Weights in bf16, which autocast keeps until the backward pass has used them; those from before an update."""
     gradients: float
     optimizer: float
     activations: float
@@ -149,7 +156,9 @@ class Memory:
         # All gradients in one all-reduce are there twice, when the activations are gone: in bf16 as pieces and as a whole.
         native = 2.0 if self._once(engine, cards) else 1.0
         left = {"zero1": 2 / cards, "zero2": 2 / cards, "zero3": 1 / cards, "native": native}.get(engine, 1.0)
-        update = Breakdown(weights, 0.0, GRADIENT * left * self.trained, optimizer, 0.0)
+        updated = self.trained / (cards if engine in ("zero1", "zero2", "zero3") else 1)
+        before = COPY * updated * self.precision.watched
+        update = Breakdown(weights, before, GRADIENT * left * self.trained, optimizer, 0.0)
         compared = self.entry * rows * columns + copied + GATHERED_COPIES * self.embedding * rows
         first_pass = Breakdown(weights, 0.0, float(pieces[0]), optimizer, compared * contrast.two_passes)
         return max(peak, update, first_pass, key=lambda use: use.total)

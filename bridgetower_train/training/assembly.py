@@ -142,7 +142,7 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
     if found:
         engine.load(found[0])
         if not back:
-            checkpoints.tidy(found[0])
+            checkpoints.tidy(found[0], state["best"])
     elif optimizer:
         engine.load_optimizer(*optimizer)
 

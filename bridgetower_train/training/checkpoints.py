@@ -71,18 +71,26 @@ class Checkpoints:
             )
         return folder, state
 
-    def tidy(self, folder: Path) -> None:
+    def tidy(self, folder: Path, best: Best | None) -> None:
         """Give those that are newer than the newest intact one, `folder`, another name: they are not kept in its place.
 
-        `latest`, which a kill may have left behind, names `folder`.
+        `latest` and `best` name it and the `best` that it knows, whatever a kill has left there.
         """
-        self.ranks.on_main(lambda: self._tidy(folder))
+        self.ranks.on_main(lambda: self._tidy(folder, best))
 
-    def _tidy(self, folder: Path) -> None:
+    def _tidy(self, folder: Path, best: Best | None) -> None:
         self._set_aside_after(step_of(folder))
-        latest = self.folder / "latest"
-        if not latest.is_file() or latest.read_bytes() != folder.name.encode():
-            atomic_write(latest, folder.name)
+        self._name(folder, best)
+
+    def _name(self, newest: Path, best: Best | None) -> None:
+        """Let `latest` and `best`, which are for people, name these checkpoints."""
+        for name, meant in (("latest", newest.name), ("best", folder_name(best.step) if best else None)):
+            path = self.folder / name
+            if meant is None:
+                if path.is_file():
+                    path.unlink()
+            elif not path.is_file() or path.read_bytes() != meant.encode():
+                atomic_write(path, meant)
 
     def _found(self, step: int | None) -> tuple[Path, dict[str, Any]] | None:
         folder = newest(self.run_dir, self.log) if step is None else self.folder / folder_name(step)
@@ -165,9 +173,9 @@ class Checkpoints:
         return None
 
     def _write(self, files: Files, state: dict[str, Any], best: Best | None) -> None:
-        """Write a checkpoint, point `latest` at it and `best` at the best, and remove what is no longer kept.
+        """Write a checkpoint, let `latest` name it and `best` the best, and remove what is no longer kept.
 
-        The two names are for people: the best is what the newest whole checkpoint knows as such, so that both change at once.
+        The best is what the newest whole checkpoint knows as such, so that both change at once.
         It counts once what the run has logged up to it is on the disk.
         """
         final = self.folder / folder_name(state["step"])
@@ -187,11 +195,7 @@ class Checkpoints:
                 self._set_aside(final)
             temporary.rename(final)
             sync(self.folder)
-            atomic_write(self.folder / "latest", final.name)
-            if best:
-                atomic_write(self.folder / "best", folder_name(best.step))
-            elif (self.folder / "best").is_file():
-                (self.folder / "best").unlink()
+            self._name(final, best)
         except UserError as error:
             raise CheckpointError(str(error)) from None
         except OSError as error:

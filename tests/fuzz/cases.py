@@ -67,7 +67,46 @@ COMMANDS: dict[str, tuple[list[str], tuple[str, ...]]] = {
         ["prep", "cc3m", "annotations={images}/cc3m.tsv", "out={new}", "size=32", "workers=1", "fetch.contact=https://a.org"],
         ("images",),
     ),
-    "prep shapes": (["prep", "shapes", "out={new}", "records=8", "heldout=2", "size=32", "workers=1"], ()),
+    "prep vqav2": (
+        [
+            "prep", "vqav2", "images={tasks}/vqav2/train2014",
+            "questions={tasks}/vqav2/v2_OpenEnded_mscoco_train2014_questions.json",
+            "annotations={tasks}/vqav2/v2_mscoco_train2014_annotations.json", "out={new}", "size=32", "workers=1", "least=1",
+        ],
+        ("tasks",),
+    ),
+    "prep vgqa": (
+        [
+            "prep", "vgqa", "images={images}", "questions={images}/question_answers.json", "answers={images}/answers.json",
+            "image_data={images}/image_data.json", "out={new}", "size=32", "workers=1",
+        ],
+        ("images",),
+    ),
+    "prep snli_ve": (
+        [
+            "prep", "snli_ve", "images={tasks}/snli_ve/flickr30k-images", "annotations={tasks}/snli_ve/snli_ve_train.jsonl",
+            "out={new}", "size=32", "workers=1",
+        ],
+        ("tasks",),
+    ),
+    "prep nlvr2": (
+        [
+            "prep", "nlvr2", "images={tasks}/nlvr2/images/train", "annotations={tasks}/nlvr2/train.json", "out={new}", "size=32",
+            "workers=1",
+        ],
+        ("tasks",),
+    ),
+    "prep classes": (
+        [
+            "prep", "classes", "source={images}/captions.csv", "label=caption", "out={new}", "name=own", "size=32", "workers=1",
+        ],
+        ("images",),
+    ),
+    "prep shapes": (
+        ["prep", "shapes", "out={new}", "records=8", "heldout=4", "size=32", "workers=1", "tasks=true"],
+        (),
+    ),
+    "rehearse": (["rehearse", *TRAIN, "world_size=2", "scratch={data}"], ("data",)),
 }  # fmt: skip
 """Name -> (arguments, the folders of `World` that it needs)."""
 
@@ -117,7 +156,7 @@ class Case:
 
 @dataclass(frozen=True)
 class World:
-    """The folders that commands are given: `data`, `run`, `export` and `images` below `folder`."""
+    """The folders that commands are given: `data`, `run`, `export`, `images` and `tasks` below `folder`."""
 
     folder: Path
 
@@ -145,7 +184,7 @@ def attempt(case: Case, world: World) -> Ended:
             shutil.copytree(world.folder / name, folder / name)
         for file in case.files:
             _damage(folder, *file)
-        places = {name: str(folder / name) for name in ("data", "run", "export", "images", "new")}
+        places = {name: str(folder / name) for name in ("data", "run", "export", "images", "tasks", "new")}
         given = [argument.format(**places) for argument in arguments]
         stream = io.TextIOWrapper(io.BytesIO(), encoding=case.encoding, write_through=True)
         ended = Ended(None, "")

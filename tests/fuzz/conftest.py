@@ -44,4 +44,12 @@ def world(tmp_path_factory) -> World:
     (images / "image_data.json").write_text(json.dumps([{"image_id": n, "coco_id": None} for n in range(3)]))
     regions = [{"id": n, "regions": [{"image_id": n, "phrase": f"phrase {n}"}]} for n in range(3)]
     (images / "regions.json").write_text(json.dumps(regions))
+    answers = [
+        {"id": n, "qas": [{"qa_id": n, "image_id": n, "question": "what is it?", "answer": "dog"}]} for n in range(3)
+    ]
+    (images / "question_answers.json").write_text(json.dumps(answers))
+    (images / "answers.json").write_text('["dog", "cat"]')
+    drawn = shapes.ShapesConfig(out=str(folder / "drawn"), records=24, heldout=8, size=32, tasks=True, workers=1)
+    shapes.run(drawn)
+    (folder / "drawn" / shapes.TASKS).rename(folder / "tasks")
     return World(folder)

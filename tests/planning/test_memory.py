@@ -134,6 +134,14 @@ def test_one_all_reduce_holds_gradients_twice_without_activations(memory):
     assert once.use("zero2", 16, 8) == memory.use("zero2", 16, 8)
 
 
+def test_norms_by_layer_hold_the_weights_from_before_an_update(memory):
+    watched = replace(memory, precision=Precision(watched=True))
+    P = memory.parameters
+    assert watched.use("native", 1).total == 20 * P == memory.use("native", 1).weights + 16 * P
+    assert watched.use("zero2", 1, 4) == memory.use("zero2", 1, 4), "a rank keeps its part, and a bucket is more"
+    assert watched.use("native", 64) == memory.use("native", 64), "activations are more"
+
+
 def test_each_stage_holds_less():
     big = replace(SMALL, vocab_size=50_000, text_layers=8)
     memory = measure(run_config(big, OBJECTIVE), FUSED, checkpointing=False)

@@ -31,13 +31,16 @@ def test_damaged_checkpoints_are_set_aside_and_never_count_as_kept(tmp_path, sha
     assert aside == {"damaged-step-00000008"}, "that of step 7 was written again"
 
 
-def test_latest_is_right_after_a_start_too(tmp_path, shapes_root):
-    """A kill may come between the last checkpoint and its name."""
-    train_here(shapes_root, tmp_path, "steps=2", *EACH_STEP)
-    latest = tmp_path / "checkpoints" / "latest"
-    latest.write_text("step-00000001")
-    train_here(shapes_root, tmp_path, "steps=2", *EACH_STEP)
-    assert latest.read_text() == "step-00000002"
+def test_latest_and_best_are_right_after_a_start_too(tmp_path, shapes_root):
+    """A kill may come between a checkpoint and its names."""
+    keys = [*EACH_STEP, "validation.every=2", "validation.samples=8", "checkpoint.best=val_loss", "steps=2"]
+    train_here(shapes_root, tmp_path, *keys)
+    names = [tmp_path / "checkpoints" / name for name in ("latest", "best")]
+    for left in ("step-00000001", ""):
+        for name in names:
+            name.write_text(left)
+        train_here(shapes_root, tmp_path, *keys)
+        assert [name.read_text() for name in names] == ["step-00000002"] * 2
 
 
 def test_a_checkpoint_that_cannot_be_removed_is_named_and_the_run_goes_on(tmp_path, shapes_root, capsys, monkeypatch):
