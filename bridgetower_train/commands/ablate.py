@@ -64,7 +64,7 @@ class AblateConfig:
     runs: str = "runs/ablation"
     """Folder for the runs."""
     out: str | None = None
-    """Where the tables are written; null: docs/results.md, or docs/task_results.md."""
+    """Where the tables are written, those of tasks after each task; null: docs/results.md, or docs/task_results.md."""
     tasks: bool = False
     """The other tasks instead, about the images of `prep shapes tasks=true`, drawn and prepared below `data`: pretrained
     as the demo, with images and blind, and VQAv2 from random weights as well."""
@@ -102,15 +102,15 @@ def _tasks(config: AblateConfig) -> int:
                 keys = ablate_tasks.training(task, config.data, folder)
                 _bridgetower("train", *keys, f"seed={seed}", *variant, *config.overrides)
                 _bridgetower("eval", task, f"run_dir={folder}")
-    return _write(config.out or "docs/task_results.md", ablate_tasks.results(folders))
+        _write(config.out or "docs/task_results.md", ablate_tasks.results(folders))
+    return 0
 
 
-def _write(path: str, page: str) -> int:
+def _write(path: str, page: str) -> None:
     out = Path(path)
     out.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(out, page)
     print_line(f"results: {out.resolve()}")
-    return 0
 
 
 def _losses(config: AblateConfig) -> int:
@@ -131,7 +131,8 @@ def _losses(config: AblateConfig) -> int:
                     rerank = config.rerank * bool(done.objective.itm)
                     more = ["captions=1", f"rerank={rerank}"] if command == "retrieval" else []
                     _bridgetower("eval", command, f"run_dir={folder}", *more)
-    return _write(config.out or "docs/results.md", results(config, folders))
+    _write(config.out or "docs/results.md", results(config, folders))
+    return 0
 
 
 def _bridgetower(*arguments: str) -> None:
