@@ -8,6 +8,7 @@ from pathlib import Path
 from bridgetower_train.config import TrainConfig, at_least
 from bridgetower_train.data.augment import in_training
 from bridgetower_train.data.dataset import PairDataset, open_data
+from bridgetower_train.data.roots import require_root
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.display import print_line
 from bridgetower_train.files import atomic_write
@@ -35,6 +36,8 @@ class ViewConfig(TrainConfig):
 
 def run(config: ViewConfig) -> None:
     """Write the page."""
+    if config.tokenizer.startswith(f"{config.data.root}/"):
+        require_root(config.data.root)
     tokenizer = CaptionTokenizer.load(hub.tokenizer(config.tokenizer))
     task = task_class(config)
     settled, names = task.settled(config)
@@ -60,6 +63,8 @@ def read_batch(
         "text length L": str(batch.input_ids.shape[1]),
     }
     remarks = ["Images are shown exactly as the model gets them, before CLIP's normalisation."]
+    if batch.patches is not None:
+        remarks.append(f"Of each it sees {batch.patches.shape[1]} patches, which are not marked here.")
     corpora = [
         (c.name, f"{c.manifest.images:,}", f"{c.manifest.captions:,}", f"{config.data.corpora[c.name]:g}")
         for c in data.corpora

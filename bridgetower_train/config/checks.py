@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from bridgetower_train.errors import ConfigError, nearest
 
+TEMPLATES = ["a photo of a {}."]
+"""Prompts of zero-shot classification: CLIP's."""
+
 
 def one_of(key: str, given: str, allowed: tuple[str, ...]) -> None:
     """ConfigError unless `given` is one of `allowed`."""
@@ -16,6 +19,14 @@ def at_least(key: str, given: float, minimum: float) -> None:
     """ConfigError unless `given >= minimum`."""
     if not given >= minimum:
         raise ConfigError(f"{key}={given}: must be at least {minimum:g}")
+
+
+def check_templates(key: str, templates: list[str]) -> None:
+    """ConfigError unless there are prompts, and the name of a class has a place in each."""
+    if not templates or not all("{}" in template for template in templates):
+        raise ConfigError(
+            f"{key}={templates}: needs prompts in which {{}} stands for the class: '{key}=[a photo of a {{}}.]'"
+        )
 
 
 @dataclass(frozen=True)
@@ -72,7 +83,12 @@ class RunLength:
         return self.in_steps(key, duration) or int(Duration.parse(key, duration).amount > 0)
 
 
-def nearest_divisors(number: int, wanted: int) -> list[str]:
-    """The two divisors of `number` that are nearest to `wanted`, ascending, for a message."""
-    divisors = [n for n in range(1, number + 1) if number % n == 0]
-    return [str(n) for n in sorted(sorted(divisors, key=lambda n: abs(n - wanted))[:2])]
+def divisors(number: int) -> list[int]:
+    """The divisors of `number` up to 65,536, ascending."""
+    return [n for n in range(1, min(number, 1 << 16) + 1) if number % n == 0]
+
+
+def nearest_of(numbers: list[int], wanted: int, joined: str = " and ") -> str:
+    """The two of `numbers` that are nearest to `wanted`, ascending, for a message; `none` where there are none."""
+    near = sorted(sorted(numbers, key=lambda n: abs(n - wanted))[:2])
+    return joined.join(map(str, near)) or "none"

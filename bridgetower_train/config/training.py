@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, field
 
-from bridgetower_train.config.checks import Duration, at_least, one_of
+from bridgetower_train.config.checks import TEMPLATES, Duration, at_least, check_templates, one_of
 from bridgetower_train.errors import ConfigError
 
 
@@ -97,8 +97,9 @@ class DeviceConfig:
     """`fp32`, or `bf16`: fp32 weights under bf16 autocast; losses stay in fp32."""
     execution: str = "auto"
     """`eager`: operator by operator; `compile`: torch.compile of each block, forward and backward; `lazy` (HPU only): a step is
-    recorded and compiled as one graph. `auto` is eager but on HPU: there lazy with the vendor's fork of torch, which alone has
-    it, and compile with another build; it prints which and why."""
+    recorded and compiled as one graph. `auto`: on HPU lazy with the vendor's fork of torch, which alone has it, and compile with
+    another build; on CUDA compile where, by what was measured on such a card, that pays within 2,000 steps of the run; otherwise
+    eager. It prints which and why."""
     graphs: bool = False
     """Replay the forward and backward pass as one HPU graph per text length, in lazy execution: less host work, but more
     memory, since intermediate results stay allocated. Pays off where the card waits for the host: few samples per card."""
@@ -153,6 +154,11 @@ class ValidationConfig:
     rerank: int = 0
     """For `full`: the figures are of the best so many candidates of each query, re-ranked by image-text matching; 0: of the
     contrast alone."""
+    zero_shot: str | None = None
+    """Corpus folder of `prep classes` whose images are classified by their similarity to prompts, as by `eval zero_shot`; null:
+    none."""
+    templates: list[str] = field(default_factory=lambda: list(TEMPLATES))
+    """The prompts, in which {} stands for the name of a class."""
     patience: int = 0
     """The run ends after so many validations in a row without a new best of `checkpoint.best`; 0: never."""
 
@@ -164,6 +170,7 @@ class ValidationConfig:
         at_least("validation.captions", 1 if self.captions is None else self.captions, 1)
         at_least("validation.rerank", self.rerank, 0)
         at_least("validation.patience", self.patience, 0)
+        check_templates("validation.templates", self.templates)
         if self.rerank and self.retrieval == "quick":
             raise ConfigError(f"validation.rerank={self.rerank}: needs validation.retrieval=full")
 

@@ -23,7 +23,7 @@ from isal.isal_zlib import crc32  # zlib's, eight times faster
 
 from bridgetower_train.data.cache import ShardCache
 from bridgetower_train.data.manifest import Manifest, ShardInfo, reindex_hint
-from bridgetower_train.data.roots import is_remote, plain_root, read_small
+from bridgetower_train.data.roots import is_remote, plain_root, read_small, require_root
 from bridgetower_train.data.tar import BLOCK, member_key, member_name, parse_header
 from bridgetower_train.errors import ConfigError, DataError, UserError, nearest
 from bridgetower_train.files import sha256_file
@@ -398,14 +398,16 @@ class Corpus:
         return path, index
 
 
-def open_corpus(root: str, name: str, cache: ShardCache | None = None, follow_links: bool = False) -> Corpus:
+def open_corpus(
+    root: str | os.PathLike[str], name: str, cache: ShardCache | None = None, follow_links: bool = False
+) -> Corpus:
     """The corpus `name` under `root`, a folder or an fsspec URL, which needs `cache`.
 
     `follow_links`: the files in the corpus folder, which may be a link itself, may be links that lead outside. Takes time in
     proportion to the shards, not to the records. ConfigError if there is no such folder, or no cache for a remote one;
     DataError if manifest or index is missing or they do not match; FileError if one is a link that may not be followed.
     """
-    root = plain_root(root)
+    root = plain_root(os.fspath(root))
     folder, path = f"{root}/{name}", f"{root}/{name}/manifest.json"
     if is_remote(root) and cache is None:
         raise ConfigError(f"data.root={root}: is remote; set data.cache_dir to a folder for its shards")
@@ -422,8 +424,7 @@ def open_corpus(root: str, name: str, cache: ShardCache | None = None, follow_li
 def _missing(root: str, name: str, error: OSError) -> UserError:
     """The error to raise when the manifest cannot be read: which part of the path is missing."""
     folder = f"{root}/{name}"
-    if not os.path.isdir(root):
-        return ConfigError(f"data.root={root}: no such folder; give the folder that has one folder per corpus")
+    require_root(root)
     if not os.path.isdir(folder):
         corpora = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
         return ConfigError(

@@ -3,14 +3,17 @@
 import pytest
 from PIL import Image
 
+from bridgetower_train.bench.peers import PEERS
 from bridgetower_train.cli import main
+from bridgetower_train.versions import installed_version
 from data_prep.shapes.synthetic import synthetic_corpus
 
 
 def test_data(bench, tmp_path):
     corpus = synthetic_corpus(tmp_path / "corpora" / "small", 64, images=8, records=100)
     keys = ("image_size=64", "batch=16", "records=200", "rounds=1", "huge_records=5000")
-    figures = bench("data", f"corpus={corpus}", *keys)
+    missing = [name for name, package in PEERS.items() if installed_version(package) is None]
+    figures = bench("data", f"corpus={corpus}", *keys, without=[*missing, *(f"of_{name}" for name in missing)])
     for reader in ("bare", "webdataset_float32", "webdataset_uint8"):
         assert figures[f"of_{reader}"] == pytest.approx(figures["ours"] / figures[reader])
     assert 0 < figures["ours"] < figures["bare"]
@@ -78,3 +81,15 @@ def test_memory(bench, tiny):
     parts = [f"planned_{part}_gb" for part in ("weights", "copies", "gradients", "optimizer", "activations")]
     assert figures["planned_gb"] == pytest.approx(sum(figures[part] for part in parts))
     assert figures["planned_of_measured"] == pytest.approx(figures["planned_gb"] / figures["measured_gb"])
+
+
+def test_embed(bench, tiny):
+    figures = bench("embed", *tiny, "images=8", "batch=4", "rounds=1")
+    assert figures["of_bare"] == pytest.approx(figures["embed"] / figures["bare"])
+
+
+def test_search(bench):
+    figures = bench("search", "count=500", "width=8", "rounds=2", "threads=1", "dtype=float16")
+    assert 0 < figures["ms"] <= figures["most_ms"]
+    assert figures["index_mb"] == 500 * 8 * 2 / 1e6
+    assert figures["threads"] == 1

@@ -63,7 +63,7 @@ ATTACKS: dict[int, tuple[str, str]] = {
     52: ("eval.json with a group among its figures; state.json `[]`", "one line that names the file"),
     53: ("tokenizer.json with `(a|aa)+$`; with the id 3,000,000,000", "one line; refused"),
     54: ("broken tokenizer.json or vocab.json beside weights", "one line that names the file"),
-    55: ("`--config-dir`, `hydra.run.dir`, `+x._target_=os.system`, `experiment=../../x`", "refused, nothing is built"),
+    55: ("`hydra.run.dir`, `+x._target_=os.system`, `experiment=../../x`", "refused, nothing is built"),
     56: ("dataset card of a hostile corpus: names, title, homepage, note", "text; names that a shell interprets are refused"),
     57: ("model card: licence with `\\r`, title, homepage", "text"),
     58: ("YAML header of both cards", "quoted"),
@@ -86,6 +86,9 @@ ATTACKS: dict[int, tuple[str, str]] = {
     75: ("`pipe:` in the source of `prep shards`, `::` and brackets included", "runs only with `allow_pipe=true`"),
     76: ("`keep` with calls, attributes, arithmetic, 3,000 `not`", "refused, nothing is evaluated"),
     77: ("parquet whose images take 100 times its size", "refused"),
+    78: ("an index that names `../x.jpg`, `/etc`, links, FIFOs, folders, models elsewhere", "not opened, not contacted"),
+    79: ("an index that claims more rows, longer keys, wider or longer embeddings than it has", "refused"),
+    80: ("the search page: other hosts' names and origins, long texts, large or broken uploads, paths", "refused"),
 }  # fmt: skip
 """Number -> (attack, what becomes of it)."""
 
