@@ -63,6 +63,8 @@ def read_batch(
         "text length L": str(batch.input_ids.shape[1]),
     }
     remarks = ["Images are shown exactly as the model gets them, before CLIP's normalisation."]
+    if batch.patches is not None:
+        remarks.append(f"Of each it sees {batch.patches.shape[1]} patches, which are not marked here.")
     corpora = [
         (c.name, f"{c.manifest.images:,}", f"{c.manifest.captions:,}", f"{config.data.corpora[c.name]:g}")
         for c in data.corpora
