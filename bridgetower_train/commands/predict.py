@@ -4,21 +4,20 @@ import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from bridgetower_train.config import TrainConfig, at_least
-from bridgetower_train.data.image import decode_square, preprocessing
-from bridgetower_train.data.shards import MAX_IMAGE_BYTES, BadRecordError
+from bridgetower_train.data.image import preprocessing
+from bridgetower_train.data.shards import BadRecordError
 from bridgetower_train.display import print_line
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.evaluation.attention import attention_over_images, words
 from bridgetower_train.evaluation.base import ModelOptions, OpenModel, open_model
+from bridgetower_train.evaluation.matching import calibration
 from bridgetower_train.files import atomic_write
-from bridgetower_train.foreign import read_bytes
 from bridgetower_train.pages.prediction import Prediction, TextPrediction, prediction_page, softmax
-from data_prep.source.image import prepare_jpeg
+from bridgetower_train.use.images import as_seen
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,9 @@ def run(config: PredictConfig) -> int:
         "image": ", ".join(paths),
         "seen as": preprocessing(saved.config.model.image_size, saved.config.data.square),
     }
+    if any("match" in text.said.scores for text in texts):
+        facts["calibration of match"] = calibration(saved)
+        print_line(f"calibration of match: {facts['calibration of match']}")
     for text, share in itertools.zip_longest(texts, softmax(texts)):
         print_line(text.text)
         scores = text.said.scores | ({} if share is None else {"softmax over the texts": share})
@@ -76,16 +78,13 @@ def run(config: PredictConfig) -> int:
 
 
 def read_image(path: str, config: TrainConfig) -> Tensor:
-    """uint8 (3, S, S) as the model sees it, prepared as a corpus prepares its images; ConfigError where it cannot be read."""
-    size = config.model.image_size
-    out = np.empty((size, size, 3), dtype=np.uint8)
+    """uint8 (3, S, S) as the model sees it; ConfigError where it cannot be read."""
     try:
-        decode_square(prepare_jpeg(read_bytes(path, MAX_IMAGE_BYTES), size), size, config.data.square, out)
+        return as_seen(path, config)
     except OSError as error:
         raise ConfigError(f"image={path}: {error.strerror}") from None
     except BadRecordError as error:
         raise ConfigError(f"image={path}: {error.reason}") from None
-    return torch.from_numpy(out).permute(2, 0, 1)
 
 
 def predict(model: OpenModel, pixels_I3SS: Tensor, text: str, top: int, chosen: list[str]) -> TextPrediction:

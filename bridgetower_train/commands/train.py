@@ -1,9 +1,12 @@
 """`bridgetower train`: start or resume a run."""
 
+from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 
 import torch
 
+from bridgetower_train import compose
 from bridgetower_train.config import TrainConfig
 from bridgetower_train.data.roots import is_remote
 from bridgetower_train.devices import make_device
@@ -51,6 +54,17 @@ def run(config: TrainConfig) -> int:
             finally:
                 for sink in job.sinks:
                     sink.close(failed)
+
+
+def train(overrides: Sequence[str]) -> Path:
+    """`bridgetower train` with these overrides, such as `["steps=2", "run_dir=runs/a"]`, in this process; the folder of the run.
+
+    ConfigError for keys that do not fit; UserError where the run ends before its last step.
+    """
+    config = compose.compose(TrainConfig, "train", list(overrides))
+    if code := run(config):
+        raise UserError(f"{config.run_dir}: the run ended early, with the exit code {code}; train again to resume it")
+    return Path(config.run_dir)
 
 
 def print_summary(run: Run, why: str) -> None:

@@ -6,7 +6,7 @@ needs more than the configuration (the index, the tokenizer, the number of ranks
 May import nothing.
 """
 
-from bridgetower_train.config.checks import Duration, RunLength, at_least, one_of
+from bridgetower_train.config.checks import TEMPLATES, Duration, RunLength, at_least, check_templates, one_of
 from bridgetower_train.config.data import DataConfig
 from bridgetower_train.config.model import (
     HEAD_WIDTH,
@@ -35,6 +35,7 @@ __all__ = [
     "HEAD_WIDTH",
     "PAD_ID",
     "ROBERTA_POSITION_OFFSET",
+    "TEMPLATES",
     "CheckpointConfig",
     "ClassifierConfig",
     "DataConfig",
@@ -54,5 +55,6 @@ __all__ = [
     "ValidationConfig",
     "WandbConfig",
     "at_least",
+    "check_templates",
     "one_of",
 ]

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from bridgetower_train.errors import ConfigError, nearest
 
+TEMPLATES = ["a photo of a {}."]
+"""Prompts of zero-shot classification: CLIP's."""
+
 
 def one_of(key: str, given: str, allowed: tuple[str, ...]) -> None:
     """ConfigError unless `given` is one of `allowed`."""
@@ -16,6 +19,14 @@ def at_least(key: str, given: float, minimum: float) -> None:
     """ConfigError unless `given >= minimum`."""
     if not given >= minimum:
         raise ConfigError(f"{key}={given}: must be at least {minimum:g}")
+
+
+def check_templates(key: str, templates: list[str]) -> None:
+    """ConfigError unless there are prompts, and the name of a class has a place in each."""
+    if not templates or not all("{}" in template for template in templates):
+        raise ConfigError(
+            f"{key}={templates}: needs prompts in which {{}} stands for the class: '{key}=[a photo of a {{}}.]'"
+        )
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, field
 
-from bridgetower_train.config.checks import Duration, at_least, one_of
+from bridgetower_train.config.checks import TEMPLATES, Duration, at_least, check_templates, one_of
 from bridgetower_train.errors import ConfigError
 
 
@@ -153,6 +153,11 @@ class ValidationConfig:
     rerank: int = 0
     """For `full`: the figures are of the best so many candidates of each query, re-ranked by image-text matching; 0: of the
     contrast alone."""
+    zero_shot: str | None = None
+    """Corpus folder of `prep classes` whose images are classified by their similarity to prompts, as by `eval zero_shot`; null:
+    none."""
+    templates: list[str] = field(default_factory=lambda: list(TEMPLATES))
+    """The prompts, in which {} stands for the name of a class."""
     patience: int = 0
     """The run ends after so many validations in a row without a new best of `checkpoint.best`; 0: never."""
 
@@ -164,6 +169,7 @@ class ValidationConfig:
         at_least("validation.captions", 1 if self.captions is None else self.captions, 1)
         at_least("validation.rerank", self.rerank, 0)
         at_least("validation.patience", self.patience, 0)
+        check_templates("validation.templates", self.templates)
         if self.rerank and self.retrieval == "quick":
             raise ConfigError(f"validation.rerank={self.rerank}: needs validation.retrieval=full")
 

@@ -258,7 +258,7 @@ def open_data(
         raise ConfigError("data.corpora: is empty; name at least one corpus, as in data.corpora={coco: 1.0}")
     cache = shard_cache(data.root, data.cache_dir, data.cache_gb, data.cache_shared, data.retry_hours)
     opened = [open_corpus(data.root, name, cache, data.follow_links) for name in corpora]
-    _refuse_test_splits(opened, "data.validation" if validation else "data.corpora")
+    refuse_test_splits(opened, "data.validation" if validation else "data.corpora")
     for corpus in [] if config.data.always_resizes else opened:
         _warn_of_resizing(corpus, config.model.image_size)
     check_kinds(data.kind_shares, {corpus.name: corpus.manifest.kinds for corpus in opened})
@@ -277,7 +277,7 @@ def open_data(
     return PairDataset(order, opened, tokenizer, reader, config, length)
 
 
-def _refuse_test_splits(corpora: Sequence[Corpus], key: str) -> None:
+def refuse_test_splits(corpora: Sequence[Corpus], key: str) -> None:
     """ConfigError for a test split: data that trains or steers a run can no longer test it."""
     for corpus in corpora:
         if any(re.match("test(?![a-z])", split) for split in corpus.manifest.splits):

@@ -142,7 +142,7 @@ class Encoded:
                 self._image = _open(self._data, ("JPEG",))
         try:
             self._image.draft(None, (width, height))
-            return _rgb(self._image)
+            return rgb(self._image)
         except BadRecordError:
             raise
         except Exception as error:  # Pillow's plugins raise all kinds of errors for damaged files
@@ -306,8 +306,8 @@ def _open(data: bytes | memoryview, formats: tuple[str, ...]) -> Image.Image:
     return image
 
 
-def _rgb(image: Image.Image) -> Pixels:
-    """Decode by Pillow, and convert in strips: a copy of the whole takes four bytes a pixel."""
+def rgb(image: Image.Image) -> Pixels:
+    """The pixels of an opened image on white, converted in strips: a copy of the whole takes four bytes a pixel."""
     image.load()
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     rows = max(1, _STRIP // image.width)

@@ -385,14 +385,16 @@ class Corpus:
         return path, index
 
 
-def open_corpus(root: str, name: str, cache: ShardCache | None = None, follow_links: bool = False) -> Corpus:
+def open_corpus(
+    root: str | os.PathLike[str], name: str, cache: ShardCache | None = None, follow_links: bool = False
+) -> Corpus:
     """The corpus `name` under `root`, a folder or an fsspec URL, which needs `cache`.
 
     `follow_links`: the files in the corpus folder, which may be a link itself, may be links that lead outside. Takes time in
     proportion to the shards, not to the records. ConfigError if there is no such folder, or no cache for a remote one;
     DataError if manifest or index is missing or they do not match; FileError if one is a link that may not be followed.
     """
-    root = plain_root(root)
+    root = plain_root(os.fspath(root))
     folder, path = f"{root}/{name}", f"{root}/{name}/manifest.json"
     if is_remote(root) and cache is None:
         raise ConfigError(f"data.root={root}: is remote; set data.cache_dir to a folder for its shards")

@@ -11,11 +11,13 @@ from bridgetower_train.evaluation.masked_lm import MASKED_LM
 from bridgetower_train.evaluation.matching import MATCHING
 from bridgetower_train.evaluation.retrieval import RETRIEVAL
 from bridgetower_train.evaluation.vqav2 import VQAV2
+from bridgetower_train.evaluation.zero_shot import ZERO_SHOT
 
 EVALUATIONS: dict[str, Evaluation] = {
     "matching": MATCHING,
     "masked_lm": MASKED_LM,
     "retrieval": RETRIEVAL,
+    "zero_shot": ZERO_SHOT,
     "vqav2": VQAV2,
     "snli_ve": SNLI_VE,
     "nlvr2": NLVR2,

@@ -148,10 +148,16 @@ class Evaluation:
 
 def corpus_of(options: EvalOptions, config: TrainConfig) -> Corpus:
     """The corpus that `options` name, by default the held-out one of the run; ConfigError where they do not suffice."""
-    data = config.data
-    name, root = options.corpus or data.validation, root_of_run(data.root, options.root)
+    name = options.corpus or config.data.validation
     if name is None:
         raise ConfigError("corpus: the model brings no data.validation; name a corpus folder below root")
+    return named_corpus(name, options, config)
+
+
+def named_corpus(name: str, options: RootOptions, config: TrainConfig) -> Corpus:
+    """The corpus of that name below `options.root`, by default where the run had its own; ConfigError where that is not known."""
+    data = config.data
+    root = root_of_run(data.root, options.root)
     if root == "???":
         raise ConfigError("root: exported weights bring no data.root; name the folder that holds the corpus folder")
     if root is None:

@@ -1,6 +1,7 @@
 """Image-text matching: does the model tell an image's caption from another image's, and is its confidence justified?"""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +12,9 @@ from bridgetower_train.data.shards import Corpus
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.evaluation.base import Evaluation, OpenModel, Result, SampledOptions
 from bridgetower_train.evaluation.eval_set import EvalSet
-from bridgetower_train.evaluation.protocol import of_sample
+from bridgetower_train.evaluation.protocol import of_sample, read_evaluations
 from bridgetower_train.tasks.pretraining.predictor import Predictor
+from bridgetower_train.weights.saved import SavedModel
 
 BINS = 10
 """Equal parts of [0, 1] over which calibration is measured."""
@@ -72,6 +74,20 @@ def calibration_error(probability: npt.NDArray[np.float64], truth: npt.NDArray[n
     number = np.minimum((probability * BINS).astype(int), BINS - 1)
     gaps = np.bincount(number, probability, BINS) - np.bincount(number, truth, BINS)
     return float(np.abs(gaps).sum() / len(probability))
+
+
+def calibration(saved: SavedModel) -> str:
+    """How far a probability of a match can be trusted, in words: as `eval matching` found it, or how to find out."""
+    kept = read_evaluations(Path(saved.source, "eval.json"))
+    found = [
+        f"expected calibration error {entry['figures']['ECE']:.3f} on {entry.get('corpus')}"
+        for entry in kept.values()
+        if entry.get("evaluation") == MATCHING.title
+        and (saved.run_dir is None or entry.get("checkpoint") == saved.name)
+        and isinstance(entry.get("figures"), dict)
+        and isinstance(entry["figures"].get("ECE"), float)
+    ]
+    return "; ".join(found) or f"not measured; bridgetower eval matching run_dir={saved.source} measures it"
 
 
 def _run(model: OpenModel, corpus: Corpus, options: MatchingOptions, ranks: Ranks) -> Result:

@@ -90,9 +90,9 @@ def evaluate(
     `rerank`: how many candidates of each query are re-ranked by matching, by `rule`; 0: none. Images that cannot be decoded
     are removed from `images`. DataError where fewer than two remain.
     """
-    images_IE = _embed_images(predictor, images, ranks, batch, "images")
+    images_IE = embed_images(predictor, images, ranks, batch, "images")
     images.require_two()
-    texts_TE = _embed_texts(predictor, images.texts, ranks, 4 * batch, "captions")
+    texts_TE = embed_texts(predictor, images.texts, ranks, 4 * batch, "captions")
     groups = {"": [slice(0, len(images))]}
     if fold and fold < len(images):
         starts = range(0, len(images) - fold + 1, fold)
@@ -131,13 +131,13 @@ def similarities(predictor: Predictor, images: EvalSet, batch: int = 64, ranks: 
 
     Images that cannot be decoded are removed from `images`. DataError where fewer than two remain.
     """
-    images_IE = _embed_images(predictor, images, ranks, batch)
+    images_IE = embed_images(predictor, images, ranks, batch)
     images.require_two()
-    return images_IE @ _embed_texts(predictor, images.first, ranks, batch).T
+    return images_IE @ embed_texts(predictor, images.first, ranks, batch).T
 
 
-def _embed_images(predictor: Predictor, images: EvalSet, ranks: Ranks, batch: int, title: str | None = None) -> Tensor:
-    """(I, E); those that cannot be decoded are removed from `images`."""
+def embed_images(predictor: Predictor, images: EvalSet, ranks: Ranks, batch: int, title: str | None = None) -> Tensor:
+    """(I, E): the work of all ranks, the same on all; images that cannot be decoded are removed from `images`."""
     parts: dict[int, Tensor] = {}
     bad: dict[int, str] = {}
     for part in chunks(len(images), ranks, batch, title):
@@ -151,8 +151,8 @@ def _embed_images(predictor: Predictor, images: EvalSet, ranks: Ranks, batch: in
     return embeddings
 
 
-def _embed_texts(predictor: Predictor, texts: list[str], ranks: Ranks, batch: int, title: str | None = None) -> Tensor:
-    """(T, E)."""
+def embed_texts(predictor: Predictor, texts: list[str], ranks: Ranks, batch: int, title: str | None = None) -> Tensor:
+    """(T, E): the same of texts."""
     parts = {p.start: predictor.embed_texts(texts[p]) for p in chunks(len(texts), ranks, batch, title)}
     return _join(parts, len(texts), ranks)
 

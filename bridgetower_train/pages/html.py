@@ -16,7 +16,7 @@ class Markup(str):
 
 Child: TypeAlias = "str | Sequence[Child]"
 
-_EMPTY = ("img", "meta")
+_EMPTY = ("img", "input", "meta")
 """Elements without content."""
 
 
@@ -81,19 +81,26 @@ def _cell(column: str, value: Child) -> Markup:
     return element("td", value, data_name=column, class_="short" if len(value) <= 24 else None)
 
 
+def policy() -> str:
+    """The content security policy of all pages: nothing is loaded, and no script runs except ours."""
+    digest = base64.b64encode(hashlib.sha256(_part("page.js").encode()).digest()).decode()
+    return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+
+
+def _part(name: str) -> str:
+    return files(__package__).joinpath(name).read_text("utf-8")
+
+
 def page(title: str, *body: Child) -> str:
-    """A self-contained page. Its policy forbids loading anything and running any script except ours."""
-    style, script = (files(__package__).joinpath(name).read_text("utf-8") for name in ("page.css", "page.js"))
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    """A self-contained page, under `policy`."""
     head = element(
         "head",
         element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=policy),
+        element("meta", http_equiv="Content-Security-Policy", content=policy()),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", name="color-scheme", content="light dark"),
         element("title", title),
-        element("style", Markup(style)),
+        element("style", Markup(_part("page.css"))),
     )
-    content = element("body", element("main", *body), element("script", Markup(script)))
+    content = element("body", element("main", *body), element("script", Markup(_part("page.js"))))
     return f"<!doctype html>\n{element('html', head, content, lang='en')}\n"

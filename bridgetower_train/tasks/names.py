@@ -38,6 +38,16 @@ def names_of_corpora(config: TrainConfig, file: str) -> list[str]:
     return names
 
 
+def names_of_corpus(root: str, corpus: str, file: str) -> list[str]:
+    """The names in the `file` of a corpus below a root, local or remote; FileError where it is missing, or no such list."""
+    path = f"{plain_root(root)}/{corpus}/{file}"
+    try:
+        content = read_small(root, f"{corpus}/{file}", MAX_BYTES)
+    except OSError as error:
+        raise FileError(f"{path}: {error.strerror}; it names the labels of the corpus: prepare it again") from None
+    return _checked(parse_json(content, list[str], path), corpus)
+
+
 def names_in(folder: Path, file: str) -> list[str]:
     """The names that a run or its export has kept; FileError where the file is missing, or no such list."""
     try:

@@ -13,8 +13,10 @@ import torch
 from bridgetower_train import random
 from bridgetower_train.config import TrainConfig
 from bridgetower_train.data.batch import Batch
-from bridgetower_train.data.dataset import PairDataset, open_data
+from bridgetower_train.data.dataset import PairDataset, open_data, refuse_test_splits
 from bridgetower_train.data.order import Sample
+from bridgetower_train.data.roots import shard_cache
+from bridgetower_train.data.shards import open_corpus
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.devices import Device
 from bridgetower_train.distributed import Ranks
@@ -22,9 +24,11 @@ from bridgetower_train.errors import ConfigError, nearest
 from bridgetower_train.evaluation import EVALUATIONS
 from bridgetower_train.evaluation.base import OpenModel, Picture
 from bridgetower_train.evaluation.eval_set import EvalSet
+from bridgetower_train.evaluation.zero_shot import LabelledImages, zero_shot
 from bridgetower_train.tasks import Task, task_class
 from bridgetower_train.tasks.base import Metric, Metrics, evaluating
 from bridgetower_train.tasks.gather import alone
+from bridgetower_train.tasks.pretraining.predictor import Predictor
 
 _SHOWN = 16
 """Images among which a tracker shows examples."""
@@ -44,6 +48,7 @@ def check_validation(config: TrainConfig) -> None:
     asked = {
         "retrieval": ("retrieval=full", validation.retrieval == "full"),
         "matching": ("rerank", validation.rerank > 0),
+        "zero_shot": (f"zero_shot={validation.zero_shot}", validation.zero_shot is not None),
     }
     for name, (key, wanted) in asked.items():
         if validation.wanted and wanted and (lacking := EVALUATIONS[name].lacks(config)):
@@ -81,6 +86,7 @@ class Validation:
         self.images.require_two()
         self.batches = _batches(dataset, self.images, validation.batch, ranks)
         """Number -> batch, those of this rank."""
+        self.classes = self._open_classes() if validation.zero_shot else None
         self._shown: EvalSet | None = None
 
     @property
@@ -89,6 +95,9 @@ class Validation:
         images, validation = self.images, self.config.validation
         kind = f", captions of kind {images.kind}" if images.kind else ""
         line = f"{len(images):,} images of {images.corpus.name}{kind}"
+        if self.classes is not None:
+            named = self.classes.images
+            line += f"; {len(self.classes.names):,} classes of {len(named):,} images of {named.corpus.name} by prompts"
         if validation.retrieval == "quick":
             return line
         ranked = f", the best {validation.rerank} re-ranked" if validation.rerank else ""
@@ -102,8 +111,12 @@ class Validation:
         for evaluation in EVALUATIONS.values():
             if evaluation.validation and not evaluation.lacks(task.config):
                 figures |= evaluation.validation(model, self.images, self.ranks)
-        found = {f"val_{name}": value for name, value in figures.items()}
-        return self.ranks.gather_objects(found)[0]  # type: ignore[no-any-return]
+        if self.classes is not None:
+            validation, predictor = self.config.validation, Predictor(*model)
+            found = zero_shot(predictor, self.classes, validation.templates, validation.batch, self.ranks)
+            figures["zero_shot"] = found["accuracy, %"] / 100
+        named = {f"val_{name}": value for name, value in figures.items()}
+        return self.ranks.gather_objects(named)[0]  # type: ignore[no-any-return]
 
     def pictures(self, task: Task) -> dict[str, list[Picture]]:
         """A few examples for each evaluation that has any, on this rank alone; `task` is that of `run`."""
@@ -115,6 +128,14 @@ class Validation:
             for name, evaluation in EVALUATIONS.items()
             if evaluation.pictures and not evaluation.lacks(task.config)
         }
+
+    def _open_classes(self) -> LabelledImages:
+        """The images that prompts classify."""
+        data, validation = self.config.data, self.config.validation
+        cache = shard_cache(data.root, data.cache_dir, data.cache_gb, data.cache_shared, data.retry_hours)
+        corpus = open_corpus(data.root, validation.zero_shot or "", cache, data.follow_links)
+        refuse_test_splits([corpus], "validation.zero_shot")
+        return LabelledImages(corpus, self.config, validation.samples)
 
     def _losses(self, task: Task) -> dict[str, float]:
         """The metrics of `task` as means over all samples."""

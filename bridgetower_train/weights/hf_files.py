@@ -41,6 +41,7 @@ def model_description(config: TrainConfig) -> dict[str, Any]:
             "task": config.task,
             "max_text_len": model.max_text_len,
             "square": config.data.square,
+            "precision": config.device.precision,
             **exported.settings,
         },
         "text_config": {

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from bridgetower_train import compose
-from bridgetower_train.config import ROBERTA_POSITION_OFFSET, DataConfig, ModelConfig, TrainConfig
+from bridgetower_train.config import ROBERTA_POSITION_OFFSET, DataConfig, DeviceConfig, ModelConfig, TrainConfig
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.display import print_line
 from bridgetower_train.engines.base import WEIGHTS
@@ -161,7 +161,8 @@ def _config_of(described: dict[str, Any], weights: Tensors, named: str) -> Train
             **known,
         )
         data = DataConfig(square=str(settings.get("square", DataConfig.square)))
-        config = TrainConfig(task=str(settings.get("task", TrainConfig.task)), model=model, data=data)
+        device = DeviceConfig(precision=str(settings.get("precision", DeviceConfig.precision)))
+        config = TrainConfig(task=str(settings.get("task", TrainConfig.task)), model=model, data=data, device=device)
         return task_class(config).from_export(config, settings, weights)
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         missing = f"lacks {error}" if isinstance(error, KeyError) else str(error)

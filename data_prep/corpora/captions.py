@@ -32,6 +32,7 @@ from data_prep.shards.summary import most_frequent
 from data_prep.source.annotations import digest_file
 from data_prep.source.captions import check_kinds
 from data_prep.source.local import (
+    IMAGES,
     MISSING,
     UNREADABLE,
     LinkConfig,
@@ -44,7 +45,6 @@ from data_prep.source.local import (
 from data_prep.source.rows import NO_IMAGE, WEB, Images, Row
 from data_prep.source.table import image_in, named_table
 
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 TEXTS = (".json", ".txt")
 """Suffixes of the texts; where an image has several, the first that gives captions is taken."""
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")

@@ -14,6 +14,9 @@ from data_prep.parallel import ordered_map
 from data_prep.source.image import prepare
 from data_prep.source.rows import OK, Images, Outcome, Row, Table
 
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+"""Suffixes of images, in small letters."""
+
 MISSING = "missing file"
 UNREADABLE = "file cannot be read"
 NOT_A_FILE = "not a regular file"

@@ -15,12 +15,9 @@ from bridgetower_train.errors import ConfigError, FileError
 from bridgetower_train.foreign import read_json
 from data_prep.job.job import JobConfig, run_job
 from data_prep.source.annotations import digest_file
-from data_prep.source.local import LinkConfig, LocalImages, RowList, files_in
+from data_prep.source.local import IMAGES, LinkConfig, LocalImages, RowList, files_in
 from data_prep.source.rows import Row
 from data_prep.source.table import READERS
-
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
-"""Suffixes of the images of a folder."""
 
 KEY = re.compile(r"[A-Za-z0-9_-]{1,90}")
 """What the key of a record can be."""

@@ -78,3 +78,15 @@ def test_memory(bench, tiny):
     parts = [f"planned_{part}_gb" for part in ("weights", "copies", "gradients", "optimizer", "activations")]
     assert figures["planned_gb"] == pytest.approx(sum(figures[part] for part in parts))
     assert figures["planned_of_measured"] == pytest.approx(figures["planned_gb"] / figures["measured_gb"])
+
+
+def test_embed(bench, tiny):
+    figures = bench("embed", *tiny, "images=8", "batch=4", "rounds=1")
+    assert figures["of_bare"] == pytest.approx(figures["embed"] / figures["bare"])
+
+
+def test_search(bench):
+    figures = bench("search", "count=500", "width=8", "rounds=2", "threads=1", "dtype=float16")
+    assert 0 < figures["ms"] <= figures["most_ms"]
+    assert figures["index_mb"] == 500 * 8 * 2 / 1e6
+    assert figures["threads"] == 1

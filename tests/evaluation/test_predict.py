@@ -51,7 +51,10 @@ def test_one_image_and_some_texts(trained_run, image, tmp_path, capsys):
         main(["predict", f"run_dir={trained_run}", f"image={image}", texts, f"out={out}", "top=3", "words=[ring]"]) == 0
     )
     printed = capsys.readouterr().out
-    assert printed.count("similarity") == printed.count("match") == 2
+    assert printed.count("similarity ") == printed.count("match ") == 2
+    said = f"not measured; bridgetower eval matching run_dir={trained_run} measures it"
+    assert said in printed
+    assert said in out.read_text()
     assert printed.count("<mask>: ") == 1
     assert out.read_text().count('alt="attention of') == 1
     Image.open(image).save(tmp_path / "image.webp")

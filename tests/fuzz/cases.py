@@ -33,6 +33,9 @@ COMMANDS: dict[str, tuple[list[str], tuple[str, ...]]] = {
         ["predict", "run_dir={run}", "image={images}/0.jpg", "texts=[a, b]", "device=cpu"],
         ("data", "run", "images"),
     ),
+    "embed": (
+        ["embed", "run_dir={run}", "images={images}", "out={new}.parquet", "device=cpu"], ("run", "images"),
+    ),
     "view": (["view", *TRAIN, "out={new}/view.html"], ("data",)),
     "doctor": (["doctor", *TRAIN], ("data", "run")),
     "plan": (["plan", *TRAIN, "out={new}/plan.html"], ("data",)),

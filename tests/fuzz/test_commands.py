@@ -31,7 +31,7 @@ ENVIRONMENT = {
 }  # fmt: skip
 
 PACKAGES = (
-    "wandb", "tensorboard", "deepspeed", "s3fs", "ray", "imagehash", "huggingface_hub", "ijson", "pyarrow.parquet", "psutil",
+    "wandb", "tensorboard", "deepspeed", "s3fs", "ray", "imagehash", "huggingface_hub", "pyarrow.parquet", "psutil",
     "transformers", "simplejpeg", "webdataset", "aiohttp", "aiodns",
 )  # fmt: skip
 

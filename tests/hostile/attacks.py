@@ -86,6 +86,9 @@ ATTACKS: dict[int, tuple[str, str]] = {
     75: ("`pipe:` in the source of `prep shards`, `::` and brackets included", "runs only with `allow_pipe=true`"),
     76: ("`keep` with calls, attributes, arithmetic, 3,000 `not`", "refused, nothing is evaluated"),
     77: ("parquet whose images take 100 times its size", "refused"),
+    78: ("an index that names `../x.jpg`, `/etc`, links, FIFOs, folders, models elsewhere", "not opened, not contacted"),
+    79: ("an index that claims more rows, longer keys, wider or longer embeddings than it has", "refused"),
+    80: ("the search page: other hosts' names and origins, long texts, large or broken uploads, paths", "refused"),
 }  # fmt: skip
 """Number -> (attack, what becomes of it)."""
 

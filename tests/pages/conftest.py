@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic_run import write_run
+
+from tests.pages.synthetic_run import write_run
 
 FAULTS = """
 const width = arguments[0], faults = [];

@@ -65,10 +65,10 @@ class Predictor:
             logit = scores["similarity"] * float(clamped_logit_scale(self.model.head("logit_scale").detach()))
         if self.matches:
             scores["match"] = float(self.match(pixels_13SS, [text]))
-        return Said(scores, self._guesses(pixels_13SS, text, top) if self.fills else [], [], logit)
+        return Said(scores, self.guesses(pixels_13SS, text, top) if self.fills else [], [], logit)
 
-    def _guesses(self, pixels_13SS: Tensor, text: str, top: int) -> list[list[tuple[str, float]]]:
-        """The best words for each `<mask>`."""
+    def guesses(self, pixels_13SS: Tensor, text: str, top: int) -> list[list[tuple[str, float]]]:
+        """The `top` likeliest tokens for each `<mask>`, with their probabilities."""
         (ids_L,), (mask_L,) = self.text.encode([text], self.model.config.max_text_len)
         places = torch.nonzero(ids_L == self.text.mask)[:, 0]
         if not len(places):
@@ -94,7 +94,7 @@ class Predictor:
             return self.model.encode_text(*self.encode(texts))
 
     def match_states(self, image: ImageStates, text: TextStates, image_rows_P: Tensor, text_rows_P: Tensor) -> Tensor:
-        """The logit (P,) of `match`, by which published figures rank, of pairs of rows of states."""
+        """The logits (P, 2) of a mismatch and of a match of pairs of rows of states."""
         (images, image_rows), (texts, text_rows) = (
             (self._to_device(t) for t in rows.unique(return_inverse=True)) for rows in (image_rows_P, text_rows_P)
         )
@@ -102,7 +102,7 @@ class Predictor:
             pairs = Pairs(image_rows, text_rows, len(image_rows))
             fused = self.model.fuse(image.take(images), text.take(texts), pairs)
             logits_P2: Tensor = self.model.head("itm_score")(fused.pooled)
-            return logits_P2[:, 1].float().cpu()
+            return logits_P2.float().cpu()
 
     def encode(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """Token ids and mask (B, L) of texts, on the device."""

@@ -86,6 +86,7 @@ class Pretraining(Task):
                     for way, title in (("i2t", "image to text"), ("t2i", "text to image"))
                 ),
                 *([Metric("rsum", "RSUM", "max", "Retrieval RSUM", 600)] if full else []),
+                *([Metric("zero_shot", "zero-shot class", "max")] if config.validation.zero_shot else []),
                 Metric("logit_scale", "Logit scale", ""),
             ],
         }
