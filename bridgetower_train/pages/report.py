@@ -11,7 +11,19 @@ from bridgetower_train.config import Duration
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.evaluation.protocol import evaluations_in
 from bridgetower_train.pages.chart import Curve, chart, running_mean
-from bridgetower_train.pages.html import Child, Markup, element, figures, join, note, page, pairs, sections, table
+from bridgetower_train.pages.html import (
+    Child,
+    Markup,
+    element,
+    figures,
+    join,
+    matrix,
+    note,
+    page,
+    pairs,
+    sections,
+    table,
+)
 from bridgetower_train.pages.images import thumbnail
 from bridgetower_train.pages.numbers import duration, figure, is_number, size, tick
 from bridgetower_train.pages.panels import RUNNING, Panel, learning, learning_rates
@@ -22,9 +34,7 @@ def report(run: RunFolder) -> str:
     """The page."""
     parts: dict[str, Child] = {
         "Learning": _panels(run, learning(run)),
-        "Running": _panels(
-            run, RUNNING, chart("Learning rate", "per update", learning_rates(run), _span(run), (0, None))
-        ),
+        "Running": _panels(run, RUNNING, _rates(run)),
         "Layers": _layers(run),
         "Evaluation": _evaluation(run),
         "Examples": _examples(run),
@@ -137,6 +147,13 @@ def _panels(run: RunFolder, panels: tuple[Panel, ...], *others: Markup) -> Marku
     return element("div", *drawn, class_="charts")
 
 
+def _rates(run: RunFolder) -> Markup:
+    """The learning rates; the title names the parts where they have one rate."""
+    rates = learning_rates(run)
+    title = f"Learning rate: {rates[0].label}" if len(rates) == 1 else "Learning rate"
+    return chart(title, "per update", rates, _span(run), (0, None))
+
+
 def _curves(run: RunFolder, panel: Panel) -> list[Curve]:
     return [
         Curve(
@@ -164,7 +181,7 @@ def _layers(run: RunFolder) -> Markup:
         rows.append((layer, *(figure(value) for value in (weight, grad, update)), share))
     step = run.metrics[f"weight_norm/{names[0]}"][0][-1]
     text = f"Norms at step {step:,.0f}; metrics.jsonl has them every metrics.layers_every steps."
-    return join(note(text), table(("layer", "weights", "gradient", "update", "update, % of the weights"), rows))
+    return join(note(text), matrix(("layer", "weights", "gradient", "update", "update, % of the weights"), rows))
 
 
 def _evaluation(run: RunFolder) -> Markup:
