@@ -1,4 +1,4 @@
-"""`bridgetower bench data`: the loader against bare JPEG decoding and against stock webdataset, on the same shards."""
+"""`bridgetower bench data`: the loader against bare JPEG decoding and against other loaders, on the same images."""
 
 import itertools
 import math
@@ -6,7 +6,7 @@ import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -16,17 +16,15 @@ from typing import Any
 import numpy as np
 import simplejpeg
 import torch
-import webdataset
-from PIL import Image
-from torch import Tensor
 
-from bridgetower_train.bench.kit import BenchConfig, Figures, bench, in_turns, resident_mb
+from bridgetower_train.bench.kit import BenchConfig, Figures, bench, resident_mb, timed
+from bridgetower_train.bench.peers import PEERS, Source, open_peers
 from bridgetower_train.config import DataConfig, ModelConfig, TrainConfig, at_least
 from bridgetower_train.data.dataset import PairDataset, open_data
 from bridgetower_train.data.loader import make_loader
 from bridgetower_train.data.shards import Corpus
 from bridgetower_train.data.text import CaptionTokenizer
-from bridgetower_train.model.vision import CLIP_MEAN, CLIP_STD
+from bridgetower_train.errors import ConfigError
 from bridgetower_train.tasks import task_class
 from data_prep.shapes.synthetic import synthetic_corpus, synthetic_tokenizer
 from data_prep.shards.repeated import RECORDS_PER_SHARD, repeat_shard
@@ -36,15 +34,19 @@ FIGURES = {
     "bare": "records per CPU-second: libjpeg-turbo alone",
     "ours": "this loader",
     "webdataset_float32": "stock webdataset with Pillow, normalized to float32, as is usual",
-    "webdataset_uint8": "the same, left at uint8 as this loader does",
-    "of_bare": "ours / bare (target: 0.85)",
-    "of_webdataset_float32": "ours / webdataset_float32 (target: 2)",
-    "of_webdataset_uint8": "ours / webdataset_uint8",
+    "webdataset_uint8": "the same, left at uint8 as this loader and all below do",
+    "spdl": "SPDL's threads with FFmpeg",
+    "litdata": "LitData",
+    "mosaic_streaming": "MosaicML Streaming",
+    "energon": "Megatron Energon",
+    "hf_datasets": "Hugging Face datasets",
+    "of_bare": "ours / bare (target: 0.9)",
+    **{f"of_{name}": f"ours / {name}" for name in PEERS},
     "worker_mb": "memory of a loader worker after all records, 10^6 bytes",
     "worker_growth_mb": "its growth since a tenth of the records (target: 0)",
     "open_s": "seconds from opening a corpus of huge_records records to its first batch (target: below 5)",
 }
-"""What `measure` returns. Rates and ratios are medians over the rounds."""
+"""What `measure` returns, without the peers that are not installed. Rates and ratios are medians over the rounds."""
 
 
 @dataclass(frozen=True)
@@ -73,15 +75,17 @@ class BenchDataConfig(BenchConfig):
 
 
 def measure(config: BenchDataConfig) -> Figures:
-    """FIGURES."""
+    """FIGURES. ConfigError where the corpus has fewer images than a batch."""
     torch.set_num_threads(1)
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder = Path(config.corpus or synthetic_corpus(scratch / "synthetic", config.image_size, 200, 2000))
         text = CaptionTokenizer.load(config.tokenizer) if config.tokenizer else CaptionTokenizer(synthetic_tokenizer())
         dataset = _open(config, folder, text)
+        if (images := dataset.corpora[0].manifest.images) < config.batch:
+            raise ConfigError(f"batch={config.batch}: corpus={config.corpus} has only {images} images; lower it")
         return {
-            **_rates(config, dataset, text),
+            **_rates(config, dataset, Source(dataset.corpora[0], text, config.image_size, config.batch, scratch)),
             **_worker_memory(config, dataset),
             "open_s": _open_huge(config, dataset.corpora[0], text, scratch),
         }
@@ -100,15 +104,11 @@ def _open(config: BenchDataConfig, folder: Path, text: CaptionTokenizer) -> Pair
     return open_data(run, text, task_class(run).reader(run, text))
 
 
-def _rates(config: BenchDataConfig, dataset: PairDataset, text: CaptionTokenizer) -> Figures:
-    corpus = dataset.corpora[0]
+def _rates(config: BenchDataConfig, dataset: PairDataset, source: Source) -> Figures:
+    corpus = source.corpus
     rows = np.linspace(0, corpus.manifest.images, max(512, config.batch), endpoint=False).astype(int)
     jpegs = [bytes(corpus.read(row).image) for row in rows.tolist()]
     decoded, first = itertools.cycle(jpegs), itertools.count(step=config.batch)
-    stock = {
-        name: _stock_webdataset(corpus, text, config.image_size, config.batch, normalize)
-        for name, normalize in (("webdataset_float32", True), ("webdataset_uint8", False))
-    }
     batches = len(jpegs) // config.batch
 
     def bare() -> None:
@@ -119,9 +119,11 @@ def _rates(config: BenchDataConfig, dataset: PairDataset, text: CaptionTokenizer
         for start in itertools.islice(first, batches):
             dataset.__getitems__(range(start, start + config.batch))
 
-    turns: dict[str, Callable[[], object]] = {"bare": bare, "ours": ours}
-    turns |= {name: partial(_take, reader, batches) for name, reader in stock.items()}
-    taken = in_turns(turns, config.rounds, time.process_time)
+    with ExitStack() as stack:
+        turns = {name: partial(timed, reader, time.process_time) for name, reader in (("bare", bare), ("ours", ours))}
+        turns |= {name: partial(take, batches) for name, take in open_peers(source, stack).items()}
+        rounds = [{name: turn() for name, turn in turns.items()} for _ in range(config.rounds + 1)][1:]
+    taken = {name: [seconds[name] for seconds in rounds] for name in turns}
     figures = {name: statistics.median(batches * config.batch / s for s in seconds) for name, seconds in taken.items()}
     ratios = {
         f"of_{name}": statistics.median(theirs / ours for theirs, ours in zip(seconds, taken["ours"], strict=True))
@@ -131,41 +133,20 @@ def _rates(config: BenchDataConfig, dataset: PairDataset, text: CaptionTokenizer
     return {"jpeg_kb": statistics.mean(map(len, jpegs)) / 1e3} | figures | ratios
 
 
-def _take(batches: Iterator[Any], count: int) -> None:
-    for _ in itertools.islice(batches, count):
-        pass
-
-
-def _stock_webdataset(corpus: Corpus, text: CaptionTokenizer, size: int, batch: int, normalize: bool) -> Iterator[Any]:
-    """Batches as webdataset and Pillow give them: shuffled, decoded, resized, cropped, tokenized; with `normalize` as float32."""
-    mean, deviation = torch.tensor(CLIP_MEAN).view(3, 1, 1), torch.tensor(CLIP_STD).view(3, 1, 1)
-
-    def crop(image: Image.Image) -> Tensor:
-        scale = size / min(image.size)
-        if scale != 1:
-            width, height = (max(size, int(edge * scale)) for edge in image.size)
-            image = image.resize((width, height), Image.Resampling.BICUBIC)
-        left, top = ((edge - size) // 2 for edge in image.size)
-        pixels = torch.from_numpy(np.array(image.crop((left, top, left + size, top + size)))).permute(2, 0, 1)
-        return (pixels.contiguous().float() / 255 - mean) / deviation if normalize else pixels
-
-    def tokens(meta: dict[str, Any]) -> Tensor:
-        return text.encode(meta["captions"][:1], ModelConfig.max_text_len)[0][0]
-
-    shards = [f"{corpus.folder}/{shard.name}" for shard in corpus.manifest.shards]
-    pipeline = webdataset.WebDataset(shards, shardshuffle=len(shards)).shuffle(1000).decode("pil")
-    return iter(pipeline.to_tuple("jpg", "json").map_tuple(crop, tokens).repeat().batched(batch))
-
-
 def _worker_memory(config: BenchDataConfig, dataset: PairDataset) -> Figures:
     batches = iter(make_loader(dataset, 0, 1, config.batch, 1, 0, 1, 2, "fork", False))
     count = config.records // config.batch
-    _take(batches, count // 10)
+    _skip(batches, count // 10)
     (worker,) = multiprocessing.active_children()
     start = resident_mb(worker.pid)
-    _take(batches, count - count // 10)
+    _skip(batches, count - count // 10)
     end = resident_mb(worker.pid)
     return {"worker_mb": end, "worker_growth_mb": end - start}
+
+
+def _skip(batches: Iterator[Any], count: int) -> None:
+    for _ in itertools.islice(batches, count):
+        pass
 
 
 def _open_huge(config: BenchDataConfig, corpus: Corpus, text: CaptionTokenizer, scratch: Path) -> float:

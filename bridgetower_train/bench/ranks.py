@@ -5,14 +5,15 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import repeat
 from pathlib import Path
-from statistics import mean, median
+
+import numpy as np
+import numpy.typing as npt
 
 from bridgetower_train.bench.kit import (
     BenchModelConfig,
@@ -30,8 +31,8 @@ from bridgetower_train.devices import Device, make_device
 from bridgetower_train.distributed import Ranks, init_ranks, local_rank, shut_down
 from bridgetower_train.engines.optim import parameter_groups
 from bridgetower_train.errors import ConfigError
-from bridgetower_train.training.assembly import Run, build
-from bridgetower_train.training.metrics import Console, LogRecord
+from bridgetower_train.training.assembly import build
+from bridgetower_train.training.metrics import Console
 from bridgetower_train.training.preemption import Preemption
 from bridgetower_train.training.run import fit
 from bridgetower_train.training.step import backward
@@ -40,6 +41,8 @@ from data_prep.shapes.synthetic import synthetic_corpus, synthetic_tokenizer
 
 KINDS = ("bare", "engine", "loop")
 """Forward, backward and AdamW in one process alone; the same in the engine, with its ranks; the same in the training loop."""
+ROUND = 10
+"""Steps of a kind in a row; the loop logs the last of them."""
 
 FIGURES = {
     "steps": "a training step, by kind and number of ranks",
@@ -48,14 +51,14 @@ FIGURES = {
     "over_bare": "what s adds to that of bare, as a share of it (target of loop_1: 0.01)",
     "cpu_over_bare": "the same of cpu_s",
 }
-"""What `measure` returns: medians over the repeats of means over the ranks.
+"""What `measure` returns: means over the ranks, medians over the rounds. In a round the kinds take turns of ten steps.
 
 Rows of `steps`: `bare_N`, as many processes as there are ranks, which share the cores and nothing else; `engine_N`; `loop_N`,
 which contains the engine.
 """
 
-Times = dict[str, tuple[float, float]]
-"""Kind -> (seconds, CPU-seconds of the process) per step."""
+Rounds = npt.NDArray[np.float64]
+"""(rounds, KINDS, seconds and CPU-seconds) per step."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,9 @@ class BenchRanksConfig(BenchModelConfig):
     batch: int = 16
     """Pairs per rank and step."""
     steps: int = 20
-    """Steps of each kind, after ten that do not count; rounded up to a multiple of ten, since the loop logs every tenth."""
+    """Steps of each kind, after ten that do not count; rounded up to a multiple of ten."""
     repeats: int = 3
-    """Times that everything is started again; medians are reported."""
+    """Times that everything is started again."""
     engine: EngineConfig = field(default_factory=EngineConfig)
 
     def __post_init__(self) -> None:
@@ -88,17 +91,19 @@ def measure(config: BenchRanksConfig) -> Figures:
         synthetic_corpus(Path(folder, "synthetic"), config.model.image_size, images=8, records=64)
         synthetic_tokenizer().save(f"{folder}/tokenizer.json")
         for number in config.ranks:
-            groups = [_group(replace(config, ranks=[number]), Path(folder)) for _ in range(config.repeats)]
-            bare_s, bare_cpu_s = (median(group["bare"][what] for group in groups) for what in (0, 1))
-            for kind in KINDS:
-                s, cpu_s = (median(group[kind][what] for group in groups) for what in (0, 1))
+            alike = replace(config, ranks=[number])
+            rounds = np.concatenate([_group(alike, Path(folder)) for _ in range(config.repeats)])
+            taken, over = np.median(rounds, 0), np.median(rounds / rounds[:, :1], 0) - 1
+            for place, kind in enumerate(KINDS):
+                s, cpu_s = taken[place].tolist()
                 steps[f"{kind}_{number}"] = {"s": s, "cpu_s": cpu_s}
                 if kind != "bare":
-                    steps[f"{kind}_{number}"] |= {"over_bare": s / bare_s - 1, "cpu_over_bare": cpu_s / bare_cpu_s - 1}
+                    over_bare, cpu_over_bare = over[place].tolist()
+                    steps[f"{kind}_{number}"] |= {"over_bare": over_bare, "cpu_over_bare": cpu_over_bare}
     return {"steps": steps}
 
 
-def _group(config: BenchRanksConfig, folder: Path) -> Times:
+def _group(config: BenchRanksConfig, folder: Path) -> Rounds:
     """Means over ranks that were started together."""
     (world_size,) = config.ranks
     with socket.socket() as probe:
@@ -108,12 +113,11 @@ def _group(config: BenchRanksConfig, folder: Path) -> Times:
         tempfile.TemporaryDirectory(dir=folder) as run_dir,
         ProcessPoolExecutor(world_size, multiprocessing.get_context("spawn")) as pool,
     ):
-        times = list(pool.map(partial(_rank, config, folder, run_dir, port), range(world_size)))
-    return {kind: (mean(t[kind][0] for t in times), mean(t[kind][1] for t in times)) for kind in KINDS}
+        return np.mean(list(pool.map(partial(_rank, config, folder, run_dir, port), range(world_size))), 0)
 
 
-def _rank(config: BenchRanksConfig, root: Path, run_dir: str, port: int, rank: int) -> Times:
-    """The times of one rank: bare, with nothing to do for the others, then engine and loop among them."""
+def _rank(config: BenchRanksConfig, root: Path, run_dir: str, port: int, rank: int) -> Rounds:
+    """The rounds of one rank: in a bare step there is nothing to do for the others."""
     (world_size,) = config.ranks
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     os.environ |= {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
@@ -124,16 +128,19 @@ def _rank(config: BenchRanksConfig, root: Path, run_dir: str, port: int, rank: i
     batch = host_batch.to(device.torch_device)
     ranks = init_ranks(device.backend, train.distributed)
     try:
-        bare = _time(_bare_step(train, device, batch), config.steps, device, ranks)
         with Watchdog(ranks, train.distributed.timeout) as watchdog, ExitStack() as stack:
             job = build(train, device, ranks, stack)
+            bare = _bare_step(train, device, batch)
 
-            def step() -> None:
+            def engine() -> None:
                 backward(job.engine, [batch], job.contrast, lambda number: None)
                 job.engine.step()
 
-            engine = _time(step, config.steps, device, ranks)
-            return {"bare": bare, "engine": engine, "loop": _time_loop(job, host_batch, watchdog)}
+            rounds: list[list[tuple[float, float]]] = []
+            turns = _turns((bare, engine), host_batch, device, ranks, rounds)
+            quiet = [sink for sink in job.sinks if not isinstance(sink, Console)]
+            fit(replace(job, batches=turns, sinks=quiet), watchdog, Preemption())
+            return np.array(rounds[1:]) / ROUND
     finally:
         shut_down()
 
@@ -145,11 +152,12 @@ def _train_config(config: BenchRanksConfig, world_size: int, root: Path, run_dir
         as_run(replace(config, model=model)),
         engine=config.engine,
         run_dir=run_dir,
-        steps=str(10 + -(-config.steps // 10) * 10),
+        steps=str((1 + -(-config.steps // ROUND)) * ROUND + 1),
         global_batch=config.batch * world_size,
         tokenizer=tokenizer,
         tensorboard=False,
         data=DataConfig(root=str(root), corpora={"synthetic": 1.0}, lanes=world_size),
+        log_every=ROUND,
         checkpoint=CheckpointConfig(every="100%"),
     )
 
@@ -168,39 +176,38 @@ def _bare_step(config: TrainConfig, device: Device, batch: Batch) -> Callable[[]
     return step
 
 
-def _time(step: Callable[[], None], steps: int, device: Device, ranks: Ranks) -> tuple[float, float]:
-    """(seconds, CPU-seconds) per step, from when all ranks have reached this point."""
-    for _ in range(10):
-        step()
-    device.synchronize()
-    ranks.barrier()
-    began, worked = time.perf_counter(), time.process_time()
-    for _ in range(steps):
-        step()
-    device.synchronize()
-    return (time.perf_counter() - began) / steps, (time.process_time() - worked) / steps
+def _turns(
+    others: Sequence[Callable[[], None]],
+    batch: Batch,
+    device: Device,
+    ranks: Ranks,
+    rounds: list[list[tuple[float, float]]],
+) -> Iterator[Batch]:
+    """What the loop reads: `batch` for a round of its steps, once each of the `others` has had its own. No batch is waited for.
 
+    Adds to `rounds` the (seconds, CPU-seconds) that each took, from when all ranks had reached its beginning.
+    """
 
-class _Clock:
-    """A sink that notes when each step is logged."""
+    def begin() -> tuple[float, float]:
+        device.synchronize()
+        ranks.barrier()
+        return time.perf_counter(), time.process_time()
 
-    def __init__(self) -> None:
-        self.lines: list[tuple[int, float, float]] = []
+    def since(began: tuple[float, float]) -> tuple[float, float]:
+        device.synchronize()
+        return time.perf_counter() - began[0], time.process_time() - began[1]
 
-    def write(self, record: LogRecord) -> None:
-        self.lines.append((record["step"], time.perf_counter(), time.process_time()))
-
-    def close(self, failed: bool) -> None:
-        pass
-
-
-def _time_loop(job: Run, batch: Batch, watchdog: Watchdog) -> tuple[float, float]:
-    """(seconds, CPU-seconds) per step of the loop, from its first logged step to the last; no batch is waited for."""
-    clock = _Clock()
-    sinks = [*(sink for sink in job.sinks if not isinstance(sink, Console)), clock]
-    fit(replace(job, batches=repeat(batch), sinks=sinks), watchdog, Preemption())
-    (first, began, before), (last, ended, after) = clock.lines[0], clock.lines[-1]
-    return (ended - began) / (last - first), (after - before) / (last - first)
+    while True:
+        taken = []
+        for step in others:
+            began = begin()
+            for _ in range(ROUND):
+                step()
+            taken.append(since(began))
+        began = begin()
+        for _ in range(ROUND):
+            yield batch
+        rounds.append([*taken, since(began)])
 
 
 run = bench("ranks", measure, FIGURES)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from bridgetower_train.data.augment import patches_in_words
 from bridgetower_train.display import print_line
 from bridgetower_train.files import atomic_write
 from bridgetower_train.pages.markdown import table
@@ -14,6 +15,7 @@ from bridgetower_train.planning.collectives import link_bytes
 from bridgetower_train.planning.config import PlanConfig
 from bridgetower_train.planning.estimate import Plan, make_plan
 from bridgetower_train.planning.hardware import GIB
+from bridgetower_train.planning.loading import core_rate
 from bridgetower_train.tasks import describe
 from bridgetower_train.weights.saved import config_of
 
@@ -26,7 +28,7 @@ def run(config: PlanConfig) -> None:
         like = config_of(config.model_from, "model_from")
         config = replace(config, task=like.task, model=like.model, objective=like.objective, classifier=like.classifier)
     plan = make_plan(config)
-    for line in (*summary(plan), *plan.remarks, ""):
+    for line in (*summary(plan), cores(plan), *plan.remarks, ""):
         print_line(line)
     print("GiB per card, by pairs a micro-batch\n\n" + table(*memory_by_engine(plan), left=2))
     print(table(COLUMNS, [*scan_rows(plan, plan.same_pairs), *scan_rows(plan, plan.same_batch)]), end="")
@@ -34,6 +36,16 @@ def run(config: PlanConfig) -> None:
         atomic_write(Path(config.out), plan_page(plan))
         print()
         print_line(f"plan: {Path(config.out).resolve()}")
+
+
+def cores(plan: Plan) -> str:
+    """How many cores of this machine the loader of a card would keep busy, and that of eight."""
+    rate, whose = core_rate(plan.config)
+    card = plan.here.samples_per_s / plan.cluster.cards
+    return (
+        f"cores       one of this machine reads and decodes {rate:,.0f} samples/s at {plan.config.model.image_size} px "
+        f"({whose}, measured); {card:,.0f} a card need {card / rate:.2f}, eight cards {8 * card / rate:.1f}"
+    )
 
 
 def summary(plan: Plan) -> Iterator[str]:
@@ -45,11 +57,14 @@ def summary(plan: Plan) -> Iterator[str]:
         f"hardware    {plan.cluster.cards:,} x {card.title} on {plan.cluster.hosts:,} hosts: {gib(card.memory)}, "
         f"{peak}, {card.scale_out / 1e9:.1f} GB/s to other hosts"
     )
-    yield f"model       {plan.memory.parameters / 1e6:,.0f} M parameters, {plan.flops / 1e12:.3g} TFLOP per pair (counted)"
+    yield f"model       {plan.memory.parameters / 1e6:,.0f} M parameters, {plan.flops.step / 1e12:.3g} TFLOP per pair (counted)"
     yield (
         f"memory      {gib(here.use.total)} per card at {here.micro_batch} pairs a micro-batch, {config.engine.name}; "
         f"{plan.memory.per_pair_kept / GIB:.3f} GiB per pair kept for the backward pass (traced)"
     )
+    if config.model.kept_patches is not None:
+        memory = "; memory is that of whole images" if None in config.model.patch_counts else ""
+        yield f"images      {patches_in_words(config.model)}{memory}, FLOPs are a mean over the run"
     if config.init.named:
         named = ", ".join(f"{key}={given}" for key, given in config.init.named.items())
         yield f"start       {named}: neither fetched nor read, since a plan needs no weights"
@@ -80,5 +95,7 @@ def summary(plan: Plan) -> Iterator[str]:
     seconds, interval = plan.checkpoint_bytes / 1e9 / config.disk, plan.checkpoint_interval
     stored = f"{plan.checkpoint_bytes / 1e9:.1f} GB, {seconds:,.0f} s at {config.disk:g} GB/s"
     yield f"checkpoint  {stored}, every {duration(interval) if interval else config.checkpoint.every}"
-    flops = f", {plan.flops * plan.samples:.3g} FLOP, {plan.steps:,.0f} steps" if plan.samples and plan.steps else ""
+    flops = (
+        f", {plan.flops.step * plan.samples:.3g} FLOP, {plan.steps:,.0f} steps" if plan.samples and plan.steps else ""
+    )
     yield f"run         {time_to_train(plan)}{flops}"

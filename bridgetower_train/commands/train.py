@@ -8,6 +8,7 @@ import torch
 
 from bridgetower_train import compose
 from bridgetower_train.config import TrainConfig
+from bridgetower_train.data.augment import patches_in_words
 from bridgetower_train.data.roots import is_remote
 from bridgetower_train.devices import make_device
 from bridgetower_train.display import print_line
@@ -73,7 +74,8 @@ def print_summary(run: Run, why: str) -> None:
     batch, epoch, left = config.global_batch, run.dataset.order.epoch_samples, run.total_steps - run.start_step
     ranks, micro_batches = run.ranks.world_size, run.contrast.micro_batches
     frozen = f" ({run.engine.trained_count / 1e6:.2f} M trained)" if config.optim.freeze else ""
-    flops = batch * run.flops_per_sample
+    flops = batch * run.flops_per_sample(run.start_step + 1)
+    to_do = batch * run.flops_left()
     lines = {
         "device": f"{device.name} ({device.description}): {why}; {config.device.precision}, torch {torch.__version__}",
         "model": f"{run.engine.parameter_count / 1e6:.2f} M parameters{frozen}, {config.model.image_size} px, "
@@ -83,12 +85,16 @@ def print_summary(run: Run, why: str) -> None:
         "run": f"{run.total_steps:,} steps = {run.total_steps * batch:,} samples = {run.total_steps * batch / epoch:.2f} epochs "
         f"of {epoch:,}; {config.run_dir}",
     }
+    if device.undecided:
+        lines["execution"] = device.execution_why
     if left > 0:
         lines["time"] = (
-            f"about {clock(left * flops / (0.4 * device.peak_flops * ranks))} at 40% of peak"
+            f"about {clock(to_do / (0.4 * device.peak_flops * ranks))} at 40% of peak"
             if device.peak_flops
-            else f"{left * flops / 1e12:.1f} TFLOP to go; the first steps will show how long that takes"
+            else f"{to_do / 1e12:.1f} TFLOP to go; the first steps will show how long that takes"
         )
+    if config.model.kept_patches is not None:
+        lines["images"] = patches_in_words(config.model)
     if described := describe(config, run.contrast):
         lines["contrast"] = described
     if run.validation:

@@ -83,5 +83,7 @@ def read_batch(
         f"Images are shown exactly as the model gets them ({in_training(config)}), before CLIP's normalisation.",
         *_repeats(config, data, sources),
     ]
+    if batch.patches is not None:
+        remarks.append(f"Of each it sees {batch.patches.shape[1]} patches, which are not marked here.")
     shown = [task_class(config).show(data.config, batch, row, tokenizer, names) for row in range(config.n)]
     return BatchView(f"Batch of step {config.step:,}", facts, remarks, corpora, batch, sources, shown)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from bridgetower_train.config.checks import Duration, at_least, nearest_divisors
 from bridgetower_train.config.data import DataConfig
@@ -19,6 +20,20 @@ from bridgetower_train.config.training import (
     WandbConfig,
 )
 from bridgetower_train.errors import ConfigError
+
+
+class Shape(NamedTuple):
+    """What tells the shapes of one micro-batch from those of another in a run."""
+
+    tokens: int
+    """Of each text."""
+    patches: int | None = None
+    """Of each image; None: all of them."""
+
+    def __str__(self) -> str:
+        """For people."""
+        left = "" if self.patches is None else f" and {self.patches} patches of each image"
+        return f"texts of {self.tokens} tokens{left}"
 
 
 @dataclass(frozen=True)
@@ -141,6 +156,16 @@ class TrainConfig:
     def text_lengths(self) -> list[int]:
         """Lengths to which the texts of a micro-batch may be padded, ascending."""
         return sorted({*self.data.text_buckets, self.model.max_text_len})
+
+    @property
+    def shapes(self) -> list[Shape]:
+        """Of the run's micro-batches; the last takes most memory."""
+        return [Shape(tokens, patches) for patches in self.model.patch_counts for tokens in self.text_lengths]
+
+    @property
+    def on_whole_images(self) -> "TrainConfig":
+        """The run without `model.patch_dropout`."""
+        return replace(self, model=replace(self.model, patch_dropout=0.0))
 
     def rank_batch(self, world_size: int) -> tuple[int, int]:
         """(micro-batch, micro-batches per step) of each of `world_size` ranks; ConfigError if they do not divide evenly."""

@@ -99,9 +99,11 @@ class Trunk(nn.Module):
         self.cross_modal_text_pooler = Pooler(width)
         self.cross_modal_image_pooler = Pooler(width)
 
-    def encode_image(self, pixels_B3SS: Tensor, kinds_B: Tensor | None = None) -> ImageStates:
+    def encode_image(
+        self, pixels_B3SS: Tensor, kinds_B: Tensor | None = None, patches_BK: Tensor | None = None
+    ) -> ImageStates:
         visual = self.vision_model.visual
-        normed = [visual.ln_post(x_BND) for x_BND in visual(pixels_B3SS, self.layers)]
+        normed = [visual.ln_post(x_BND) for x_BND in visual(pixels_B3SS, self.layers, patches_BK)]
         bridged = [self.cross_modal_image_transform(x_BND) + self._image_type(kinds_B, x_BND) for x_BND in normed]
         return ImageStates(bridged, normed[-1][:, 0])
 
@@ -173,12 +175,15 @@ class BridgeTower(nn.Module):
         """The head of that name: a module or a parameter."""
         return getattr(self, name)
 
-    def encode_image(self, pixels_B3SS: Tensor, kinds_B: Tensor | None = None) -> ImageStates:
+    def encode_image(
+        self, pixels_B3SS: Tensor, kinds_B: Tensor | None = None, patches: Tensor | None = None
+    ) -> ImageStates:
         """The states of uint8 images (B, 3, S, S), to be used by every pair that an image is in.
 
-        `kinds_B`: the token type of each, int64; None: 1.
+        `kinds_B`: the token type of each, int64; None: 1. `patches`: int64 (B, K), the patches of each that are seen, as if there
+        were no others (FLIP, Li et al., 2023); None: all.
         """
-        return self.bridgetower.encode_image(pixels_B3SS, kinds_B)
+        return self.bridgetower.encode_image(pixels_B3SS, kinds_B, patches)
 
     def encode_text(self, ids_BL: Tensor, mask_BL: Tensor) -> TextStates:
         """The states of texts: int64 ids (B, L), padded on the right, and their bool mask, True where a token is real."""

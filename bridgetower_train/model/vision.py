@@ -1,6 +1,6 @@
 """The image tower: CLIP's vision transformer (Radford et al., 2021), all blocks, without its projection.
 
-Shapes: B images, S image edge, N image tokens with the class token, D width.
+Shapes: B images, S image edge, N image tokens with the class token, K patches that are seen, D width.
 """
 
 import torch
@@ -86,13 +86,17 @@ class PatchEmbeddings(nn.Module):
         self.patch_embedding = nn.Conv2d(3, config.width, config.patch_size, stride=config.patch_size, bias=False)
         self.position_embedding = Embedding(config.image_tokens, config.width, std=config.width**-0.5)
 
-    def forward(self, pixels_B3SS: Tensor) -> Tensor:
+    def forward(self, pixels_B3SS: Tensor, patches_BK: Tensor | None = None) -> Tensor:
+        """uint8 images -> (B, N, D); with `patches_BK` only the class token and those patches, (B, 1 + K, D)."""
         pixels = normalize(pixels_B3SS, self.patch_embedding.weight.dtype)
         patches_BND = self.patch_embedding(pixels).flatten(2).transpose(1, 2)
         cls = self.class_embedding.to(patches_BND.dtype).expand(len(patches_BND), 1, -1)
         positions_N = torch.arange(patches_BND.shape[1] + 1, device=patches_BND.device)
         embedded: Tensor = torch.cat([cls, patches_BND], dim=1) + self.position_embedding(positions_N)
-        return embedded
+        if patches_BK is None:
+            return embedded
+        tokens_BN = torch.cat([torch.zeros_like(patches_BK[:, :1]), patches_BK + 1], dim=1)
+        return embedded.gather(1, tokens_BN[..., None].expand(-1, -1, embedded.shape[-1]))
 
 
 class Transformer(nn.Module):
@@ -113,9 +117,9 @@ class VisionTransformer(nn.Module):
         self.transformer = Transformer(config, attention)
         self.ln_post = LayerNorm(config.width, eps=config.layer_norm_eps)
 
-    def forward(self, pixels_B3SS: Tensor, top: int) -> list[Tensor]:
-        """uint8 images -> the outputs (B, N, D) of the last `top` blocks, lowest first."""
-        return top_states(self.transformer.resblocks, self.ln_pre(self.embeddings(pixels_B3SS)), top)
+    def forward(self, pixels_B3SS: Tensor, top: int, patches_BK: Tensor | None = None) -> list[Tensor]:
+        """uint8 images -> the outputs (B, N, D) of the last `top` blocks, lowest first; of `patches_BK` alone if given."""
+        return top_states(self.transformer.resblocks, self.ln_pre(self.embeddings(pixels_B3SS, patches_BK)), top)
 
 
 class VisionModel(nn.Module):

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import fsspec
 import pytest
-from plans import small_plan, synthetic_memories
+from plans import LARGE, small_plan, synthetic_memories
 
 from bridgetower_train.cli import main
 from bridgetower_train.config import CheckpointConfig, DataConfig, EngineConfig, OptimConfig
@@ -17,7 +17,10 @@ from bridgetower_train.pages.plan import plan_page
 from bridgetower_train.planning.corpora import PUBLISHED, RECORD_BYTES, count
 from bridgetower_train.planning.estimate import Plan, best_micro_batch, estimate, make_plan, plan_from, run_samples
 from bridgetower_train.planning.hardware import Cluster, parse
+from bridgetower_train.planning.loading import core_rate
 from bridgetower_train.planning.memory import Precision
+from bridgetower_train.tasks import step_flops
+from data_prep.shapes.synthetic import synthetic_corpus
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +99,23 @@ def test_the_interval_of_checkpoints_is_a_duration(plan, every, steps):
 def test_recomputed_blocks_cost_a_third(plan):
     config = small_plan(engine=EngineConfig(activation_checkpointing=True))
     again = plan_from(config, synthetic_memories())
-    assert again.flops == pytest.approx(plan.flops * 4 / 3)
+    assert again.flops.step == pytest.approx(plan.flops.step * 4 / 3)
     assert again.here.use.activations < plan.here.use.activations
+
+
+@pytest.mark.parametrize(
+    ("until", "share"),
+    [("95%", 0.05), ("100%", 0.0), ("0%", 1.0), ("5000", 0.5), ("2e20 samples", 0.0), ("1 epochs", 0.0)],
+)
+def test_patches_that_are_left_out_cost_nothing_until_the_last_steps(plan, until, share):
+    """Of 10,000 steps on a corpus of unknown size; the mean of both kinds of step, as a whole run takes."""
+    config = small_plan(steps="10000", model=replace(LARGE, patch_dropout=0.5, patch_dropout_until=until))
+    found = plan_from(config, synthetic_memories()).flops
+    least, most = step_flops(replace(config, model=replace(LARGE, patch_dropout=0.5))), step_flops(small_plan())
+    assert most == plan.flops.step
+    assert least < 0.6 * most
+    assert found.step == pytest.approx((1 - share) * least + share * most)
+    assert plan.flops.first_pass / 2 < found.first_pass <= plan.flops.first_pass
 
 
 def test_one_all_reduce_in_bf16_halves_the_links_and_overlaps_nothing(plan):
@@ -157,6 +175,15 @@ def test_wrong_keys_are_named():
     assert parse("gaudi2x8").hosts == 1
 
 
+def test_cores_are_measured_on_a_corpus_that_is_here(tmp_path):
+    synthetic_corpus(tmp_path / "mine", 64, images=2, records=4)
+    for root, whose in ((str(tmp_path), "of mine"), ("https://nowhere.example/shards", "drawn")):
+        data = DataConfig(root=root, corpora={"absent": 1.0, "mine": 1.0})
+        rate, of = core_rate(small_plan(data=data))
+        assert of == whose
+        assert rate > 1
+
+
 def test_the_command_prints_and_writes_a_page(tmp_path, capsys):
     page = tmp_path / "plan.html"
     arguments = [
@@ -180,6 +207,9 @@ def test_the_command_prints_and_writes_a_page(tmp_path, capsys):
     assert printed.startswith("An estimate")
     assert "no published peak" in printed
     assert "at 10, 20, 40 TFLOP/s" in printed
+    assert re.search(
+        r"cores       one of this machine .* samples/s at 64 px \(drawn, measured\); .*, eight cards ", printed
+    )
     rows = [line.split("|")[1:-1] for line in printed.splitlines() if re.match(r"\| [\dnz]", line)]
     assert [row[0].strip() for row in rows[:2]] == ["native", "zero1"]
     assert {len(row) for row in rows} == {5, 11}

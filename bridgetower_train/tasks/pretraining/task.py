@@ -276,7 +276,7 @@ class Pretraining(Task):
         """The towers: the clean and the masked views of the texts are one batch."""
         kinds, model, B = self.pairs, self.model, len(batch.image_id)
         views = [batch.input_ids] * kinds.clean + [batch.labels["masked_ids"]] * kinds.masked
-        image = model.encode_image(batch.pixel_values)
+        image = self.encode_images(batch.pixel_values, batch.patches)
         text = model.encode_text(torch.cat(views), batch.text_mask.repeat(len(views), 1))
         embeddings, similarity = {}, None
         if self.objective.itc:
