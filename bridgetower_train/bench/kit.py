@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from bridgetower_train.config import DeviceConfig, ModelConfig, ObjectiveConfig, OptimConfig, TrainConfig
+from bridgetower_train.data.augment import kept_patches
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.data.reader import Samples
 from bridgetower_train.devices import Device, make_device
@@ -133,7 +134,9 @@ def as_run(config: BenchModelConfig) -> TrainConfig:
     if config.model_from:
         like = config_of(config.model_from, "model_from")
         run = replace(run, task=like.task, model=like.model, objective=like.objective, classifier=like.classifier)
-    return replace(run, model=run.model.with_vocabulary(run.model.vocab_size or VOCABULARY))
+    # There is no end of a run here, which would train on whole images.
+    model = replace(run.model, patch_dropout_until="100%")
+    return replace(run, model=model.with_vocabulary(model.vocab_size or VOCABULARY))
 
 
 def make_task(run: TrainConfig, device: Device) -> Task:
@@ -154,7 +157,7 @@ def random_batch(run: TrainConfig, size: int) -> Batch:
     mask = torch.arange(L) < lengths[:, None]
     ids = torch.where(mask, torch.randint(_SPECIAL, V, (size, L), generator=random), 1)
     ids[:, 0] = 0
-    numbers = np.arange(size)
+    numbers, kept = np.arange(size), model.kept_patches
     special = np.arange(V) < _SPECIAL
     tokenizer: Any = SimpleNamespace(special=special, ordinary=np.flatnonzero(~special), mask=_SPECIAL - 1)
     reader = task.reader(run, tokenizer)
@@ -164,6 +167,9 @@ def random_batch(run: TrainConfig, size: int) -> Batch:
         input_ids=ids,
         text_mask=mask,
         image_id=torch.from_numpy(numbers),
+        patches=None
+        if kept is None
+        else torch.from_numpy(kept_patches(0, np.arange(size * reader.images), model.image_tokens - 1, kept)),
         labels=task.blank_labels(run, size, L) | {name: label for name, label in made.items() if len(label) == size},
     )
 

@@ -2,12 +2,13 @@
 
 import resource
 import statistics
+import time
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-from bridgetower_train.bench.kit import BenchConfig, Figures, bench, in_turns, resident_mb
+from bridgetower_train.bench.kit import BenchConfig, Figures, bench, in_turns, resident_mb, timed
 from bridgetower_train.config import at_least, one_of
 from bridgetower_train.use.index import DTYPES
 from bridgetower_train.use.search import nearest
@@ -15,6 +16,7 @@ from bridgetower_train.use.search import nearest
 FIGURES = {
     "ms": "milliseconds of a search, median (target at 100,000 x 512 in float32: below 50 on two cores)",
     "most_ms": "the longest",
+    "cpu_ms": "processor time of one, over all threads, median",
     "threads": "threads that compute the products",
     "index_mb": "memory of the embeddings, 10^6 bytes",
     "search_mb": "growth of the process's peak memory beside them, 10^6 bytes",
@@ -54,10 +56,16 @@ def measure(config: BenchSearchConfig) -> Figures:
     queries = iter(F.normalize(torch.randn(config.rounds + 1, 1, config.width, generator=random), dim=-1))
     del made
     before = _peak_mb()
-    times = in_turns({"search": lambda: nearest(next(queries), embeddings, config.top)}, config.rounds)["search"]
+    spent = list[float]()
+
+    def search() -> None:
+        spent.append(timed(lambda: nearest(next(queries), embeddings, config.top), time.process_time))
+
+    times = in_turns({"search": search}, config.rounds)["search"]
     return {
         "ms": 1e3 * statistics.median(times),
         "most_ms": 1e3 * max(times),
+        "cpu_ms": 1e3 * statistics.median(spent),
         "threads": torch.get_num_threads(),
         "index_mb": embeddings.nbytes / 1e6,
         "search_mb": max(0.0, max(_peak_mb(), resident_mb()) - before),

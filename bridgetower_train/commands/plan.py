@@ -1,18 +1,21 @@
 """`bridgetower plan experiment=... hardware=gaudi2x512 out=plan.html`: estimate memory and time on cards that you do not have."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from bridgetower_train.data.augment import patches_in_words
 from bridgetower_train.display import print_line
 from bridgetower_train.files import atomic_write
 from bridgetower_train.pages.markdown import table
-from bridgetower_train.pages.numbers import duration
+from bridgetower_train.pages.numbers import duration, gib
 from bridgetower_train.pages.plan import memory_by_engine, plan_page, time_to_train
 from bridgetower_train.pages.plan_scan import COLUMNS, scan_rows
 from bridgetower_train.planning.collectives import link_bytes
 from bridgetower_train.planning.config import PlanConfig
 from bridgetower_train.planning.estimate import Plan, make_plan
+from bridgetower_train.planning.hardware import GIB
 from bridgetower_train.planning.loading import core_rate
 from bridgetower_train.tasks import describe
 from bridgetower_train.weights.saved import config_of
@@ -25,10 +28,10 @@ def run(config: PlanConfig) -> None:
     if config.model_from:
         like = config_of(config.model_from, "model_from")
         config = replace(config, task=like.task, model=like.model, objective=like.objective, classifier=like.classifier)
-    plan = make_plan(config)
+    plan = make_plan(config, lambda text: print_line(text, sys.stderr))
     for line in (*summary(plan), cores(plan), *plan.remarks, ""):
         print_line(line)
-    print("GB per card, by pairs a micro-batch\n\n" + table(*memory_by_engine(plan), left=2))
+    print("GiB per card, by pairs a micro-batch\n\n" + table(*memory_by_engine(plan), left=2))
     print(table(COLUMNS, [*scan_rows(plan, plan.same_pairs), *scan_rows(plan, plan.same_batch)]), end="")
     if config.out:
         atomic_write(Path(config.out), plan_page(plan))
@@ -52,14 +55,17 @@ def summary(plan: Plan) -> Iterator[str]:
     peak = f"{card.peak / 1e12:,.0f} TFLOP/s bf16" if card.peak else "no published peak"
     yield "An estimate: nothing here was measured on this hardware."
     yield (
-        f"hardware    {plan.cluster.cards:,} x {card.title} on {plan.cluster.hosts:,} hosts: {card.memory / 1e9:.0f} GB, "
+        f"hardware    {plan.cluster.cards:,} x {card.title} on {plan.cluster.hosts:,} hosts: {gib(card.memory)}, "
         f"{peak}, {card.scale_out / 1e9:.1f} GB/s to other hosts"
     )
-    yield f"model       {plan.memory.parameters / 1e6:,.0f} M parameters, {plan.flops / 1e12:.3g} TFLOP per pair (counted)"
+    yield f"model       {plan.memory.parameters / 1e6:,.0f} M parameters, {plan.flops.step / 1e12:.3g} TFLOP per pair (counted)"
     yield (
-        f"memory      {here.use.total / 1e9:.1f} GB per card at {here.micro_batch} pairs a micro-batch, {config.engine.name}; "
-        f"{plan.memory.per_pair_kept / 1e9:.3f} GB per pair kept for the backward pass (traced)"
+        f"memory      {gib(here.use.total)} per card at {here.micro_batch} pairs a micro-batch, {config.engine.name}; "
+        f"{plan.memory.per_pair_kept / GIB:.3f} GiB per pair kept for the backward pass (traced)"
     )
+    if config.model.kept_patches is not None:
+        memory = "; memory is that of whole images" if None in config.model.patch_counts else ""
+        yield f"images      {patches_in_words(config.model)}{memory}, FLOPs are a mean over the run"
     if config.init.named:
         named = ", ".join(f"{key}={given}" for key, given in config.init.named.items())
         yield f"start       {named}: neither fetched nor read, since a plan needs no weights"
@@ -90,5 +96,7 @@ def summary(plan: Plan) -> Iterator[str]:
     seconds, interval = plan.checkpoint_bytes / 1e9 / config.disk, plan.checkpoint_interval
     stored = f"{plan.checkpoint_bytes / 1e9:.1f} GB, {seconds:,.0f} s at {config.disk:g} GB/s"
     yield f"checkpoint  {stored}, every {duration(interval) if interval else config.checkpoint.every}"
-    flops = f", {plan.flops * plan.samples:.3g} FLOP, {plan.steps:,.0f} steps" if plan.samples and plan.steps else ""
+    flops = (
+        f", {plan.flops.step * plan.samples:.3g} FLOP, {plan.steps:,.0f} steps" if plan.samples and plan.steps else ""
+    )
     yield f"run         {time_to_train(plan)}{flops}"

@@ -12,11 +12,12 @@ from bridgetower_train.display import print_line
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.files import atomic_write
 from bridgetower_train.foreign import inside
+from bridgetower_train.pages.search.page import search_page
+from bridgetower_train.pages.search.server import serve
+from bridgetower_train.pages.search.view import view
 from bridgetower_train.use.index import Index, open_index
 from bridgetower_train.use.model import Model, load
-from bridgetower_train.use.page import search_page
 from bridgetower_train.use.search import Result, Search, check_images
-from bridgetower_train.use.server import serve
 from bridgetower_train.use.sources import CorpusImages, FolderImages, Images
 
 _MOST_PORTS = 65535
@@ -94,7 +95,7 @@ def run(config: SearchConfig) -> None:
     if config.out:
         atomic_write(Path(config.out), as_json(search, config, results))
         print_line(f"results: {Path(config.out).resolve()}")
-    atomic_write(Path(config.page), search_page(search.view(query, results, config.attention)))
+    atomic_write(Path(config.page), search_page(view(search, query, results, config.attention)))
     print_line(f"search: {Path(config.page).resolve()}")
 
 

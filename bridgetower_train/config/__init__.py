@@ -17,7 +17,7 @@ from bridgetower_train.config.model import (
     ModelConfig,
     ObjectiveConfig,
 )
-from bridgetower_train.config.run import TrainConfig
+from bridgetower_train.config.run import Shape, TrainConfig
 from bridgetower_train.config.training import (
     CheckpointConfig,
     DeviceConfig,
@@ -51,6 +51,7 @@ __all__ = [
     "OptimConfig",
     "ProfileConfig",
     "RunLength",
+    "Shape",
     "TrainConfig",
     "ValidationConfig",
     "WandbConfig",

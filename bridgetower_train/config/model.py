@@ -41,10 +41,18 @@ class ModelConfig:
     """Dropout of hidden states and attention in the text tower and the fusion encoder (the image tower has none)."""
     layer_norm_eps: float = 1e-5
     """Epsilon of every layer norm, added to the variance."""
+    patch_dropout: float = 0.0
+    """Share of the patches of an image that training leaves out, drawn for each sample (FLIP, Li et al., 2023): less work for the
+    image tower and the fusion encoder. Not published for this model. Validation and evaluation see all patches."""
+    patch_dropout_until: str = "95%"
+    """Patches are left out until this much of the run is over: a share, steps, samples or epochs. The rest trains on whole
+    images, and takes their memory."""
 
     def __post_init__(self) -> None:
+        at_least("model.patch_size", self.patch_size, 1)
+        at_least("model.image_size", self.image_size, 1)
         if self.image_size % self.patch_size:
-            lower = self.image_size // self.patch_size * self.patch_size
+            lower = max(1, self.image_size // self.patch_size) * self.patch_size
             raise ConfigError(
                 f"model.image_size={self.image_size}: must be a multiple of model.patch_size={self.patch_size}; "
                 f"the nearest are {lower} and {lower + self.patch_size}"
@@ -66,6 +74,9 @@ class ModelConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"model.dropout={self.dropout}: must be in [0, 1)")
+        if not 0 <= self.patch_dropout < 1:
+            raise ConfigError(f"model.patch_dropout={self.patch_dropout}: must be in [0, 1)")
+        Duration.parse("model.patch_dropout_until", self.patch_dropout_until)
 
     def with_vocabulary(self, tokens: int) -> "ModelConfig":
         """A copy whose `vocab_size` fits a tokenizer of `tokens` tokens; ConfigError if a smaller one is configured."""
@@ -82,8 +93,31 @@ class ModelConfig:
 
     @property
     def image_tokens(self) -> int:
-        """Image tokens, including the class token (N)."""
+        """Tokens of a whole image, including the class token (N)."""
         return (self.image_size // self.patch_size) ** 2 + 1
+
+    @property
+    def kept_patches(self) -> int | None:
+        """Patches of an image that are left by `patch_dropout`; None: it is never in force."""
+        if not self.patch_dropout or not self._patch_dropout_until.amount:
+            return None
+        return max(1, round((self.image_tokens - 1) * (1 - self.patch_dropout)))
+
+    @property
+    def trained_tokens(self) -> int:
+        """Image tokens of a training step: of most of them, where patches are left out."""
+        return self.image_tokens if self.kept_patches is None else self.kept_patches + 1
+
+    @property
+    def patch_counts(self) -> list[int | None]:
+        """Patches of an image that steps of a run have, ascending; None: all of them."""
+        if self.kept_patches is None:
+            return [None]
+        return [self.kept_patches, *([None] if self._patch_dropout_until != Duration(100, "%") else [])]
+
+    @property
+    def _patch_dropout_until(self) -> Duration:
+        return Duration.parse("model.patch_dropout_until", self.patch_dropout_until)
 
 
 @dataclass(frozen=True)

@@ -97,8 +97,9 @@ class DeviceConfig:
     """`fp32`, or `bf16`: fp32 weights under bf16 autocast; losses stay in fp32."""
     execution: str = "auto"
     """`eager`: operator by operator; `compile`: torch.compile of each block, forward and backward; `lazy` (HPU only): a step is
-    recorded and compiled as one graph. `auto` is eager but on HPU: there lazy with the vendor's fork of torch, which alone has
-    it, and compile with another build; it prints which and why."""
+    recorded and compiled as one graph. `auto`: on HPU lazy with the vendor's fork of torch, which alone has it, and compile with
+    another build; on CUDA compile where, by what was measured on such a card, that pays within 2,000 steps of the run; otherwise
+    eager. It prints which and why."""
     graphs: bool = False
     """Replay the forward and backward pass as one HPU graph per text length, in lazy execution: less host work, but more
     memory, since intermediate results stay allocated. Pays off where the card waits for the host: few samples per card."""

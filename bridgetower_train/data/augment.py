@@ -1,6 +1,7 @@
-"""RandAugment (Cubuk et al., 2020) for fine-tuning, as a pure function of the seed and the image's index in the run.
+"""What training does to images, as pure functions of the seed and the image's index in the run.
 
-As in Microsoft's fine-tuning: a random crop of at least half the image, then two operations at a fixed strength, with a random
+FLIP (Li et al., "Scaling language-image pre-training via masking", 2023) leaves patches out. RandAugment (Cubuk et al., 2020), as
+in Microsoft's fine-tuning, is a random crop of at least half the image, then two operations at a fixed strength, with a random
 sign where the operation has one. Its two forms are in VARIANTS.
 """
 
@@ -11,8 +12,9 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from bridgetower_train import random
-from bridgetower_train.config import TrainConfig
+from bridgetower_train.config import ModelConfig, TrainConfig
 from bridgetower_train.data.image import Pixels, preprocessing
+from bridgetower_train.data.order import IntArray
 
 SCALE = (0.5, 1.0)
 """Area of the crop as a share of the image's."""
@@ -120,12 +122,19 @@ def _applied(image: Image.Image, name: str, form: Variant, seed: int, image_inde
 
 
 def in_training(config: TrainConfig) -> str:
-    """How training makes images square, in words."""
-    plain = preprocessing(config.model.image_size, config.data.square)
-    if config.data.augment == "none":
-        return plain
-    flip = ", flip" if VARIANTS[config.data.augment].flips else ""
-    return f"random crop{flip} and RandAugment; in evaluation: {plain}"
+    """What training does to images, in words."""
+    model = config.model
+    plain = preprocessing(model.image_size, config.data.square)
+    if model.kept_patches is not None:
+        augmented = f"{_augmented(config.data.augment) or plain}; {patches_in_words(model)}"
+        return f"{augmented}; in evaluation: {plain}, all patches"
+    augmented = _augmented(config.data.augment)
+    return f"{augmented}; in evaluation: {plain}" if augmented else plain
+
+
+def _augmented(augment: str) -> str:
+    flip = ", flip" if augment in VARIANTS and VARIANTS[augment].flips else ""
+    return f"random crop{flip} and RandAugment" if augment in VARIANTS else ""
 
 
 def crop_box(width: int, height: int, seed: int, image_index: int) -> tuple[float, float, float, float]:
@@ -141,3 +150,19 @@ def crop_box(width: int, height: int, seed: int, image_index: int) -> tuple[floa
     edge = min(width, height)
     left, top = (width - edge) / 2, (height - edge) / 2
     return left, top, left + edge, top + edge
+
+
+def kept_patches(seed: int, image_index: IntArray, patches: int, kept: int) -> IntArray:
+    """int64 (images, kept): which of so many `patches` are kept of each image, ascending; any as likely as another.
+
+    A function of the seed and the image's index in the run alone.
+    """
+    drawn = random.bits(seed, "patches", image_index[:, None], np.arange(patches))
+    least: IntArray = np.argpartition(drawn, kept - 1, axis=1)[:, :kept].astype(np.int64)
+    return np.sort(least, axis=1)
+
+
+def patches_in_words(model: ModelConfig) -> str:
+    """What `model.patch_dropout` leaves, for people."""
+    until = f" until {model.patch_dropout_until} of the run" if None in model.patch_counts else ""
+    return f"{model.kept_patches} of {model.image_tokens - 1} patches, drawn for each sample{until}"

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from bridgetower_train.config import Shape
+
 
 @dataclass(frozen=True)
 class BadRecord:
@@ -39,16 +41,24 @@ class Batch:
     """What the task's Reader adds, by name; B rows each."""
     bad: list[BadRecord] = field(default_factory=list)
     """Records that had to be replaced; stays on the host."""
+    patches: Tensor | None = None
+    """int64 (B * I, K): the patches of each image that the model sees, ascending, from 0; None: all."""
+
+    @property
+    def shape(self) -> Shape:
+        """What tells its shapes from those of others in a run."""
+        return Shape(self.input_ids.shape[1], None if self.patches is None else self.patches.shape[1])
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name, as one flat dict."""
-        return {**{name: getattr(self, name) for name in _OWN}, **self.labels}
+        own = {name: getattr(self, name) for name in _OWN}
+        return {name: tensor for name, tensor in own.items() if tensor is not None} | self.labels
 
     @staticmethod
     def of(tensors: dict[str, Tensor], bad: list[BadRecord] | None = None) -> "Batch":
         """The inverse of `tensors`."""
         labels = {name: tensor for name, tensor in tensors.items() if name not in _OWN}
-        return Batch(**{name: tensors[name] for name in _OWN}, labels=labels, bad=bad or [])
+        return Batch(**{name: tensors[name] for name in _OWN if name in tensors}, labels=labels, bad=bad or [])
 
     def to(self, device: torch.device) -> "Batch":
         """A copy on `device`; the host does not wait for pinned memory to be copied."""
@@ -72,7 +82,7 @@ class Batch:
         return Batch.of({name: function(tensor) for name, tensor in self.tensors().items()}, self.bad)
 
 
-_OWN = ("pixel_values", "input_ids", "text_mask", "image_id")
+_OWN = ("pixel_values", "input_ids", "text_mask", "image_id", "patches")
 """Fields of every batch, whatever the task."""
 
 

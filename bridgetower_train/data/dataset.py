@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import Dataset
 
 from bridgetower_train.config import RunLength, TrainConfig
-from bridgetower_train.data.augment import rand_augment
+from bridgetower_train.data.augment import kept_patches, rand_augment
 from bridgetower_train.data.batch import BadRecord, Batch, empty_pixels
 from bridgetower_train.data.image import Pixels, decode, decode_square, resize_shorter
 from bridgetower_train.data.kinds import check_kinds, draw_caption
@@ -127,7 +127,7 @@ class PairDataset(Dataset[Batch]):
         numbers = [one.sample.caption for one in read]
         labels = self.reader.labels(Samples(records, numbers, index, image_id, ids, mask, self.length))
         images_B3SS = pixels_XSSC[: len(read) * self.reader.images].permute(0, 3, 1, 2)
-        return Batch(images_B3SS, ids, mask, torch.from_numpy(image_id), labels, bad)
+        return Batch(images_B3SS, ids, mask, torch.from_numpy(image_id), labels, bad, self._patches(index))
 
     def describe(self, sample_index: int) -> dict[str, Any]:
         """A sample in plain values: its index (`position`), epoch, corpus, shard, row, key, caption and the source's `meta`.
@@ -148,6 +148,17 @@ class PairDataset(Dataset[Batch]):
             "kinds": record.kinds,
             "meta": record.meta,
         }
+
+    def _patches(self, sample_index: IntArray) -> torch.Tensor | None:
+        """`Batch.patches`, as `model.patch_dropout` says."""
+        model, length = self.config.model, self.length
+        if length is None or model.kept_patches is None:
+            return None
+        until = length.in_steps("model.patch_dropout_until", model.patch_dropout_until) * length.global_batch
+        if sample_index.min() >= until:
+            return None
+        image = (sample_index[:, None] * self.reader.images + np.arange(self.reader.images)).ravel()
+        return torch.from_numpy(kept_patches(self.config.seed, image, model.image_tokens - 1, model.kept_patches))
 
     def _image_ids(self, read: Sequence[_Read]) -> IntArray:
         """`Batch.image_id`: a hash of what the records say that their images are, else their places among all records."""

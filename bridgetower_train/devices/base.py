@@ -54,6 +54,8 @@ class Device(ABC):
     """Settings of DistributedDataParallel."""
     ddp_hooks: bool = True
     """Whether DistributedDataParallel may send something other than its buckets."""
+    no_graphs: str = ""
+    """Why `device.graphs` is refused in any execution; empty where lazy execution takes it."""
     moments: tuple[str, ...] = ("fp32",)
     """Allowed values of `optim.moments`: torch's fused AdamW keeps moments in the weights' type."""
 
@@ -66,10 +68,8 @@ class Device(ABC):
                 f"device.execution={config.execution}: device {self.name} runs {' or '.join(self.executions)}; take one of them"
             )
         if config.graphs and self.execution != "lazy":
-            raise ConfigError(
-                f"device.graphs=true: graphs need lazy execution, and device.execution is {self.execution} on {self.name}; "
-                "remove device.graphs"
-            )
+            why = self.no_graphs or f"graphs need lazy execution, and device.execution is {self.execution}"
+            raise ConfigError(f"device.graphs=true: on {self.name}, {why}; remove device.graphs")
 
     @classmethod  # noqa: B027  nothing to do on most devices
     def prepare(cls, engine: str) -> None:
@@ -84,6 +84,25 @@ class Device(ABC):
     def choose_execution(cls, execution: str) -> tuple[str, str]:
         """(the configured execution, or for `auto` the one to take; why, where that depends on the machine)."""
         return (cls.executions[0] if execution == "auto" else execution), ""
+
+    @property
+    def undecided(self) -> bool:
+        """Whether `device.execution=auto` depends on the length of the run; until `settle` it is eager."""
+        return False
+
+    def obstacle(self) -> str:
+        """Why nothing can be compiled here; empty if it can."""
+        return ""
+
+    def worth_compiling(self, flops: float, graphs: int, steps: int) -> tuple[bool, str]:
+        """(whether to compile for a run of so many steps, each of `flops` on this device, with `graphs` to compile; why)."""
+        return False, ""
+
+    def settle(self, compiles: bool, why: str) -> None:
+        """Decide what was `undecided`. What then cannot be compiled after all runs eagerly, with a warning of torch's."""
+        self.execution, self.execution_why = ("compile" if compiles else "eager"), why
+        if compiles:
+            torch._dynamo.config.suppress_errors = True  # type: ignore[attr-defined]
 
     @property
     @abstractmethod
@@ -175,11 +194,13 @@ class Device(ABC):
 
         Skip the update if the norm is not finite, or beyond `limit`. Returns 1 if the next update is skipped, otherwise 0; that,
         `norm` and `limit` are device scalars, and the host does not wait.
+
+        The next update does both in its one pass over memory, as it would unscale and skip for a GradScaler: scaled gradients
+        are there after it.
         """
-        if max_norm:
-            torch._foreach_mul_(gradients, clip_factor(norm, max_norm))
         skipped = 1.0 - may_update(norm, limit).float()
-        optimizer.grad_scale = None  # type: ignore[attr-defined]
+        scale = ((norm + 1e-6) / max_norm).clamp(min=1.0).float() if max_norm else None  # the kernel takes no other
+        optimizer.grad_scale = scale  # type: ignore[attr-defined]
         optimizer.found_inf = skipped  # type: ignore[attr-defined]
         return skipped
 
@@ -228,7 +249,8 @@ class Device(ABC):
         """Compile the forward and backward pass of each block of `model`, if `device.execution` is `compile`; names stay.
 
         Blocks of a kind share what is compiled: once for each shape and mode, however deep the model is. What is between blocks,
-        and collectives, runs eagerly. To be called before `checkpoint_blocks`, which recomputes what is compiled here.
+        collectives, and evaluation, whose shapes vary, run eagerly. To be called before `checkpoint_blocks`, which recomputes
+        what is compiled here.
         """
         if self.execution != "compile":
             return
@@ -242,17 +264,15 @@ class Device(ABC):
                 compiled[kind] = torch.compile(
                     kind.forward, backend=self.compiler, dynamic=False, options=self.compiler_options
                 )
-            block.forward = partial(compiled[kind], block)  # type: ignore[method-assign]
+            block.forward = partial(_in_training, compiled[kind], block)  # type: ignore[method-assign]
+
+
+def _in_training(compiled: Callable[..., Tensor], block: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+    """The forward pass of a block: compiled, but in evaluation."""
+    forward = compiled if block.training else type(block).forward
+    return forward(block, *args, **kwargs)
 
 
 def may_update(norm: Tensor, limit: Tensor | None) -> Tensor:
     """Whether a global `norm` is finite and within `limit`."""
     return torch.isfinite(norm) if limit is None else torch.isfinite(norm) & (norm <= limit)
-
-
-def clip_factor(norm: Tensor, max_norm: float) -> Tensor:
-    """What scales gradients of global `norm` to at most `max_norm`.
-
-    0 if that is not finite: NaN would stay in the padding of ZeRO's gradients for good, since that is never written again.
-    """
-    return (max_norm / (norm + 1e-6)).clamp(max=1.0).nan_to_num(0.0)

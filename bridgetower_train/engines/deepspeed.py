@@ -293,7 +293,8 @@ def check_device(device: Device, stage: int) -> None:
         raise ConfigError(f"device.graphs=true: not supported by engine=zero{stage}; remove it, or use engine=native")
     if stage == 3 and device.execution == "compile":
         raise ConfigError(
-            "device.execution=compile: engine=zero3 does not support it; use engine=zero2, or device.execution=eager"
+            "device.execution=compile: engine=zero3 frees the weights of a block after its forward pass, and what a compiled "
+            "block keeps for its backward pass may hold them; use engine=zero2, or device.execution=eager"
         )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
@@ -24,16 +25,18 @@ class Graphs(NamedTuple):
     kinds: tuple[str, ...]
     """Kinds of pass."""
     distinct: int
-    """To compile, for every kind of pass and text length."""
+    """To compile, for every kind of pass and shape of a micro-batch."""
     launches: int
     """Per step."""
 
     def describe(self, config: TrainConfig) -> str:
         """In a line."""
         lengths = ", ".join(map(str, config.text_lengths))
+        counts = config.model.patch_counts
+        images = f" and images of {', '.join(map(str, (n or 'all' for n in counts)))} patches" if any(counts) else ""
         return (
-            f"about {self.distinct} to compile, for texts of {lengths} tokens in {', '.join(self.kinds)}; about {self.launches} "
-            "launches a step, beside those of the update"
+            f"about {self.distinct} to compile, for texts of {lengths} tokens{images} in {', '.join(self.kinds)}; about "
+            f"{self.launches} launches a step, beside those of the update"
         )
 
 
@@ -56,7 +59,7 @@ def _lazy(config: TrainConfig, contrast: Contrast) -> Graphs:
     distinct, launches = len(kinds) * min(parts, _DISTINCT), contrast.micro_batches * parts
     if contrast.two_passes:
         kinds, distinct, launches = (_EMBEDDING, *kinds), distinct + 1, launches + contrast.micro_batches
-    return Graphs(kinds, len(config.text_lengths) * distinct, launches)
+    return Graphs(kinds, len(config.shapes) * distinct, launches)
 
 
 def _compiled(config: TrainConfig, contrast: Contrast) -> Graphs:
@@ -66,16 +69,16 @@ def _compiled(config: TrainConfig, contrast: Contrast) -> Graphs:
         made = task(config)
         passes: dict[str, Callable[[Batch], object]] = {"a micro-batch": lambda batch: made(batch, made.counts(batch))}
         if contrast.two_passes:
-            passes = {_EMBEDDING: made.embed, **passes}
+            passes = {_EMBEDDING: torch.no_grad()(made.embed), **passes}
         found: list[tuple[object, ...]] = []
         for block in blocks(made.model):
             block.register_forward_pre_hook(partial(_note, found), with_kwargs=True)
         distinct = launches = 0
         for run in passes.values():
             shapes = set[tuple[object, ...]]()
-            for length in config.text_lengths:
+            for shape in config.shapes:
                 found.clear()
-                run(task.blank_batch(config, contrast.micro_batch, length))
+                run(task.blank_batch(config, contrast.micro_batch, shape))
                 shapes.update(found)
             distinct, launches = distinct + len(shapes), launches + len(found) * contrast.micro_batches
     return Graphs(tuple(passes), distinct, launches)
@@ -85,5 +88,6 @@ def _note(
     found: list[tuple[object, ...]], block: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
 ) -> None:
     given = {str(number): value for number, value in enumerate(args)} | kwargs
-    shapes = ((name, tuple(value.shape)) for name, value in given.items() if isinstance(value, Tensor))
-    found.append((type(block), *shapes))
+    tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
+    shapes = ((name, tuple(value.shape), value.requires_grad) for name, value in tensors.items())
+    found.append((type(block), *(p.requires_grad for p in block.parameters()), *shapes))

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from bridgetower_train.config import ModelConfig
-from bridgetower_train.model.attention import AttentionFunction, Embedding, Linear, sdpa, take
+from bridgetower_train.model.attention import AttentionFunction, Embedding, Linear, attention_mask, sdpa, take
 from bridgetower_train.model.fusion import Bridge, CrossLayer, Pooler
 from bridgetower_train.model.heads import Head
 from bridgetower_train.model.precision import LayerNorm
-from bridgetower_train.model.text import TextLayer, TextModel, attention_mask
+from bridgetower_train.model.text import TextLayer, TextModel
 from bridgetower_train.model.vision import Block, VisionModel
 
 TOKEN_TYPES = "bridgetower.token_type_embeddings.weight"
@@ -47,7 +47,7 @@ class TextStates:
     cls: Tensor
     """(B, D): the last layer's first token."""
     mask: Tensor
-    """bool (B, 1, 1, L): True where a token is real."""
+    """(B, 1, 1, L): the `attention_mask` of the real tokens."""
 
     def take(self, rows: Tensor) -> "TextStates":
         """The states of some of the texts."""
@@ -99,16 +99,20 @@ class Trunk(nn.Module):
         self.cross_modal_text_pooler = Pooler(width)
         self.cross_modal_image_pooler = Pooler(width)
 
-    def encode_image(self, pixels_B3SS: Tensor, kinds_B: Tensor | None = None) -> ImageStates:
+    def encode_image(
+        self, pixels_B3SS: Tensor, kinds_B: Tensor | None = None, patches_BK: Tensor | None = None
+    ) -> ImageStates:
         visual = self.vision_model.visual
-        normed = [visual.ln_post(x_BND) for x_BND in visual(pixels_B3SS, self.layers)]
-        bridged = [self.cross_modal_image_transform(x_BND) + self._image_type(kinds_B, x_BND) for x_BND in normed]
+        normed = [visual.ln_post(x_BND) for x_BND in visual(pixels_B3SS, self.layers, patches_BK)]
+        kind = self._image_type(kinds_B, normed[-1])
+        bridged = [self.cross_modal_image_transform(x_BND) + kind for x_BND in normed]
         return ImageStates(bridged, normed[-1][:, 0])
 
     def encode_text(self, ids_BL: Tensor, mask_BL: Tensor) -> TextStates:
         top = self.text_model(ids_BL, mask_BL, self.layers)
-        bridged = [self.cross_modal_text_transform(x_BLD) + self._token_type(0, x_BLD) for x_BLD in top]
-        return TextStates(bridged, top[-1][:, 0], attention_mask(mask_BL))
+        kind = self._token_type(0, top[-1])
+        bridged = [self.cross_modal_text_transform(x_BLD) + kind for x_BLD in top]
+        return TextStates(bridged, top[-1][:, 0], attention_mask(mask_BL, top[-1].dtype))
 
     def fuse(self, image: ImageStates, text: TextStates, pairs: Pairs) -> Fused:
         # x is the text stream, y the image stream. Up to the cross-attention of the first layer they have one row per text
@@ -173,12 +177,15 @@ class BridgeTower(nn.Module):
         """The head of that name: a module or a parameter."""
         return getattr(self, name)
 
-    def encode_image(self, pixels_B3SS: Tensor, kinds_B: Tensor | None = None) -> ImageStates:
+    def encode_image(
+        self, pixels_B3SS: Tensor, kinds_B: Tensor | None = None, patches: Tensor | None = None
+    ) -> ImageStates:
         """The states of uint8 images (B, 3, S, S), to be used by every pair that an image is in.
 
-        `kinds_B`: the token type of each, int64; None: 1.
+        `kinds_B`: the token type of each, int64; None: 1. `patches`: int64 (B, K), the patches of each that are seen, as if there
+        were no others (FLIP, Li et al., 2023); None: all.
         """
-        return self.bridgetower.encode_image(pixels_B3SS, kinds_B)
+        return self.bridgetower.encode_image(pixels_B3SS, kinds_B, patches)
 
     def encode_text(self, ids_BL: Tensor, mask_BL: Tensor) -> TextStates:
         """The states of texts: int64 ids (B, L), padded on the right, and their bool mask, True where a token is real."""

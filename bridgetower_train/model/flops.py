@@ -2,7 +2,7 @@
 
 The rest (norms, activations, the bridges' sums, the similarities of the contrast) is below 1% and not counted.
 
-Names: N image tokens, L text tokens, D width.
+Names: N image tokens, L text tokens, D width. N is without the patches that `model.patch_dropout` leaves out.
 """
 
 from collections.abc import Iterable, Sequence
@@ -38,7 +38,7 @@ class Work(NamedTuple):
 
 def forward_flops(model: ModelConfig, work: Work) -> float:
     """FLOPs of the forward pass per sample."""
-    N, L, D = model.image_tokens, model.max_text_len, model.width
+    N, L, D = model.trained_tokens, model.max_text_len, model.width
     pairs = work.pooled + work.read
     total = work.images * image_tower(model) + work.texts * text_tower(model)
     if model.fusion_layers > 1 and pairs:
@@ -79,7 +79,7 @@ def _lowest(model: ModelConfig, work: Work, tower: str, blocks: int) -> float:
     if tower == "text":
         return work.texts * max(blocks, 0) * _layer(model.max_text_len, model.width)
     patches = _patches(model) if blocks >= 0 else 0.0
-    return work.images * (patches + max(blocks, 0) * _layer(model.image_tokens, model.width))
+    return work.images * (patches + max(blocks, 0) * _layer(model.trained_tokens, model.width))
 
 
 def _heads(model: ModelConfig, heads: Iterable[Head]) -> float:
@@ -94,7 +94,7 @@ def _heads(model: ModelConfig, heads: Iterable[Head]) -> float:
 
 def image_tower(model: ModelConfig) -> float:
     """The image tower, with the transforms of the bridged states."""
-    N, D = model.image_tokens, model.width
+    N, D = model.trained_tokens, model.width
     return _patches(model) + model.vision_layers * _layer(N, D) + model.fusion_layers * 2 * N * D**2
 
 

@@ -1,6 +1,6 @@
 """The image tower: CLIP's vision transformer (Radford et al., 2021), all blocks, without its projection.
 
-Shapes: B images, S image edge, N image tokens with the class token, D width.
+Shapes: B images, S image edge, N image tokens with the class token, K patches that are seen, D width.
 """
 
 import torch
@@ -8,7 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bridgetower_train.config import ModelConfig
-from bridgetower_train.model.attention import AttentionFunction, Embedding, Linear, merge_heads, split_heads, top_states
+from bridgetower_train.model.attention import (
+    AttentionFunction,
+    Embedding,
+    Linear,
+    ProductFunction,
+    merge_heads,
+    split_heads,
+    top_states,
+)
 from bridgetower_train.model.precision import LayerNorm
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -32,6 +40,9 @@ def normalize(pixels_B3SS: Tensor, dtype: torch.dtype) -> Tensor:
 class SelfAttention(nn.Module):
     """Attention with one projection for query, key and value, named as in torch.nn.MultiheadAttention."""
 
+    product: ProductFunction = staticmethod(F.linear)
+    """The device may replace it."""
+
     def __init__(self, width: int, layers: int, attention: AttentionFunction) -> None:
         super().__init__()
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
@@ -41,7 +52,7 @@ class SelfAttention(nn.Module):
         nn.init.normal_(self.in_proj_weight, std=width**-0.5)
 
     def forward(self, x_BND: Tensor) -> Tensor:
-        q, k, v = F.linear(x_BND, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+        q, k, v = self.product(x_BND, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
         x = self.attention(split_heads(q), split_heads(k), split_heads(v), None, 0.0)
         out: Tensor = self.out_proj(merge_heads(x))
         return out
@@ -86,13 +97,17 @@ class PatchEmbeddings(nn.Module):
         self.patch_embedding = nn.Conv2d(3, config.width, config.patch_size, stride=config.patch_size, bias=False)
         self.position_embedding = Embedding(config.image_tokens, config.width, std=config.width**-0.5)
 
-    def forward(self, pixels_B3SS: Tensor) -> Tensor:
+    def forward(self, pixels_B3SS: Tensor, patches_BK: Tensor | None = None) -> Tensor:
+        """uint8 images -> (B, N, D); with `patches_BK` only the class token and those patches, (B, 1 + K, D)."""
         pixels = normalize(pixels_B3SS, self.patch_embedding.weight.dtype)
         patches_BND = self.patch_embedding(pixels).flatten(2).transpose(1, 2)
         cls = self.class_embedding.to(patches_BND.dtype).expand(len(patches_BND), 1, -1)
         positions_N = torch.arange(patches_BND.shape[1] + 1, device=patches_BND.device)
         embedded: Tensor = torch.cat([cls, patches_BND], dim=1) + self.position_embedding(positions_N)
-        return embedded
+        if patches_BK is None:
+            return embedded
+        tokens_BN = torch.cat([torch.zeros_like(patches_BK[:, :1]), patches_BK + 1], dim=1)
+        return embedded.gather(1, tokens_BN[..., None].expand(-1, -1, embedded.shape[-1]))
 
 
 class Transformer(nn.Module):
@@ -113,9 +128,9 @@ class VisionTransformer(nn.Module):
         self.transformer = Transformer(config, attention)
         self.ln_post = LayerNorm(config.width, eps=config.layer_norm_eps)
 
-    def forward(self, pixels_B3SS: Tensor, top: int) -> list[Tensor]:
-        """uint8 images -> the outputs (B, N, D) of the last `top` blocks, lowest first."""
-        return top_states(self.transformer.resblocks, self.ln_pre(self.embeddings(pixels_B3SS)), top)
+    def forward(self, pixels_B3SS: Tensor, top: int, patches_BK: Tensor | None = None) -> list[Tensor]:
+        """uint8 images -> the outputs (B, N, D) of the last `top` blocks, lowest first; of `patches_BK` alone if given."""
+        return top_states(self.transformer.resblocks, self.ln_pre(self.embeddings(pixels_B3SS, patches_BK)), top)
 
 
 class VisionModel(nn.Module):

@@ -1,4 +1,4 @@
-"""HTML pages: the report of a run, a batch, a plan, a prediction, corpora; and Markdown tables.
+"""HTML pages: the report of a run, a batch, a plan, a prediction, corpora, a search; and Markdown tables.
 
-May import config, data, evaluation, evidence, planning, tasks and weights.
+May import config, data, evaluation, evidence, planning, tasks, use and weights.
 """

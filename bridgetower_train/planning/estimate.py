@@ -1,14 +1,15 @@
 """A run on other hardware: its memory and time, its bottleneck, and how these change with the number of cards."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from bridgetower_train.config import Duration, RunLength
+from bridgetower_train.config import Duration, RunLength, TrainConfig
 from bridgetower_train.engines.graphs import Graphs, planned_graphs
 from bridgetower_train.engines.reduction import check_reduction
-from bridgetower_train.errors import ConfigError
 from bridgetower_train.planning.arithmetic import Step, links_times, memory_time
 from bridgetower_train.planning.collectives import Collective, collective_bytes
-from bridgetower_train.planning.config import PlanConfig
+from bridgetower_train.planning.config import ROBERTA_TOKENS, PlanConfig
 from bridgetower_train.planning.corpora import Corpora, count
 from bridgetower_train.planning.hardware import Card, Cluster, parse
 from bridgetower_train.planning.memory import MOMENTS, WEIGHT, Breakdown, Memory, measure
@@ -22,6 +23,15 @@ RECOMPUTED = 4 / 3
 NOTABLE = 0.1
 """Share of the training time that writing checkpoints may take without a remark."""
 """Bytes per parameter of a checkpoint."""
+
+
+class Flops(NamedTuple):
+    """Per pair, as a mean over the run, whose last steps may train on whole images (`model.patch_dropout_until`)."""
+
+    step: float
+    """Forward and backward, with what the configuration recomputes."""
+    first_pass: float
+    """Of the pass that embeds a micro-batch where a step takes two."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +96,7 @@ class Plan:
     cluster: Cluster
     memories: dict[bool, Memory]
     """By activation checkpointing."""
-    flops: float
-    """Per pair, forward and backward, with what the configuration recomputes."""
+    flops: Flops
     corpora: Corpora
     samples: float | None
     """Of the whole run; None if its length is in epochs of corpora of unknown size."""
@@ -157,16 +166,24 @@ class Plan:
         return None if self.samples is None else self.samples / estimate.global_batch * step
 
 
-def make_plan(config: PlanConfig) -> Plan:
-    """Trace the model, count the data, and compare numbers of cards; ConfigError if the run does not divide among the cards."""
+def make_plan(config: PlanConfig, say: Callable[[str], None] = lambda text: None) -> Plan:
+    """Trace the model, count the data, and compare numbers of cards; ConfigError if the run does not divide among the cards.
+
+    `say` is told what takes time. Without `model.vocab_size` the tokenizer is RoBERTa's.
+    """
     if config.model.vocab_size is None:
-        raise ConfigError("model.vocab_size=null: set it to the number of tokens, or use model=base or model=large")
+        say(f"model.vocab_size is null: planned with {ROBERTA_TOKENS:,} tokens, as RoBERTa has")
+        config = replace(config, model=replace(config.model, vocab_size=ROBERTA_TOKENS))
     cluster = parse(config.hardware)
     config.rank_batch(cluster.cards)  # before the work of tracing
     cluster.card.device.check_moments(config.optim)
     check_reduction(config.engine.name, config.engine, cluster.card.device)
     platform = Platform.on_paper(cluster.card.fused_attention, config.device.precision)
-    return plan_from(config, {kept: measure(config, platform, kept) for kept in (False, True)})
+    memories = {}
+    for number, kept in enumerate((False, True), 1):
+        say(f"tracing a step {'with' if kept else 'without'} activation checkpointing, {number} of 2")
+        memories[kept] = measure(config, platform, kept)
+    return plan_from(config, memories)
 
 
 def plan_from(config: PlanConfig, memories: dict[bool, Memory]) -> Plan:
@@ -174,10 +191,14 @@ def plan_from(config: PlanConfig, memories: dict[bool, Memory]) -> Plan:
     cluster = parse(config.hardware)
     micro_batch, _ = config.rank_batch(cluster.cards)
     recomputes = config.engine.activation_checkpointing
-    flops = step_flops(config) * (RECOMPUTED if recomputes else 1)
+    corpora = count(config.data, config.model.image_size)
+    share = whole_share(config, corpora)
+    flops = Flops(
+        _mean(step_flops, config, share) * (RECOMPUTED if recomputes else 1),
+        _mean(first_pass_flops, config, share) if task_class(config).gathered(config) else 0.0,
+    )
     memory = memories[recomputes]
     here = estimate(config, cluster, config.global_batch, micro_batch, memory, flops)
-    corpora = count(config.data, config.model.image_size)
     return Plan(
         config, cluster, memories, flops, corpora, run_samples(config, corpora), here,
         same_batch=_scan(config, cluster.card, None, memory, flops),
@@ -193,8 +214,27 @@ def run_samples(config: PlanConfig, corpora: Corpora) -> float | None:
     return length.amount * (1 if length.unit == "sample" else config.global_batch)
 
 
+def whole_share(config: PlanConfig, corpora: Corpora) -> float:
+    """Share of a run's steps that train on whole images; 0 where that is unknown."""
+    if config.model.kept_patches is None:
+        return 1.0
+    key, until = "model.patch_dropout_until", config.model.patch_dropout_until
+    samples, epoch = run_samples(config, corpora), 0 if corpora.unknown else round(corpora.samples)
+    steps = round(samples / config.global_batch) if samples else 0
+    unit = Duration.parse(key, until).unit
+    if (unit == "epoch" and not epoch) or (unit != "%" and not steps):
+        return 0.0
+    steps = steps or 100
+    return max(0.0, 1 - RunLength(config.global_batch, epoch, steps).in_steps(key, until) / steps)
+
+
+def _mean(flops: Callable[[TrainConfig], float], config: PlanConfig, share: float) -> float:
+    """Over steps of which this `share` trains on whole images."""
+    return (1 - share) * flops(config) + share * flops(config.on_whole_images)
+
+
 def estimate(
-    config: PlanConfig, cluster: Cluster, global_batch: int, micro_batch: int, memory: Memory, flops: float
+    config: PlanConfig, cluster: Cluster, global_batch: int, micro_batch: int, memory: Memory, flops: Flops
 ) -> Estimate:
     """The run on `cluster` with `micro_batch` pairs per card in each forward pass."""
     cards, pairs = cluster.cards, global_batch // cluster.cards
@@ -202,9 +242,8 @@ def estimate(
     compared = contrast(config, cards, micro_batch, global_batch)
     use = memory.use(config.engine.name, micro_batch, cards, contrast=compared)
     calls = sent(config, config.engine.name, cluster, memory, compared)
-    first_pass = first_pass_flops(config) if compared.two_passes else 0.0
     step = Step(
-        pairs * (flops + first_pass),
+        pairs * (flops.step + flops.first_pass * compared.two_passes),
         micro_batches,
         memory_time(cluster, memory.trained, micro_batch * memory.per_pair_kept, micro_batches, memory.precision),
         links_times(cluster, calls),
@@ -240,7 +279,7 @@ def best_micro_batch(config: PlanConfig, cluster: Cluster, pairs: int, memory: M
     return max((n for n in range(1, min(most, pairs) + 1) if pairs % n == 0), default=1)
 
 
-def _scan(config: PlanConfig, card: Card, pairs: int | None, memory: Memory, flops: float) -> list[Estimate]:
+def _scan(config: PlanConfig, card: Card, pairs: int | None, memory: Memory, flops: Flops) -> list[Estimate]:
     """Estimates for `pairs` per card, or for the configured global batch where that divides among the cards."""
     estimates = []
     for cards in SCAN:

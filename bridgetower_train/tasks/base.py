@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bridgetower_train.config import TrainConfig
+from bridgetower_train.config import Shape, TrainConfig
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.data.reader import Reader
 from bridgetower_train.data.text import CaptionTokenizer
@@ -81,6 +81,8 @@ class Said(NamedTuple):
     """For each `<mask>` the most probable words and their probabilities, the best first."""
     labels: list[tuple[str, float]]
     """The likeliest labels and their probabilities, the best first."""
+    logit: float | None = None
+    """Of the contrast: the softmax over several texts says which of them the image goes with; None without a contrast."""
 
 
 class Exported(NamedTuple):
@@ -223,18 +225,20 @@ class Task(nn.Module, ABC):
         """Labels of `size` samples of `length` tokens with the reader's shapes and types, without data."""
 
     @classmethod
-    def blank_batch(cls, config: TrainConfig, size: int, length: int | None = None) -> Batch:
+    def blank_batch(cls, config: TrainConfig, size: int, shape: Shape | None = None) -> Batch:
         """A batch with the loader's shapes, types and memory order, without data: for plans, rehearsals and warm-ups.
 
-        Its texts have `length` tokens; None: `model.max_text_len`.
+        `shape` is one of `config.shapes`; None: the one that takes most memory.
         """
-        S, L = config.model.image_size, length or config.model.max_text_len
-        pixels_BSSC = torch.zeros(size * cls.work(config).images, S, S, 3, dtype=torch.uint8)
+        L, patches = shape or config.shapes[-1]
+        S, images = config.model.image_size, size * cls.work(config).images
+        pixels_BSSC = torch.zeros(images, S, S, 3, dtype=torch.uint8)
         return Batch(
             pixel_values=pixels_BSSC.permute(0, 3, 1, 2),
             input_ids=torch.zeros(size, L, dtype=torch.int64),
             text_mask=torch.ones(size, L, dtype=torch.bool),
             image_id=torch.arange(size),
+            patches=None if patches is None else torch.arange(patches).repeat(images, 1),
             labels=cls.blank_labels(config, size, L),
         )
 
@@ -306,9 +310,9 @@ class Task(nn.Module, ABC):
         """
         raise NotImplementedError
 
-    def encode_images(self, pixels: Tensor) -> ImageStates:
-        """The states of the images of samples, uint8 (B * I, 3, S, S), those of a sample in a row."""
-        return self.model.encode_image(pixels)
+    def encode_images(self, pixels: Tensor, patches: Tensor | None = None) -> ImageStates:
+        """The states of the images of samples, uint8 (B * I, 3, S, S), those of a sample in a row; `patches` as in Batch."""
+        return self.model.encode_image(pixels, patches=patches)
 
     def say(self, pixels: Tensor, text: str, tokenizer: CaptionTokenizer, device: Device, top: int) -> Said:
         """What the model says of a text about the images of a sample, uint8 (I, 3, S, S); `top` words or labels of each."""

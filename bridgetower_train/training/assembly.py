@@ -17,6 +17,7 @@ from bridgetower_train.data.batch import Batch
 from bridgetower_train.data.dataset import PairDataset, open_data
 from bridgetower_train.data.loader import make_loader
 from bridgetower_train.data.manifest import as_file
+from bridgetower_train.data.roots import require_root
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.devices import Device
 from bridgetower_train.display import print_line
@@ -49,7 +50,7 @@ from bridgetower_train.training.profiling import Profile
 from bridgetower_train.training.recompiles import RecompileGuard
 from bridgetower_train.training.tracking import open_sinks
 from bridgetower_train.training.validation import Validation, check_validation
-from bridgetower_train.training.warm_up import warm_up
+from bridgetower_train.training.warm_up import settle_execution, warm_up
 from bridgetower_train.weights.checkpoint import step_folders
 from bridgetower_train.weights.initial import Inherited, Start, open_tokenizer, start_weights
 
@@ -95,7 +96,19 @@ class Run:
     fingerprint: LogRecord
     start_step: int
     total_steps: int
-    flops_per_sample: float
+    patches_until: int
+    """Steps that leave patches out (`model.patch_dropout`); the others train on whole images."""
+    flops: tuple[float, float]
+    """Of a sample in either kind of step."""
+
+    def flops_per_sample(self, step: int) -> float:
+        """FLOPs of a step per sample."""
+        return self.flops[step > self.patches_until]
+
+    def flops_left(self) -> float:
+        """FLOPs per sample of a step, added up over the steps after `start_step`."""
+        whole = self.total_steps - min(max(self.start_step, self.patches_until), self.total_steps)
+        return (self.total_steps - self.start_step - whole) * self.flops[0] + whole * self.flops[1]
 
     def write(self, record: LogRecord) -> None:
         """Write a record to every sink (only rank 0 has any)."""
@@ -117,6 +130,7 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
     run_dir = Path(config.run_dir)
     length = RunLength.of(config.steps, config.global_batch, dataset.order.epoch_samples)
     resumes: bool = ranks.gather_objects(bool(step_folders(run_dir)))[0]
+    settle_execution(config, device, ranks, compared, length.steps)
     graphs = planned_graphs(config, compared, device.execution)
     engine, optimizer = build_engine(config, device, ranks, compared, graphs, None if resumes else tokenizer)
     validation = Validation(config, tokenizer, device, ranks, names) if config.validation.wanted else None
@@ -189,7 +203,8 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
         fingerprint=fixed,
         start_step=start,
         total_steps=total_steps,
-        flops_per_sample=step_flops(config),
+        patches_until=length.in_steps("model.patch_dropout_until", config.model.patch_dropout_until),
+        flops=(step_flops(config), step_flops(config.on_whole_images)),
     )
 
 
@@ -230,6 +245,8 @@ def _begin_files(
 
 def read_data(config: TrainConfig, ranks: Ranks) -> tuple[TrainConfig, CaptionTokenizer, PairDataset, Sequence[str]]:
     """(`config` with what tokenizer and corpora decide, tokenizer, data, names of labels); checks that all shards are there."""
+    if config.tokenizer.startswith(f"{config.data.root}/"):
+        require_root(config.data.root)  # without it there is no tokenizer either
     tokenizer = open_tokenizer(config.tokenizer, ranks)
     config = dataclasses.replace(config, model=config.model.with_vocabulary(tokenizer.vocab_size))
     task = task_class(config)

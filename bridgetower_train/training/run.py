@@ -47,7 +47,7 @@ def fit(run: Run, watchdog: Watchdog, preemption: Preemption) -> int:
         watchdog.at(step, "training")
         with run.profile.step(step):
             metrics = train_step(run, step, batches)
-        run.recompiles.check(step, [batch.input_ids.shape[1] for batch in batches])
+        run.recompiles.check(step, [batch.shape for batch in batches])
 
         stopping = stop.agree(preemption.requested or run.checkpoints.failed)
         run.console.advance()
@@ -139,7 +139,7 @@ def log(run: Run, step: int, metrics: dict[str, Tensor], timer: StepTimer) -> No
             "step_s": step_s,
             "data_wait": data_wait,
             **slowest,
-            "mfu": peak and samples_per_s * run.flops_per_sample / (peak * run.ranks.world_size),
+            "mfu": peak and samples_per_s * run.flops_per_sample(step) / (peak * run.ranks.world_size),
             "memory_gb": run.device.memory_gb(),
             **({"recompiles": run.recompiles.count} if run.device.compiles else {}),
         }
@@ -183,5 +183,6 @@ def save(run: Run, step: int) -> None:
         "world_size": run.ranks.world_size,
         "host": platform.node(),
         "versions": versions(),
+        "corpora": {corpus.name: corpus.manifest.fingerprints for corpus in run.dataset.corpora},
     }
     run.checkpoints.save(run.engine, state, run.best.best)

@@ -1,4 +1,4 @@
 """A trained model in use: its answers as functions, embeddings of many images, and search among them.
 
-May import config, data, data_prep.source, distributed, evaluation, pages, tasks and weights.
+May import config, data, data_prep.source, distributed, evaluation, tasks and weights.
 """

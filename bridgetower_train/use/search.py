@@ -1,31 +1,25 @@
 """Search in an index: all embeddings are compared with the query, and the best can be ranked again by matching.
 
-Shapes: Q queries, N embeddings, E their width, K results, G patches along an edge of an image.
+Shapes: Q queries, N embeddings, E their width, K results.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bridgetower_train.data.image import decode
 from bridgetower_train.data.shards import BadRecordError, Record
 from bridgetower_train.errors import ConfigError, DataError
-from bridgetower_train.evaluation.attention import attention_over_images, words
 from bridgetower_train.evaluation.rerank import pair_logits
-from bridgetower_train.pages.images import shrunk
 from bridgetower_train.use.images import ImageLike, as_seen
 from bridgetower_train.use.index import Embeddings, Index
 from bridgetower_train.use.model import Model, Pairs
-from bridgetower_train.use.page import Hit, SearchView
 from bridgetower_train.use.sources import Images
 
 BLOCK = 1 << 16
 """Embeddings that are compared at once."""
-_SHOWN_EDGE = 320
 
 
 def nearest(queries_QE: Tensor, embeddings_NE: Embeddings, k: int) -> tuple[Tensor, Tensor]:
@@ -157,59 +151,6 @@ class Search:
             return error.reason
         except OSError as error:
             return error.strerror or "cannot be read"
-
-    def attention(self, pixels_3SS: Tensor, text: str) -> npt.NDArray[np.float32]:
-        """float32 (G, G): how much the words of a text look at each patch of an image, the mean over them."""
-        (ids,), (mask,) = self.model.opened.tokenizer.encode([text], self.model.config.model.max_text_len)
-        (weights_LGG,) = attention_over_images(self.model.opened, pixels_3SS[None], ids, mask)
-        places = [place for _, group in words(self.model.opened.tokenizer, ids, mask) for place in group]
-        found: npt.NDArray[np.float32] = weights_LGG[places or slice(None)].mean(0).numpy()
-        return found
-
-    def view(self, query: Query, results: Sequence[Result], attention: int = 8) -> SearchView:
-        """What the page shows: of the first `attention` results also where the words look, which takes a pass of the model."""
-        model, about = self.model, self.index.about
-        return SearchView(
-            text=query.text,
-            name=query.name,
-            image=None if query.pixels is None else query.pixels.numpy(),
-            facts=self.facts,
-            hits=[self._hit(query, result, place < attention) for place, result in enumerate(results)],
-            calibration=model.calibration if any(result.match is not None for result in results) else "",
-            of_images=about.kind == "images",
-        )
-
-    @property
-    def facts(self) -> dict[str, str]:
-        """What is searched, in words."""
-        about = self.index.about
-        left_out = f"; {about.left_out:,} left out" if about.left_out else ""
-        return {
-            "index": f"{self.index.path.name}: {len(self.index):,} {about.kind}{left_out}",
-            "model": about.named,
-        }
-
-    def _hit(self, query: Query, result: Result, looks: bool) -> Hit:
-        looks = looks and self._fuses
-        if self.index.about.kind == "texts":
-            pixels = query.pixels
-            drawn = None if pixels is None or not looks else (pixels.numpy(), self.attention(pixels, result.key))
-            return Hit(result.key, result.similarity, result.match, None, "", drawn)
-        try:
-            found = self.image(result)
-            encoded = found.image if isinstance(found, Record) else found
-            image = shrunk(decode(encoded, _SHOWN_EDGE), _SHOWN_EDGE)
-        except (BadRecordError, OSError) as error:
-            return Hit(result.key, result.similarity, result.match, None, str(error), None)
-        seen = self.seen(result) if query.text and looks else ""
-        drawn = None if isinstance(seen, str) else (seen.numpy(), self.attention(seen, query.text))
-        return Hit(result.key, result.similarity, result.match, image, "", drawn)
-
-    @property
-    def _fuses(self) -> bool:
-        """Whether the fusion encoder, whose attention is drawn, has been trained."""
-        objective = self.model.config.objective
-        return objective.mlm > 0 or objective.itm > 0 or objective.itc_form != "ms"
 
 
 def check_images(index: Index, images: Images | None) -> None:

@@ -6,12 +6,17 @@ import pytest
 import torch
 from helpers import gradients, pretraining, random_batch
 
-from bridgetower_train.config import DataConfig, DeviceConfig, EngineConfig, ObjectiveConfig, TrainConfig
+from bridgetower_train.config import DataConfig, DeviceConfig, EngineConfig, ObjectiveConfig, OptimConfig, TrainConfig
 from bridgetower_train.devices.cpu import CpuDevice
+from bridgetower_train.distributed import ALONE
+from bridgetower_train.engines import NativeEngine
 from bridgetower_train.engines.activation import checkpoint_blocks
 from bridgetower_train.engines.graphs import planned_graphs
 from bridgetower_train.tasks import contrast, task_class
 from bridgetower_train.tasks.base import evaluating
+from bridgetower_train.training.guards import UpdateGuard
+from bridgetower_train.training.step import backward, update
+from bridgetower_train.training.warm_up import warm_up
 from tests.tiny import SMALL
 
 OBJECTIVE = ObjectiveConfig(itc_dim=16)
@@ -47,33 +52,47 @@ def test_the_step_is_the_eager_one(device: CpuDevice, checkpointing: bool):
         assert torch.allclose(gradient, expected[name], rtol=0, atol=1e-10), name
 
 
-@pytest.mark.nightly
-def test_nothing_is_compiled_but_what_was_planned(device: CpuDevice):
-    """Of all text lengths, with evaluation in between, whatever the depth."""
-    model = replace(SMALL, vision_layers=6, text_layers=6, fusion_layers=4, dropout=0.1)
+@pytest.mark.parametrize(
+    ("depth", "patch_dropout", "freeze", "graphs"),
+    [
+        (1, 0.0, [], 16),
+        *(pytest.param(depth, 0.5, ["image:1"], 50, marks=pytest.mark.nightly) for depth in (3, 6)),
+    ],
+)
+def test_nothing_is_compiled_after_the_warm_up(
+    device: CpuDevice, depth: int, patch_dropout: float, freeze: list[str], graphs: int, monkeypatch: pytest.MonkeyPatch
+):
+    """50 steps of all text lengths, on whole images and others, of two passes over two micro-batches each, with a frozen block,
+    recomputation, skipped updates and evaluation in between. How many graphs there are does not depend on the depth.
+    """
+    monkeypatch.setattr(CpuDevice, "compiler", "eager")  # as many graphs, which are run as they were captured
+    model = replace(
+        SMALL, width=64, vision_layers=depth, text_layers=depth, fusion_layers=min(2, depth), dropout=0.1,
+        patch_dropout=patch_dropout,
+    )  # fmt: skip
     config = TrainConfig(
-        model=model, objective=OBJECTIVE, global_batch=8, micro_batch=4, data=DataConfig(lanes=4, text_buckets=[8]),
-        engine=EngineConfig(activation_checkpointing=True),
+        model=model, objective=OBJECTIVE, global_batch=4, micro_batch=2, data=DataConfig(lanes=2, text_buckets=[8]),
+        engine=EngineConfig(activation_checkpointing=True), optim=OptimConfig(freeze=freeze, clip_norm=1.0),
     )  # fmt: skip
     compared = contrast(config, 1)
-    planned = planned_graphs(config, compared, "compile")
+    assert compared.two_passes
     task = task_class(config)(config, device.attention)
     device.compile(task.model)
     checkpoint_blocks(task.model, device)
-
-    def steps() -> int:
-        for length in config.text_lengths:
-            batch = task_class(config).blank_batch(config, 4, length)
-            with torch.no_grad():
-                task.embed(batch)
-            task.losses(batch, task.counts(batch))[0].backward()
-        return device.compilations()
-
+    engine = NativeEngine(task, device, ALONE, config.optim, accumulates=True)
     before = device.compilations()
-    first = steps()
-    assert first - before == planned.distinct
-    with evaluating(task, device):
-        task.losses(batch := task_class(config).blank_batch(config, 4), task.counts(batch))
-    evaluated = device.compilations()
-    assert evaluated - first == 8, "image blocks, which drop nothing, are those of the embedding pass"
-    assert steps() == evaluated
+    warm_up(config, engine, compared)
+    warm = device.compilations()
+    assert warm - before == planned_graphs(config, compared, "compile").distinct == graphs
+    guard = UpdateGuard(config.guards, device.torch_device)
+    for step in range(50):
+        shape = config.shapes[step % len(config.shapes)]
+        batch = task_class(config).blank_batch(config, 2, shape)
+        totals = torch.full((3,), torch.nan) if step % 10 == 9 else None
+        backward(engine, [batch] * 2, compared, device.seed, totals)
+        assert float(update(engine, guard)["skipped"]) == (totals is not None)
+        if step % 20 == 10:
+            with evaluating(task, device):
+                other = task_class(config).blank_batch(config, 3 + step // 20)
+                task.losses(other, task.counts(other))
+        assert device.compilations() == warm, (step, shape)

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.checkpoint import checkpoint
 
-from bridgetower_train.config import DataConfig, DeviceConfig, ObjectiveConfig, OptimConfig, TrainConfig
+from bridgetower_train.config import DataConfig, DeviceConfig, ObjectiveConfig, OptimConfig, Shape, TrainConfig
 from bridgetower_train.devices import checks, habana, hpu_checks, make_device
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.engines import NativeEngine
@@ -350,13 +350,13 @@ def recompiles():
     for step in range(1, 6):
         (x * 2.0).sum()
         device.mark_step()
-        guard.check(step, [24])
+        guard.check(step, [Shape(24)])
     assert guard.count == 0
     try:
         for step in range(6, 20):
             (x * float(step)).sum()
             device.mark_step()
-            guard.check(step, [24])
+            guard.check(step, [Shape(24)])
     except UserError as error:
         print(step, "\n".join(said), error)
 

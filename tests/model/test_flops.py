@@ -35,7 +35,8 @@ def plain_attention(q, k, v, mask, dropout_p):
 def made(config: ModelConfig, objective: ObjectiveConfig) -> Batch:
     """A batch with as many masked places as the loader makes."""
     places = int(-(-objective.mlm_probability * (config.max_text_len - 2) // 1))
-    batch = random_batch(config, PAIRS)
+    batch, kept = random_batch(config, PAIRS), config.kept_patches
+    batch = replace(batch, patches=None if kept is None else torch.arange(kept).repeat(PAIRS, 1))
     labels = {name: batch.labels[name][:, :1].repeat(1, places) for name in ("mlm_positions", "mlm_labels")}
     return relabelled(batch, **labels)
 
@@ -58,10 +59,11 @@ def counted(config: ModelConfig, objective: ObjectiveConfig, freeze: Sequence[st
     return forward.get_total_flops(), forward.get_total_flops() + backward.get_total_flops()
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_small(name: str):
-    forward, _ = counted(SMALL, OBJECTIVES[name])
-    assert forward / PAIRS == pytest.approx(formula(SMALL, OBJECTIVES[name]), rel=0.02)
+@pytest.mark.parametrize(("name", "patch_dropout"), [*((name, 0.0) for name in OBJECTIVES), ("hf", 0.5)])
+def test_small(name: str, patch_dropout: float):
+    config = replace(SMALL, patch_dropout=patch_dropout)
+    forward, _ = counted(config, OBJECTIVES[name])
+    assert forward / PAIRS == pytest.approx(formula(config, OBJECTIVES[name]), rel=0.02)
 
 
 def test_base():

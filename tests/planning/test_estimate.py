@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import fsspec
 import pytest
-from plans import small_plan, synthetic_memories
+from plans import LARGE, small_plan, synthetic_memories
 
 from bridgetower_train.cli import main
 from bridgetower_train.config import CheckpointConfig, DataConfig, EngineConfig, OptimConfig
@@ -19,6 +19,7 @@ from bridgetower_train.planning.estimate import Plan, best_micro_batch, estimate
 from bridgetower_train.planning.hardware import Cluster, parse
 from bridgetower_train.planning.loading import core_rate
 from bridgetower_train.planning.memory import Precision
+from bridgetower_train.tasks import step_flops
 from data_prep.shapes.synthetic import synthetic_corpus
 
 
@@ -98,8 +99,23 @@ def test_the_interval_of_checkpoints_is_a_duration(plan, every, steps):
 def test_recomputed_blocks_cost_a_third(plan):
     config = small_plan(engine=EngineConfig(activation_checkpointing=True))
     again = plan_from(config, synthetic_memories())
-    assert again.flops == pytest.approx(plan.flops * 4 / 3)
+    assert again.flops.step == pytest.approx(plan.flops.step * 4 / 3)
     assert again.here.use.activations < plan.here.use.activations
+
+
+@pytest.mark.parametrize(
+    ("until", "share"),
+    [("95%", 0.05), ("100%", 0.0), ("0%", 1.0), ("5000", 0.5), ("2e20 samples", 0.0), ("1 epochs", 0.0)],
+)
+def test_patches_that_are_left_out_cost_nothing_until_the_last_steps(plan, until, share):
+    """Of 10,000 steps on a corpus of unknown size; the mean of both kinds of step, as a whole run takes."""
+    config = small_plan(steps="10000", model=replace(LARGE, patch_dropout=0.5, patch_dropout_until=until))
+    found = plan_from(config, synthetic_memories()).flops
+    least, most = step_flops(replace(config, model=replace(LARGE, patch_dropout=0.5))), step_flops(small_plan())
+    assert most == plan.flops.step
+    assert least < 0.6 * most
+    assert found.step == pytest.approx((1 - share) * least + share * most)
+    assert plan.flops.first_pass / 2 < found.first_pass <= plan.flops.first_pass
 
 
 def test_one_all_reduce_in_bf16_halves_the_links_and_overlaps_nothing(plan):
@@ -173,7 +189,6 @@ def test_the_command_prints_and_writes_a_page(tmp_path, capsys):
     arguments = [
         "plan",
         "model=tiny",
-        "model.vocab_size=99",
         "tokenizer=none",
         "pairs=[4,8]",
         "steps=100",
@@ -187,8 +202,10 @@ def test_the_command_prints_and_writes_a_page(tmp_path, capsys):
         "data.root=nowhere",
     ]
     assert main(arguments) == 0
-    printed = capsys.readouterr().out
+    printed, progress = capsys.readouterr()
     assert printed.startswith("An estimate")
+    assert "model.vocab_size is null: planned with 50,265 tokens" in progress
+    assert progress.count("tracing a step") == 2
     assert "no published peak" in printed
     assert "at 10, 20, 40 TFLOP/s" in printed
     assert re.search(
@@ -199,5 +216,3 @@ def test_the_command_prints_and_writes_a_page(tmp_path, capsys):
     assert {len(row) for row in rows} == {5, 11}
     assert json.dumps(str(page))[1:-1] in printed
     assert page.read_text().startswith("<!doctype html>")
-    assert main(["plan", "model=tiny"]) == 2
-    assert "model.vocab_size" in capsys.readouterr().err

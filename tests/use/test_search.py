@@ -17,6 +17,7 @@ import bridgetower_train as bt
 from bridgetower_train.cli import main
 from bridgetower_train.errors import ConfigError, FileError
 from bridgetower_train.evaluation.protocol import read_evaluations
+from bridgetower_train.pages.search.view import view
 from bridgetower_train.use import search as search_module
 from bridgetower_train.use.index import open_index
 from bridgetower_train.use.search import Search, nearest
@@ -179,7 +180,7 @@ def test_an_index_shows_no_file_outside_its_images(home, model, tmp_path, key):
     query = search.query("a ring")
     results = search.find(query, 10, 10)
     assert (results[-1].key, results[-1].match) == (key, None)
-    hits = search.view(query, results).hits
+    hits = view(search, query, results).hits
     assert [hit.key for hit in hits if hit.image is None] == [key]
     assert hits[-1].drawn is None
 

@@ -13,9 +13,10 @@ import torch
 import bridgetower_train as bt
 from bridgetower_train.cli import main
 from bridgetower_train.errors import UserError
+from bridgetower_train.pages.search.server import MAX_UPLOAD, application, listen
+from bridgetower_train.pages.search.view import view
 from bridgetower_train.use.index import open_index
 from bridgetower_train.use.search import Search
-from bridgetower_train.use.server import MAX_UPLOAD, application, listen
 from bridgetower_train.use.sources import FolderImages
 from tests.hostile.attacks import attack
 from tests.pages.conftest import chromium, open_page
@@ -147,18 +148,18 @@ def test_the_page_works_in_a_browser(chromium, port, photos):
 
 @pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
 def test_the_page_fits_any_width(search, open_page, tmp_path, width, scheme):
-    from bridgetower_train.use.page import search_form, search_page
+    from bridgetower_train.pages.search.page import search_form, search_page
 
     query = search.query("a red ring " * 8)
     path = tmp_path / "page.html"
-    path.write_text(search_page(search.view(query, search.find(query, 10, 2)), search_form(True, query.text)))
+    path.write_text(search_page(view(search, query, search.find(query, 10, 2)), search_form(True, query.text)))
     open_page(path, width, scheme)
 
 
 def test_what_cannot_be_shown_is_said(search, tmp_path):
     lost = Search(search.model, search.index, FolderImages(str(tmp_path)))
     query = lost.query("a ring")
-    hits = lost.view(query, lost.find(query, 3)).hits
+    hits = view(lost, query, lost.find(query, 3)).hits
     assert all(hit.image is None and hit.fault for hit in hits)
     assert np.isfinite([hit.similarity for hit in hits]).all()
     assert torch.is_tensor(search.seen(search.find(query, 1)[0]))

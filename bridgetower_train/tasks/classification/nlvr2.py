@@ -66,6 +66,6 @@ class NLVR2(Classification):
         table = weights[TOKEN_TYPES]
         return {**weights, TOKEN_TYPES: table[:SECOND_IMAGE].clone(), SECOND_TYPE: table[SECOND_IMAGE].clone()}
 
-    def encode_images(self, pixels: Tensor) -> ImageStates:
+    def encode_images(self, pixels: Tensor, patches: Tensor | None = None) -> ImageStates:
         kinds = 1 + torch.arange(len(pixels), device=pixels.device) % self.images
-        return self.model.encode_image(self._seen(pixels), kinds)
+        return self.model.encode_image(self._seen(pixels), kinds, patches)

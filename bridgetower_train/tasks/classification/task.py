@@ -162,7 +162,7 @@ class Classification(Task):
         return torch.full_like(batch.image_id[:1], len(batch.image_id)).float()
 
     def forward(self, batch: Batch, totals: Tensor) -> tuple[Tensor, Metrics, Embedded]:
-        logits_BC = self.logits(batch.pixel_values, batch.input_ids, batch.text_mask)
+        logits_BC = self.logits(batch.pixel_values, batch.input_ids, batch.text_mask, patches=batch.patches)
         loss, right = self.judge(logits_BC, batch.labels)
         per_rank = totals.clamp(min=1) / world_size()
         return loss / per_rank[0], {"acc": (right / per_rank[-1]).detach()}, {}
@@ -172,10 +172,20 @@ class Classification(Task):
         label_B = labels["label"]
         return F.cross_entropy(logits_BC, label_B, reduction="sum"), (logits_BC.argmax(-1) == label_B).sum()
 
-    def logits(self, pixels: Tensor, ids_PL: Tensor, mask_PL: Tensor, rows_P: Tensor | None = None) -> Tensor:
-        """(P, C) of texts about images, uint8 (B * I, 3, S, S): those of row `rows_P` of B; None: of the same row."""
+    def logits(
+        self,
+        pixels: Tensor,
+        ids_PL: Tensor,
+        mask_PL: Tensor,
+        rows_P: Tensor | None = None,
+        patches: Tensor | None = None,
+    ) -> Tensor:
+        """(P, C) of texts about images, uint8 (B * I, 3, S, S): those of row `rows_P` of B; None: of the same row.
+
+        `patches`: as `Batch.patches`.
+        """
         images, P = self.images, len(ids_PL)
-        image, text = self.encode_images(pixels), self.model.encode_text(ids_PL, mask_PL)
+        image, text = self.encode_images(pixels, patches), self.model.encode_text(ids_PL, mask_PL)
         rows_P = torch.arange(P, device=ids_PL.device) if rows_P is None else rows_P
         places_I = torch.arange(images, device=ids_PL.device)
         image_rows = (rows_P[:, None] * images + places_I).flatten()
@@ -184,8 +194,8 @@ class Classification(Task):
         logits_PC: Tensor = self.model.head(self.head_name)(fused.pooled.unflatten(0, (P, images)).flatten(1))
         return logits_PC
 
-    def encode_images(self, pixels: Tensor) -> ImageStates:
-        return self.model.encode_image(self._seen(pixels))
+    def encode_images(self, pixels: Tensor, patches: Tensor | None = None) -> ImageStates:
+        return self.model.encode_image(self._seen(pixels), patches=patches)
 
     def say(self, pixels: Tensor, text: str, tokenizer: CaptionTokenizer, device: Device, top: int) -> Said:
         ids, mask = tokenizer.encode([text], self.model.config.max_text_len)

@@ -14,7 +14,8 @@ from aiohttp import web
 from bridgetower_train.display import print_line
 from bridgetower_train.errors import UserError
 from bridgetower_train.pages.html import policy
-from bridgetower_train.use.page import search_form, search_page, start_page
+from bridgetower_train.pages.search.page import search_form, search_page, start_page
+from bridgetower_train.pages.search.view import facts, view
 from bridgetower_train.use.search import Search
 
 MAX_UPLOAD = 16 << 20
@@ -70,19 +71,21 @@ def application(search: Search, host: str, top: int, rerank: int, attention: int
     def answer(text: str | None, image: bytes | None, name: str) -> str:
         query = search.query(text, image, name)
         possible = rerank if of_images == (image is None) else 0
-        view = search.view(query, search.find(query, top, possible), attention)
-        return search_page(view, search_form(of_images, text or ""))
+        shown = view(search, query, search.find(query, top, possible), attention)
+        return search_page(shown, search_form(of_images, text or ""))
 
     async def found(text: str | None, image: bytes | None = None, name: str = "") -> web.Response:
         nonlocal waiting
         if waiting >= MAX_WAITING:
-            return _page(start_page(search.facts, search_form(of_images), "Too many searches at once; try again."), 503)
+            return _page(
+                start_page(facts(search), search_form(of_images), "Too many searches at once; try again."), 503
+            )
         waiting += 1
         try:
             async with one_at_a_time:
                 return _page(await asyncio.to_thread(answer, text, image, name))
         except UserError as error:
-            return _page(start_page(search.facts, search_form(of_images, text or ""), str(error)), 400)
+            return _page(start_page(facts(search), search_form(of_images, text or ""), str(error)), 400)
         finally:
             waiting -= 1
 
@@ -91,7 +94,7 @@ def application(search: Search, host: str, top: int, rerank: int, attention: int
         if len(text) > MAX_TEXT:
             raise web.HTTPBadRequest(text=f"a text has at most {MAX_TEXT} characters")
         if not text.strip():
-            return _page(start_page(search.facts, search_form(of_images)))
+            return _page(start_page(facts(search), search_form(of_images)))
         return await found(text)
 
     async def by_image(request: web.Request) -> web.StreamResponse:

@@ -1,0 +1,1 @@
+"""What a search has found: the page, and the server that answers with it."""
