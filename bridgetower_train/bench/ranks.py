@@ -113,7 +113,8 @@ def _group(config: BenchRanksConfig, folder: Path) -> Rounds:
         tempfile.TemporaryDirectory(dir=folder) as run_dir,
         ProcessPoolExecutor(world_size, multiprocessing.get_context("spawn")) as pool,
     ):
-        return np.mean(list(pool.map(partial(_rank, config, folder, run_dir, port), range(world_size))), 0)
+        ranks = list(pool.map(partial(_rank, config, folder, run_dir, port), range(world_size)))
+    return np.asarray(np.mean(ranks, 0))
 
 
 def _rank(config: BenchRanksConfig, root: Path, run_dir: str, port: int, rank: int) -> Rounds:

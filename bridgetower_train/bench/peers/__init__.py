@@ -113,7 +113,7 @@ def open_peers(source: Source, stack: ExitStack) -> dict[str, Take]:
         process.start()
         theirs.close()
         stack.callback(process.join)
-        stack.callback(process.terminate)
+        stack.callback(process.kill)  # SPDL's libraries would print a stack trace for SIGTERM
         try:
             missing = ours.recv()
         except EOFError:

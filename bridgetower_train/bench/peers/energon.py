@@ -22,12 +22,12 @@ SHUFFLED = 1000
 
 
 @edataclass
-class _Pair(Sample):
+class _Pair(Sample):  # type: ignore[misc]
     image: Tensor
     ids: Tensor
 
 
-class _Encoder(DefaultTaskEncoder):
+class _Encoder(DefaultTaskEncoder):  # type: ignore[misc]
     decoder = SampleDecoder(image_decode="torchrgb8")
 
     def __init__(self, source: Source) -> None:
@@ -36,7 +36,7 @@ class _Encoder(DefaultTaskEncoder):
 
     def encode_sample(self, sample: CaptioningSample) -> _Pair:
         image, ids = self.source.square_of(sample.image), self.source.ids(sample.caption)
-        return _Pair.derive_from(sample, image=image, ids=ids)
+        return _Pair.derive_from(sample, image=image, ids=ids)  # type: ignore[no-any-return]
 
 
 def batches(source: Source) -> Batches:

@@ -10,7 +10,7 @@ from torch import Tensor
 from bridgetower_train.bench.peers import Batches, Source
 
 
-class _Pairs(StreamingDataset):
+class _Pairs(StreamingDataset):  # type: ignore[misc]
     source: Source
 
     def __getitem__(self, at: Any) -> tuple[Tensor, Tensor]:
