@@ -55,6 +55,7 @@ COMMANDS = {
     "rehearse": Command("simulate one rank of a large run on one CPU", "train"),
     "bench step": Command("time the training step", "bench_step"),
     "bench memory": Command("compare a step's memory, planned and measured", "bench_step"),
+    "bench attention": Command("time torch's attention kernels at the shapes of a step"),
     "bench data": Command("time the loader"),
     "bench prep": Command("time the preparation of a corpus"),
     "bench save": Command("benchmark async checkpointing", "bench_step"),

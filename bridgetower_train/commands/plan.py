@@ -9,12 +9,13 @@ from bridgetower_train.data.augment import patches_in_words
 from bridgetower_train.display import print_line
 from bridgetower_train.files import atomic_write
 from bridgetower_train.pages.markdown import table
-from bridgetower_train.pages.numbers import duration
+from bridgetower_train.pages.numbers import duration, gib
 from bridgetower_train.pages.plan import memory_by_engine, plan_page, time_to_train
 from bridgetower_train.pages.plan_scan import COLUMNS, scan_rows
 from bridgetower_train.planning.collectives import link_bytes
 from bridgetower_train.planning.config import PlanConfig
 from bridgetower_train.planning.estimate import Plan, make_plan
+from bridgetower_train.planning.hardware import GIB
 from bridgetower_train.planning.loading import core_rate
 from bridgetower_train.tasks import describe
 from bridgetower_train.weights.saved import config_of
@@ -30,7 +31,7 @@ def run(config: PlanConfig) -> None:
     plan = make_plan(config, lambda text: print_line(text, sys.stderr))
     for line in (*summary(plan), cores(plan), *plan.remarks, ""):
         print_line(line)
-    print("GB per card, by pairs a micro-batch\n\n" + table(*memory_by_engine(plan), left=2))
+    print("GiB per card, by pairs a micro-batch\n\n" + table(*memory_by_engine(plan), left=2))
     print(table(COLUMNS, [*scan_rows(plan, plan.same_pairs), *scan_rows(plan, plan.same_batch)]), end="")
     if config.out:
         atomic_write(Path(config.out), plan_page(plan))
@@ -54,13 +55,13 @@ def summary(plan: Plan) -> Iterator[str]:
     peak = f"{card.peak / 1e12:,.0f} TFLOP/s bf16" if card.peak else "no published peak"
     yield "An estimate: nothing here was measured on this hardware."
     yield (
-        f"hardware    {plan.cluster.cards:,} x {card.title} on {plan.cluster.hosts:,} hosts: {card.memory / 1e9:.0f} GB, "
+        f"hardware    {plan.cluster.cards:,} x {card.title} on {plan.cluster.hosts:,} hosts: {gib(card.memory)}, "
         f"{peak}, {card.scale_out / 1e9:.1f} GB/s to other hosts"
     )
     yield f"model       {plan.memory.parameters / 1e6:,.0f} M parameters, {plan.flops.step / 1e12:.3g} TFLOP per pair (counted)"
     yield (
-        f"memory      {here.use.total / 1e9:.1f} GB per card at {here.micro_batch} pairs a micro-batch, {config.engine.name}; "
-        f"{plan.memory.per_pair_kept / 1e9:.3f} GB per pair kept for the backward pass (traced)"
+        f"memory      {gib(here.use.total)} per card at {here.micro_batch} pairs a micro-batch, {config.engine.name}; "
+        f"{plan.memory.per_pair_kept / GIB:.3f} GiB per pair kept for the backward pass (traced)"
     )
     if config.model.kept_patches is not None:
         memory = "; memory is that of whole images" if None in config.model.patch_counts else ""

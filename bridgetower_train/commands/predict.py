@@ -1,5 +1,6 @@
 """`bridgetower predict run_dir=... image=... "texts=['a dog', 'a <mask> on the grass']"`: one image and some texts."""
 
+import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from bridgetower_train.evaluation.attention import attention_over_images, words
 from bridgetower_train.evaluation.base import ModelOptions, OpenModel, open_model
 from bridgetower_train.evaluation.matching import calibration
 from bridgetower_train.files import atomic_write
-from bridgetower_train.pages.prediction import Prediction, TextPrediction, prediction_page
+from bridgetower_train.pages.prediction import Prediction, TextPrediction, prediction_page, softmax
 from bridgetower_train.use.images import as_seen
 
 
@@ -61,10 +62,11 @@ def run(config: PredictConfig) -> int:
     if any("match" in text.said.scores for text in texts):
         facts["calibration of match"] = calibration(saved)
         print_line(f"calibration of match: {facts['calibration of match']}")
-    for text in texts:
+    for text, share in itertools.zip_longest(texts, softmax(texts)):
         print_line(text.text)
-        if text.said.scores:
-            print("  " + "   ".join(f"{name} {value:.3f}" for name, value in text.said.scores.items()))
+        scores = text.said.scores | ({} if share is None else {"softmax over the texts": share})
+        if scores:
+            print("  " + "   ".join(f"{name} {value:.3f}" for name, value in scores.items()))
         for guesses in text.said.masks:
             print_line("  <mask>: " + ", ".join(f"{word} {p:.3f}" for word, p in guesses))
         if text.said.labels:

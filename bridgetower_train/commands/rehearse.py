@@ -16,6 +16,7 @@ from bridgetower_train.distributed import shut_down
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.pages.markdown import table
 from bridgetower_train.planning.collectives import link_bytes
+from bridgetower_train.planning.hardware import GIB
 from bridgetower_train.planning.memory import ENGINES
 from bridgetower_train.rehearsal.coverage import check_coverage
 from bridgetower_train.rehearsal.group import Log, Traffic, agree_for_deepspeed, join
@@ -135,8 +136,8 @@ def _held(setup: Setup, job: Run) -> Iterator[str]:
     for engine in ENGINES:
         use = memory.use(engine, micro_batch, W, contrast=job.contrast)
         yield (
-            f"{'':10}{engine:7}{use.total / 1e9:7.2f} GB: weights {(use.weights + use.copies) / 1e9:.2f}, gradients "
-            f"{use.gradients / 1e9:.2f}, optimizer {use.optimizer / 1e9:.2f}, activations {use.activations / 1e9:.2f}"
+            f"{'':10}{engine:7}{use.total / GIB:7.2f} GiB: weights {(use.weights + use.copies) / GIB:.2f}, gradients "
+            f"{use.gradients / GIB:.2f}, optimizer {use.optimizer / GIB:.2f}, activations {use.activations / GIB:.2f}"
         )
     if job.contrast.among:
         rows, columns = job.contrast.rows, job.contrast.columns

@@ -1,9 +1,10 @@
 """`bridgetower view data=... n=16`: write a page that shows a training batch as the model sees it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bridgetower_train.config import TrainConfig, at_least
 from bridgetower_train.data.augment import in_training
@@ -46,6 +47,21 @@ def run(config: ViewConfig) -> None:
     print_line(f"view: {Path(config.out).resolve()}")
 
 
+def _repeats(config: ViewConfig, data: PairDataset, sources: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Says why images appear more than once, if they do."""
+    different = len({(source["corpus"], source["shard"], source["key"]) for source in sources})
+    if different == len(sources):
+        return
+    why = [f"there are {sum(corpus.manifest.images for corpus in data.corpora):,} in all"]
+    if config.data.captions == "all" and any(len(source["kinds"]) > 1 for source in sources):
+        why.append("an epoch has each once with each of its captions (data.captions=all)")
+    if len(data) < config.global_batch:
+        why.append(f"a step of {config.global_batch:,} samples is {config.global_batch / len(data):.1f} epochs")
+    if any(passes > 1 for passes in config.data.corpora.values()):
+        why.append("an epoch passes a corpus more than once (data.corpora)")
+    yield f"These {len(sources):,} samples show {different:,} different images: {'; '.join(why)}."
+
+
 def read_batch(
     config: ViewConfig, data: PairDataset, tokenizer: CaptionTokenizer, names: Sequence[str] = ()
 ) -> BatchView:
@@ -59,16 +75,18 @@ def read_batch(
         "lanes": f"{config.data.lanes:,}",
         "samples per epoch": f"{len(data):,}",
         "steps per epoch": f"{len(data) / config.global_batch:,.1f}",
-        "image": in_training(config),
         "text length L": str(batch.input_ids.shape[1]),
     }
-    remarks = ["Images are shown exactly as the model gets them, before CLIP's normalisation."]
-    if batch.patches is not None:
-        remarks.append(f"Of each it sees {batch.patches.shape[1]} patches, which are not marked here.")
     corpora = [
         (c.name, f"{c.manifest.images:,}", f"{c.manifest.captions:,}", f"{config.data.corpora[c.name]:g}")
         for c in data.corpora
     ]
     sources = [data.describe(sample_index) for sample_index in range(first, first + config.n)]
+    remarks = [
+        f"Images are shown exactly as the model gets them ({in_training(config)}), before CLIP's normalisation.",
+        *_repeats(config, data, sources),
+    ]
+    if batch.patches is not None:
+        remarks.append(f"Of each it sees {batch.patches.shape[1]} patches, which are not marked here.")
     shown = [task_class(config).show(data.config, batch, row, tokenizer, names) for row in range(config.n)]
     return BatchView(f"Batch of step {config.step:,}", facts, remarks, corpora, batch, sources, shown)

@@ -84,7 +84,10 @@ def _brief(model: OpenModel, images: EvalSet) -> Result:
     predictor = Predictor(*model)
     probes = probe_words(model.tokenizer, images, words, model.config.model.max_text_len)
     found = [probe_accuracy(predictor, images, probes, blank) for blank in (False, True)]
-    return Result({"masked word accuracy": found[0], "masked word accuracy, image blanked": found[1]})
+    named = f"{', '.join(sorted(words)[:5])}, ...: {len(words)} words that the corpus names, masked one at a time"
+    return Result(
+        {"probe word accuracy": found[0], "probe word accuracy, image blanked": found[1]}, {"probe words": named}
+    )
 
 
 def _pictures(model: OpenModel, images: EvalSet, count: int = 8) -> list[Picture]:

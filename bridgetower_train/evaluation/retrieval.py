@@ -34,9 +34,7 @@ from bridgetower_train.evaluation.ranking import (
 )
 from bridgetower_train.evaluation.rerank import score_pairs
 from bridgetower_train.tasks.pretraining.predictor import Predictor
-
-AMONG = 128
-"""Candidates of a query in the overview and in validation."""
+from bridgetower_train.tasks.pretraining.task import GALLERY
 
 
 @dataclass(frozen=True)
@@ -212,8 +210,8 @@ def _run(model: OpenModel, corpus: Corpus, options: RetrievalOptions, ranks: Ran
 
 def _brief(model: OpenModel, images: EvalSet) -> Result:
     similarity_II = similarities(Predictor(*model), images)
-    among = min(AMONG, len(images))
-    ways = zip(("image to text", "text to image"), recall(similarity_II, AMONG), strict=True)
+    among = min(GALLERY, len(images))
+    ways = zip(("image to text", "text to image"), recall(similarity_II, GALLERY), strict=True)
     figures = {f"{way} R@1 among {among}": value for way, value in ways}
     return Result(figures, examples=retrieval_examples(similarity_II[:among, :among], images))
 
@@ -222,7 +220,7 @@ def _validation(model: OpenModel, images: EvalSet, ranks: Ranks) -> dict[str, fl
     """By `validation.retrieval`; for `full` also the number of images and captions among which each recall is."""
     predictor, config = Predictor(*model), model.config.validation
     if config.retrieval == "quick":
-        found = recall(similarities(predictor, images, config.batch, ranks), AMONG)
+        found = recall(similarities(predictor, images, config.batch, ranks), GALLERY)
         return dict(zip(("i2t_r1", "t2i_r1"), found, strict=True))
     *_, figures = evaluate(predictor, images, config.rerank, None, ranks, config.batch).values()
     ways = (("i2t", "image to text"), ("t2i", "text to image"))

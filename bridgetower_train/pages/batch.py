@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from bridgetower_train.data.batch import Batch
-from bridgetower_train.pages.html import Child, Markup, element, figures, join, note, page, pairs, table
+from bridgetower_train.pages.html import Child, Markup, element, figures, join, matrix, note, page, pairs, table
 from bridgetower_train.pages.images import png
 from bridgetower_train.tasks.base import Shown, Token
 
@@ -52,7 +52,7 @@ def batch_page(view: BatchView) -> str:
         element("h1", view.title),
         *(note(remark) for remark in view.remarks),
         figures(view.facts),
-        table(("corpus", "images", "captions", "passes"), view.corpora),
+        matrix(("corpus", "images", "captions", "passes"), view.corpora),
         _replaced(view.batch),
         element("p", *key, class_="key"),
     )

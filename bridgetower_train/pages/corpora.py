@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bridgetower_train.pages.histogram import Distribution, histogram
-from bridgetower_train.pages.html import Child, Markup, element, figures, join, note, page, sections, table
+from bridgetower_train.pages.html import Child, Markup, element, figures, join, matrix, note, page, sections
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def corpora_page(title: str, facts: dict[str, str], corpora: Sequence[CorpusView
         element("p", "BridgeTower corpora", class_="kicker"),
         element("h1", title),
         figures(facts),
-        table(columns, rows),
+        matrix(columns, rows),
     )
     parts: dict[str, Child] = {view.name: _corpus(view) for view in corpora}
     return page(f"{title} · BridgeTower", header, sections(parts))

@@ -53,11 +53,13 @@ def histogram(shown: Distribution) -> Markup:
     if shown.whole:
         unit = max(unit, 1.0)
     ticks = [k * unit for k in range(math.ceil(edges[0] / unit), math.floor(edges[-1] / unit) + 1)]
-    across, up = Axis(edges[0], edges[-1], ticks), value_axis(0.0, float(shares.max()))
+    name = shown.title[0].lower() + shown.title[1:]
+    across = Axis(edges[0], edges[-1], ticks, name=name)
+    up = value_axis(0.0, float(shares.max()), name="% of all")
     path = element("path", class_="bars", d=_bars(edges, shares, across, up))
     bars = element("g", path, style=f"--c:var(--{shown.colour})")
     read, span = [_read(shown, edges, shares)], (across.low, across.high)
-    return framed(shown.title, "in per cent", _legend(shown), [bars], across, up, read, span, percent=True)
+    return framed(shown.title, _legend(shown), [bars], across, up, read, span)
 
 
 def _edges(shown: Distribution) -> Floats:

@@ -66,7 +66,15 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Child]]) -> Markup:
     """A table; on a phone each row becomes a block of named values. Short text is not wrapped."""
     head = element("thead", element("tr", *(element("th", c) for c in columns)))
     body = (element("tr", *(_cell(c, v) for c, v in zip(columns, row, strict=True))) for row in rows)
-    return element("table", head, element("tbody", *body))
+    return element("table", head, element("tbody", *body), class_="rows")
+
+
+def matrix(columns: Sequence[str], rows: Sequence[Sequence[Child]]) -> Markup:
+    """A table of figures, to be compared at any width: it scrolls sideways beside its first column, which names the rows."""
+    head = element("thead", element("tr", *(element("th", c, scope="col") for c in columns)))
+    body = (element("tr", element("th", row[0], scope="row"), *(element("td", v) for v in row[1:])) for row in rows)
+    whole = element("table", head, element("tbody", *body))
+    return element("div", whole, class_="matrix", tabindex=0, role="group", aria_label=f"table by {columns[0]}")
 
 
 def _cell(column: str, value: Child) -> Markup:

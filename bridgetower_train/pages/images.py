@@ -11,7 +11,9 @@ from bridgetower_train.data.image import Pixels, check_image
 from bridgetower_train.data.shards import BadRecordError
 
 _MAX_URI = 10_000_000  # characters; `eval` writes thumbnails of a few thousand
-_DARKEST = 0.15  # brightness without attention
+_TINT = 0.6  # of the colour in what is seen, the rest is the image
+SCALE = ((30, 30, 110), (110, 30, 150), (200, 60, 110), (250, 140, 50), (250, 240, 90))
+"""Colours of the lowest to the highest weight (RGB), each lighter than the one before."""
 
 
 def png(image_CHW: npt.NDArray[np.uint8]) -> str:
@@ -19,13 +21,26 @@ def png(image_CHW: npt.NDArray[np.uint8]) -> str:
     return _uri(Image.fromarray(np.ascontiguousarray(image_CHW.transpose(1, 2, 0))), "PNG")
 
 
-def spotlight(image_CHW: npt.NDArray[np.uint8], weights_GG: npt.NDArray[np.float32], edge: int = 224) -> str:
-    """A square image as a JPEG of `edge` pixels, dark except where `weights_GG` are high; full brightness at their maximum."""
-    image = Image.fromarray(np.ascontiguousarray(image_CHW.transpose(1, 2, 0))).resize((edge, edge))
-    share = Image.fromarray(weights_GG / max(float(weights_GG.max()), 1e-9))
-    share = share.resize((edge, edge), Image.Resampling.BICUBIC)
-    light = _DARKEST + (1 - _DARKEST) * np.clip(np.asarray(share), 0, 1)
-    return _uri(Image.fromarray((np.asarray(image) * light[..., None]).astype(np.uint8)), "JPEG")
+def spotlight(
+    image_CHW: npt.NDArray[np.uint8], weights_GG: npt.NDArray[np.float32], edge: int = 224, most: float | None = None
+) -> str:
+    """A square image in grey as a JPEG of `edge` pixels, coloured by `weights_GG` on the scale SCALE from 0 to `most`.
+
+    None: to their maximum.
+    """
+    grey = Image.fromarray(np.ascontiguousarray(image_CHW.transpose(1, 2, 0))).resize((edge, edge)).convert("L")
+    share = Image.fromarray(weights_GG / max(float(weights_GG.max()) if most is None else most, 1e-9))
+    shares = np.clip(np.asarray(share.resize((edge, edge), Image.Resampling.BICUBIC)), 0, 1)
+    places, colours = np.linspace(0, 1, len(SCALE)), np.array(SCALE)
+    colour = np.stack([np.interp(shares, places, channel) for channel in colours.T], axis=-1)
+    mixed = (1 - _TINT) * np.asarray(grey)[..., None] + _TINT * colour
+    return _uri(Image.fromarray(mixed.astype(np.uint8)), "JPEG")
+
+
+def scale_css() -> str:
+    """SCALE as a gradient from left to right, as it looks over mid-grey."""
+    mixed = (_TINT * np.array(SCALE) + (1 - _TINT) * 128).astype(int).tolist()
+    return f"linear-gradient(to right, {', '.join(f'rgb({r} {g} {b})' for r, g, b in mixed)})"
 
 
 def thumbnail(source: str, edge: int = 240) -> str | None:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -43,12 +44,33 @@ def tick(value: float) -> str:
     return f"{value:,.4g}"
 
 
+def ticks(values: Sequence[float]) -> list[str]:
+    """The evenly spaced ticks of an axis, all in one form and with as many digits as tell them apart: 0, 0.25, 0.50, 0.75."""
+    if len(values) < 2:
+        return [tick(value) for value in values]
+    step, most = float(f"{values[1] - values[0]:.2e}"), max(map(abs, values))
+    last = math.floor(math.log10(step))
+    last -= not math.isclose(step, round(step / 10.0**last) * 10.0**last)  # of 2.5 the second digit, too
+    zero = step / 2
+    if not 0.01 <= most < 1e9:
+        digits = [math.floor(math.log10(max(abs(value), zero))) - last + 1 for value in values]
+        return [exponent(v, max(d, 1)) if abs(v) > zero else "0" for v, d in zip(values, digits, strict=True)]
+    power, suffix = (6, "M") if most >= 1e6 else (3, "k") if most >= 1e4 else (0, "")
+    shown = (f"{value / 10**power:,.{max(0, power - last)}f}{suffix}" for value in values)
+    return [text.replace("-", MINUS) if abs(v) > zero else "0" for v, text in zip(values, shown, strict=True)]
+
+
 def size(count: int) -> str:
     """Bytes in decimal units."""
     for unit, power in (("GB", 9), ("MB", 6), ("kB", 3)):
         if count >= 10**power:
             return f"{count / 10**power:.3g} {unit}"
     return f"{count} B"
+
+
+def gib(count: float) -> str:
+    """Bytes of a card's memory in the unit in which vendors count it, mostly under the name GB: 96 GiB, 20.3 GiB."""
+    return f"{count / 2**30:.1f}".removesuffix(".0") + " GiB"
 
 
 def duration(seconds: float) -> str:

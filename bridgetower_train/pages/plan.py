@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 
 from bridgetower_train.pages.chart import Curve, doubling_chart
-from bridgetower_train.pages.html import Child, Markup, element, figures, join, note, page, pairs, sections, table
-from bridgetower_train.pages.numbers import duration, figure, size
+from bridgetower_train.pages.html import Child, Markup, element, figures, join, matrix, note, page, pairs, sections
+from bridgetower_train.pages.numbers import duration, figure, gib, size
 from bridgetower_train.pages.plan_scan import scan
 from bridgetower_train.planning.arithmetic import all_reduce_time, links_times
 from bridgetower_train.planning.collectives import link_bytes
 from bridgetower_train.planning.estimate import Plan, sent
-from bridgetower_train.planning.hardware import GBIT
+from bridgetower_train.planning.hardware import GBIT, GIB
 from bridgetower_train.planning.memory import ENGINES, Breakdown, Memory
 
 COLOURS = {"native": "plain", "zero1": "first", "zero2": "second", "zero3": "third"}
@@ -47,7 +47,7 @@ def _header(plan: Plan) -> Markup:
     trained = "" if memory.trained == memory.parameters else f", {memory.trained / 1e6:,.0f} M trained"
     facts = {
         "parameters": f"{memory.parameters / 1e6:,.0f} M{trained}",
-        "memory per card": f"{here.use.total / 1e9:.1f} GB",
+        "memory per card": f"{here.use.total / GIB:.1f} of {gib(plan.cluster.card.memory)}",
         "step": f"{here.expected * 1e3:,.0f} ms",
         "time to train": "unknown" if expected is None else duration(expected),
         "samples/s": f"{here.samples_per_s:,.0f}",
@@ -87,22 +87,28 @@ def _memory(plan: Plan) -> Markup:
         how = "Blocks recomputed" if recomputes else "All activations kept"
         uses = {engine: memory.use(engine, micro, cards, contrast=plan.here.contrast) for engine in ENGINES}
         parts += [element("h3", f"{how}, {micro} pairs a micro-batch"), _stacks(uses, plan.cluster.card.memory)]
+    columns, rows = memory_by_engine(plan)
     charts = [_memory_chart(plan, recomputes, memory) for recomputes, memory in plan.memories.items()]
     return join(
-        note(f"At the peak of a step. {plan.config.reserve:.0%} of the card is left free for workspace."),
+        note(
+            f"At the peak of a step, of the {gib(plan.cluster.card.memory)} of the card, which a line marks. "
+            f"{plan.config.reserve:.0%} of them are left free for workspace."
+        ),
         *parts,
         element("div", *charts, class_="charts"),
-        element("h3", "GB per card, by pairs a micro-batch"),
-        table(*memory_by_engine(plan)),
+        element("h3", "GiB per card, by pairs a micro-batch"),
+        matrix(
+            ["engine and activations", *columns[2:]], [[f"{engine}, {kept}", *sizes] for engine, kept, *sizes in rows]
+        ),
     )
 
 
 def memory_by_engine(plan: Plan) -> tuple[list[str], list[list[str]]]:
-    """(columns, rows): GB per card by engine and micro-batch, with activations kept and recomputed."""
+    """(columns, rows): GiB per card by engine and micro-batch, with activations kept and recomputed."""
     rows = []
     for recomputes, memory in plan.memories.items():
         for engine in ENGINES:
-            sizes = [f"{_gb(plan, memory, engine, p):.1f}" for p in plan.config.pairs]
+            sizes = [f"{_gib(plan, memory, engine, p):.1f}" for p in plan.config.pairs]
             kept = "recomputed" if recomputes else "kept"
             rows.append([engine, kept, *sizes, f"{_most(plan, engine, memory):,}"])
     return ["engine", "activations", *(f"at {p:,}" for p in plan.config.pairs), "largest micro-batch"], rows
@@ -119,7 +125,7 @@ def _stacks(uses: dict[str, Breakdown], room: float) -> Markup:
         ]
         end = element("b", style=f"left:{100 * room / whole:.2f}%")
         bar = element("span", *pieces, end, class_="stack", role="img", aria_label=f"{engine}, memory by use")
-        lines.append(element("li", element("span", engine), bar, element("em", f"{use.total / 1e9:.1f} GB")))
+        lines.append(element("li", element("span", engine), bar, element("em", f"{use.total / GIB:.1f} GiB")))
     names = {"copies": "weights in bf16"}
     key = (
         element("span", element("i", class_=n, style=f"--c:var(--{c})"), names.get(n, n)) for n, c in HOLDERS.items()
@@ -130,17 +136,17 @@ def _stacks(uses: dict[str, Breakdown], room: float) -> Markup:
 def _memory_chart(plan: Plan, recomputes: bool, memory: Memory) -> Markup:
     amounts = np.array(sorted(set(plan.config.pairs)), dtype=np.float64)
     curves = [
-        Curve(engine, colour, amounts, np.array([_gb(plan, memory, engine, int(p)) for p in amounts]))
+        Curve(engine, colour, amounts, np.array([_gib(plan, memory, engine, int(p)) for p in amounts]))
         for engine, colour in COLOURS.items()
     ]
-    limit = np.full_like(amounts, plan.cluster.card.memory / 1e9)
+    limit = np.full_like(amounts, plan.cluster.card.memory / GIB)
     curves.append(Curve("the card's", "wrong", amounts, limit, dashed=True))
     how = "blocks recomputed" if recomputes else "activations kept"
-    return doubling_chart(f"GB per card, {how}", "pairs a micro-batch", curves, (0, None))
+    return doubling_chart(f"Memory of a card, {how}", "GiB", "pairs a micro-batch", curves, (0, None))
 
 
-def _gb(plan: Plan, memory: Memory, engine: str, micro_batch: int) -> float:
-    return memory.use(engine, micro_batch, plan.cluster.cards).total / 1e9
+def _gib(plan: Plan, memory: Memory, engine: str, micro_batch: int) -> float:
+    return memory.use(engine, micro_batch, plan.cluster.cards).total / GIB
 
 
 def _activations(plan: Plan) -> Markup:
@@ -158,7 +164,7 @@ def _activations(plan: Plan) -> Markup:
         "also the inputs of the blocks."
     )
     columns = ["part", "blocks", "a block keeps", "all keep", "a block, recomputed", "all, recomputed"]
-    return join(note(text), table(columns, rows))
+    return join(note(text), matrix(columns, rows))
 
 
 def _step(plan: Plan) -> Markup:
@@ -180,7 +186,7 @@ def _step(plan: Plan) -> Markup:
         "at the highest speed of the card, none at the lowest."
     )
     return join(
-        figures(facts), element("h3", "Time by resource"), note(text), table(["resource", "ms", "of the step"], rows)
+        figures(facts), element("h3", "Time by resource"), note(text), matrix(["resource", "ms", "of the step"], rows)
     )
 
 
@@ -206,16 +212,16 @@ def _sent(plan: Plan) -> Markup:
             times = [1e3 * sum(links_times(speed, calls).values()) for speed in speeds]
             curves.append(Curve(what, colour, np.array(LINKS, dtype=np.float64), np.array(times)))
     columns = ["what", "how", "tensor", "each card sends", "least ms"]
-    charts = [doubling_chart("ms of a step on the links, by their speed", "Gbit/s between hosts", curves, (0, None))]
+    charts = [doubling_chart("Time of a step on the links", "ms", "Gbit/s between hosts", curves, (0, None))]
     text = (
         f"In one step of {plan.config.engine.name}. Lower bound by published link speeds, with nothing else on the links: a ring "
         "within each host and one between the hosts, without latency."
     )
     return join(
         note(text),
-        table(columns, rows),
+        matrix(columns, rows),
         element("h3", "By engine"),
-        table(["engine", "gradients", "weights", "embeddings", "least ms"], _by_engine(plan)),
+        matrix(["engine", "gradients", "weights", "embeddings", "least ms"], _by_engine(plan)),
         element("div", *charts, class_="charts") if cluster.hosts > 1 else "",
     )
 
@@ -270,7 +276,7 @@ def _storage(plan: Plan) -> Markup:
     rows = [[f"{disk:g}", f"{s:,.1f}", f"{s / every:.1%}" if every else "unknown"] for disk, s in seconds.items()]
     text = "Time to write a checkpoint by the speed of its file system, and its share of the training if training waits for it."
     return join(
-        figures(facts), element("h3", "Checkpoints"), note(text), table(["GB/s", "seconds", "of the training"], rows)
+        figures(facts), element("h3", "Checkpoints"), note(text), matrix(["GB/s", "seconds", "of the training"], rows)
     )
 
 
@@ -288,7 +294,7 @@ def _basis(plan: Plan) -> Markup:
         else ""
     )
     return join(pairs({
-        "card": f"{card.memory / 1e9:.0f} GB at {card.bandwidth / 1e12:.2f} TB/s, {peak}",
+        "card": f"{gib(card.memory)} at {card.bandwidth / 1e12:.2f} TB/s, {peak}",
         "links": f"{card.scale_up / 1e9:.1f} GB/s within the host, {card.scale_out / 1e9:.1f} GB/s to other hosts, each way",
         "from": card.source,
         "a card achieves": f"{speeds} TFLOP/s: low, expected, high ({how})",

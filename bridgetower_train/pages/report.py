@@ -11,10 +11,22 @@ from bridgetower_train.config import Duration
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.evaluation.protocol import evaluations_in
 from bridgetower_train.pages.chart import Curve, chart, running_mean
-from bridgetower_train.pages.html import Child, Markup, element, figures, join, note, page, pairs, sections, table
+from bridgetower_train.pages.html import (
+    Child,
+    Markup,
+    element,
+    figures,
+    join,
+    matrix,
+    note,
+    page,
+    pairs,
+    sections,
+    table,
+)
 from bridgetower_train.pages.images import thumbnail
 from bridgetower_train.pages.numbers import duration, figure, is_number, size, tick
-from bridgetower_train.pages.panels import RUNNING, Panel, learning
+from bridgetower_train.pages.panels import RUNNING, Panel, learning, learning_rates
 from bridgetower_train.pages.run_folder import Json, RunFolder, changes
 
 
@@ -22,7 +34,7 @@ def report(run: RunFolder) -> str:
     """The page."""
     parts: dict[str, Child] = {
         "Learning": _panels(run, learning(run)),
-        "Running": _panels(run, RUNNING),
+        "Running": _panels(run, RUNNING, _rates(run)),
         "Layers": _layers(run),
         "Evaluation": _evaluation(run),
         "Examples": _examples(run),
@@ -60,9 +72,23 @@ def _header(run: RunFolder) -> Markup:
         element("p", "BridgeTower training", class_="kicker"),
         element("h1", run.path.name, " ", state),
         note(f"Written {written} from {run.path}"),
+        *(_started(run.starts[-1]) if run.starts else ()),
         figures(dict(_key_figures(run, step, planned))),
         element("ul", *(element("li", remark) for remark in run.remarks), class_="remarks") if run.remarks else "",
     )
+
+
+def _started(start: Json) -> list[Markup]:
+    """What was typed last, and of which version of the code."""
+    return [
+        element(
+            "p",
+            element("code", _command(start)),
+            " at commit ",
+            element("code", _text(start.get("commit"))[:12]),
+            class_="note",
+        )
+    ]
 
 
 def _key_figures(run: RunFolder, step: int, planned: int | None) -> Iterator[tuple[str, str]]:
@@ -81,7 +107,7 @@ def _key_figures(run: RunFolder, step: int, planned: int | None) -> Iterator[tup
     if images := run.last("val_images"):
         yield "validated among", f"{images:,.0f} images, {run.last('val_captions') or 0:,.0f} captions"
     if "loss" in run.metrics:
-        yield "loss at the end", figure(float(running_mean(run.metrics["loss"][1])[-1]))
+        yield "loss at the end, smoothed", figure(float(running_mean(run.metrics["loss"][1])[-1]))
     for metric, name, factor, unit in (("samples_per_s", "samples/s", 1, ""), ("data_wait", "data wait", 100, " %")):
         if metric in run.metrics:
             yield f"{name}, median", f"{float(np.median(run.metrics[metric][1])) * factor:.3g}{unit}"
@@ -113,11 +139,19 @@ def _span(run: RunFolder) -> tuple[float, float]:
     return float(min((s[0] for s in logged), default=0)), float(max((s[-1] for s in logged), default=0))
 
 
-def _panels(run: RunFolder, panels: tuple[Panel, ...]) -> Markup:
-    drawn = [chart(p.title, _curves(run, p), _span(run), p.limits, p.log) for p in panels]
+def _panels(run: RunFolder, panels: tuple[Panel, ...], *others: Markup) -> Markup:
+    drawn = [chart(p.title, p.unit, _curves(run, p), _span(run), p.limits, p.log) for p in panels]
+    drawn += others
     if not any(drawn):
         return element("p", "Nothing has been logged yet.", class_="empty")
     return element("div", *drawn, class_="charts")
+
+
+def _rates(run: RunFolder) -> Markup:
+    """The learning rates; the title names the parts where they have one rate."""
+    rates = learning_rates(run)
+    title = f"Learning rate: {rates[0].label}" if len(rates) == 1 else "Learning rate"
+    return chart(title, "per update", rates, _span(run), (0, None))
 
 
 def _curves(run: RunFolder, panel: Panel) -> list[Curve]:
@@ -147,7 +181,7 @@ def _layers(run: RunFolder) -> Markup:
         rows.append((layer, *(figure(value) for value in (weight, grad, update)), share))
     step = run.metrics[f"weight_norm/{names[0]}"][0][-1]
     text = f"Norms at step {step:,.0f}; metrics.jsonl has them every metrics.layers_every steps."
-    return join(note(text), table(("layer", "weights", "gradient", "update", "update, % of the weights"), rows))
+    return join(note(text), matrix(("layer", "weights", "gradient", "update", "update, % of the weights"), rows))
 
 
 def _evaluation(run: RunFolder) -> Markup:
@@ -246,7 +280,7 @@ def _bad_samples(run: RunFolder) -> Markup:
 
 
 def _starts(run: RunFolder) -> Markup:
-    """Without hosts and command lines: reports are passed on."""
+    """Without hosts: reports are passed on."""
     rows = [
         (
             figure(start.get("step")),
@@ -254,11 +288,23 @@ def _starts(run: RunFolder) -> Markup:
             figure(start.get("ranks")),
             "; ".join(_changed(start)) or "nothing",
             _text(start.get("commit"))[:12],
+            element("code", _command(start)),
         )
         for start in run.starts
     ]
     text = "The configuration below is that of the last one."
-    return join(note(text), table(("after step", "when", "ranks", "changed", "commit"), rows)) if rows else Markup("")
+    return (
+        join(note(text), table(("after step", "when", "ranks", "changed", "commit", "command"), rows))
+        if rows
+        else Markup("")
+    )
+
+
+def _command(start: Json) -> str:
+    """As it was typed, without the folder of the program."""
+    program, *arguments = _text(start.get("command")).split(" ", 1)
+    name = program.rpartition("/")[2]
+    return " ".join(["python -m bridgetower_train" if name == "__main__.py" else name, *arguments])
 
 
 def _changed(start: Json) -> Iterator[str]:

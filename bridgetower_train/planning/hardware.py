@@ -50,33 +50,33 @@ CARDS = {
     for card in (
         Card(
             "gaudi1", "Gaudi (HL-205)", 32 * GIB, 1.0e12, hpu.PEAK_BF16.get(1), 700 * GBIT, 300 * GBIT, False, hpu.HpuDevice,
-            "Intel's documents: 32 GB HBM2, ten ports of 100 Gb/s, seven of them within the host; 1 TB/s is from vendor briefs. "
+            "Intel's documents: 32 GiB HBM2, ten ports of 100 Gb/s, seven of them within the host; 1 TB/s is from vendor briefs. "
             "No peak was ever published. Fused attention in training was not established. AWS's DL1 has 400 Gb/s for the whole "
             "host instead of the cards' own ports to other hosts.",
             execution="lazy",
         ),
         Card(
             "gaudi2", "Gaudi2 (HL-225)", 96 * GIB, 2.45e12, hpu.PEAK_BF16[2], 2100 * GBIT, 300 * GBIT, True, hpu.HpuDevice,
-            f"{_INTEL}: 96 GB HBM2E, 24 ports of 100 Gb/s, 21 of them within the host.",
+            f"{_INTEL}: 96 GiB HBM2E, 24 ports of 100 Gb/s, 21 of them within the host.",
             execution="lazy",
         ),
         Card(
             "gaudi3", "Gaudi3 (HL-325L)", 128 * GIB, 3.7e12, hpu.PEAK_BF16[3], 4200 * GBIT, 600 * GBIT, True, hpu.HpuDevice,
-            f"{_INTEL}: 128 GB HBM2e, 24 ports of 200 Gb/s, 21 of them within the host. Its only published run of this model was "
-            "bound by data.",
+            f"{_INTEL}: 128 GiB HBM2e, 24 ports of 200 Gb/s, 21 of them within the host. Its only published run of this model "
+            "was bound by data.",
             execution="lazy",
         ),
         Card(
             "a100", "A100 SXM 80 GB", 80 * GIB, 2.039e12, cuda.PEAK_BF16["A100"], 300e9, 200 * GBIT, True, cuda.CudaDevice,
-            f"{_NVIDIA}: 80 GB HBM2e, NVLink of 600 GB/s in both directions together, 200 Gb/s per adapter.",
+            f"{_NVIDIA}: 80 GiB HBM2e, NVLink of 600 GB/s in both directions together, 200 Gb/s per adapter.",
         ),
         Card(
             "h100", "H100 SXM 80 GB", 80 * GIB, 3.35e12, cuda.PEAK_BF16["H100"], 450e9, 400 * GBIT, True, cuda.CudaDevice,
-            f"{_NVIDIA}: 80 GB HBM3, NVLink of 900 GB/s in both directions together, 400 Gb/s per adapter.",
+            f"{_NVIDIA}: 80 GiB HBM3, NVLink of 900 GB/s in both directions together, 400 Gb/s per adapter.",
         ),
         Card(
             "h200", "H200 SXM", 141e9, 4.8e12, cuda.PEAK_BF16["H200"], 450e9, 400 * GBIT, True, cuda.CudaDevice,
-            f"{_NVIDIA}: 141 GB HBM3e, NVLink of 900 GB/s in both directions together, 400 Gb/s per adapter.",
+            f"{_NVIDIA}: 131 GiB HBM3e (141 GB), NVLink of 900 GB/s in both directions together, 400 Gb/s per adapter.",
         ),
     )
 }  # fmt: skip

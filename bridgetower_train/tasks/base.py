@@ -81,6 +81,8 @@ class Said(NamedTuple):
     """For each `<mask>` the most probable words and their probabilities, the best first."""
     labels: list[tuple[str, float]]
     """The likeliest labels and their probabilities, the best first."""
+    logit: float | None = None
+    """Of the contrast: the softmax over several texts says which of them the image goes with; None without a contrast."""
 
 
 class Exported(NamedTuple):

@@ -8,8 +8,8 @@ from tests.training.runs import train_here
 
 FIGURES = {
     "image-text matching accuracy",
-    "masked word accuracy",
-    "masked word accuracy, image blanked",
+    "probe word accuracy",
+    "probe word accuracy, image blanked",
     "image to text R@1 among 32",
     "text to image R@1 among 32",
 }

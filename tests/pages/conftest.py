@@ -27,19 +27,31 @@ for (const path of document.querySelectorAll(".plot path")) {
   if (box.top < plot.top - 4 || box.bottom > plot.bottom + 4 || box.left < plot.left - 4 || box.right > plot.right + 4)
     faults.push("outside its plot: " + name);
 }
+for (const matrix of document.querySelectorAll(".matrix")) {
+  matrix.scrollLeft = matrix.scrollWidth;
+  const {left, right} = matrix.getBoundingClientRect();
+  if (left < 0 || right > width) faults.push("a matrix wider than the page");
+  for (const row of matrix.querySelectorAll("tr")) {
+    const [first, last] = [row.firstElementChild, row.lastElementChild].map((cell) => cell.getBoundingClientRect());
+    if (Math.abs(first.left - left) > 1 || first.right > last.left + 1 || last.right > right + 1)
+      faults.push("not to be compared: " + row.textContent);
+  }
+  matrix.scrollLeft = 0;
+}
 const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
 while (texts.nextNode()) {
   const node = texts.currentNode, holder = node.parentElement;
   if (!node.data.trim() || holder.tagName === "SCRIPT") continue;
   const size = parseFloat(getComputedStyle(holder).fontSize);
   if (size < 13) faults.push(`${size} px: ${node.data}`);
-  for (let up = holder; up; up = up.parentElement)
-    if (up.scrollWidth > up.clientWidth + 1 && getComputedStyle(up).overflowX !== "visible")
+  const matrix = holder.closest(".matrix"); // scrolls, beside its first column
+  for (let up = matrix || holder; up; up = up.parentElement)
+    if (up !== matrix && up.scrollWidth > up.clientWidth + 1 && getComputedStyle(up).overflowX !== "visible")
       faults.push("clipped: " + node.data);
   const range = document.createRange();
   range.selectNodeContents(node);
   for (const box of range.getClientRects())
-    if (box.left < 0 || box.right > width) faults.push(`from ${box.left} to ${box.right} px: ${node.data}`);
+    if (!matrix && (box.left < 0 || box.right > width)) faults.push(`from ${box.left} to ${box.right} px: ${node.data}`);
 }
 return faults;
 """

@@ -92,8 +92,8 @@ def evaluation(folder: Path) -> dict[str, Any]:
     to_text = [{"text": c, "score": 0.97 - 0.21 * i, "right": i == 0} for i, c in enumerate(captions)]
     to_image = [{"image": uris[i], "score": 0.93 - 0.17 * i, "right": i == 1} for i in range(5)]
     figures = {
-        "image-text matching accuracy": 0.9713, "masked word accuracy": 0.9961,
-        "masked word accuracy, image blanked": 0.1212, "image to text R@1 among 128": 0.7734,
+        "image-text matching accuracy": 0.9713, "probe word accuracy": 0.9961,
+        "probe word accuracy, image blanked": 0.1212, "image to text R@1 among 128": 0.7734,
         "text to image R@1 among 128": 0.7421,
     }  # fmt: skip
     examples = [

@@ -102,7 +102,7 @@ def test_step_axis_ends_at_the_last_step(a, b):
 
 
 def test_the_line_goes_through_the_values(places):
-    drawn = chart("t", [curve([0, 1, 4], smooth=False)], (0, 3))
+    drawn = chart("t", "unit", [curve([0, 1, 4], smooth=False)], (0, 3))
     assert ticks(drawn, "y") == {"0": 100, "1": 75, "2": 50, "3": 25, "4": 0}
     assert (ticks(drawn, "x")["0"], ticks(drawn, "x")["3"]) == (0, 100)
     line = places(drawn)["line"]
@@ -112,7 +112,7 @@ def test_the_line_goes_through_the_values(places):
 def test_a_long_noisy_curve_is_small_and_keeps_its_spike(places):
     values = np.random.default_rng(0).uniform(1, 2, 100_000)
     values[5000] = 9
-    drawn = chart("t", [curve(values)], (0, 100_000))
+    drawn = chart("t", "unit", [curve(values)], (0, 100_000))
     assert len(drawn) < 40_000
     found = places(drawn)
     assert found["raw"]["top"] == pytest.approx(0.1, abs=0.01)  # 9 on an axis from 0 to 10
@@ -122,16 +122,43 @@ def test_a_long_noisy_curve_is_small_and_keeps_its_spike(places):
 def test_a_log_chart_is_not_lifted_by_a_spike(places):
     values = np.ones(1000)
     values[500] = 1e4
-    assert places(chart("t", [curve(values)], (0, 1000), log=True))["line"]["top"] > 0.9  # of four powers of ten, 0.4
+    assert (
+        places(chart("t", "unit", [curve(values)], (0, 1000), log=True))["line"]["top"] > 0.9
+    )  # of four powers of ten, 0.4
 
 
 def test_a_log_chart_of_like_values_is_linear():
-    found = ticks(chart("t", [curve([2, 4, 6], smooth=False)], (1, 3), log=True), "y")
+    found = ticks(chart("t", "unit", [curve([2, 4, 6], smooth=False)], (1, 3), log=True), "y")
     assert found["2"] - found["4"] == pytest.approx(found["4"] - found["6"], abs=0.1)
 
 
 def test_values_that_cannot_be_drawn_leave_gaps():
-    text = chart("t", [curve([1, np.nan, np.inf, 2, 3], smooth=False)], (0, 5))
+    text = chart("t", "unit", [curve([1, np.nan, np.inf, 2, 3], smooth=False)], (0, 5))
     assert curves_of(text)[0]["steps"] == [1, 4, 5]
-    assert chart("t", [curve([np.nan])], (0, 1)) == ""
-    assert chart("t", [curve([0, -1])], (0, 1), log=True) == ""
+    assert chart("t", "unit", [curve([np.nan])], (0, 1)) == ""
+    assert chart("t", "unit", [curve([0, -1])], (0, 1), log=True) == ""
+
+
+def test_axes_are_named_and_what_is_smoothed_or_logarithmic_is_said(tmp_path, open_page):
+    values = 10 ** np.random.default_rng(0).uniform(0, 4, 200)
+    path = tmp_path / "chart.html"
+    path.write_text(page("chart", chart("Norm", "L2 norm", [curve(values)], (0, 200), log=True)))
+    browser = open_page(path, 390)
+    up, across = (browser.find_element("css selector", name).text for name in (".up", ".across"))
+    assert up == "L2 norm, log scale; bold: geometric mean of 7 logged values"
+    assert across == "step"
+    few = chart("Norm", "L2 norm", [curve([2, 4, 6])], (0, 3), log=True)
+    assert ">L2 norm<" in few
+
+
+def test_the_pointer_and_the_arrow_keys_read_what_was_logged_beside_what_is_smoothed(tmp_path, open_page):
+    from selenium.webdriver.common.keys import Keys
+
+    path = tmp_path / "chart.html"
+    path.write_text(page("chart", chart("t", "unit", [curve(np.arange(100.0) ** 2)], (0, 100))))
+    plot = open_page(path, 1280).find_element("css selector", ".plot")
+    plot.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+    box = plot.find_element("css selector", ".cursor")
+    assert box.text.split("\n") == ["step 2", "c 3.5, logged 1"]
+    plot.send_keys(Keys.ARROW_LEFT, Keys.ARROW_LEFT)
+    assert box.text.startswith("step 1\n")

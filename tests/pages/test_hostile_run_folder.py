@@ -130,7 +130,7 @@ def test_json_of_another_shape_is_named(folder, name, content):
 @pytest.mark.parametrize("value", [{"a": {"b": [1]}}, [1], None, "x", 10**400, True])
 def test_figures_of_any_kind_are_reported(folder, value):
     content = json.loads((folder / "eval.json").read_text())
-    content["figures"]["masked word accuracy"] = value
+    content["figures"]["probe word accuracy"] = value
     content["evaluations"] = {
         "x on y": {"evaluation": "x", "step": value, "protocol": {"a": value}, "figures": {"b": value}}
     }

@@ -3,9 +3,12 @@
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from bridgetower_train.pages.chart import value_axis
 from bridgetower_train.pages.html import Markup, element, join, page, sections, table
-from bridgetower_train.pages.numbers import duration, figure, size, tick
+from bridgetower_train.pages.numbers import MINUS, duration, figure, size, tick, ticks
 
 EVIL = "<b onclick='x'>&\"</b>"
 
@@ -43,6 +46,31 @@ def test_figure(value, text):
 )
 def test_tick(value, text):
     assert tick(value) == text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "texts"),
+    [
+        (0.69335, 0.69344, ["0.693350", "0.693375", "0.693400", "0.693425", "0.693450"]),
+        (0, 1, ["0", "0.25", "0.50", "0.75", "1.00"]),
+        (0, 12_000, ["0", "5k", "10k", "15k"]),
+        (0, 1e-3, ["0", f"2.5e{MINUS}4", f"5e{MINUS}4", f"7.5e{MINUS}4", f"1e{MINUS}3"]),
+        (-1, 1, [f"{MINUS}1.0", f"{MINUS}0.5", "0", "0.5", "1.0"]),
+        (1_000_100, 1_000_400, ["1.0001M", "1.0002M", "1.0003M", "1.0004M"]),
+    ],
+)
+def test_digits_of_ticks_follow_their_step(low, high, texts):
+    assert ticks(value_axis(low, high).ticks) == texts
+
+
+@given(st.floats(-1e12, 1e12, allow_subnormal=False), st.floats(1e-7, 3))
+def test_each_tick_of_an_axis_says_where_it_is(low, spread):
+    axis = value_axis(low, low + spread * abs(low))
+    units = {"k": 1e3, "M": 1e6}
+    for value, text in zip(axis.ticks, ticks(axis.ticks), strict=True):
+        number = text.replace(MINUS, "-").replace(",", "")
+        read = float(number.rstrip("kM")) * units.get(number[-1], 1)
+        assert read == pytest.approx(value, abs=1e-3 * (axis.ticks[1] - axis.ticks[0]))
 
 
 def test_sizes_and_durations():

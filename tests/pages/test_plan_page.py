@@ -1,7 +1,10 @@
 """The page of a plan."""
 
+import re
+
 import pytest
 
+from bridgetower_train.commands.plan import summary
 from bridgetower_train.pages.plan import plan_page
 from bridgetower_train.planning.estimate import Plan, plan_from
 from tests.planning.plans import small_plan, synthetic_memories
@@ -30,7 +33,7 @@ def test_everything_is_shown_at_any_width(plan, width, scheme, tmp_path, open_pa
     ):
         assert part in shown, part
     charts = [figure.text for figure in browser.find_elements("css selector", ".chart b")]
-    assert "Hours to train" in charts
+    assert "Time to train" in charts
     assert "Scaling efficiency" in charts
     assert len(charts) == 9
     stacks = browser.find_elements("css selector", ".stack")
@@ -39,7 +42,13 @@ def test_everything_is_shown_at_any_width(plan, width, scheme, tmp_path, open_pa
     widths = [piece.size["width"] for piece in stacks[0].find_elements("css selector", "i")]
     assert len(widths) == 5
     assert sum(widths) <= stacks[0].size["width"]
-    assert f"{use.total / 1e9:.1f} GB" in shown
+    assert f"{use.total / 2**30:.1f} GiB" in shown
+
+
+def test_the_memory_of_a_card_is_one_number(plan):
+    text = plan_page(plan) + "\n".join(summary(plan))
+    assert re.search(r"\b96 GiB\b", text)
+    assert not re.search(r"\b(96|103)(\.\d)? GB\b|>103<", text)
 
 
 def test_the_pointer_reads_numbers_of_cards(plan, tmp_path, open_page):

@@ -6,7 +6,9 @@ import os
 import re
 import shutil
 
+import numpy as np
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -14,6 +16,7 @@ from synthetic_run import HOSTILE, metric_line
 
 from bridgetower_train.commands.report import ReportConfig, run
 from bridgetower_train.errors import FileError, UserError
+from bridgetower_train.pages.panels import learning_rates
 from bridgetower_train.pages.report import planned_steps
 from bridgetower_train.pages.run_folder import read_run
 from tests.hostile.attacks import attack
@@ -87,9 +90,48 @@ def test_environment_is_what_the_configuration_does_not_say(run_folder, open_pag
 
 def test_shares_are_drawn_in_per_cent(run_folder):
     text = written(run_folder).read_text()
-    shown = re.search(r"<b>Data wait, % of the step</b><span[^>]*><span><em>([\d.]+)", text)
+    shown = re.search(r"<b>Data wait</b><span[^>]*><span><em>([\d.]+)", text)
     waited = read_run(run_folder).metrics["data_wait"][1]
     assert float(shown[1]) == pytest.approx(100 * waited[-5:].mean(), rel=0.01)
+
+
+def test_all_learning_rates_are_drawn_as_they_were(run_folder):
+    config = yaml.safe_load((run_folder / "config.yaml").read_text())
+    config["optim"] |= {"lr": 1e-3, "lr_fusion": 5e-3, "lr_heads": 1e-3, "lr_scale": 1e-2}
+    (run_folder / "config.yaml").write_text(yaml.safe_dump(config))
+    changed = {"optim.lr_fusion": [2e-3, 5e-3], "optim.lr": [HOSTILE, 1e-3], "optim.lr_scale": [None, 1e-2]}
+    starts = [{"changed": 3}, {"step": 1000, "changed": changed}]
+    (run_folder / "starts.jsonl").write_text("".join(json.dumps(start) + "\n" for start in starts))
+    run = read_run(run_folder)
+    logged = run.metrics["lr"][1]
+    rates = {curve.label: curve.values / logged for curve in learning_rates(run)}
+    assert list(rates) == ["towers", "fusion", "heads", "temperature"]
+    assert rates["fusion"][150] == pytest.approx(5)
+    assert rates["temperature"][150] == pytest.approx(10)
+    assert np.isnan(rates["fusion"][:100]).all()  # what the towers' rate was is not known
+    changed["optim.lr"] = [5e-4, 1e-3]
+    (run_folder / "starts.jsonl").write_text(json.dumps(starts[1]))
+    rates = {curve.label: curve.values / logged for curve in learning_rates(read_run(run_folder))}
+    assert rates["fusion"][[50, 150]] == pytest.approx([4, 5])
+    assert rates["temperature"][[50, 150]] == pytest.approx([1, 10])
+    (run_folder / "starts.jsonl").unlink()
+    assert [curve.label for curve in learning_rates(read_run(run_folder))] == ["towers, heads", "fusion", "temperature"]
+
+
+def test_command_and_commit_are_shown_without_folders_and_secrets(run_folder, open_page):
+    start = {
+        "step": 0,
+        "command": "/home/me/.venv/bin/bridgetower train data.root=s3://me:pw@host/x",
+        "commit": "1a2b" * 10,
+    }
+    other = {"step": 9, "command": "/home/me/bridgetower_train/__main__.py train", "commit": None, "hosts": ["gaudi-7"]}
+    (run_folder / "starts.jsonl").write_text(json.dumps(start) + "\n" + json.dumps(other) + "\n")
+    browser = open_page(written(run_folder), 390)
+    shown = browser.find_element("css selector", "body").text
+    assert "bridgetower train data.root=s3://***@host/x" in shown
+    assert "1a2b1a2b1a2b" in shown
+    assert "python -m bridgetower_train train at commit none" in shown
+    assert not {"home/me", "gaudi-7", "pw"} & set(re.findall(r"home/me|gaudi-7|pw", shown))
 
 
 def test_pointer_reads_the_curves(run_folder, open_page):
@@ -242,7 +284,7 @@ def test_charts_are_those_of_the_task(run_folder):
     titles = re.findall(r"<figcaption><b>([^<]+)</b>", page)
     assert titles[:8] == [
         "Loss", "Masked language modelling, loss", "Image-text matching, loss", "Image-text contrast, loss",
-        "Accuracy in training", "Accuracy in validation", "Retrieval R@1 in validation", "Logit scale",
+        "Accuracy in training", "Accuracy in validation", "Retrieval R@1 among 128 in validation", "Logit scale",
     ]  # fmt: skip
     for content in (None, "task: unheard_of", "steps: ${oc.env:HOME}\nmodel: 3"):
         (run_folder / "config.yaml").unlink(missing_ok=True)

@@ -116,6 +116,17 @@ def test_the_kind_of_a_caption_is_shown(root, tmp_path):
     assert page.count("<dd>2 of 4: synthetic (of 1 alt, 1 synthetic, 2 without a kind)</dd>") == 2
 
 
+def test_a_small_corpus_says_why_its_images_repeat(root, tmp_path):
+    assert "different images" not in batch_page(view_of(config(root, n=8)))
+    captions = [f"{text} {n}" for n, text in enumerate(CAPTIONS[:2])]
+    write_corpus(tmp_path / "coco", 64, [(str(n), prepare_jpeg(drawn(n), 64), captions, {}) for n in range(3)])
+    page = batch_page(view_of(config(root, n=16, data=DataConfig(root=str(tmp_path), corpora={"coco": 1.0}, lanes=2))))
+    assert (
+        "These 16 samples show 3 different images: there are 3 in all; an epoch has each once with each of its captions "
+        "(data.captions=all); a step of 16 samples is 2.7 epochs." in page
+    )
+
+
 def handmade():
     """A text of which each kind of token occurs once, and another of the same image."""
     text = CaptionTokenizer(train_tokenizer(["red circle blue square"] * 9, 400))

@@ -93,7 +93,8 @@ def _how_to_read(view: SearchView) -> Markup:
         said.append("Match is the probability that image and text belong together; what has one is ranked by it.")
     if any(hit.drawn for hit in view.hits):
         said.append(
-            "The darkened image shows where the words of the text look: brightest where their mean attention is highest."
+            "The coloured image shows where the words of the text look: their mean attention, from none (blue) to its highest "
+            "value in this image (yellow)."
         )
     return note(" ".join(said))
 

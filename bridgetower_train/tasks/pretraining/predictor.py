@@ -11,7 +11,7 @@ from bridgetower_train.devices import Device
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.model.bridgetower import Fused, ImageStates, Pairs, TextStates
 from bridgetower_train.tasks.base import Said, Task, evaluating
-from bridgetower_train.tasks.pretraining.itc import embed_image, embed_text
+from bridgetower_train.tasks.pretraining.itc import clamped_logit_scale, embed_image, embed_text
 from bridgetower_train.tasks.pretraining.task import Pretraining
 
 
@@ -59,12 +59,13 @@ class Predictor:
 
     def say(self, pixels_13SS: Tensor, text: str, top: int) -> Said:
         """What the heads that are there say of an image and a text, with the `top` best words for each `<mask>`."""
-        scores = {}
+        scores, logit = {}, None
         if self.embeds:
             scores["similarity"] = float(self.embed_images(pixels_13SS)[0] @ self.embed_texts([text])[0])
+            logit = scores["similarity"] * float(clamped_logit_scale(self.model.head("logit_scale").detach()))
         if self.matches:
             scores["match"] = float(self.match(pixels_13SS, [text]))
-        return Said(scores, self.guesses(pixels_13SS, text, top) if self.fills else [], [])
+        return Said(scores, self.guesses(pixels_13SS, text, top) if self.fills else [], [], logit)
 
     def guesses(self, pixels_13SS: Tensor, text: str, top: int) -> list[list[tuple[str, float]]]:
         """The `top` likeliest tokens for each `<mask>`, with their probabilities."""

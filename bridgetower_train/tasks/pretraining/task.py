@@ -73,14 +73,15 @@ class Pretraining(Task):
     def metrics(cls, config: TrainConfig) -> tuple[Metric, ...]:
         """`recall_itc`: texts whose nearest image among those compared is right; `logit_scale`: the factor of the logits."""
         objective, full = config.objective, config.validation.retrieval == "full"
+        among = "" if full else f" among {GALLERY}"
         of_loss = {
-            "mlm": [Metric("loss_mlm", "Masked language modelling", "min"), Metric("acc_mlm", "masked token", "max")],
+            "mlm": [Metric("loss_mlm", "Masked language modelling", "min"), Metric("acc_mlm", "masked tokens", "max")],
             "itm": [Metric("loss_itm", "Image-text matching", "min"), Metric("acc_itm", "matching", "max")],
             "itc": [
                 Metric("loss_itc", "Image-text contrast", "min"),
-                Metric("recall_itc", "contrast R@1", "max"),
+                Metric("recall_itc", "contrast R@1 in the batch", "max"),
                 *(
-                    Metric(f"{way}_r{k}", title, "max", f"Retrieval R@{k}")
+                    Metric(f"{way}_r{k}", title, "max", f"Retrieval R@{k}{among}")
                     for k in ((1, 5, 10) if full else (1,))
                     for way, title in (("i2t", "image to text"), ("t2i", "text to image"))
                 ),
@@ -328,6 +329,9 @@ def _per_rank(totals: Tensor) -> tuple[Tensor, ...]:
 
 _EMBEDDINGS = (("text", 1), ("image", 1), ("cross_modal", 2))
 """Contrastive heads, each with the number of states of the model's width that it reads."""
+
+GALLERY = 128
+"""Candidates of a query in a quick validation and in the overview of `eval`."""
 
 _MS_NOTE = (
     "The contrastive heads (`itc_text_head`, `itc_image_head`, {} wide) read the last states of the two towers, as in "
