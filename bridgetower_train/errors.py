@@ -49,7 +49,21 @@ def remedy(error: OSError) -> str | None:
     )
 
 
+_ALIKE = (
+    "bf16 fp16 half float16 bfloat16 bf16-mixed 16-mixed", "fp32 float32 float full", "cuda gpu nvidia", "hpu gaudi habana",
+    "native ddp", "zero2 deepspeed zero", "zero3 fsdp", "adamw adam", "true yes on", "false no off",
+)  # fmt: skip
+_SAME = {other: ours for line in _ALIKE for ours, *others in [line.split()] for other in others}
+"""Value that other programs have -> what is closest to it here."""
+
+
+def same(value: str) -> str:
+    """What is called `value` elsewhere."""
+    return _SAME.get(value.lower(), value)
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """`; did you mean 'x'?` if something in `allowed` resembles `name`, otherwise an empty string."""
-    match = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)
+    choices = list(allowed)
+    match = [same(name)] if same(name) in choices else difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
     return f"; did you mean {match[0]!r}?" if match else ""

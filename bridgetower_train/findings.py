@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from bridgetower_train.display import printable
 
 OK, WARNING, FAIL = "ok", "warning", "fail"
+FIRST = "data.root"
+"""Subject of the warning that nothing was prepared yet."""
 LEVELS = (OK, WARNING, FAIL)
 """`fail`: a run would not start, or not do what its configuration says; `warning`: it would run, but slower or less safely."""
 
@@ -57,7 +59,16 @@ def as_text(themes: Themes) -> str:
             if finding.todo:
                 lines.append(printable(f"{'':13}-> {finding.todo}"))
     total = counts(themes)
-    return "\n".join([*lines, "", f"{total[OK]} ok, {total[WARNING]} warnings, {total[FAIL]} failures"])
+    lines += ["", f"{total[OK]} ok, {total[WARNING]} warnings, {total[FAIL]} failures"]
+    if first := _first(themes):
+        lines.append(printable(f"to do first: {first.todo}"))
+    return "\n".join(lines)
+
+
+def _first(themes: Themes) -> Finding | None:
+    """The finding to begin with: a failure, or what a first run lacks."""
+    found = [finding for findings in themes.values() for finding in findings if finding.todo]
+    return next((f for f in found if f.level == FAIL), None) or next((f for f in found if f.subject == FIRST), None)
 
 
 def as_json(themes: Themes) -> str:

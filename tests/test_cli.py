@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bridgetower_train import __version__
 from bridgetower_train.cli import COMMANDS, main
 from tests.tiny import TINY
 
@@ -36,6 +37,91 @@ def test_every_command_documents_its_keys(name, capsys):
     assert all(len(text.strip()) > 8 for text in keys[1::2]), "a key without documentation"
 
 
+def test_help_and_version_in_every_place(capsys):
+    for asked in (
+        ["help"],
+        ["help", "prep"],
+        ["prep", "--help"],
+        ["bench", "--help"],
+        ["help", "train"],
+        ["--version"],
+    ):
+        assert main(asked) == 0, asked
+        printed = capsys.readouterr().out
+        assert ("prep coco" in printed) == (
+            (asked[0] == "help" and asked[1:] != ["train"]) or asked == ["prep", "--help"]
+        )
+        assert ("bench step" in printed) == (asked in (["help"], ["bench", "--help"]))
+    assert printed.startswith(f"bridgetower-train {__version__}, ")
+
+
+def test_help_shows_what_this_run_would_get(capsys):
+    assert main(["train", "experiment=demo", "seed=7", "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {"  seed=7", "  run_dir=runs/demo", "  model.width=128", "  tokenizer=data/shapes/tokenizer.json"} <= {
+        *lines
+    }
+    assert main(["prep", "coco", "-h"]) == 0
+    printed = capsys.readouterr().out
+    assert "example: bridgetower prep coco images=train2017" in printed
+    assert "  images=required\n" in printed
+
+
+def test_a_sweep_is_shown_without_training(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--multirun", "seed=1,2", "--help"]) == 0
+    assert "  seed=1\n" in capsys.readouterr().out
+    assert main(["train", "--multirun", "seed=1,2", "--cfg", "job"]) == 0
+    printed = capsys.readouterr().out
+    assert [line for line in printed.splitlines() if line.startswith(("# job", "seed", "run_dir"))] == [
+        "# job 1 of 2: seed=1 run_dir=runs/train/seed=1", "run_dir: runs/train/seed=1", "seed: 1",
+        "# job 2 of 2: seed=2 run_dir=runs/train/seed=2", "run_dir: runs/train/seed=2", "seed: 2",
+    ]  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_groups_of_your_own(capsys, tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\ndefaults: [demo]\nseed: 9\n")
+    assert main(["train", f"--config-dir={tmp_path}", "experiment=mine", "--cfg", "job"]) == 0
+    printed = capsys.readouterr().out
+    assert "seed: 9" in printed
+    assert "run_dir: runs/demo" in printed
+    assert main(["train", "--config-dir", str(tmp_path), "-h"]) == 0
+    assert "|mine|" in capsys.readouterr().out
+    assert main(["eval", f"--config-dir={tmp_path}"]) == 2
+    assert "eval has no groups to choose from" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("bridgetower tr", ["train"]),
+        ("bridgetower prep sb", ["sbu"]),
+        ("bridgetower train mod", ["model=", "model.image_size="]),
+        ("bridgetower train model=", ["model=base", "model=large", "model=tiny"]),
+        ("bridgetower train seed=1 tensorboard=", ["tensorboard=false", "tensorboard=true"]),
+        ("bridgetower train data.root=sha", ["data.root=shards/"]),
+    ],
+)
+def test_the_shell_completes(line, words, capsys, monkeypatch, tmp_path):
+    (tmp_path / "shards").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COMP_LINE", line)
+    for shell in ("bash", "fish", "zsh"):
+        assert main(["--shell-completion", f"query={shell}"]) == 0
+        printed = capsys.readouterr().out.split()
+        assert {*words} <= {*printed}
+        assert all(word.startswith(line.split()[-1]) for word in printed)
+
+
+def test_a_shell_installs_completion(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["bridgetower"])
+    script = bridgetower("--shell-completion", "install=bash").stdout
+    assert subprocess.run(["bash", "-nc", script]).returncode == 0
+    assert "-sc query=bash" in script
+
+
 def test_cfg_job_prints_the_composed_configuration(capsys):
     assert main(["train", "--cfg", "job", "model=large", "seed=7"]) == 0
     printed = capsys.readouterr().out
@@ -52,7 +138,7 @@ def test_cfg_job_prints_the_composed_configuration(capsys):
         (["train", "optim.lrr=1"], ["optim.lr"]),
         (["train", "tokenizer=/nowhere/tokenizer.json"], ["tokenizer=/nowhere/tokenizer.json"]),
         (["train", "device.name=tpu"], ["device.name=tpu", "cpu"]),
-        (["prep", "coco", "out=x"], ["annotations is required"]),
+        (["prep", "coco", "out=x"], ["images and annotations are required"]),
         (["eval", "run_dir=/nowhere"], ["run_dir=/nowhere"]),
         (["report", "run_dir=/nowhere"], ["run_dir=/nowhere"]),
         (["prep", "index", "root=/nowhere"], ["root=/nowhere"]),

@@ -12,7 +12,7 @@ NEITHER = (
     "gflop_per_pair", "parameters", "jpeg_kb", "checkpoint_gb", "copied_gb", "steps_beside", "planned_of_measured",
 )  # fmt: skip
 """Figures that are better neither larger nor smaller."""
-LESS = ("_s", "_gb", "_mb", "over_bare", "_of_write")
+LESS = ("_s", "_gb", "_mb", "over_bare", "_of_write", "operators")
 """Ends of the names of those that are better smaller, as `s` is; all others are better larger."""
 
 

@@ -26,6 +26,7 @@ from bridgetower_train.data.shards import Corpus
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.tasks import task_class
+from bridgetower_train.weights import hub
 from data_prep.shapes.synthetic import synthetic_corpus, synthetic_tokenizer
 from data_prep.shards.repeated import RECORDS_PER_SHARD, repeat_shard
 
@@ -56,7 +57,7 @@ class BenchDataConfig(BenchConfig):
     corpus: str | None = None
     """Folder of a corpus, such as data/coco; null: a synthetic one, with images as heavy as photographs."""
     tokenizer: str | None = None
-    """A `tokenizer.json` or its folder; null: a small one, trained on synthetic captions."""
+    """A `tokenizer.json`, its folder, or a name on the hub; null: a small one, trained on synthetic captions."""
     image_size: int = 294
     """Edge of the images that the model reads, pixels."""
     batch: int = 64
@@ -80,7 +81,8 @@ def measure(config: BenchDataConfig) -> Figures:
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder = Path(config.corpus or synthetic_corpus(scratch / "synthetic", config.image_size, 200, 2000))
-        text = CaptionTokenizer.load(config.tokenizer) if config.tokenizer else CaptionTokenizer(synthetic_tokenizer())
+        given = config.tokenizer
+        text = CaptionTokenizer.load(hub.tokenizer(given)) if given else CaptionTokenizer(synthetic_tokenizer())
         dataset = _open(config, folder, text)
         if (images := dataset.corpora[0].manifest.images) < config.batch:
             raise ConfigError(f"batch={config.batch}: corpus={config.corpus} has only {images} images; lower it")

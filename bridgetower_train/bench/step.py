@@ -19,6 +19,7 @@ from bridgetower_train.bench.kit import (
     make_task,
     random_batch,
 )
+from bridgetower_train.bench.traffic import counted
 from bridgetower_train.config import at_least
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.devices import Device, make_device
@@ -43,6 +44,7 @@ FIGURES = {
     "tflop_per_s": "10^12 of them per second",
     "of_peak": "share of the device's peak",
     "passes": "forward and backward passes that the steps consist of, and the update",
+    "operators": "operators that eager execution launches, without views and allocations",
     "same_losses": "seconds of Hugging Face's step with the same losses / seconds of the joint step",
     "one_itm_pair": "the same for Hugging Face's step with one ITM pair per text (the joint step has two)",
     "parameters": "parameters of the model",
@@ -93,6 +95,7 @@ def measure(config: BenchStepConfig) -> Figures:
     }
     # The second update leaves no gradients to the joint step; it takes as long as the first.
     turns = {"joint": passes.pop("joint"), "update": update, **passes, "second": update if heads else lambda: None}
+    operators = {name: counted(turn).operators.total() for name, turn in turns.items()} if not device.compiles else {}
     taken = in_turns(turns, config.repeats, device_clock(device))
     seconds = {name: statistics.median(times) for name, times in taken.items() if name != "second"}
     joint = seconds["joint"] + seconds["update"]
@@ -110,7 +113,10 @@ def measure(config: BenchStepConfig) -> Figures:
         "memory_gb": device.memory_gb(),
         **ratios,
         "steps": steps,
-        "passes": {name: {"s": value} for name, value in seconds.items()},
+        "passes": {
+            name: {"s": value} | ({"operators": operators[name]} if operators else {})
+            for name, value in seconds.items()
+        },
     }
 
 

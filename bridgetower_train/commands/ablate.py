@@ -64,10 +64,10 @@ class AblateConfig:
     runs: str = "runs/ablation"
     """Folder for the runs."""
     out: str | None = None
-    """Where the tables are written; null: docs/results.md, or docs/task_results.md."""
+    """Where the tables are written, those of tasks after each task; null: docs/results.md, or docs/task_results.md."""
     tasks: bool = False
-    """The other tasks instead, about the images of `prep shapes tasks=true`, which is prepared below `data` too: with images and
-    blind, from random weights and from the demo's pretraining."""
+    """The other tasks instead, about the images of `prep shapes tasks=true`, drawn and prepared below `data`: pretrained
+    as the demo, with images and blind, and VQAv2 from random weights as well."""
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     """Seeds of the runs of each variant."""
     rerank: int = 16
@@ -90,10 +90,11 @@ def _tasks(config: AblateConfig) -> int:
     for command in ablate_tasks.preparations(config.data):
         _bridgetower(*command)
     pretrained = Path(config.runs) / "pretrained"
-    _bridgetower("train", "experiment=demo", f"data.root={config.data}", f"run_dir={pretrained}", *config.overrides)
+    keys = [*ablate_tasks.PRETRAINING, f"data.root={config.data}", f"run_dir={pretrained}"]
+    _bridgetower("train", *keys, *config.overrides)
     folders: dict[str, dict[str, list[Path]]] = {}
     for task in ablate_tasks.TASKS:
-        for name, overrides in ablate_tasks.VARIANTS.items():
+        for name, overrides in ablate_tasks.rows(task).items():
             variant = [override.format(pretrained=pretrained) for override in overrides]
             for seed in config.seeds[:1] if "blind" in name else config.seeds:
                 folder = Path(config.runs) / f"{task}_{name.replace(' ', '_').replace(',', '')}-{seed}"
@@ -101,15 +102,15 @@ def _tasks(config: AblateConfig) -> int:
                 keys = ablate_tasks.training(task, config.data, folder)
                 _bridgetower("train", *keys, f"seed={seed}", *variant, *config.overrides)
                 _bridgetower("eval", task, f"run_dir={folder}")
-    return _write(config.out or "docs/task_results.md", ablate_tasks.results(folders))
+        _write(config.out or "docs/task_results.md", ablate_tasks.results(folders))
+    return 0
 
 
-def _write(path: str, page: str) -> int:
+def _write(path: str, page: str) -> None:
     out = Path(path)
     out.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(out, page)
     print_line(f"results: {out.resolve()}")
-    return 0
 
 
 def _losses(config: AblateConfig) -> int:
@@ -130,7 +131,8 @@ def _losses(config: AblateConfig) -> int:
                     rerank = config.rerank * bool(done.objective.itm)
                     more = ["captions=1", f"rerank={rerank}"] if command == "retrieval" else []
                     _bridgetower("eval", command, f"run_dir={folder}", *more)
-    return _write(config.out or "docs/results.md", results(config, folders))
+    _write(config.out or "docs/results.md", results(config, folders))
+    return 0
 
 
 def _bridgetower(*arguments: str) -> None:

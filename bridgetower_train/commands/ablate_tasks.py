@@ -1,6 +1,7 @@
 """`bridgetower ablate tasks=true`: tiny models learn the tasks about drawn images, and blind ones cannot."""
 
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
 from bridgetower_train.devices import make_device
@@ -20,15 +21,27 @@ TASKS = {
 """Task -> the keys of its preparation; {files} is its folder, {split} train or val, {dev} what SNLI-VE and NLVR2 call it, {shown}
 where NLVR2 has its images."""
 
-RECIPE = ["experiment=demo", "steps=1000", "model.max_text_len=16", "data.shuffle=whole", "validation.every=0"]
-"""What trains each task; of the demo's recipe the model, the batch and the rates are left."""
+PRETRAINING = ["experiment=demo", "model.patch_size=16"]
+"""What pretrains: the demo, with a quarter of its patches, which halves the work."""
+
+RECIPE = [
+    *PRETRAINING, "model.max_text_len=12", "global_batch=64", "data.shuffle=whole", "optim.lr=5e-4", "optim.lr_fusion=1e-3",
+    "optim.lr_heads=2e-3", "checkpoint.every=25%", "validation.every=10%", "validation.samples=512",
+]  # fmt: skip
+"""What trains each task; of the demo's recipe the model, the warm-up and the schedule are left."""
+
+STEPS = {"vqav2": 1500, "snli_ve": 1500, "nlvr2": 750}
+"""Steps of a run; NLVR2's have two images a text."""
 
 VARIANTS = {
+    "pretrained as the demo": ["init.checkpoint={pretrained}"],
+    "pretrained as the demo, blind": ["init.checkpoint={pretrained}", "classifier.blind=true"],
     "from random weights": [],
-    "from random weights, blind": ["classifier.blind=true"],
-    "from the demo's pretraining": ["init.checkpoint={pretrained}"],
 }
 """Row of the table -> overrides of its runs; {pretrained} is the run that was pretrained."""
+
+ONLY = {"from random weights": ("vqav2",)}
+"""Row of the table -> the tasks that have it; the others are of all."""
 
 
 def preparations(data: str) -> list[list[str]]:
@@ -46,7 +59,12 @@ def preparations(data: str) -> list[list[str]]:
 def training(task: str, data: str, folder: Path) -> list[str]:
     """The keys of a run of a task, without those of its variant and seed."""
     corpora = [f"data.corpora={{{task}_train: 1}}", f"data.validation={task}_val"]
-    return [*RECIPE, f"task={task}", f"data.root={data}", *corpora, f"run_dir={folder}"]
+    return [*RECIPE, f"steps={STEPS[task]}", f"task={task}", f"data.root={data}", *corpora, f"run_dir={folder}"]
+
+
+def rows(task: str) -> dict[str, list[str]]:
+    """Row of a task's table -> overrides of its runs."""
+    return {name: overrides for name, overrides in VARIANTS.items() if task in ONLY.get(name, TASKS)}
 
 
 def results(folders: dict[str, dict[str, list[Path]]]) -> str:
@@ -56,25 +74,44 @@ def results(folders: dict[str, dict[str, list[Path]]]) -> str:
     installed = ", ".join(f"{name} {version}" for name, version in versions().items())
     parts = [
         "# What tiny models learn of the tasks\n",
-        f"{text(first.steps)} steps of {first.global_batch} texts about drawn images of {first.model.image_size} px, tiny model. "
-        "The preparations read them from files in the layouts of VQAv2, SNLI-VE and NLVR2. Accuracy in percent on images whose "
-        "combinations of colour, shape and texture training never shows: mean and, where there are several seeds, standard "
-        "deviation. Blind models see grey images, in training too: what they get right, the texts tell.\n",
+        f"Texts about drawn images of {first.model.image_size} px in patches of {first.model.patch_size}, in batches of "
+        f"{first.global_batch}; tiny model. The preparations read them from files in the layouts of VQAv2, SNLI-VE and NLVR2. "
+        "Accuracy in percent on images that training never shows: mean and, where there are several seeds, standard deviation. "
+        "Blind models see grey images, in training too: what they get right, the texts tell.\n",
         f"Made by `bridgetower ablate tasks=true` on {text(device.description)}; {text(installed)}.\n",
     ]
-    for task, rows in folders.items():
-        shown = [(name, str(len(runs)), _accuracy(task, runs), _time(runs)) for name, runs in rows.items()]
-        parts += [f"## {code(task)}\n", table(["", "seeds", "accuracy, %", "time in training"], shown)]
+    for task, runs_of in folders.items():
+        figures = {name: [_figures(task, folder) for folder in runs] for name, runs in runs_of.items()}
+        columns = [name for name in next(iter(figures.values()))[0] if name.startswith("accuracy, ")]
+        shown = [
+            (name, len(runs), *(_mean([found[column] for found in figures[name]]) for column in columns), _time(runs))
+            for name, runs in runs_of.items()
+        ]
+        header = ["", "seeds", *(column.removesuffix(", %") for column in columns), "time in training"]
+        parts += [f"## {code(task)}\n", table(header, shown)]
+        curves = {name: [_curve(folder) for folder in runs] for name, runs in runs_of.items()}
+        steps = sorted(set.intersection(*(set(curve) for of_row in curves.values() for curve in of_row)))
+        if steps:
+            lines = [(name, *(_mean([c[step] for c in of_row]) for step in steps)) for name, of_row in curves.items()]
+            parts += ["Accuracy by step, of one text of each image:\n", table(["", *(f"{s:,}" for s in steps)], lines)]
     return "\n".join(parts)
 
 
-def _accuracy(task: str, runs: list[Path]) -> str:
-    found = []
-    for folder in runs:
-        kept = read_evaluations(folder / "eval.json").values()
-        found += [e["figures"]["accuracy, %"] for e in kept if e["corpus"] == f"{task}_val"][:1]
-    spread = f" ± {statistics.stdev(found):.2f}" if len(found) > 1 else ""
-    return f"{statistics.mean(found):.2f}{spread}" if found else ""
+def _figures(task: str, folder: Path) -> dict[str, float]:
+    kept = read_evaluations(folder / "eval.json").values()
+    found: dict[str, float] = next(e["figures"] for e in kept if e["corpus"] == f"{task}_val")
+    return found
+
+
+def _curve(folder: Path) -> dict[int, float]:
+    """Step -> accuracy in percent."""
+    steps, values = read_run(folder).metrics.get("val_acc", ((), ()))
+    return {int(step): 100 * float(value) for step, value in zip(steps, values, strict=True)}
+
+
+def _mean(values: Sequence[float]) -> str:
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
 
 
 def _time(runs: list[Path]) -> str:

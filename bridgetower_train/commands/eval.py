@@ -91,6 +91,7 @@ def _show(evaluation: Evaluation | None, found: dict[str, Result], saved: SavedM
             print()
             continue
         print_line(f"{protocol['corpus']}: {protocol['images']} images, {saved.name}, {protocol['device']}")
+        print_line(f"  {'trained on it':44} {protocol['trained on it']}")
         for name, value in result.figures.items():
             print(f"  {name:44} {value:.3f}")
     if evaluation and len(found) == 1:

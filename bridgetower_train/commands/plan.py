@@ -1,5 +1,6 @@
 """`bridgetower plan experiment=... hardware=gaudi2x512 out=plan.html`: estimate memory and time on cards that you do not have."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,7 @@ def run(config: PlanConfig) -> None:
     if config.model_from:
         like = config_of(config.model_from, "model_from")
         config = replace(config, task=like.task, model=like.model, objective=like.objective, classifier=like.classifier)
-    plan = make_plan(config)
+    plan = make_plan(config, lambda text: print_line(text, sys.stderr))
     for line in (*summary(plan), cores(plan), *plan.remarks, ""):
         print_line(line)
     print("GiB per card, by pairs a micro-batch\n\n" + table(*memory_by_engine(plan), left=2))

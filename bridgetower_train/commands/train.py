@@ -17,12 +17,13 @@ from bridgetower_train.doctor.data import check_exportable, check_identity, chec
 from bridgetower_train.doctor.start import check_random
 from bridgetower_train.errors import UserError
 from bridgetower_train.findings import Finding
-from bridgetower_train.tasks import describe
+from bridgetower_train.tasks import describe, task_class
 from bridgetower_train.training.assembly import Run, build
 from bridgetower_train.training.metrics import clock
 from bridgetower_train.training.preemption import Preemption
 from bridgetower_train.training.run import fit
 from bridgetower_train.watchdog import Watchdog
+from bridgetower_train.weights.checkpoint import step_folders
 
 
 def run(config: TrainConfig) -> int:
@@ -42,7 +43,6 @@ def run(config: TrainConfig) -> int:
                     print_summary(job, why)
                 code = fit(job, watchdog, preemption)
                 failed = False
-                return code
             except RuntimeError as error:
                 # Torch raises it in a signal handler, so it may surface anywhere.
                 if not str(error).startswith("DataLoader worker"):
@@ -55,6 +55,9 @@ def run(config: TrainConfig) -> int:
             finally:
                 for sink in job.sinks:
                     sink.close(failed)
+            if ranks.is_main and not preemption.requested:
+                print_end(job)
+            return code
 
 
 def train(overrides: Sequence[str]) -> Path:
@@ -87,12 +90,8 @@ def print_summary(run: Run, why: str) -> None:
     }
     if device.undecided:
         lines["execution"] = device.execution_why
-    if left > 0:
-        lines["time"] = (
-            f"about {clock(to_do / (0.4 * device.peak_flops * ranks))} at 40% of peak"
-            if device.peak_flops
-            else f"{to_do / 1e12:.1f} TFLOP to go; the first steps will show how long that takes"
-        )
+    if left > 0 and device.peak_flops:
+        lines["time"] = f"about {clock(to_do / (0.4 * device.peak_flops * ranks))} at 40% of peak"
     if config.model.kept_patches is not None:
         lines["images"] = patches_in_words(config.model)
     if described := describe(config, run.contrast):
@@ -117,6 +116,23 @@ def print_summary(run: Run, why: str) -> None:
         print_line(
             f"{'resume':10}from step {run.start_step:,}{ignored}" + (": nothing left to do" if left <= 0 else "")
         )
+
+
+def print_end(run: Run) -> None:
+    """Print the newest checkpoint, the newest figures, and what to do next."""
+    config, task = run.config, task_class(run.config)
+    checkpoints = step_folders(Path(config.run_dir))
+    if not checkpoints:
+        return
+    names = ["loss", *(metric.name for metric in task.metrics(config) if metric.better == "max")]
+    last = run.console.last
+    found = [f"{key} {last[key]:.3f}" for name in names for key in (name, f"val_{name}") if key in last]
+    print_line(f"{'saved':10}{checkpoints[-1]}")
+    if found:
+        print_line(f"{'figures':10}{'  '.join(found)}")
+    corpus = "" if config.data.validation else f" corpus={next(iter(config.data.trained))}"
+    for number, command in enumerate((f"eval run_dir={config.run_dir}{corpus}", f"report run_dir={config.run_dir}")):
+        print_line(f"{'' if number else 'next':10}bridgetower {command}")
 
 
 def remarks(run: Run) -> list[Finding]:

@@ -83,7 +83,12 @@ class RunLength:
         return self.in_steps(key, duration) or int(Duration.parse(key, duration).amount > 0)
 
 
-def nearest_divisors(number: int, wanted: int) -> list[str]:
-    """The two divisors of `number` that are nearest to `wanted`, ascending, for a message."""
-    divisors = [n for n in range(1, number + 1) if number % n == 0]
-    return [str(n) for n in sorted(sorted(divisors, key=lambda n: abs(n - wanted))[:2])]
+def divisors(number: int) -> list[int]:
+    """The divisors of `number` up to 65,536, ascending."""
+    return [n for n in range(1, min(number, 1 << 16) + 1) if number % n == 0]
+
+
+def nearest_of(numbers: list[int], wanted: int, joined: str = " and ") -> str:
+    """The two of `numbers` that are nearest to `wanted`, ascending, for a message; `none` where there are none."""
+    near = sorted(sorted(numbers, key=lambda n: abs(n - wanted))[:2])
+    return joined.join(map(str, near)) or "none"

@@ -49,8 +49,10 @@ class ModelConfig:
     images, and takes their memory."""
 
     def __post_init__(self) -> None:
+        at_least("model.patch_size", self.patch_size, 1)
+        at_least("model.image_size", self.image_size, 1)
         if self.image_size % self.patch_size:
-            lower = self.image_size // self.patch_size * self.patch_size
+            lower = max(1, self.image_size // self.patch_size) * self.patch_size
             raise ConfigError(
                 f"model.image_size={self.image_size}: must be a multiple of model.patch_size={self.patch_size}; "
                 f"the nearest are {lower} and {lower + self.patch_size}"

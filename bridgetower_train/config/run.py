@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from bridgetower_train.config.checks import Duration, at_least, nearest_divisors
+from bridgetower_train.config.checks import Duration, at_least, divisors, nearest_of
 from bridgetower_train.config.data import DataConfig
 from bridgetower_train.config.model import ClassifierConfig, InitConfig, ModelConfig, ObjectiveConfig
 from bridgetower_train.config.training import (
@@ -88,18 +88,7 @@ class TrainConfig:
         at_least("global_batch", self.global_batch, 1)
         if self.steps != "???" and Duration.parse("steps", self.steps).unit == "%":
             raise ConfigError(f"steps={self.steps}: cannot be a percentage; give steps, samples or epochs")
-        if self.global_batch % self.data.lanes:
-            near = " and ".join(nearest_divisors(self.global_batch, self.data.lanes))
-            raise ConfigError(
-                f"data.lanes={self.data.lanes}: must divide global_batch={self.global_batch}; the nearest are {near}"
-            )
-        if self.samples_per_lane < self.min_samples_per_lane:
-            raise ConfigError(
-                f"data.lanes={self.data.lanes}: gives one sample per lane and step, and so no ITM negative; "
-                f"use at most {self.global_batch // 2} lanes, or objective.itm_negatives=hard"
-                if self.global_batch > 1
-                else "global_batch=1: one sample has no ITM negative; use at least 2"
-            )
+        self._check_lanes()
         if self.micro_batch is not None and (self.micro_batch < 1 or self.micro_batch % self.samples_per_lane):
             raise ConfigError(
                 f"micro_batch={self.micro_batch}: must be a multiple of global_batch / data.lanes = {self.samples_per_lane}, "
@@ -107,7 +96,7 @@ class TrainConfig:
             )
         contrast = self.objective.contrast
         if contrast.isdigit() and self.global_batch % int(contrast):
-            near = " and ".join(nearest_divisors(self.global_batch, int(contrast)))
+            near = nearest_of([n for n in divisors(self.global_batch) if n > 1], int(contrast))
             raise ConfigError(
                 f"objective.contrast={contrast}: must divide global_batch={self.global_batch}; the nearest are {near}"
             )
@@ -134,6 +123,26 @@ class TrainConfig:
             raise ConfigError(
                 f"validation.patience={self.validation.patience}: needs the metric to wait for in checkpoint.best"
             )
+
+    def _check_lanes(self) -> None:
+        lanes, batch, fewest = self.data.lanes, self.global_batch, self.min_samples_per_lane
+        if batch < fewest:
+            raise ConfigError(f"global_batch={batch}: one sample has no ITM negative; use at least {fewest}")
+        if batch % lanes:
+            raise ConfigError(
+                f"data.lanes={lanes}: must divide global_batch={batch}; the nearest are {self._near_lanes()}"
+            )
+        if batch // lanes < fewest:
+            raise ConfigError(
+                f"data.lanes={lanes}: gives one sample per lane and step, and so no ITM negative; the nearest that give more are "
+                f"{self._near_lanes()}, or set objective.itm_negatives=hard"
+            )
+
+    def _near_lanes(self) -> str:
+        """Numbers of lanes that all other keys would take."""
+        shares = {n: self.global_batch // n for n in divisors(self.global_batch)}
+        fitting = [n for n, s in shares.items() if s >= self.min_samples_per_lane and not (self.micro_batch or 0) % s]
+        return nearest_of(fitting, self.data.lanes)
 
     @property
     def device_here(self) -> DeviceConfig:
@@ -170,10 +179,11 @@ class TrainConfig:
     def rank_batch(self, world_size: int) -> tuple[int, int]:
         """(micro-batch, micro-batches per step) of each of `world_size` ranks; ConfigError if they do not divide evenly."""
         if self.data.lanes % world_size:
-            near = " or ".join(nearest_divisors(self.data.lanes, world_size))
+            shares = {n: self.global_batch // n for n in divisors(self.data.lanes)}
+            fitting = [n for n, share in shares.items() if not share % (self.micro_batch or share)]
             raise ConfigError(
-                f"data.lanes={self.data.lanes}: must be a multiple of the {world_size} ranks; start {near} ranks, or change "
-                "data.lanes"
+                f"data.lanes={self.data.lanes}: must be a multiple of the {world_size} ranks; start "
+                f"{nearest_of(fitting, world_size, ' or ')} ranks, or change data.lanes"
             )
         per_rank = self.global_batch // world_size
         micro = self.micro_batch or per_rank

@@ -1,5 +1,6 @@
 """`manifest.json`: what a corpus contains, shard by shard; and the file beside it that names the labels of a task, by number."""
 
+import hashlib
 import json
 import os
 from collections import Counter
@@ -65,6 +66,14 @@ class Manifest:
         """Name of the data set, common to its splits: `extra["about"]["title"]`, or else the corpus's own name."""
         about = self.extra.get("about")
         return str(about.get("title", self.corpus)) if isinstance(about, dict) else self.corpus
+
+    @property
+    def fingerprints(self) -> list[str]:
+        """What tells it from other corpora, whatever its name: the hash of its index, and where it notes one that of its source
+        and counts, which another image size leaves as it is."""
+        source = self.extra.get("source")
+        noted = json.dumps([source, self.splits, self.images, self.captions], sort_keys=True)
+        return [self.index_sha256, *([hashlib.sha256(noted.encode()).hexdigest()] if source else [])]
 
     @property
     def splits(self) -> list[str]:

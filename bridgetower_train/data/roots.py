@@ -1,5 +1,6 @@
 """Where corpora are: a root is a local folder, as a path or a file:// URL, or any other fsspec URL."""
 
+import os
 from dataclasses import dataclass
 
 from bridgetower_train.config import at_least
@@ -26,6 +27,15 @@ def plain_root(root: str) -> str:
             "them or with credentials in the environment"
         )
     return root.removeprefix("file://").rstrip("/")
+
+
+def require_root(root: str) -> None:
+    """ConfigError for a local folder that there is not."""
+    if not is_remote(root) and not os.path.isdir(plain_root(root)):
+        raise ConfigError(
+            f"data.root={root}: no such folder; give the folder that has one folder per corpus, or draw a first one: "
+            f"bridgetower prep shapes out={root}"
+        )
 
 
 def read_small(root: str, name: str, limit: int = MAX_JSON) -> bytes:

@@ -23,7 +23,7 @@ from isal.isal_zlib import crc32  # zlib's, eight times faster
 
 from bridgetower_train.data.cache import ShardCache
 from bridgetower_train.data.manifest import Manifest, ShardInfo, reindex_hint
-from bridgetower_train.data.roots import is_remote, plain_root, read_small
+from bridgetower_train.data.roots import is_remote, plain_root, read_small, require_root
 from bridgetower_train.data.tar import BLOCK, member_key, member_name, parse_header
 from bridgetower_train.errors import ConfigError, DataError, UserError, nearest
 from bridgetower_train.files import sha256_file
@@ -43,9 +43,12 @@ INDEX_DTYPE = np.dtype(
     ]
 )
 """One row of `index.npy`: shard number; offset in the tar and size of the image and of the caption member, in bytes;
-number of captions; CRC-32 of the image's bytes followed by the caption member's."""
+number of captions; CRC-32 of the image's bytes, those of a second image, if the record has one, and the caption member's. Indexes
+of before left the second image out."""
 MAX_IMAGE_BYTES = 64 << 20
 """Larger images are rejected unread."""
+MAX_IMAGES = 2
+"""Most images of a record."""
 MAX_CAPTION_BYTES = 1 << 20
 """Larger caption members are rejected unread."""
 MAX_CAPTIONS = 0xFFFF
@@ -154,11 +157,15 @@ def image_identity(meta: dict[str, Any]) -> str | None:
 class Record:
     """An image and its captions, as read from a shard."""
 
-    __slots__ = ("_caption_member", "_corpus", "_parsed", "_row", "image")
+    __slots__ = ("_caption_member", "_corpus", "_further", "_parsed", "_row", "image")
 
-    def __init__(self, corpus: "Corpus", row: int, image: memoryview, caption_member: memoryview) -> None:
+    def __init__(
+        self, corpus: "Corpus", row: int, image: memoryview, caption_member: memoryview, further: list[memoryview]
+    ) -> None:
+        """`further`: its images after the first, where they have been read already."""
         self.image = image
         """The encoded image."""
+        self._further = further
         self._corpus = corpus
         self._row = row
         self._caption_member = caption_member
@@ -171,7 +178,10 @@ class Record:
 
     def images(self, count: int) -> list[memoryview]:
         """Its first `count` images: `KEY.jpg`, then `KEY.1.jpg` and so on right behind it; BadRecordError if it has fewer."""
-        return [self.image, *self._corpus.further_images(self._row, count)]
+        found = [self.image, *(self._further or self._corpus.further_images(self._row))][:count]
+        if len(found) < count:
+            raise BadRecordError(f"{len(found)} image{'s' * (len(found) > 1)} instead of {count}")
+        return found
 
     @property
     def captions(self) -> list[str]:
@@ -238,14 +248,14 @@ def _read_members(
     return data[image_at : image_at + image_size], data[caption_at : caption_at + caption_size]
 
 
-def _read_further(file: _OpenFile, at: int, size: int, key: str, count: int) -> list[memoryview]:
-    """The images behind that of `size` bytes at `at`, up to `count` with it."""
+def _read_further(file: _OpenFile, at: int, size: int, key: str) -> list[memoryview]:
+    """The record's images behind that of `size` bytes at `at`."""
     found = list[memoryview]()
-    for number in range(1, count):
+    for number in range(1, MAX_IMAGES):
         at += -(-size // BLOCK) * BLOCK
         header = parse_header(os.pread(file.fd, BLOCK, at))
         if header is None or member_key(header.name) != (key, f"{number}.jpg"):
-            raise BadRecordError(f"{number} image{'s' * (number > 1)} instead of {count}")
+            break
         if header.size > MAX_IMAGE_BYTES:
             raise BadRecordError(IMAGE_TOO_LARGE)
         at, size = at + BLOCK, header.size
@@ -301,9 +311,12 @@ class Corpus:
             raise BadRecordError(f"shard cannot be read: {error}") from None
         if len(image) + len(member) != image_size + caption_size:
             raise BadRecordError("shard ends before the record")
+        further = list[memoryview]()
         if crc32(member, crc32(image)) != crc:
-            raise BadRecordError("changed since it was indexed")
-        return Record(self, row, image, member)
+            further = self.further_images(row)
+            if crc32(member, functools.reduce(lambda sum, one: crc32(one, sum), further, crc32(image))) != crc:
+                raise BadRecordError("changed since it was indexed")
+        return Record(self, row, image, member, further)
 
     def _with(self, shard: int, read: Callable[[_OpenFile], T]) -> T:
         """What `read` finds in a shard. One that another host has replaced (NFS) is opened again."""
@@ -315,12 +328,12 @@ class Corpus:
             self._file.cache_clear()
             return read(self._file(shard))
 
-    def further_images(self, row: int, count: int) -> list[memoryview]:
-        """The images of a record after the first, up to `count` with it. Errors as of `read`; the CRC does not include them."""
+    def further_images(self, row: int) -> list[memoryview]:
+        """The images of a record after the first. Errors as of `read`."""
         shard, at, size, *_ = _ROW.unpack_from(self._rows, row * _ROW.size)
         key = self.key(row)
         try:
-            return self._with(shard, lambda file: _read_further(file, at, size, key, count))
+            return self._with(shard, lambda file: _read_further(file, at, size, key))
         except (OSError, OverflowError) as error:
             raise BadRecordError(f"shard cannot be read: {error}") from None
 
@@ -411,8 +424,7 @@ def open_corpus(
 def _missing(root: str, name: str, error: OSError) -> UserError:
     """The error to raise when the manifest cannot be read: which part of the path is missing."""
     folder = f"{root}/{name}"
-    if not os.path.isdir(root):
-        return ConfigError(f"data.root={root}: no such folder; give the folder that has one folder per corpus")
+    require_root(root)
     if not os.path.isdir(folder):
         corpora = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
         return ConfigError(

@@ -194,11 +194,13 @@ class Device(ABC):
 
         Skip the update if the norm is not finite, or beyond `limit`. Returns 1 if the next update is skipped, otherwise 0; that,
         `norm` and `limit` are device scalars, and the host does not wait.
+
+        The next update does both in its one pass over memory, as it would unscale and skip for a GradScaler: scaled gradients
+        are there after it.
         """
-        if max_norm:
-            torch._foreach_mul_(gradients, clip_factor(norm, max_norm))
         skipped = 1.0 - may_update(norm, limit).float()
-        optimizer.grad_scale = None  # type: ignore[attr-defined]
+        scale = ((norm + 1e-6) / max_norm).clamp(min=1.0).float() if max_norm else None  # the kernel takes no other
+        optimizer.grad_scale = scale  # type: ignore[attr-defined]
         optimizer.found_inf = skipped  # type: ignore[attr-defined]
         return skipped
 
@@ -274,11 +276,3 @@ def _in_training(compiled: Callable[..., Tensor], block: nn.Module, *args: Any, 
 def may_update(norm: Tensor, limit: Tensor | None) -> Tensor:
     """Whether a global `norm` is finite and within `limit`."""
     return torch.isfinite(norm) if limit is None else torch.isfinite(norm) & (norm <= limit)
-
-
-def clip_factor(norm: Tensor, max_norm: float) -> Tensor:
-    """What scales gradients of global `norm` to at most `max_norm`.
-
-    0 if that is not finite: NaN would stay in the padding of ZeRO's gradients for good, since that is never written again.
-    """
-    return (max_norm / (norm + 1e-6)).clamp(max=1.0).nan_to_num(0.0)

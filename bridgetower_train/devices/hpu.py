@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity
 from bridgetower_train.config import DeviceConfig, OptimConfig
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.devices import habana, media
-from bridgetower_train.devices.base import Device, Probe, clip_factor, may_update
+from bridgetower_train.devices.base import Device, Probe, may_update
 from bridgetower_train.devices.recipe_cache import keep_recipes
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.model.attention import AttentionFunction
@@ -183,12 +183,13 @@ class HpuDevice(Device):
 
         So the weights change by their running means and by decay, and the step is counted.
         """
-        taken = may_update(norm, limit)
+        skipped = ~may_update(norm, limit)
+        scale = (max_norm / (norm + 1e-6)).clamp(max=1.0) if max_norm else None
         for gradient in gradients:
-            if max_norm:
-                gradient.mul_(clip_factor(norm, max_norm))
-            gradient.masked_fill_(~taken, 0.0)
-        return 1.0 - taken.float()
+            if scale is not None:
+                gradient.mul_(scale)
+            gradient.masked_fill_(skipped, 0.0)
+        return skipped.float()
 
     def forget_skipped(self, optimizer: torch.optim.Optimizer) -> None:
         """They were updates by gradients of zero, with means of zero and a decay that rounds to none, but were counted."""
@@ -235,17 +236,13 @@ class HpuDevice(Device):
 
 
 def fused_attention(kernel: Any) -> AttentionFunction:
-    """The model's attention by FusedSDPA, which adds its mask to the logits and takes positional arguments.
+    """The model's attention by FusedSDPA, which takes a mask for each query, and positional arguments.
 
     In its recompute mode, the vendor's default: the other one keeps the probabilities and the dropout mask for the backward pass.
     """
 
     def attention(q_BHQE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor, mask: Tensor | None, dropout_p: float) -> Tensor:
-        added: Tensor | None = None
-        if mask is not None:
-            shape = (-1, -1, q_BHQE.shape[-2], -1)
-            lowest = torch.finfo(q_BHQE.dtype).min
-            added = torch.zeros_like(mask, dtype=q_BHQE.dtype).masked_fill(~mask, lowest).expand(shape)
+        added = None if mask is None else mask.expand(-1, -1, q_BHQE.shape[-2], -1)
         out: Tensor = kernel.apply(q_BHQE, k_BHTE, v_BHTE, added, dropout_p, False, None, "None", True)
         return out
 

@@ -11,7 +11,7 @@ from bridgetower_train.data.roots import shard_cache
 from bridgetower_train.data.shards import BadRecordError, Corpus, image_identity, open_corpus
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.errors import UserError
-from bridgetower_train.findings import FAIL, Finding, fail, ok, warning
+from bridgetower_train.findings import FAIL, FIRST, Finding, fail, ok, warning
 from bridgetower_train.tasks import task_class
 from bridgetower_train.weights import hub
 from bridgetower_train.weights.hf_files import described_tokenizer
@@ -21,8 +21,8 @@ def check_data(config: TrainConfig) -> list[Finding]:
     """Tokenizer and corpora of the run. Only a warning if `data.root` was not given and its default does not exist."""
     root = config.data.root
     if not os.path.isdir(root) and root == compose.compose_node(TrainConfig, "train", []).data.root:
-        todo = "set data.root=... (and tokenizer=...), or create a corpus: bridgetower prep shapes out=data"
-        return [warning("data.root", f"{root}: no such folder, and no other was given", todo)]
+        todo = f"bridgetower prep shapes out={root} draws a first corpus; for another, set data.root=... (and tokenizer=...)"
+        return [warning(FIRST, f"{root}: no such folder, and no other was given", todo)]
     return [check_tokenizer(config), *check_corpora(config)]
 
 

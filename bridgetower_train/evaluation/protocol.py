@@ -16,24 +16,28 @@ from bridgetower_train.evaluation.base import OpenModel, Result
 from bridgetower_train.evaluation.eval_set import EvalSet, count_cut
 from bridgetower_train.files import atomic_write
 from bridgetower_train.foreign import read_json
+from bridgetower_train.weights.checkpoint import read_state, step_folders
 from bridgetower_train.weights.saved import SavedModel, is_run, read_config
 
 OVERVIEW = "overview"
 """Name in eval.json of what `bridgetower eval` finds: a part of each evaluation."""
+YES = "yes"
+"""How `trained on it` of a protocol begins where training showed the corpus; else it is `no`, or begins with `not known`."""
 
 
-def _runs(config: TrainConfig, run_dir: Path) -> tuple[list[TrainConfig], str | None]:
-    """(a run and the runs that it started from, the newest first; the weights that the first started from, if any).
+def _runs(config: TrainConfig, run_dir: Path) -> tuple[list[TrainConfig], list[Path], str | None]:
+    """(a run and those that it started from, the newest first; their folders; the weights that the first started from, if any).
 
     A run that was since trained anew, from one that once started from it, counts once: what its folder had before is not known.
     """
-    runs, known = [config], {os.path.realpath(run_dir)}
+    runs, folders, known = [config], [run_dir], {os.path.realpath(run_dir)}
     while folder := _run_folder(runs[-1].init.checkpoint):
         if os.path.realpath(folder) in known:
             break
         known.add(os.path.realpath(folder))
         runs.append(read_config(folder))
-    return runs, runs[-1].init.checkpoint
+        folders.append(folder)
+    return runs, folders, runs[-1].init.checkpoint
 
 
 def _run_folder(checkpoint: str | None) -> Path | None:
@@ -57,7 +61,7 @@ def _saw(config: TrainConfig, corpus: Corpus) -> bool | None:
 
 def what_it_saw(config: TrainConfig, run_dir: Path, corpus: Corpus) -> str:
     """`zero-shot`, `fine-tuned` or what else a figure on `corpus` is, and all that the run was trained on."""
-    runs, start = _runs(config, run_dir)
+    runs, _, start = _runs(config, run_dir)
     seen = [_saw(run, corpus) for run in runs]
     if seen[0]:
         kind = "fine-tuned" if len(runs) > 1 or start else "trained on this data set"
@@ -70,6 +74,35 @@ def what_it_saw(config: TrainConfig, run_dir: Path, corpus: Corpus) -> str:
     return f"{kind}: trained on {history}{origin}"
 
 
+def _trained_on(saved: SavedModel, corpus: Corpus) -> str:
+    """Whether training showed this very corpus, by the fingerprints that runs keep of theirs; of older runs, by those of the
+    corpora that lie where the run had them or beside `corpus`."""
+    if saved.run_dir is None:
+        return "not known: exported weights do not tell"
+    runs, folders, start = _runs(saved.config, saved.run_dir)
+    unknown = [f"the data of {start}"] if start else []
+    for run, known in zip(runs, [saved.state, *map(_newest_state, folders[1:])], strict=True):
+        for name in run.data.trained:
+            recorded = known.get("corpora", {}).get(name) or _fingerprints_of(run, name, corpus)
+            if set(recorded) & set(corpus.manifest.fingerprints):
+                return f"{YES}, as {name}: these figures show what it learned by heart"
+            unknown += [] if recorded else [name]
+    return f"not known: {', '.join(unknown)} cannot be compared with it" if unknown else "no"
+
+
+def _fingerprints_of(config: TrainConfig, name: str, corpus: Corpus) -> list[str]:
+    roots = [root_of_run(config.data.root, None), corpus.folder.removesuffix(f"/{corpus.name}")]
+    found = (read_manifest(root, name) for root in roots if root)
+    return next((manifest.fingerprints for manifest in found if manifest), [])
+
+
+def _newest_state(folder: Path) -> dict[str, Any]:
+    try:
+        return read_state(step_folders(folder)[-1])
+    except (IndexError, OSError, ValueError):
+        return {}
+
+
 def describe(saved: SavedModel, device: Device, corpus: Corpus) -> dict[str, Any]:
     """The part of a protocol that all evaluations share."""
     config, manifest, run_dir = saved.config, corpus.manifest, saved.run_dir
@@ -78,6 +111,7 @@ def describe(saved: SavedModel, device: Device, corpus: Corpus) -> dict[str, Any
         "data set": manifest.title,
         "splits": ", ".join(manifest.splits) or "not noted in the manifest",
         "model": what_it_saw(config, run_dir, corpus) if run_dir else "not known: exported weights do not tell",
+        "trained on it": _trained_on(saved, corpus),
         "checkpoint": saved.name,
         "image size": config.model.image_size,
         "preprocessing": preprocessing(config.model.image_size, config.data.square),

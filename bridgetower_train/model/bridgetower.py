@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from bridgetower_train.config import ModelConfig
-from bridgetower_train.model.attention import AttentionFunction, Embedding, Linear, sdpa, take
+from bridgetower_train.model.attention import AttentionFunction, Embedding, Linear, attention_mask, sdpa, take
 from bridgetower_train.model.fusion import Bridge, CrossLayer, Pooler
 from bridgetower_train.model.heads import Head
 from bridgetower_train.model.precision import LayerNorm
-from bridgetower_train.model.text import TextLayer, TextModel, attention_mask
+from bridgetower_train.model.text import TextLayer, TextModel
 from bridgetower_train.model.vision import Block, VisionModel
 
 TOKEN_TYPES = "bridgetower.token_type_embeddings.weight"
@@ -47,7 +47,7 @@ class TextStates:
     cls: Tensor
     """(B, D): the last layer's first token."""
     mask: Tensor
-    """bool (B, 1, 1, L): True where a token is real."""
+    """(B, 1, 1, L): the `attention_mask` of the real tokens."""
 
     def take(self, rows: Tensor) -> "TextStates":
         """The states of some of the texts."""
@@ -104,13 +104,15 @@ class Trunk(nn.Module):
     ) -> ImageStates:
         visual = self.vision_model.visual
         normed = [visual.ln_post(x_BND) for x_BND in visual(pixels_B3SS, self.layers, patches_BK)]
-        bridged = [self.cross_modal_image_transform(x_BND) + self._image_type(kinds_B, x_BND) for x_BND in normed]
+        kind = self._image_type(kinds_B, normed[-1])
+        bridged = [self.cross_modal_image_transform(x_BND) + kind for x_BND in normed]
         return ImageStates(bridged, normed[-1][:, 0])
 
     def encode_text(self, ids_BL: Tensor, mask_BL: Tensor) -> TextStates:
         top = self.text_model(ids_BL, mask_BL, self.layers)
-        bridged = [self.cross_modal_text_transform(x_BLD) + self._token_type(0, x_BLD) for x_BLD in top]
-        return TextStates(bridged, top[-1][:, 0], attention_mask(mask_BL))
+        kind = self._token_type(0, top[-1])
+        bridged = [self.cross_modal_text_transform(x_BLD) + kind for x_BLD in top]
+        return TextStates(bridged, top[-1][:, 0], attention_mask(mask_BL, top[-1].dtype))
 
     def fuse(self, image: ImageStates, text: TextStates, pairs: Pairs) -> Fused:
         # x is the text stream, y the image stream. Up to the cross-attention of the first layer they have one row per text

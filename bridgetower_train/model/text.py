@@ -7,7 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from bridgetower_train.config import PAD_ID, ModelConfig
-from bridgetower_train.model.attention import AddNorm, Attention, AttentionFunction, Embedding, Intermediate, top_states
+from bridgetower_train.model.attention import (
+    AddNorm,
+    Attention,
+    AttentionFunction,
+    Embedding,
+    Intermediate,
+    attention_mask,
+    top_states,
+)
 from bridgetower_train.model.precision import LayerNorm
 
 
@@ -63,9 +71,5 @@ class TextModel(nn.Module):
 
     def forward(self, ids_BL: Tensor, mask_BL: Tensor, top: int) -> list[Tensor]:
         """Token ids and their bool mask -> the outputs (B, L, D) of the last `top` layers, lowest first."""
-        return top_states(self.encoder.layer, self.embeddings(ids_BL, mask_BL), top, attention_mask(mask_BL))
-
-
-def attention_mask(mask_BL: Tensor) -> Tensor:
-    """The mask of the real tokens in the shape that attention takes: (B, L) -> (B, 1, 1, L)."""
-    return mask_BL.to(torch.bool)[:, None, None, :]
+        x_BLD = self.embeddings(ids_BL, mask_BL)
+        return top_states(self.encoder.layer, x_BLD, top, attention_mask(mask_BL, x_BLD.dtype))

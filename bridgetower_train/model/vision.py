@@ -8,7 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bridgetower_train.config import ModelConfig
-from bridgetower_train.model.attention import AttentionFunction, Embedding, Linear, merge_heads, split_heads, top_states
+from bridgetower_train.model.attention import (
+    AttentionFunction,
+    Embedding,
+    Linear,
+    ProductFunction,
+    merge_heads,
+    split_heads,
+    top_states,
+)
 from bridgetower_train.model.precision import LayerNorm
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -32,6 +40,9 @@ def normalize(pixels_B3SS: Tensor, dtype: torch.dtype) -> Tensor:
 class SelfAttention(nn.Module):
     """Attention with one projection for query, key and value, named as in torch.nn.MultiheadAttention."""
 
+    product: ProductFunction = staticmethod(F.linear)
+    """The device may replace it."""
+
     def __init__(self, width: int, layers: int, attention: AttentionFunction) -> None:
         super().__init__()
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
@@ -41,7 +52,7 @@ class SelfAttention(nn.Module):
         nn.init.normal_(self.in_proj_weight, std=width**-0.5)
 
     def forward(self, x_BND: Tensor) -> Tensor:
-        q, k, v = F.linear(x_BND, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+        q, k, v = self.product(x_BND, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
         x = self.attention(split_heads(q), split_heads(k), split_heads(v), None, 0.0)
         out: Tensor = self.out_proj(merge_heads(x))
         return out

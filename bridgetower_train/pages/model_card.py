@@ -13,7 +13,7 @@ from bridgetower_train.data.augment import in_training
 from bridgetower_train.data.manifest import Manifest
 from bridgetower_train.data.roots import read_manifest
 from bridgetower_train.errors import FileError
-from bridgetower_train.evaluation.protocol import OVERVIEW, evaluations_in
+from bridgetower_train.evaluation.protocol import OVERVIEW, YES, evaluations_in
 from bridgetower_train.pages.markdown import Markdown, code, fill, link, table
 from bridgetower_train.pages.numbers import figure, is_number
 from bridgetower_train.pages.run_folder import Json, changes, read_run
@@ -154,9 +154,10 @@ def _metadata(
 ) -> Markdown:
     """The head of the card, in YAML."""
     data = [HUB_DATASETS[corpus] for corpus in corpora if corpus in HUB_DATASETS]
+    corpus = f"{overview.get('corpus')}{' (trained on)' * _trained_on(overview).startswith(YES)}"
     results = {
         "task": {"type": task.hub_task, "name": f"vision-language {task.title}"},
-        "dataset": {"type": overview.get("corpus"), "name": overview.get("corpus")},
+        "dataset": {"type": overview.get("corpus"), "name": corpus},
         "metrics": [
             {"type": "recall" if "R@" in name else "accuracy", "value": round(float(value), 6), "name": name}
             for name, value in overview.get("figures", {}).items()
@@ -178,8 +179,18 @@ def _results(overview: dict[str, Any]) -> Markdown:
     if not overview:
         return Markdown("This checkpoint was not evaluated (`bridgetower eval`).\n")
     figures = table(["", ""], [(k, f"{v:.4f}") for k, v in overview["figures"].items()], left=2)
-    corpus = code(overview.get("corpus", UNKNOWN))
-    return Markdown(f"On the held-out corpus {corpus}, by `bridgetower eval`, this checkpoint.\n\n{figures}")
+    corpus, trained = code(overview.get("corpus", UNKNOWN)), _trained_on(overview)
+    about = {
+        YES: "which it was trained on: these figures show what it learned by heart",
+        "no": "which training did not show",
+    }
+    known = about.get(trained.partition(",")[0], "of which it is not known whether training showed it")
+    return Markdown(f"On the corpus {corpus}, {known}; by `bridgetower eval`, this checkpoint.\n\n{figures}")
+
+
+def _trained_on(overview: dict[str, Any]) -> str:
+    protocol = overview.get("protocol")
+    return str(protocol.get("trained on it", "")) if isinstance(protocol, dict) else ""
 
 
 def _data(data: DataConfig, manifests: Manifests) -> Markdown:

@@ -209,7 +209,7 @@ def _examples(run: RunFolder) -> Markup:
     cards = [_ranking(e) if "results" in e else _example(e) for e in found[:24]]
     if not cards:
         return Markup("")
-    text = "The highest ranked results for held-out images and captions, with their scores; a tick marks correct ones."
+    text = "The highest ranked results for images and captions of the corpus, with their scores; a tick marks correct ones."
     return join(note(text) if any("results" in e for e in found) else "", element("div", *cards, class_="examples"))
 
 
@@ -254,7 +254,7 @@ def _image(holder: Json) -> Markup:
     uri = thumbnail(str(holder.get("image", "")))
     if uri is None:
         return element("span", "image missing", class_="missing")
-    return element("img", src=uri, alt=str(holder.get("text") or "held-out image"))
+    return element("img", src=uri, alt=str(holder.get("text") or "image"))
 
 
 def _checkpoints(run: RunFolder) -> Markup:

@@ -8,12 +8,15 @@ from bridgetower_train.errors import ConfigError
 ASSUMED_TFLOPS = (10.0, 20.0, 40.0)
 """Assumed for a card without a published peak, to show how the time depends on it; not measured."""
 
+ROBERTA_TOKENS = 50265
+"""Rows of the word table if neither the model nor an available tokenizer says how many there are."""
+
 
 @dataclass(frozen=True)
 class PlanConfig(TrainConfig):
     """The run, the hardware, and how well it is used."""
 
-    hardware: str = "gaudi2x512"
+    hardware: str = "gaudi2x8"
     """Card and number: gaudi1x512, gaudi2x8, gaudi3x64, a100x8, h100x64, h200x64."""
     model_from: str | None = None
     """Run folder, exported folder or hub name whose model and losses to plan, instead of `model` and `objective`."""

@@ -1,16 +1,15 @@
 """A run on other hardware: its memory and time, its bottleneck, and how these change with the number of cards."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from bridgetower_train.config import Duration, RunLength, TrainConfig
 from bridgetower_train.engines.graphs import Graphs, planned_graphs
 from bridgetower_train.engines.reduction import check_reduction
-from bridgetower_train.errors import ConfigError
 from bridgetower_train.planning.arithmetic import Step, links_times, memory_time
 from bridgetower_train.planning.collectives import Collective, collective_bytes
-from bridgetower_train.planning.config import PlanConfig
+from bridgetower_train.planning.config import ROBERTA_TOKENS, PlanConfig
 from bridgetower_train.planning.corpora import Corpora, count
 from bridgetower_train.planning.hardware import Card, Cluster, parse
 from bridgetower_train.planning.memory import MOMENTS, WEIGHT, Breakdown, Memory, measure
@@ -167,16 +166,24 @@ class Plan:
         return None if self.samples is None else self.samples / estimate.global_batch * step
 
 
-def make_plan(config: PlanConfig) -> Plan:
-    """Trace the model, count the data, and compare numbers of cards; ConfigError if the run does not divide among the cards."""
+def make_plan(config: PlanConfig, say: Callable[[str], None] = lambda text: None) -> Plan:
+    """Trace the model, count the data, and compare numbers of cards; ConfigError if the run does not divide among the cards.
+
+    `say` is told what takes time. Without `model.vocab_size` the tokenizer is RoBERTa's.
+    """
     if config.model.vocab_size is None:
-        raise ConfigError("model.vocab_size=null: set it to the number of tokens, or use model=base or model=large")
+        say(f"model.vocab_size is null: planned with {ROBERTA_TOKENS:,} tokens, as RoBERTa has")
+        config = replace(config, model=replace(config.model, vocab_size=ROBERTA_TOKENS))
     cluster = parse(config.hardware)
     config.rank_batch(cluster.cards)  # before the work of tracing
     cluster.card.device.check_moments(config.optim)
     check_reduction(config.engine.name, config.engine, cluster.card.device)
     platform = Platform.on_paper(cluster.card.fused_attention, config.device.precision)
-    return plan_from(config, {kept: measure(config, platform, kept) for kept in (False, True)})
+    memories = {}
+    for number, kept in enumerate((False, True), 1):
+        say(f"tracing a step {'with' if kept else 'without'} activation checkpointing, {number} of 2")
+        memories[kept] = measure(config, platform, kept)
+    return plan_from(config, memories)
 
 
 def plan_from(config: PlanConfig, memories: dict[bool, Memory]) -> Plan:

@@ -233,6 +233,6 @@ def plain(q_BHQE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor, mask: Tensor | None, d
     """Unfused attention, which keeps its probabilities before and after dropout."""
     logits_BHQT = q_BHQE @ k_BHTE.transpose(-2, -1) * q_BHQE.shape[-1] ** -0.5
     if mask is not None:
-        logits_BHQT = logits_BHQT.masked_fill(~mask, float("-inf"))
+        logits_BHQT = logits_BHQT + mask
     weights_BHQT = logits_BHQT.softmax(-1).to(v_BHTE.dtype)
     return torch.dropout(weights_BHQT, dropout_p, True) @ v_BHTE

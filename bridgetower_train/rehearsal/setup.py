@@ -10,14 +10,12 @@ from bridgetower_train.data.roots import is_remote, plain_root
 from bridgetower_train.devices.cpu import CpuDevice
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.host import free_memory
+from bridgetower_train.planning.config import ROBERTA_TOKENS
 from bridgetower_train.planning.memory import MOMENTS, WEIGHT, Memory, measure
 from bridgetower_train.planning.trace import Platform
 from bridgetower_train.rehearsal.synthetic import index_bytes, size_of, write_corpora
 from bridgetower_train.tasks import contrast
 from data_prep.shapes.synthetic import synthetic_tokenizer
-
-ROBERTA_TOKENS = 50265
-"""Rows of the word table if neither the model nor an available tokenizer says how many there are."""
 
 MARGIN = 1.5
 """Memory that must be free, in multiples of the plan's figure for a card: `zero3` of `large` took 1.45 times as much (11.9 GiB

@@ -199,12 +199,15 @@ class Console:
     """A progress bar on a terminal, a plain line per record elsewhere; nothing if `quiet`, as on all ranks but the first."""
 
     def __init__(self, start: int, total: int, quiet: bool) -> None:
-        self._total, self._quiet = total, quiet
-        show = sys.stderr.isatty() and not quiet
-        self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True) if show else None
+        self._start, self._total, self._quiet = start, total, quiet
+        self._bar: tqdm[Any] | None = None
+        self.last: LogRecord = {}
+        """The newest value of each figure."""
 
     def advance(self) -> None:
-        """Count a step."""
+        """Count a step; the first one opens the bar, below all that was said before."""
+        if self._bar is None and sys.stderr.isatty() and not self._quiet:
+            self._bar = tqdm(total=self._total, initial=self._start, unit="step", dynamic_ncols=True)
         if self._bar is not None:
             self._bar.update()
 
@@ -216,34 +219,31 @@ class Console:
             print_line(text)
 
     def write(self, record: LogRecord) -> None:
+        self.last |= record
         if "loss" not in record:
             shown = {k: f"{v:.3f}" if isinstance(v, float) else f"{v:,}" for k, v in record.items()}
             figures = "  ".join(f"{k} {v}" for k, v in shown.items() if k not in ("step", "time"))
             self.log(f"step {record['step']}  {figures}")
         elif self._bar is not None:
-            self._bar.set_postfix_str(
-                f"loss {record['loss']:.3f}, {record['samples_per_s']:.0f} samples/s, data wait {record['data_wait']:.0%}"
-                + _slow(record, ", ")
-            )
+            self._bar.set_postfix_str(_rates(record))
         else:
-            left = (self._total - record["step"]) * record["step_s"]
-            parts = "  ".join(f"{k[5:]} {v:.3f}" for k, v in record.items() if k.startswith("loss_"))
-            print(
-                f"step {record['step']}/{self._total}  loss {record['loss']:.4f}  {parts}  lr {record['lr']:.2e}  "
-                f"{record['samples_per_s']:.1f} samples/s  data wait {record['data_wait']:.0%}  "
-                f"left {clock(left)}{_slow(record, '  ')}",
-                flush=True,
-            )
+            left = clock((self._total - record["step"]) * record["step_s"])
+            print(f"step {record['step']}/{self._total}  {_rates(record)}  left {left}", flush=True)
 
     def close(self, failed: bool) -> None:
         if self._bar is not None:
             self._bar.close()
 
 
-def _slow(record: LogRecord, separator: str) -> str:
-    """Names the slowest rank where that matters."""
+def _rates(record: LogRecord) -> str:
+    """Losses, the learning rate, speed, and the slowest rank where that matters."""
+    losses = "  ".join(f"{k[5:]} {v:.3f}" for k, v in record.items() if k.startswith("loss_"))
     share = record.get("slowest_share", 0.0)
-    return f"{separator}rank {record['slowest_rank']} takes {share:.0%} longer than the median" if share >= SLOW else ""
+    slow = f"  rank {record['slowest_rank']} takes {share:.0%} longer than the median" if share >= SLOW else ""
+    return (
+        f"loss {record['loss']:.4f}  {losses}  lr {record['lr']:.2e}  {record['samples_per_s']:.1f} samples/s  "
+        f"data wait {record['data_wait']:.0%}{slow}"
+    )
 
 
 def clock(seconds: float) -> str:

@@ -183,5 +183,6 @@ def save(run: Run, step: int) -> None:
         "world_size": run.ranks.world_size,
         "host": platform.node(),
         "versions": versions(),
+        "corpora": {corpus.name: corpus.manifest.fingerprints for corpus in run.dataset.corpora},
     }
     run.checkpoints.save(run.engine, state, run.best.best)

@@ -69,6 +69,7 @@ class _State:
     world_size: int = 1
     device: str = "unknown"
     versions: dict[str, str] = field(default_factory=dict)
+    corpora: dict[str, list[str]] = field(default_factory=dict)
     best: Best | None = None
 
     def __post_init__(self) -> None:
@@ -176,7 +177,8 @@ def step_folders(run_dir: Path) -> list[Path]:
 
 def read_state(folder: Path) -> dict[str, Any]:
     """The `state.json` of a checkpoint, as far as it is used: `step`, `identity`, `skipped`, `streak`, `spikes`,
-    `running_norm`, `norms`, `bad_samples`, `metrics_lines`, `world_size`, `device`, `versions` and `best` (a Best, or None).
+    `running_norm`, `norms`, `bad_samples`, `metrics_lines`, `world_size`, `device`, `versions`, `corpora` (name -> its
+    fingerprints) and `best` (a Best, or None).
 
     FileError if that has another shape; OSError if it cannot be read.
     """

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from bridgetower_train.config import one_of
+from bridgetower_train.config import at_least, one_of
 from bridgetower_train.errors import DataError
 from data_prep.job.job import JobConfig, run_job
 from data_prep.shards.writer import DUPLICATE_KEY
@@ -48,11 +48,14 @@ class CocoConfig(LinkConfig, JobConfig):
     `captions_train2017.json`."""
     splits: list[str] = field(default_factory=lambda: ["train", "restval"])
     """Karpathy's splits to take; the others are for evaluation. Official files have none."""
+    first: int | None = None
+    """Take only so many images, the first of the file; null: all."""
     name: str = "coco"
     """Name of the corpus folder."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        at_least("first", 1 if self.first is None else self.first, 1)
         for split in self.splits:
             one_of("splits", split, SPLITS)
 
@@ -67,6 +70,8 @@ def run(config: CocoConfig) -> None:
     karpathy = is_karpathy(content)
     rows = karpathy_rows(config, content) if karpathy else official_rows(config, content)
     identity = {"annotations": digest_file("annotations", config.annotations), **config.link_rule}
+    if config.first is not None:
+        rows, identity["first"] = rows[: config.first], str(config.first)
     if karpathy:
         identity["splits"] = ", ".join(sorted(config.splits))
     images = LocalImages(config.images, config.size, config.workers, config.follow_links)

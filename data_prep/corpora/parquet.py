@@ -64,7 +64,7 @@ class ParquetPart(FilePart):
                     if known not in rows:
                         place = Place(str(self.own_file()), target.tell(), len(found.image))
                         target.write(found.image)
-                        rows[known] = self._row(number, found)._replace(place=place)
+                        rows[known] = self._row(number, found)._replace(places=[place])
                     for kind, column in self.wanted:
                         texts = as_list(found.values[column])
                         rows[known].captions.extend(texts)

@@ -10,9 +10,7 @@ from typing import Any, BinaryIO
 from bridgetower_train.config import one_of
 from bridgetower_train.data.shards import (
     CAPTIONS_TOO_LARGE,
-    IMAGE_TOO_LARGE,
     MAX_CAPTION_BYTES,
-    MAX_IMAGE_BYTES,
     BadRecordError,
     Captions,
     as_list,
@@ -26,7 +24,7 @@ from data_prep.packed.files import FilePart, FileParts, about_files, named_files
 from data_prep.packed.images import PlacedImages
 from data_prep.packed.keep import parse_keep
 from data_prep.packed.looks import looks_of, open_against
-from data_prep.packed.tars import CAPTIONS, IMAGES, SPARSE, Loss, contents_of
+from data_prep.packed.tars import CAPTIONS, SPARSE, Loss, contents_of, images_of
 from data_prep.source.captions import check_kinds
 from data_prep.source.local import NOT_A_FILE, LinkConfig
 from data_prep.source.rows import NO_IMAGE, WEB, Part, Place, Row
@@ -136,14 +134,10 @@ class TarPart(FilePart):
         row = Row(self.key(number), f"{short_name(self.name)}/{plain}", [], {"key": plain})
         if _KEY.fullmatch(plain):
             row = row._replace(key=plain, meta={})
-        image = next((parts[suffix] for suffix in IMAGES if suffix in parts), None)
-        if image is None:
-            return row._replace(state=NO_IMAGE)
-        if image.size > MAX_IMAGE_BYTES:
-            return row._replace(state=IMAGE_TOO_LARGE)
-        if any(part.sparse for part in parts.values()):
-            return row._replace(state=SPARSE)
         try:
+            images = images_of(parts)
+            if any(part.sparse for part in parts.values()):
+                raise BadRecordError(SPARSE)
             captions, kinds, meta = _texts(file, parts, self.wanted)
         except BadRecordError as error:
             return row._replace(state=error.reason)
@@ -153,7 +147,7 @@ class TarPart(FilePart):
             captions=captions,
             kinds=kinds,
             meta={**_noted(meta), **row.meta},
-            place=Place(path, image.offset, image.size),
+            places=[Place(path, image.offset, image.size) for image in images],
         )
 
 

@@ -21,14 +21,14 @@ NEAR_DUPLICATE = "near-duplicate of an image in against"
 
 @dataclass(frozen=True)
 class PlacedImages(Images):
-    """Reads each image at `Row.place`, and writes it with a shorter edge of `size` pixels."""
+    """Reads the images at `Row.places`, and writes them with a shorter edge of `size` pixels."""
 
     size: int
     workers: int
     enlarge: bool = True
     """Smaller ones too; otherwise they keep their size. What is a JPEG of the right size already is kept as it is."""
     keep: Sequence[Rule] = ()
-    """Which to keep, by the row's `meta`, and by `width` and `height` in pixels where it lacks these."""
+    """Which to keep, by the row's `meta`, and by `width` and `height` of the first image, in pixels, where it lacks these."""
     against: Looks | None = None
     """Images that look like one of these are left out."""
 
@@ -37,28 +37,30 @@ class PlacedImages(Images):
 
     def _numbered(self, numbered: tuple[int, Row]) -> tuple[int, Outcome]:
         number, row = numbered
-        assert row.place is not None
         try:
-            return number, self._prepare(row, _read(row.place))
+            return number, self._prepare(row, [_read(place) for place in row.places])
         except OSError as error:
             return number, Outcome(UNREADABLE, error.strerror or "")
         except BadRecordError as error:
             return number, Outcome(error.reason)
 
-    def _prepare(self, row: Row, original: bytes) -> Outcome:
-        image = check_image(original)
-        meta = {"width": image.width, "height": image.height}
+    def _prepare(self, row: Row, originals: list[bytes]) -> Outcome:
+        images = [check_image(original) for original in originals]
+        meta = {"width": images[0].width, "height": images[0].height}
         for rule in self.keep:
             if reason := rule.reason({**meta, **row.meta}):
                 return Outcome(reason, meta=meta)
-        edge = min(image.width, image.height)
-        smaller = edge < self.size and not self.enlarge
-        pixels = image.decode(None if smaller else self.size)
-        if self.against and (known := self.against.nearest(pixels)):
-            return Outcome(NEAR_DUPLICATE, known, meta=meta)
-        kept = image.is_plain and (smaller or edge == self.size)
-        digest = row.meta.get("sha256") or sha256(original).hexdigest()
-        return Outcome(OK, "", original if kept else encode(pixels), {**meta, "sha256": digest})
+        prepared = []
+        for image, original in zip(images, originals, strict=True):
+            edge = min(image.width, image.height)
+            smaller = edge < self.size and not self.enlarge
+            pixels = image.decode(None if smaller else self.size)
+            if self.against and (known := self.against.nearest(pixels)):
+                return Outcome(NEAR_DUPLICATE, known, meta=meta)
+            kept = image.is_plain and (smaller or edge == self.size)
+            prepared.append(original if kept else encode(pixels))
+        digest = row.meta.get("sha256") or sha256(b"".join(originals)).hexdigest()
+        return Outcome(OK, "", prepared[0], {**meta, "sha256": digest}, prepared[1:])
 
 
 def _read(place: Place) -> bytes:

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import tempfile
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,11 +18,9 @@ from bridgetower_train.data.manifest import Manifest, ShardInfo
 from bridgetower_train.data.roots import is_remote, plain_root
 from bridgetower_train.data.shards import (
     CAPTIONS_TOO_LARGE,
-    IMAGE_TOO_LARGE,
     INDEX_DTYPE,
     MAX_CAPTION_BYTES,
     MAX_CAPTIONS,
-    MAX_IMAGE_BYTES,
     NO_KEYS,
     BadRecordError,
     Captions,
@@ -35,11 +32,11 @@ from bridgetower_train.errors import ConfigError, DataError, FileError
 from bridgetower_train.files import sha256_file
 from bridgetower_train.foreign import MAX_JSON, inside, open_regular, read_bytes
 from bridgetower_train.lock import hold
-from data_prep.packed.tars import CAPTIONS, IMAGES, SECOND, SPARSE, Contents, contents_of
+from data_prep.packed.tars import CAPTIONS, SPARSE, contents_of, images_of
 from data_prep.shards.output import Output
 from data_prep.shards.summary import LeftOut, list_left_out, most_frequent, summarize
 from data_prep.shards.tars import RemoteTars, Tars
-from data_prep.shards.writer import Rows, write_index
+from data_prep.shards.writer import Rows, record_crc, write_index
 from data_prep.source.captions import check_kinds
 from data_prep.source.local import NOT_A_FILE, LinkConfig, local_path
 from data_prep.source.rows import WEB
@@ -236,8 +233,7 @@ def _scan(path: Path, member: str, keys: Mapping[str, str], follow_links: bool) 
     try:
         with _open(path, follow_links) as file:
             size, sha256 = os.fstat(file.fileno()).st_size, sha256_file(path)
-            contents = contents_of(file, (*CAPTIONS, SECOND))
-            _keep_second(contents)
+            contents = contents_of(file)
             scan.dropped += [LeftOut(f"{path.name} {loss.where}", loss.reason) for loss in contents.lost]
             for key, parts in contents.records.items():
                 try:
@@ -262,37 +258,23 @@ def _scan(path: Path, member: str, keys: Mapping[str, str], follow_links: bool) 
     return scan
 
 
-def _keep_second(contents: Contents) -> None:
-    """Keep members named as second images only where they are such: right behind a first one."""
-    for key, parts in list(contents.records.items()):
-        first = parts.get(IMAGES[0])
-        if SECOND in parts and (first is None or not first.is_before(parts[SECOND])):
-            contents.unread[SECOND] += 1
-            del parts[SECOND]
-            if not parts:
-                del contents.records[key]
-
-
 def _row(
     file: BinaryIO, parts: dict[str, Member], suffix: str, keys: Mapping[str, str]
 ) -> tuple[tuple[int, ...], set[int], list[str]]:
     """A record's row of the index, with shard 0, the shorter edges of its images, from their headers, and its captions' kinds."""
-    image = next((parts[name] for name in IMAGES if name in parts), None)
-    member = parts.get(suffix)
     if any(part.sparse for part in parts.values()):
         raise BadRecordError(SPARSE)
-    if image is None or member is None:
-        raise BadRecordError("no image" if image is None else f"no {suffix}")
-    images = [image, *([parts[SECOND]] if SECOND in parts else [])]
-    if any(one.size > MAX_IMAGE_BYTES for one in images):
-        raise BadRecordError(IMAGE_TOO_LARGE)
+    images = images_of(parts)
+    member = parts.get(suffix)
+    if member is None:
+        raise BadRecordError(f"no {suffix}")
     captions = _captions(file, member, suffix, keys)
     if not 0 < len(captions) <= MAX_CAPTIONS:
         raise BadRecordError(CAPTIONS_TOO_LARGE if captions else "no caption")
     jpegs = [os.pread(file.fileno(), one.size, one.offset) for one in images]
     checked = map(check_image, jpegs)
-    crc = zlib.crc32(os.pread(file.fileno(), member.size, member.offset), zlib.crc32(jpegs[0]))
-    row = (0, image.offset, image.size, member.offset, member.size, len(captions), crc)
+    crc = record_crc(jpegs, os.pread(file.fileno(), member.size, member.offset))
+    row = (0, images[0].offset, images[0].size, member.offset, member.size, len(captions), crc)
     return row, {min(one.width, one.height) for one in checked}, [kind for _, kind in captions]
 
 

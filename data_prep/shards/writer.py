@@ -1,5 +1,6 @@
 """Shards, index and manifest of a corpus: the same bytes for the same records."""
 
+import functools
 import hashlib
 import itertools
 import json
@@ -37,6 +38,11 @@ MAX_KINDS = 100
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,90}")
 
 Rows = npt.NDArray[np.void]
+
+
+def record_crc(images: Sequence[bytes], member: bytes) -> int:
+    """The CRC-32 of a record in the index."""
+    return zlib.crc32(member, functools.reduce(lambda crc, image: zlib.crc32(image, crc), images, 0))
 
 
 class Shard:
@@ -89,7 +95,7 @@ class Shard:
             for number, image in enumerate(further, 1):
                 self._append(f"{key}.{number}.jpg", image)
             json_at = self._append(f"{key}.json", member)
-            crc = zlib.crc32(member, zlib.crc32(jpeg))
+            crc = record_crc([jpeg, *further], member)
             self._rows.append((0, jpeg_at, len(jpeg), json_at, len(member), len(texts), crc))
             self._keys.add(key)
             self._kinds.update(noted)

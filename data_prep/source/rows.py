@@ -49,8 +49,8 @@ class Row(NamedTuple):
     """The kind of each caption; empty where none has one."""
     state: str = ""
     """Why the source itself gives no image ("duplicate", "no caption", ...); empty: the image has to be fetched."""
-    place: Place | None = None
-    """Where the image is, if the source has it in a file together with others."""
+    places: Sequence[Place] = ()
+    """Where its images are, if the source has them in a file together with others."""
     further: Sequence[str] = ()
     """Locations of further images of the record."""
 

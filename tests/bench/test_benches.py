@@ -39,6 +39,23 @@ def test_prep(bench, tmp_path, capsys):
     assert figures["jpeg_kb"] == pytest.approx(size / 1e3)
 
 
+def test_attention(bench):
+    keys = (
+        "device.name=cpu",
+        "device.precision=fp32",
+        "batch=1",
+        "heads=1",
+        "image_tokens=6",
+        "text_tokens=4",
+        "repeats=1",
+    )
+    figures = bench("attention", *keys, without={"efficient", "cudnn"})
+    assert figures["forward"].keys() == figures["both"].keys()
+    assert {*figures["both"]["image tower"]} == {"device", "flash", "math"}
+    assert {*figures["both"]["text tower"]} == {"device", "math"}, "no kernel of the CPU drops"
+    assert all(speed > 0 for table in figures.values() for row in table.values() for speed in row.values())
+
+
 def test_save(bench, tiny, tmp_path):
     folder = tmp_path / "disk"
     folder.mkdir()

@@ -32,7 +32,7 @@ def root(tmp_path_factory) -> Path:
 
 def rehearse(*overrides: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "bridgetower_train", "rehearse", "model=tiny", "data=shapes", *overrides]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
 
 
 def test_it_plays_a_rank_of_many(root: Path, tmp_path: Path):

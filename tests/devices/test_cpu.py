@@ -5,11 +5,15 @@ import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from bridgetower_train.config import DeviceConfig
-from bridgetower_train.devices import make_device
-from bridgetower_train.devices.cpu import attention
-from bridgetower_train.model.attention import sdpa
+from bridgetower_train.devices import cpu, make_device
+from bridgetower_train.devices.cpu import attention, product
+from bridgetower_train.model.attention import Linear, attention_mask, sdpa
+from bridgetower_train.model.bridgetower import BridgeTower
+from bridgetower_train.model.vision import SelfAttention
+from tests.tiny import SMALL
 
 SHAPE = (4, 2, 48, 16)
 
@@ -17,7 +21,7 @@ SHAPE = (4, 2, 48, 16)
 def made() -> tuple[torch.Tensor, torch.Tensor]:
     """Queries, also used as keys, and a mask that hides the last keys."""
     torch.manual_seed(0)
-    return torch.randn(SHAPE, requires_grad=True), (torch.arange(48) < 40)[None, None, None]
+    return torch.randn(SHAPE, requires_grad=True), attention_mask(torch.arange(48)[None] < 40, torch.float32)
 
 
 @pytest.mark.parametrize("masked", [True, False])
@@ -92,3 +96,36 @@ def test_peak_bytes_are_those_of_the_tensors_alive_together():
         assert torch.ones(1_500_000).sum() > 0  # 6 MB
 
     assert device.peak_bytes(work) == pytest.approx(8_000_000, rel=0.01)
+
+
+SHAPES = [((2, 65, 128), 512, True), ((3, 500, 128), 256, False), ((1, 4), 8, True)]
+
+
+@pytest.mark.parametrize(("shape", "outputs", "biased"), SHAPES)
+def test_products_are_torchs(shape: tuple[int, ...], outputs: int, biased: bool):
+    torch.manual_seed(0)
+    x = torch.randn(*shape[:-1], 2 * shape[-1])[..., : shape[-1]].requires_grad_()  # not contiguous
+    weight = torch.randn(outputs, shape[-1], requires_grad=True)
+    bias = torch.randn(outputs, requires_grad=True) if biased else None
+    leaves = [leaf for leaf in (x, weight, bias) if leaf is not None]
+    found = []
+    for function in (product, F.linear):
+        out = function(x, weight, bias)
+        found.append([out, *torch.autograd.grad(out.square().mean(), leaves)])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    frozen = product(x.detach(), weight, None if bias is None else bias.detach())
+    assert torch.autograd.grad(frozen.sum(), weight)[0].shape == weight.shape
+    for inexact in (x.double(), x.bfloat16()):
+        assert torch.equal(
+            product(inexact, weight.to(inexact.dtype), None), F.linear(inexact, weight.to(inexact.dtype))
+        )
+
+
+def test_a_captured_model_multiplies_by_the_faster_library(monkeypatch: pytest.MonkeyPatch):
+    for preferred in (True, False):
+        monkeypatch.setattr(cpu, "prefers_onednn", lambda preferred=preferred: preferred)
+        model = BridgeTower(SMALL)
+        make_device(DeviceConfig(name="cpu"))[0].compile(model)
+        parts = [part for part in model.modules() if isinstance(part, (Linear, SelfAttention))]
+        assert {part.product for part in parts} == {product if preferred else F.linear}

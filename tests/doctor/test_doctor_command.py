@@ -45,8 +45,15 @@ def test_numbered_lines_with_what_to_do(capsys, tmp_path):
     for line, following in zip(lines, [*lines[1:], ""], strict=True):
         if line[:4].strip().isdigit():
             assert following.strip().startswith("->") == (line.split()[1] != "ok")
-    assert lines[-1].endswith("failures")
+    assert lines[-2].endswith("failures")
+    assert lines[-1].startswith("to do first: ")
     assert not (tmp_path / "run").exists(), "it only looks"
+
+
+def test_before_any_data_it_says_what_to_do_first(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["doctor", "checks=[data]"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("to do first: bridgetower prep shapes out=data ")
 
 
 def test_as_a_process_on_this_machine(shapes_root, tmp_path):

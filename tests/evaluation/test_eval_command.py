@@ -1,6 +1,7 @@
 """`bridgetower eval` and `report` on a real run."""
 
 import json
+import shutil
 
 from bridgetower_train.cli import main
 from tests.training.runs import train_here
@@ -21,11 +22,17 @@ def evaluations(run_dir):
 def test_a_run_is_evaluated_and_reported(shapes_root, tmp_path, capsys):
     run_dir = tmp_path / "run"
     train_here(shapes_root, run_dir, "steps=2")
+    trained = capsys.readouterr().out
+    assert "TFLOP to go" not in trained
+    assert f"saved     {run_dir}/checkpoints/step-00000002\nfigures   loss " in trained
+    next_commands = f"next      bridgetower eval run_dir={run_dir}\n          bridgetower report run_dir={run_dir}\n"
+    assert trained.endswith(next_commands)
     assert main(["eval", f"run_dir={run_dir}"]) == 0
     printed = capsys.readouterr().out
     found = evaluations(run_dir)["overview on shapes_heldout"]
     assert found["step"] == 2
     assert found["protocol"]["model"] == "trained on this data set: trained on shapes"
+    assert found["protocol"]["trained on it"] == "no"
     assert found["figures"].keys() == FIGURES
     assert all(0 <= value <= 1 and name in printed for name, value in found["figures"].items())
     assert len(found["examples"]) == 12
@@ -33,6 +40,29 @@ def test_a_run_is_evaluated_and_reported(shapes_root, tmp_path, capsys):
     assert main(["eval", f"run_dir={run_dir}", "corpus=shapes", "samples=16"]) == 0
     assert main(["report", f"run_dir={run_dir}"]) == 0
     assert (run_dir / "report.html").stat().st_size > 10_000
+
+
+def test_figures_on_what_a_model_was_trained_on_say_so(shapes_root, tmp_path, capsys):
+    """Under whatever name and wherever it lies; the card of an export repeats it."""
+    run_dir, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    train_here(shapes_root, run_dir, "steps=1")
+    shutil.copytree(shapes_root / "shapes", elsewhere / "another")
+    shutil.copytree(shapes_root / "shapes_heldout", elsewhere / "shapes")
+    said = {}
+    for root, corpus in ((shapes_root, "shapes"), (elsewhere, "another"), (elsewhere, "shapes")):
+        assert main(["eval", f"run_dir={run_dir}", f"root={root}", f"corpus={corpus}", "samples=16"]) == 0
+        said[root.name, corpus] = evaluations(run_dir)[f"overview on {corpus}"]["protocol"]["trained on it"]
+        assert said[root.name, corpus] in capsys.readouterr().out
+        out = tmp_path / f"exported-{len(said)}"
+        assert main(["export", f"run_dir={run_dir}", f"out={out}"]) == 0
+        (run_dir / "eval.json").unlink()
+        card = (out / "README.md").read_text()
+        assert ("which it was trained on: these figures show what it learned by heart" in card) == (
+            corpus != "shapes" or root == shapes_root
+        )
+        assert "held-out" not in card
+    learned = "yes, as shapes: these figures show what it learned by heart"
+    assert list(said.values()) == [learned, learned, "no"]
 
 
 def test_what_cannot_be_evaluated_says_so(shapes_root, tmp_path, capsys):

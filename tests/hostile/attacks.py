@@ -63,7 +63,10 @@ ATTACKS: dict[int, tuple[str, str]] = {
     52: ("eval.json with a group among its figures; state.json `[]`", "one line that names the file"),
     53: ("tokenizer.json with `(a|aa)+$`; with the id 3,000,000,000", "one line; refused"),
     54: ("broken tokenizer.json or vocab.json beside weights", "one line that names the file"),
-    55: ("`--config-dir`, `hydra.run.dir`, `+x._target_=os.system`, `experiment=../../x`", "refused, nothing is built"),
+    55: (
+        "`hydra.run.dir`, `+x._target_=os.system`, `experiment=../../x`",
+        "refused, nothing is built; `--config-dir` adds YAML of yours, which sets keys and no more",
+    ),
     56: ("dataset card of a hostile corpus: names, title, homepage, note", "text; names that a shell interprets are refused"),
     57: ("model card: licence with `\\r`, title, homepage", "text"),
     58: ("YAML header of both cards", "quoted"),

@@ -5,7 +5,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bridgetower_train.model.attention import Linear, absorbed_attention, sdpa, split_heads, use_absorbed
+from bridgetower_train.model.attention import (
+    Linear,
+    QueryKeyValue,
+    absorbed_attention,
+    attention_mask,
+    sdpa,
+    split_heads,
+    use_absorbed,
+)
 
 B, T, WIDTH = 3, 11, 128
 
@@ -18,7 +26,7 @@ def made(queries: int) -> tuple[Tensor, Tensor, Linear, Linear, Tensor]:
         torch.nn.init.normal_(linear.bias)
     q = torch.randn(B, WIDTH // 64, queries, 64, dtype=torch.float64, requires_grad=True)
     x = torch.randn(B, T, WIDTH, dtype=torch.float64, requires_grad=True)
-    mask = (torch.arange(T) < torch.tensor([T, 4, 1])[:, None])[:, None, None, :]
+    mask = attention_mask(torch.arange(T) < torch.tensor([T, 4, 1])[:, None], torch.float64)
     return q, x, key, value, mask
 
 
@@ -43,7 +51,7 @@ def test_dropout_drops_the_same_tokens_of_keys_and_bias():
     q, x, key, value, mask = made(1)
     torch.manual_seed(1)
     folded = absorbed_attention(q, x, key, value, mask, 0.5)
-    logits = (q @ split_heads(key(x)).transpose(-2, -1) / 8).masked_fill(~mask, -torch.inf)
+    logits = (q @ split_heads(key(x)).transpose(-2, -1) / 8) + mask
     torch.manual_seed(1)
     plain = F.dropout(logits.softmax(-1), 0.5) @ split_heads(value(x))
     torch.testing.assert_close(folded, plain, rtol=0, atol=1e-10)
@@ -55,3 +63,31 @@ def test_dropout_drops_the_same_tokens_of_keys_and_bias():
 def test_few_queries_fold(queries: int, keys: int, folded: bool):
     assert use_absorbed(queries, keys, 768) is folded
     assert not use_absorbed(50, 325, 768), "the products by head would take longer than they save"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_mask_hides_as_minus_infinity_does(dtype: torch.dtype):
+    """Bit by bit, in the result and the gradients."""
+    torch.manual_seed(0)
+    q = torch.randn(B, 2, T, 64, dtype=dtype, requires_grad=True)
+    seen = torch.arange(T) < torch.tensor([T, 4, 1])[:, None]
+    results = []
+    for mask in (attention_mask(seen, dtype), seen[:, None, None, :]):
+        out = sdpa(q, q, q, mask, 0.0)
+        results.append([out, *torch.autograd.grad(out.square().sum(), q)])
+    assert all(torch.equal(ours, boolean) for ours, boolean in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("cross", [False, True])
+def test_one_product_is_three(monkeypatch: pytest.MonkeyPatch, cross: bool):
+    torch.manual_seed(0)
+    layer = QueryKeyValue(WIDTH).double()
+    x, y = (torch.randn(B, n, WIDTH, dtype=torch.float64, requires_grad=True) for n in (6, 8))
+    leaves = [x, *layer.parameters(), *([y] if cross else [])]
+    results = []
+    for packed in (True, False):
+        monkeypatch.setattr(torch, "is_autocast_enabled", lambda _, packed=packed: packed)
+        out = layer(x, y if cross else x)
+        results.append([*out, *torch.autograd.grad(torch.cat(out, dim=1).sin().sum(), leaves)])
+    for one, three in zip(*results, strict=True):
+        torch.testing.assert_close(one, three, rtol=0, atol=1e-10)

@@ -28,7 +28,7 @@ class Types(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = function(*args, **(kwargs or {}))
         name = function.overloadpacket.__name__
-        if name != "_to_copy":  # the weights of products
+        if name not in ("_to_copy", "cat"):  # the weights of products
             first = next((x for x in tree_leaves(out) if isinstance(x, Tensor) and x.is_floating_point()), None)
             if first is not None:
                 self.found[self.inside, name].add(first.dtype)

@@ -19,6 +19,7 @@ def small_plan(**changes: object) -> PlanConfig:
         run_dir="run",
         steps="2e8 samples",
         tokenizer="none",
+        hardware="gaudi2x512",
         global_batch=2048,
         model=LARGE,
         device=DeviceConfig(precision="bf16"),

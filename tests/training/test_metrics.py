@@ -1,12 +1,14 @@
 """The records of a run and where they go."""
 
+import io
 import json
+import sys
 
 import pytest
 
 from bridgetower_train.data.batch import BadRecord
 from bridgetower_train.distributed import Ranks
-from bridgetower_train.training.metrics import BadSamples, JsonLines, TensorBoard, keep_lines_until
+from bridgetower_train.training.metrics import BadSamples, Console, JsonLines, TensorBoard, keep_lines_until
 
 ALONE = Ranks(0, 1, None)
 
@@ -54,6 +56,28 @@ def test_tensorboard_has_each_line_at_once_and_forgets_what_is_trained_again(tmp
     found = EventAccumulator(str(tmp_path)).Reload()
     assert [(event.step, event.value) for event in found.Scalars("loss")] == [(1, 0.5), (2, 1.0), (3, 7.0)]
     assert set(found.Tags()["scalars"]) == {"loss", "epoch"}
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_console_shows_losses_and_rates_below_what_was_said_before(monkeypatch, terminal):
+    shown = Terminal() if terminal else io.StringIO()
+    monkeypatch.setattr(sys, "stderr", shown)
+    monkeypatch.setattr(sys, "stdout", shown)
+    monkeypatch.setenv("COLUMNS", "200")
+    console = Console(0, 2, quiet=False)
+    print("the summary")
+    console.advance()
+    rates = {"lr": 1e-3, "samples_per_s": 8.0, "data_wait": 0.01, "step_s": 1.0}
+    console.write({"step": 1, "loss": 3.0, "loss_mlm": 2.0, "loss_itm": 1.0, **rates})
+    console.close(failed=False)
+    assert shown.getvalue().startswith("the summary\n")
+    assert "loss 3.0000  mlm 2.000  itm 1.000  lr 1.00e-03  8.0 samples/s  data wait 1%" in shown.getvalue()
+    assert console.last["loss"] == 3.0
 
 
 def test_a_line_that_does_not_fit_names_its_file(tmp_path):

@@ -91,6 +91,16 @@ def test_sound_images_are_written_in_order(tmp_path: Path) -> None:
     }
 
 
+def test_only_the_first_images_are_taken(tmp_path: Path) -> None:
+    config, _ = source(tmp_path)
+    run(replace(config, first=3))
+    corpus = corpus_of(config)
+    assert [corpus.read(row).key for row in range(corpus.manifest.images)] == ["000000000070", "000000000068"]
+    assert corpus.manifest.extra["source"]["first"] == "3"
+    with pytest.raises(ConfigError, match="first=0: must be at least 1"):
+        replace(config, first=0)
+
+
 def test_every_row_has_one_state_in_the_log_and_in_the_manifest(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

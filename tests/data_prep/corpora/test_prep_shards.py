@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import tarfile
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from PIL import Image
 
 from bridgetower_train.cli import main
-from bridgetower_train.data.shards import Corpus, open_corpus
+from bridgetower_train.data.shards import BadRecordError, Corpus, open_corpus
 from bridgetower_train.errors import ConfigError
 from data_prep.corpora.shards import ShardsConfig, TarParts, run
 from data_prep.packed.files import named_files
@@ -123,6 +124,29 @@ def test_only_larger_images_are_resized(tmp_path, make_tar):
     assert images[:3] == [encoded(number, sizes[number]) for number in (1, 2, 3)]
     assert [Image.open(io.BytesIO(image)).size for image in images[3:]] == [(100, 64), (41, 30)]
     assert prepare(tmp_path / "b", make_tar(tmp_path / "b.tar", record(1)), resize="larger").manifest.image_size == 64
+
+
+def test_a_second_image_is_carried_where_it_lies_right_behind_the_first(tmp_path, make_tar):
+    """As in our own corpora of pairs; anything else that has its name is a member like others."""
+    big = (160, 128)
+    members = {
+        "a.jpg": encoded(1), "a.1.jpg": encoded(2, big), "a.txt": b"two",
+        "b.jpg": encoded(3), "b.txt": b"one", "b.1.jpg": encoded(4),
+        "c.png": encoded(5, kind="PNG"), "c.1.jpg": encoded(6), "c.txt": b"one too",
+        "d.1.jpg": encoded(7),
+    }  # fmt: skip
+    corpus = prepare(tmp_path, make_tar(tmp_path / "a.tar", members))
+    found = [corpus.read(row) for row in range(3)]
+    first, second = found[0].images(2)
+    assert bytes(first) == encoded(1)
+    assert Image.open(io.BytesIO(second)).size == (80, 64)
+    assert found[0].meta["sha256"] == sha256(encoded(1) + encoded(2, big)).hexdigest()
+    for record in found[1:]:
+        with pytest.raises(BadRecordError, match="1 image instead of 2"):
+            record.images(2)
+    assert [(line["location"], line["state"]) for line in log(corpus)][3] == ("a.tar d.1.jpg", "no image")
+    again = prepare(tmp_path / "again", tmp_path / "ours")
+    assert [bytes(image) for image in again.read(0).images(2)] == [bytes(first), bytes(second)]
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """SNLI-VE's and NLVR2's own files, and everything that can be wrong with them."""
 
 import io
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -13,6 +15,7 @@ from bridgetower_train.data.shards import BadRecordError
 from data_prep.inspect.lint import LintConfig
 from data_prep.inspect.lint import run as lint
 from data_prep.shards.index import build_index
+from data_prep.shards.writer import write_index
 from data_prep.tasks import nlvr2, snli_ve
 from data_prep.tasks.nlvr2 import Nlvr2Config
 from data_prep.tasks.snli_ve import SnliVeConfig
@@ -165,9 +168,40 @@ def test_lint_and_index_know_pairs(drawn: Path, tmp_path: Path, capsys: pytest.C
     (folder / "manifest.json").write_bytes(before["manifest.json"])
     tar = folder / "000000.tar"
     tar.write_bytes(tar.read_bytes().replace(b".1.jpg", b".2.jpg", 1))
+    build_index(folder)
     capsys.readouterr()
     assert lint(config) == 1
     assert "1 image instead of 2: 1" in capsys.readouterr().out
+
+
+def test_the_checksum_of_a_record_covers_both_images(drawn: Path, tmp_path: Path) -> None:
+    nlvr2.run(pairs(drawn, tmp_path, "dev"))
+    corpus, found = records(tmp_path, "nlvr2_val")
+    first, second = (bytes(image) for image in found[0].images(2))
+    assert second != first
+    tar = tmp_path / "nlvr2_val" / "000000.tar"
+    whole = tar.read_bytes()
+    damaged = bytearray(whole)
+    damaged[whole.index(second) + len(second) // 2] ^= 1
+    tar.write_bytes(damaged)
+    with pytest.raises(BadRecordError, match="changed since it was indexed"):
+        corpus.read(0)
+    # As indexes of before say it, which left the second image out.
+    tar.write_bytes(whole)
+    rows = np.load(corpus.path("index.npy"))
+    rows["crc"] = [zlib.crc32(member_of(whole, row), zlib.crc32(image_of(whole, row))) for row in rows]
+    write_index(tmp_path / "nlvr2_val", rows, "nlvr2_val", None, "json", corpus.manifest.shards, {}, {})
+    assert [bytes(image) for image in records(tmp_path, "nlvr2_val")[1][0].images(2)] == [first, second]
+
+
+def image_of(tar: bytes, row: Any) -> bytes:
+    """The first image of a row of the index."""
+    return tar[row["jpg_offset"] :][: row["jpg_size"]]
+
+
+def member_of(tar: bytes, row: Any) -> bytes:
+    """Its captions' member."""
+    return tar[row["json_offset"] :][: row["json_size"]]
 
 
 def test_texts_alone_do_not_tell_answers(drawn: Path) -> None:

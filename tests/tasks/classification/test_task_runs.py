@@ -19,6 +19,7 @@ from bridgetower_train.tasks.classification.reader import (
     SeveralLabelsReader,
     TwoImageReader,
 )
+from bridgetower_train.weights.checkpoint import step_folders
 from tests.tasks.classification.corpora import ANSWERS, NAMES, TASKS, Made, write
 from tests.training.runs import final_weights, metric_lines
 
@@ -39,6 +40,19 @@ def test_a_run_validates_keeps_the_names_of_labels_and_resumes_bit_for_bit(task,
     assert main(["train", *options(task), f"run_dir={tmp_path}"]) == 0
     assert "resume    from step 3" in capsys.readouterr().out
     assert final_weights(tmp_path) == final_weights(run)
+
+
+def test_a_killed_run_equals_an_undisturbed_one(options, start, tasks_root, tmp_path):
+    """Of NLVR2, whose head draws a dropout of its own."""
+    keys = [*options("nlvr2"), "steps=60", "validation.every=30", "checkpoint.every=4", "data.workers=1"]
+    job = start(tmp_path / "killed", *keys, root=tasks_root)
+    assert job.wait_for_step(10), job.wait()
+    job.kill()
+    assert 4 <= int(step_folders(tmp_path / "killed")[-1].name[5:]) < 60
+    for name in ("killed", "whole"):
+        assert main(["train", *keys, f"run_dir={tmp_path / name}"]) == 0
+    assert metric_lines(tmp_path / "killed") == metric_lines(tmp_path / "whole")
+    assert final_weights(tmp_path / "killed") == final_weights(tmp_path / "whole")
 
 
 def test_micro_batches_give_the_same_step(run_of, options, tmp_path):
