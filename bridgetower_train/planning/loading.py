@@ -54,4 +54,8 @@ def _sources(config: TrainConfig) -> Iterator[tuple[str, Iterator[Callable[[], b
 def _rows(corpus: Corpus) -> Iterator[Callable[[], memoryview]]:
     """Readers of records from all over a corpus."""
     rows = np.linspace(0, corpus.manifest.images, _RECORDS, endpoint=False).astype(int)
-    return ((lambda row=row: corpus.read(row).image) for row in rows.tolist())
+    return (partial(_image, corpus, row) for row in rows.tolist())
+
+
+def _image(corpus: Corpus, row: int) -> memoryview:
+    return corpus.read(row).image
