@@ -113,8 +113,8 @@ def _group(config: BenchRanksConfig, folder: Path) -> Rounds:
         tempfile.TemporaryDirectory(dir=folder) as run_dir,
         ProcessPoolExecutor(world_size, multiprocessing.get_context("spawn")) as pool,
     ):
-        ranks = list(pool.map(partial(_rank, config, folder, run_dir, port), range(world_size)))
-    return np.asarray(np.mean(ranks, 0))
+        found: Rounds = np.mean(list(pool.map(partial(_rank, config, folder, run_dir, port), range(world_size))), 0)
+        return found
 
 
 def _rank(config: BenchRanksConfig, root: Path, run_dir: str, port: int, rank: int) -> Rounds:
