@@ -75,8 +75,9 @@ CARDS = {
             f"{_NVIDIA}: 80 GiB HBM3, NVLink of 900 GB/s in both directions together, 400 Gb/s per adapter.",
         ),
         Card(
-            "h200", "H200 SXM", 141e9, 4.8e12, cuda.PEAK_BF16["H200"], 450e9, 400 * GBIT, True, cuda.CudaDevice,
-            f"{_NVIDIA}: 131 GiB HBM3e (141 GB), NVLink of 900 GB/s in both directions together, 400 Gb/s per adapter.",
+            "h200", "H200 SXM", 140 * GIB, 4.8e12, cuda.PEAK_BF16["H200"], 450e9, 400 * GBIT, True, cuda.CudaDevice,
+            f"{_NVIDIA}: 141 GB HBM3e, of which a card showed 143,771 MiB (benchmarks/2026-11-27-h200.md); NVLink of 900 GB/s in "
+            "both directions together, 400 Gb/s per adapter.",
         ),
     )
 }  # fmt: skip
