@@ -34,7 +34,7 @@ class SearchConfig(RootOptions):
     image: str | None = None
     """An image to search for, instead."""
     top: int = 20
-    """Results."""
+    """Results that are shown."""
     rerank: int = 0
     """The best so many by similarity are ranked again by image-text matching, which helps after training with hard negatives and
     fuses as many pairs; 0: none."""

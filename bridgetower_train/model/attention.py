@@ -166,7 +166,8 @@ class QueryKeyValue(nn.Module):
         return self.query(queries_BQD), *self._project(keys_BTD, self.key, self.value)
 
     def _project(self, x_BTD: Tensor, *linears: Linear) -> tuple[Tensor, ...]:
-        if not torch.is_autocast_enabled(x_BTD.device.type):
+        kind = x_BTD.device.type
+        if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
             return tuple(linear(x_BTD) for linear in linears)
         weight, bias = (torch.cat([getattr(linear, name) for linear in linears]) for name in ("weight", "bias"))
         return F.linear(x_BTD, weight, bias).chunk(len(linears), dim=-1)

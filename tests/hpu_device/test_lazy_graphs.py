@@ -20,7 +20,7 @@ LACKING = {"aten::any.dim", "aten::argmax", "aten::bitwise_not", "aten::index_ad
 def attention(q_BHQE, k_BHTE, v_BHTE, mask, dropout_p):
     """Written out: torch's own falls back for what guards it against masks that hide everything."""
     logits = q_BHQE @ k_BHTE.transpose(-2, -1) * q_BHQE.shape[-1] ** -0.5
-    return (logits if mask is None else logits.masked_fill(~mask, -1e4)).softmax(-1) @ v_BHTE
+    return (logits if mask is None else logits + mask).softmax(-1) @ v_BHTE
 
 
 def chunk(t, parts, dim=0):

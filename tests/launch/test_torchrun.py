@@ -16,7 +16,7 @@ TORCHRUN = ["bash", "launch/torchrun.sh"]
 
 def test_a_wrong_key_is_told_once(tmp_path, start):
     output = start(tmp_path, "stps=4", command=TORCHRUN, env={"NPROC": "2"}).finish(2)
-    assert output.count("stps: no such key") == 1
+    assert output.count("stps=4: no such key") == 1
 
 
 @attack(63)

@@ -63,7 +63,7 @@ def test_digits_of_ticks_follow_their_step(low, high, texts):
     assert ticks(value_axis(low, high).ticks) == texts
 
 
-@given(st.floats(-1e12, 1e12, allow_subnormal=False), st.floats(1e-7, 3))
+@given(st.floats(-1e12, 1e12).filter(lambda low: low == 0 or abs(low) > 1e-12), st.floats(1e-7, 3))
 def test_each_tick_of_an_axis_says_where_it_is(low, spread):
     axis = value_axis(low, low + spread * abs(low))
     units = {"k": 1e3, "M": 1e6}

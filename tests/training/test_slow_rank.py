@@ -41,4 +41,4 @@ def test_a_slow_rank_is_named_with_what_it_takes(tmp_path, train, customised, mo
     assert main(["report", f"run_dir={run_dir}"]) == 0
     page = (run_dir / "report.html").read_text()
     assert "rank 1 is the slowest in" in page
-    assert "Slowest rank, % over the median" in page
+    assert "Slowest rank: % over the median" in page

@@ -315,7 +315,7 @@ def test_broken_files(build, text, tmp_path):
 
 @pytest.mark.parametrize(
     ("override", "part"),
-    [("init.checkpoint=/nowhere/model.ckpt", "no such file"), ("init.visio=x", "did you mean 'init.vision'"),
+    [("init.checkpoint=/nowhere/model.ckpt", "no such file"), ("init.visio=x", "did you mean init.vision=x?"),
      ("init.vision={wrong}", "does not fit the model"), ("init.text={wrong}", "missing"),
      ("init.checkpoint={wrong}", "does not fit the model")],
 )  # fmt: skip

@@ -109,7 +109,7 @@ def test_it_is_planned_shown_and_reported(run_of, options, tmp_path, capsys):
     capsys.readouterr()
     plan = ["hardware=gaudi2x8", "data.lanes=8", f"out={tmp_path / 'plan.html'}", "model.vocab_size=300"]
     assert main(["plan", *options("nlvr2"), *plan]) == 0
-    assert "GB per card" in capsys.readouterr().out
+    assert "GiB per card" in capsys.readouterr().out
 
 
 def test_the_experiments_train_on_small_corpora(tasks_root, tmp_path):

@@ -12,6 +12,7 @@ import importlib.util
 import json
 import multiprocessing
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def record(call: str, **what: Any) -> None:
     while frames is not None and "/bridgetower_train/" not in frames.f_code.co_filename:
         own += frames.f_code.co_filename.startswith(ROOT)
         frames = frames.f_back
-    while frames is not None and "/devices/" in frames.f_code.co_filename:
+    while frames is not None and re.search("/bridgetower_train/(?!devices/)", frames.f_code.co_filename) is None:
         frames = frames.f_back
     by = frames.f_code.co_name if frames is not None else ""
     line = {"call": call, "by": by, "vendor": own > 1, **what, **device.counts()}
