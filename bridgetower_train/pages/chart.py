@@ -65,12 +65,13 @@ class Axis:
         return [tick(value) for value in self.ticks] if self.log else ticks(self.ticks)
 
     def position(self, values: npt.ArrayLike) -> Floats:
-        """Fractions of the axis, 0 at `low` and 1 at `high`."""
+        """Fractions of the axis, 0 at `low` and 1 at `high`; the middle of one that has no length."""
         ends = np.array([self.low, self.high])
         array: Floats = np.asarray(values, dtype=np.float64)
         if self.log:
             array, ends = np.log10(array), np.log10(ends)
-        fractions: Floats = (array - ends[0]) / (ends[1] - ends[0])
+        length = ends[1] - ends[0]
+        fractions: Floats = (array - ends[0]) / length if length else np.full_like(array, 0.5)
         return fractions
 
 

@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridgetower_train.pages.chart import RAW_POINTS, Curve, chart, running_mean, step_axis, thin, value_axis
+from bridgetower_train.pages.chart import (
+    RAW_POINTS,
+    Curve,
+    chart,
+    doubling_chart,
+    running_mean,
+    step_axis,
+    thin,
+    value_axis,
+)
 from bridgetower_train.pages.html import page
 
 
@@ -130,6 +139,12 @@ def test_a_log_chart_is_not_lifted_by_a_spike(places):
 def test_a_log_chart_of_like_values_is_linear():
     found = ticks(chart("t", "unit", [curve([2, 4, 6], smooth=False)], (1, 3), log=True), "y")
     assert found["2"] - found["4"] == pytest.approx(found["4"] - found["6"], abs=0.1)
+
+
+def test_a_chart_over_a_single_amount_has_its_point_in_the_middle():
+    drawn = doubling_chart("Time", "s", "cards", [Curve("a", "mlm", np.array([8.0]), np.array([1.0]))])
+    assert "nan" not in drawn
+    assert "left:50.00%" in drawn
 
 
 def test_values_that_cannot_be_drawn_leave_gaps():
