@@ -156,10 +156,10 @@ class Monitor(threading.Thread):
         del self._strangers[stranger]
         member.connection, member.received = stranger, rest
         self._selector.modify(stranger, selectors.EVENT_READ, partial(self._hear, member))
-        self._send(member, b"\n")
         if all(each.connection for each in self._members):
             self._open = False
             self._close(self._server)
+        self._send(member, b"\n")
 
     def _turn_away(self, stranger: socket.socket) -> None:
         del self._strangers[stranger]
