@@ -1,5 +1,3 @@
-import sys
-
 from bridgetower_train.cli import entry
 
-sys.exit(entry())
+entry()

@@ -9,35 +9,51 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NoReturn
 
 from bridgetower_train import __version__
 from bridgetower_train.display import guard_streams, output_fault, print_line, without_secrets
 from bridgetower_train.errors import ConfigError, UserError, nearest, remedy
 from bridgetower_train.jobs import end_with_parent, run_job
-from bridgetower_train.launched import check_numbers, is_first, several_ranks
+from bridgetower_train.launched import check_numbers, is_first
 from bridgetower_train.signals import ASKING, Signals
 from bridgetower_train.table import COMMANDS, REMOVED, VERBS, Command, command_of, load
 from bridgetower_train.usage import of_command, overview
 
-__all__ = ["COMMANDS", "REMOVED", "Command", "entry", "load", "main"]
+__all__ = ["COMMANDS", "REMOVED", "Command", "entry", "load", "main", "process"]
 
 _FIRST_SPEAKS = 10.0
 """Seconds that other ranks leave the first to say what is wrong: a launcher ends all where one has ended."""
 
 
-def entry() -> int:
-    """`main` as a whole process. Returns its exit code; a process that is one of several ranks exits here instead."""
+def entry() -> NoReturn:
+    """`main` as a whole process, which exits here.
+
+    Threads in C++ outlive what they worked for: gloo's release the tensors of the last collective late, for one. That takes the
+    GIL: before Python 3.14, a thread that asks for it while the interpreter is finalised is unwound through noexcept C++, which
+    aborts the process ("terminate called without an active exception"). So everything that belongs to an exit is done here,
+    except finalisation.
+    """
+    code = process()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(code)
+
+
+def process() -> int:
+    """`main` with all that belongs to a process but its exit. Returns the exit code."""
     end_with_parent()
     guard_streams()
     arguments = sys.argv[1:]
     sys.argv[1:] = map(without_secrets, arguments)  # which W&B stores
     try:
         with Signals(_interrupt, (signal.SIGINT,)):
-            return _as_a_rank(arguments) if several_ranks() else _guarded(arguments)
+            return _code_of(arguments)
     finally:
         for number in ASKING:
-            signal.signal(number, signal.SIG_IGN)  # what is repeated would end the interpreter's end, with another code
+            signal.signal(number, signal.SIG_IGN)  # what is repeated would end the process's end, with another code
 
 
 def _interrupt(number: int) -> None:
@@ -53,24 +69,16 @@ def _guarded(arguments: list[str]) -> int:
     return code
 
 
-def _as_a_rank(arguments: list[str]) -> int:
-    code = 1
+def _code_of(arguments: list[str]) -> int:
     try:
-        code = _guarded(arguments)
+        return _guarded(arguments)
     except SystemExit as error:
-        if not isinstance(error.code, int):
-            raise
-        code = error.code
+        if isinstance(error.code, int):
+            return error.code
+        raise
     except Exception:
         sys.excepthook(*sys.exc_info())
-    # Threads of gloo outlive the group, and release the tensors of the last collective late. That takes the GIL: before Python
-    # 3.14, a thread that asks for it while the interpreter is finalised is unwound through noexcept C++, which aborts the process
-    # ("terminate called without an active exception"). So everything that belongs to an exit is done here, except finalisation.
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError):
-            stream.flush()
-    os._exit(code)
+        return 1
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from fsspec.config import conf
 
-from bridgetower_train.cli import entry, main
+from bridgetower_train.cli import main, process
 from bridgetower_train.data import cache
 from bridgetower_train.data.cache import ShardCache
 from bridgetower_train.data.roots import plain_root
@@ -84,7 +84,7 @@ def test_a_run_from_a_root_with_a_password(server, shapes_root, tmp_path, capsys
 
 @pytest.fixture
 def as_a_process(monkeypatch):
-    """Lets a test call `entry`, which leaves signals ignored and streams guarded, as a process that ends may."""
+    """Lets a test call `process`, which leaves signals ignored and streams guarded, as a process that ends may."""
     before = {number: signal.getsignal(number) for number in ASKING}
     monkeypatch.setattr(sys, "stdout", sys.stdout)
     monkeypatch.setattr(sys, "stderr", sys.stderr)
@@ -105,7 +105,7 @@ def test_a_preparation_to_a_url_with_a_password(tmp_path, jpeg, capsys, monkeypa
 
     def run(*arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", ["bridgetower", *arguments])
-        return entry() or 0
+        return process()
 
     try:
         for _ in range(2):
@@ -157,7 +157,7 @@ def test_errors_name_the_host_alone(command, url, shapes_root, tmp_path, capsys,
     monkeypatch.setattr("subprocess.run", lambda *a, **k: subprocess.CompletedProcess(a, 0))
     given = [part.format(url=url, here=tmp_path, shapes=shapes_root) for part in command]
     monkeypatch.setattr(sys, "argv", ["bridgetower", *given])
-    entry()
+    process()
     printed = "".join(capsys.readouterr())
     assert SECRET not in printed
     assert SECRET not in " ".join(sys.argv)
