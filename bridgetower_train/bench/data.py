@@ -17,7 +17,7 @@ import numpy as np
 import simplejpeg
 import torch
 
-from bridgetower_train.bench.kit import BenchConfig, Figures, bench, resident_mb, timed
+from bridgetower_train.bench.kit import BenchConfig, Figures, bench, by_turns, resident_mb, timed
 from bridgetower_train.bench.peers import PEERS, Source, open_peers
 from bridgetower_train.config import DataConfig, ModelConfig, TrainConfig, at_least
 from bridgetower_train.data.dataset import PairDataset, open_data
@@ -124,8 +124,7 @@ def _rates(config: BenchDataConfig, dataset: PairDataset, source: Source) -> Fig
     with ExitStack() as stack:
         turns = {name: partial(timed, reader, time.process_time) for name, reader in (("bare", bare), ("ours", ours))}
         turns |= {name: partial(take, batches) for name, take in open_peers(source, stack).items()}
-        rounds = [{name: turn() for name, turn in turns.items()} for _ in range(config.rounds + 1)][1:]
-    taken = {name: [seconds[name] for seconds in rounds] for name in turns}
+        taken = by_turns(turns, config.rounds)
     figures = {name: statistics.median(batches * config.batch / s for s in seconds) for name, seconds in taken.items()}
     ratios = {
         f"of_{name}": statistics.median(theirs / ours for theirs, ours in zip(seconds, taken["ours"], strict=True))

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -185,15 +186,20 @@ def forward_backward(loss: Callable[[], Tensor], device: Device) -> None:
 def in_turns(
     steps: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, list[float]]:
-    """Name -> the time that a step took in each of `rounds` rounds, after one that does not count.
+    """Name -> the time that a step took in each of `rounds` rounds; see `by_turns`."""
+    return by_turns({name: partial(timed, step, clock) for name, step in steps.items()}, rounds)
 
-    In a round all steps follow one another, so a change of the machine's pace affects all of them.
+
+def by_turns(turns: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Name -> what its turn returned in each of `rounds` rounds, after one that does not count.
+
+    In a round all turns follow one another, so a change of the machine's pace affects all of them.
     """
-    taken: dict[str, list[float]] = {name: [] for name in steps}
+    taken: dict[str, list[float]] = {name: [] for name in turns}
     for _ in range(rounds + 1):
-        for name, step in steps.items():
-            taken[name].append(timed(step, clock))
-    return {name: times[1:] for name, times in taken.items()}
+        for name, turn in turns.items():
+            taken[name].append(turn())
+    return {name: found[1:] for name, found in taken.items()}
 
 
 def timed(step: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 from bridgetower_train.config import TrainConfig, at_least
 from bridgetower_train.data.augment import in_training
 from bridgetower_train.data.dataset import PairDataset, open_data
-from bridgetower_train.data.roots import require_root
+from bridgetower_train.data.roots import require_root_of
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.display import print_line
 from bridgetower_train.files import atomic_write
@@ -37,8 +37,7 @@ class ViewConfig(TrainConfig):
 
 def run(config: ViewConfig) -> None:
     """Write the page."""
-    if config.tokenizer.startswith(f"{config.data.root}/"):
-        require_root(config.data.root)
+    require_root_of(config.tokenizer, config.data.root)
     tokenizer = CaptionTokenizer.load(hub.tokenizer(config.tokenizer))
     task = task_class(config)
     settled, names = task.settled(config)

@@ -6,6 +6,7 @@
 May import nothing.
 """
 
+from collections.abc import Callable
 from typing import TypeVar
 
 from omegaconf import DictConfig, OmegaConf
@@ -44,6 +45,7 @@ __all__ = [
 ]
 
 Config = TypeVar("Config")
+Made = TypeVar("Made")
 
 
 def compose(schema: type[Config], base: str | None, overrides: list[str], folder: str | None = None) -> Config:
@@ -51,20 +53,20 @@ def compose(schema: type[Config], base: str | None, overrides: list[str], folder
 
     `folder` has more choices of the groups. Raises ConfigError with the key, the given value, what is allowed and what was meant.
     """
-    request = Request(schema, base, tuple(overrides), folder)
-    try:
-        config = config_of(request)
-    except UnknownOverrideError as error:
-        raise ConfigError(answer(request, error)) from None
+    config = _answered(config_of, Request(schema, base, tuple(overrides), folder))
     assert isinstance(config, schema)
     return config
 
 
 def compose_node(schema: type[Config], base: str | None, overrides: list[str], folder: str | None = None) -> DictConfig:
     """The composed configuration in OmegaConf's form, before the checks; required values may be missing."""
-    request = Request(schema, base, tuple(overrides), folder)
+    return _answered(node_of, Request(schema, base, tuple(overrides), folder))
+
+
+def _answered(make: Callable[[Request], Made], request: Request) -> Made:
+    """What is made of a request, or the error that says what was meant."""
     try:
-        return node_of(request)
+        return make(request)
     except UnknownOverrideError as error:
         raise ConfigError(answer(request, error)) from None
 

@@ -124,11 +124,9 @@ def _applied(image: Image.Image, name: str, form: Variant, seed: int, image_inde
 def in_training(config: TrainConfig) -> str:
     """What training does to images, in words."""
     model = config.model
-    plain = preprocessing(model.image_size, config.data.square)
+    plain, augmented = preprocessing(model.image_size, config.data.square), _augmented(config.data.augment)
     if model.kept_patches is not None:
-        augmented = f"{_augmented(config.data.augment) or plain}; {patches_in_words(model)}"
-        return f"{augmented}; in evaluation: {plain}, all patches"
-    augmented = _augmented(config.data.augment)
+        return f"{augmented or plain}; {patches_in_words(model)}; in evaluation: {plain}, all patches"
     return f"{augmented}; in evaluation: {plain}" if augmented else plain
 
 

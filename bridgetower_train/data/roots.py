@@ -29,6 +29,12 @@ def plain_root(root: str) -> str:
     return root.removeprefix("file://").rstrip("/")
 
 
+def require_root_of(tokenizer: str, root: str) -> None:
+    """`require_root` for a tokenizer that lies below it, and cannot be there either."""
+    if tokenizer.startswith(f"{root}/"):
+        require_root(root)
+
+
 def require_root(root: str) -> None:
     """ConfigError for a local folder that there is not."""
     if not is_remote(root) and not os.path.isdir(plain_root(root)):

@@ -56,11 +56,9 @@ class LabelledImages:
 
         ConfigError where the corpus has no classes, or several of an image.
         """
-        noted = corpus.manifest.extra
-        if noted.get("task") != "classes" or noted.get("several"):
-            kind = "several classes of an image" if noted.get("several") else "no classes"
+        if found := _instead_of_classes(corpus):
             raise ConfigError(
-                f"corpus={corpus.name}: has {kind}; give one that `bridgetower prep classes` wrote with one class an image"
+                f"corpus={corpus.name}: has {found}; give one that `bridgetower prep classes` wrote with one class an image"
             )
         self.names = names_of_corpus(corpus.folder.removesuffix(f"/{corpus.name}"), corpus.name, CLASSES)
         self.images = EvalSet(corpus, config, samples)
@@ -68,10 +66,10 @@ class LabelledImages:
         for number, row in enumerate(self.images.rows):
             try:
                 record = corpus.read(row)
-                found = {reader.asked(record, text, required=True).truth for text in range(reader.count(record))}
-                if len(found) != 1:
+                labels = {reader.asked(record, text, required=True).truth for text in range(reader.count(record))}
+                if len(labels) != 1:
                     raise BadRecordError("its texts have different classes")
-                self._label[row] = found.pop()
+                self._label[row] = labels.pop()
             except BadRecordError as error:
                 bad[number] = error.reason
         self.images.leave_out(bad)
@@ -81,6 +79,14 @@ class LabelledImages:
     def labels(self) -> Ints:
         """int64 (I,)."""
         return np.array([self._label[row] for row in self.images.rows])
+
+
+def _instead_of_classes(corpus: Corpus) -> str:
+    """What a corpus has in place of one class an image; empty if it has that."""
+    noted = corpus.manifest.extra
+    if noted.get("several"):
+        return "several classes of an image"
+    return "" if noted.get("task") == "classes" else "no classes"
 
 
 def class_embeddings(predictor: Predictor, names: Sequence[str], templates: Sequence[str], ranks: Ranks) -> Tensor:
@@ -129,8 +135,7 @@ def _run(model: OpenModel, corpus: Corpus, options: ZeroShotOptions, ranks: Rank
 
 def _brief(model: OpenModel, images: EvalSet) -> Result:
     """Of a corpus of classes."""
-    noted = images.corpus.manifest.extra
-    if noted.get("task") != "classes" or noted.get("several"):
+    if _instead_of_classes(images.corpus):
         return Result({})
     labelled = LabelledImages(images.corpus, model.config, len(images))
     figures = zero_shot(Predictor(*model), labelled, TEMPLATES, 64)

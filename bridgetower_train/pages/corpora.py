@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bridgetower_train.pages.histogram import Distribution, histogram
-from bridgetower_train.pages.html import Child, Markup, element, figures, join, matrix, note, page, sections
+from bridgetower_train.pages.html import Child, Markup, bar, element, figures, join, matrix, note, page, sections
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,7 @@ def _shares(states: dict[str, int]) -> Markup:
     """A bar for each state, the most frequent first."""
     total = sum(states.values())
     items = [
-        element(
-            "li",
-            element("span", state),
-            element("div", element("div", class_="bar", style=f"width:{100 * count / total:.2f}%"), class_="track"),
-            element("em", f"{count:,} ({100 * count / total:.3g} %)"),
-            class_="ok" if state == "ok" else None,
-        )
+        bar(state, count / total, f"{count:,} ({100 * count / total:.3g} %)", "ok" if state == "ok" else None)
         for state, count in sorted(states.items(), key=lambda item: -item[1])
     ]
     return element("ul", *items, class_="shares")

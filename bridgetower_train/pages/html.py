@@ -77,6 +77,14 @@ def matrix(columns: Sequence[str], rows: Sequence[Sequence[Child]]) -> Markup:
     return element("div", whole, class_="matrix", tabindex=0, role="group", aria_label=f"table by {columns[0]}")
 
 
+def bar(name: str, share: float, figure: str, class_: str | None = None) -> Markup:
+    """An item of a list of class `shares`: a bar of this `share` of the width between name and figure."""
+    drawn = element("div", class_="bar", style=f"width:{100 * share:.2f}%")
+    return element(
+        "li", element("span", name), element("div", drawn, class_="track"), element("em", figure), class_=class_
+    )
+
+
 def _cell(column: str, value: Child) -> Markup:
     return element("td", value, data_name=column, class_="short" if len(value) <= 24 else None)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bridgetower_train.pages.html import Child, Markup, element, figures, join, note, page, pairs
+from bridgetower_train.pages.html import Child, Markup, bar, element, figures, join, note, page, pairs
 from bridgetower_train.pages.images import png, scale_css, spotlight
 from bridgetower_train.tasks.base import Said
 
@@ -60,15 +60,7 @@ def softmax(texts: Sequence[TextPrediction]) -> list[float]:
 
 def _ranked(shares: Sequence[tuple[str, float]]) -> Markup:
     """A bar for each text."""
-    items = [
-        element(
-            "li",
-            element("span", text),
-            element("div", element("div", class_="bar", style=f"width:{100 * share:.2f}%"), class_="track"),
-            element("em", f"{100 * share:.1f} %"),
-        )
-        for text, share in shares
-    ]
+    items = [bar(text, share, f"{100 * share:.1f} %") for text, share in shares]
     how_to_read = (
         "Softmax of the similarities, at the temperature of the training, over these texts alone: it says which of them fits "
         "best, not whether any does."
@@ -102,8 +94,8 @@ def _attention(prediction: Prediction, text: TextPrediction) -> Markup:
         "Share of a word's attention in the last fusion layer that each patch of the image gets. The percentage below is what "
         "the whole image gets; the rest is on the class token."
     )
-    bar = element("span", class_="bar", style=f"background:{scale_css()}")
-    scale = element("p", "0 %", bar, f"{100 * most:.2g} % for a patch", class_="scale")
+    colours = element("span", class_="bar", style=f"background:{scale_css()}")
+    scale = element("p", "0 %", colours, f"{100 * most:.2g} % for a patch", class_="scale")
     title = element("p", "Where each word looks", class_="kicker")
     return join(title, note(how_to_read), scale, element("div", *drawn, class_="words"))
 

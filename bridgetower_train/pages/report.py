@@ -72,23 +72,16 @@ def _header(run: RunFolder) -> Markup:
         element("p", "BridgeTower training", class_="kicker"),
         element("h1", run.path.name, " ", state),
         note(f"Written {written} from {run.path}"),
-        *(_started(run.starts[-1]) if run.starts else ()),
+        _started(run.starts[-1]) if run.starts else "",
         figures(dict(_key_figures(run, step, planned))),
         element("ul", *(element("li", remark) for remark in run.remarks), class_="remarks") if run.remarks else "",
     )
 
 
-def _started(start: Json) -> list[Markup]:
+def _started(start: Json) -> Markup:
     """What was typed last, and of which version of the code."""
-    return [
-        element(
-            "p",
-            element("code", _command(start)),
-            " at commit ",
-            element("code", _text(start.get("commit"))[:12]),
-            class_="note",
-        )
-    ]
+    commit = element("code", _text(start.get("commit"))[:12])
+    return element("p", element("code", _command(start)), " at commit ", commit, class_="note")
 
 
 def _key_figures(run: RunFolder, step: int, planned: int | None) -> Iterator[tuple[str, str]]:

@@ -17,7 +17,7 @@ from bridgetower_train.data.batch import Batch
 from bridgetower_train.data.dataset import PairDataset, open_data
 from bridgetower_train.data.loader import make_loader
 from bridgetower_train.data.manifest import as_file
-from bridgetower_train.data.roots import require_root
+from bridgetower_train.data.roots import require_root_of
 from bridgetower_train.data.text import CaptionTokenizer
 from bridgetower_train.devices import Device
 from bridgetower_train.display import print_line
@@ -245,8 +245,7 @@ def _begin_files(
 
 def read_data(config: TrainConfig, ranks: Ranks) -> tuple[TrainConfig, CaptionTokenizer, PairDataset, Sequence[str]]:
     """(`config` with what tokenizer and corpora decide, tokenizer, data, names of labels); checks that all shards are there."""
-    if config.tokenizer.startswith(f"{config.data.root}/"):
-        require_root(config.data.root)  # without it there is no tokenizer either
+    require_root_of(config.tokenizer, config.data.root)
     tokenizer = open_tokenizer(config.tokenizer, ranks)
     config = dataclasses.replace(config, model=config.model.with_vocabulary(tokenizer.vocab_size))
     task = task_class(config)

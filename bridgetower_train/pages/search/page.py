@@ -9,6 +9,9 @@ import numpy.typing as npt
 from bridgetower_train.pages.html import Child, Markup, element, join, note, page, pairs
 from bridgetower_train.pages.images import png, spotlight
 
+MAX_TEXT = 2000
+"""Characters of a query; more than the longest text of any model takes."""
+
 
 @dataclass(frozen=True)
 class Hit:
@@ -78,7 +81,9 @@ def start_page(facts: dict[str, str], form: Child, fault: str = "") -> str:
 
 def search_form(of_images: bool, text: str = "") -> Markup:
     """A field for a text, and one for an image."""
-    field = element("input", name="text", type="search", value=text, aria_label="text", maxlength="2000", autofocus="")
+    field = element(
+        "input", name="text", type="search", value=text, aria_label="text", maxlength=str(MAX_TEXT), autofocus=""
+    )
     by_text = element("form", field, element("button", "Search"), method="get", action="/")
     file = element("input", name="image", type="file", accept="image/*", required="", aria_label="image")
     by_image = element(

@@ -14,14 +14,12 @@ from aiohttp import web
 from bridgetower_train.display import print_line
 from bridgetower_train.errors import UserError
 from bridgetower_train.pages.html import policy
-from bridgetower_train.pages.search.page import search_form, search_page, start_page
+from bridgetower_train.pages.search.page import MAX_TEXT, search_form, search_page, start_page
 from bridgetower_train.pages.search.view import facts, view
 from bridgetower_train.use.search import Search
 
 MAX_UPLOAD = 16 << 20
 """Bytes of a request."""
-MAX_TEXT = 2000
-"""Characters of a query; more than the longest text of any model takes."""
 MAX_WAITING = 8
 """Searches that wait for the one that is running; others are told to come again."""
 
@@ -74,18 +72,19 @@ def application(search: Search, host: str, top: int, rerank: int, attention: int
         shown = view(search, query, search.find(query, top, possible), attention)
         return search_page(shown, search_form(of_images, text or ""))
 
+    def start(status: int = 200, text: str = "", fault: str = "") -> web.Response:
+        return _page(start_page(facts(search), search_form(of_images, text), fault), status)
+
     async def found(text: str | None, image: bytes | None = None, name: str = "") -> web.Response:
         nonlocal waiting
         if waiting >= MAX_WAITING:
-            return _page(
-                start_page(facts(search), search_form(of_images), "Too many searches at once; try again."), 503
-            )
+            return start(503, fault="Too many searches at once; try again.")
         waiting += 1
         try:
             async with one_at_a_time:
                 return _page(await asyncio.to_thread(answer, text, image, name))
         except UserError as error:
-            return _page(start_page(facts(search), search_form(of_images, text or ""), str(error)), 400)
+            return start(400, text or "", str(error))
         finally:
             waiting -= 1
 
@@ -94,7 +93,7 @@ def application(search: Search, host: str, top: int, rerank: int, attention: int
         if len(text) > MAX_TEXT:
             raise web.HTTPBadRequest(text=f"a text has at most {MAX_TEXT} characters")
         if not text.strip():
-            return _page(start_page(facts(search), search_form(of_images)))
+            return start()
         return await found(text)
 
     async def by_image(request: web.Request) -> web.StreamResponse:
