@@ -46,7 +46,7 @@ VARIANTS = {
 
 COLUMNS = {
     "Matching": ("matching", ["accuracy", "AUC", "ECE"]),
-    "Masked words": ("masked words", ["accuracy", "accuracy, image blanked", "accuracy, image swapped", "perplexity"]),
+    "Masked words": ("masked_lm", ["accuracy", "accuracy, image blanked", "accuracy, image swapped", "perplexity"]),
     "Retrieval by ITC": ("retrieval", ["image to text R@1", "text to image R@1", "RSUM"]),
     "Retrieval, re-ranked by ITM": ("retrieval", ["image to text R@1", "text to image R@1", "RSUM"]),
 }
@@ -126,8 +126,8 @@ def _losses(config: AblateConfig) -> int:
                 *config.overrides,
             )  # fmt: skip
             done = read_config(folder)
-            for command, evaluation in EVALUATIONS.items():
-                if not evaluation.lacks(done):
+            for command in dict.fromkeys(evaluation for evaluation, _ in COLUMNS.values()):
+                if not EVALUATIONS[command].lacks(done):
                     rerank = config.rerank * bool(done.objective.itm)
                     more = ["captions=1", f"rerank={rerank}"] if command == "retrieval" else []
                     _bridgetower("eval", command, f"run_dir={folder}", *more)
@@ -177,7 +177,8 @@ def results(config: AblateConfig, folders: dict[str, list[Path]]) -> str:
 def _figures(folder: Path, evaluation: str, title: str) -> dict[str, float]:
     """The figures of an evaluation; empty where the run did not have it."""
     entries = read_evaluations(folder / "eval.json")
-    entry = next((e for name, e in entries.items() if name.startswith(f"{evaluation} on ")), None)
+    name = EVALUATIONS[evaluation].title
+    entry = next((e for key, e in entries.items() if key.startswith(f"{name} on ")), None)
     figures: dict[str, Any] = entry["figures"] if entry else {}
     if evaluation != "retrieval":
         return figures
