@@ -39,6 +39,10 @@ class Ranks:
         """True for the one rank that prints and writes."""
         return self.rank == 0
 
+    def share(self, count: int) -> Iterator[int]:
+        """This rank's share of the numbers below `count`."""
+        yield from range(self.rank, count, self.world_size)
+
     def gather_objects(self, value: Any) -> list[Any]:
         """`value` of every rank, in rank order."""
         if self.control is None:
@@ -108,6 +112,40 @@ class Ranks:
 
 ALONE = Ranks(0, 1, None)
 """A single process."""
+
+
+class Interrupted(Exception):  # noqa: N818  no error
+    """One of the ranks was asked to end what all of them do."""
+
+
+@dataclass(frozen=True)
+class Interruptible(Ranks):
+    """Ranks whose work any of them may end for all, by Interrupted, at its next number of a share or when results are gathered.
+
+    Whoever shares the work must meet the others in `gather_objects` and `add_up` alone.
+    """
+
+    asked: Callable[[], bool]
+    """Whether this rank is to end it."""
+
+    def share(self, count: int) -> Iterator[int]:
+        """See Ranks."""
+        for number in super().share(count):
+            if self.asked():
+                self.gather_objects(None)
+            yield number
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """See Ranks."""
+        gathered = super().gather_objects((self.asked(), value))
+        if any(asked for asked, _ in gathered):
+            raise Interrupted
+        return [found for _, found in gathered]
+
+    def add_up(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """See Ranks."""
+        self.gather_objects(None)
+        return super().add_up(array)
 
 
 class Flag:

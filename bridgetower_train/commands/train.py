@@ -114,7 +114,8 @@ def print_summary(run: Run, why: str) -> None:
     if run.start_step:
         ignored = f" (ignoring {', '.join(config.init.named)})" if config.init.named else ""
         print_line(
-            f"{'resume':10}from step {run.start_step:,}{ignored}" + (": nothing left to do" if left <= 0 else "")
+            f"{'resume':10}from step {run.start_step:,}{ignored}"
+            + (", with its validation" if run.unvalidated else ": nothing left to do" if left <= 0 else "")
         )
 
 

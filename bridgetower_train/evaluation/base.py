@@ -49,7 +49,9 @@ def open_model(
     task.names = saved.names
     fitted, _ = fit(task.adapt(weights), task.model.state_dict(), saved.named, task.heads(config))
     task.model.load_state_dict(fitted)
-    return OpenModel(task.to(chosen.torch_device), saved.tokenizer, chosen), saved
+    task.to(chosen.torch_device)
+    chosen.compile(task.model)
+    return OpenModel(task, saved.tokenizer, chosen), saved
 
 
 class Picture(NamedTuple):

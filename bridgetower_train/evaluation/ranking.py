@@ -28,9 +28,10 @@ Bools = npt.NDArray[np.bool_]
 
 def chunks(count: int, ranks: Ranks, size: int = CHUNK, title: str | None = None) -> Iterator[slice]:
     """This rank's share of the slices of `size` among `count` rows; with a `title`, rank 0 shows its progress."""
-    starts = range(ranks.rank * size, count, ranks.world_size * size)
-    shown = tqdm(starts, title, disable=None if title and ranks.is_main else True)
-    return (slice(start, min(start + size, count)) for start in shown)
+    whole = -(-count // size)
+    total = len(range(ranks.rank, whole, ranks.world_size))
+    shown = tqdm(ranks.share(whole), title, total, disable=None if title and ranks.is_main else True)
+    return (slice(number * size, min((number + 1) * size, count)) for number in shown)
 
 
 def itc_ranks(images_IE: Tensor, texts_TE: Tensor, owner_T: Ints, ranks: Ranks) -> tuple[Ints, Ints]:

@@ -61,7 +61,7 @@ FROZEN_KEYS = (
 )  # fmt: skip
 """Keys that must not change on resume: they determine the weights and the order of data."""
 
-NEW: dict[str, Any] = {**UNGUARDED, "bad_samples": 0, "metrics_lines": 0, "best": None}
+NEW: dict[str, Any] = {**UNGUARDED, "bad_samples": 0, "metrics_lines": 0, "best": None, "unvalidated": False}
 """The state of a run that has not been saved yet."""
 
 
@@ -95,6 +95,8 @@ class Run:
     sinks: list[Sink]
     fingerprint: LogRecord
     start_step: int
+    unvalidated: bool
+    """Whether a signal ended the validation of `start_step`."""
     total_steps: int
     patches_until: int
     """Steps that leave patches out (`model.patch_dropout`); the others train on whole images."""
@@ -163,7 +165,8 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
     total_steps, warmup = length.steps, length.in_steps("optim.warmup", config.optim.warmup)
     console = Console(start, total_steps, quiet=not ranks.is_main)
     best = BestSoFar(config, state["best"], console.log)
-    left = start < total_steps and not best.exhausted
+    unvalidated = state["unvalidated"] and validation is not None
+    left = (start < total_steps or unvalidated) and not best.exhausted
     hosts = ranks.gather_objects(platform.node())
     logged = 0  # in a rehearsal there may be no rank 0
     if left:
@@ -202,6 +205,7 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
         sinks=open_sinks(config, run_dir, start, console) if writes else [],
         fingerprint=fixed,
         start_step=start,
+        unvalidated=unvalidated,
         total_steps=total_steps,
         patches_until=length.in_steps("model.patch_dropout_until", config.model.patch_dropout_until),
         flops=(step_flops(config), step_flops(config.on_whole_images)),
@@ -237,7 +241,9 @@ def _begin_files(
         finish(back)
     left = {}
     for name, expected in ((BAD_SAMPLES, state["bad_samples"]), (METRICS, state["metrics_lines"])):
-        left[name] = keep_lines_until(run_dir / name, state["step"])
+        # Killed once it had validated, and before it was saved again, the run has a line too many.
+        most = expected if state["unvalidated"] else None
+        left[name] = keep_lines_until(run_dir / name, state["step"], most)
         if gap := missing_lines(name, left[name], expected, state["step"]):
             print_line(f"{'warning':10}{gap}")
     return len(left[METRICS])

@@ -126,13 +126,14 @@ class _Line:
     step: int
 
 
-def keep_lines_until(path: Path, step: int) -> list[int]:
-    """Drop the JSON lines beyond `step`, and what is no such line: one was truncated if the run was killed.
+def keep_lines_until(path: Path, step: int, most: int | None = None) -> list[int]:
+    """Drop the JSON lines beyond `step` and after the first `most`, and what is no such line: one was truncated if the run was
+    killed.
 
     Returns the step of each line that is left. Afterwards it is a file of our own, not a link. FileError if it is a FIFO or the
     like, or far too long.
     """
-    kept = [(found, line) for found, line in _whole_lines(path) if found <= step]
+    kept = [(found, line) for found, line in _whole_lines(path) if found <= step][:most]
     atomic_write(path, b"".join(line for _, line in kept))
     return [found for found, _ in kept]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bridgetower_train import random
 from bridgetower_train.data.batch import Batch
-from bridgetower_train.distributed import Flag
+from bridgetower_train.distributed import Flag, Interrupted, Interruptible
 from bridgetower_train.engines.optim import set_lr
 from bridgetower_train.errors import UserError
 from bridgetower_train.training.assembly import Run
@@ -22,7 +22,6 @@ from bridgetower_train.training.metrics import (
 )
 from bridgetower_train.training.preemption import Preemption
 from bridgetower_train.training.step import backward, update
-from bridgetower_train.training.validation import Validation
 from bridgetower_train.versions import versions
 from bridgetower_train.watchdog import READING, Watchdog
 
@@ -35,6 +34,11 @@ def fit(run: Run, watchdog: Watchdog, preemption: Preemption) -> int:
     if run.best.exhausted:
         run.console.log(f"nothing left to do: {run.best.exhausted}")
         return 0
+    if run.unvalidated:
+        watchdog.at(run.start_step, "validating")
+        if validate(run, run.start_step, preemption) is None:
+            return stopped(run, preemption, run.start_step)
+        save(run, run.start_step)
     stop, timer = Flag(run.ranks), StepTimer(run.engine.stopwatch)
     run.engine.preallocate()  # after the loader's workers were forked: earlier pages would be shared and copied
     run.device.mark_step()  # or the first step's graph would include what was recorded so far
@@ -53,26 +57,32 @@ def fit(run: Run, watchdog: Watchdog, preemption: Preemption) -> int:
         run.console.advance()
         if step % run.config.log_every == 0 or step == run.total_steps:
             log(run, step, metrics, timer)
-        is_best = False
+        is_best: bool | None = False
         if run.validation and (step % run.validate_every == 0 or step == run.total_steps):
             watchdog.at(step, "validating")
-            is_best = validate(run, run.validation, step)
+            is_best = validate(run, step, preemption)
             timer.restart()
-        ended = step == run.total_steps or bool(run.best.exhausted)
-        if step % run.save_every == 0 or ended or stopping or is_best:
+        interrupted = is_best is None
+        ended = not interrupted and (step == run.total_steps or bool(run.best.exhausted))
+        if step % run.save_every == 0 or ended or stopping or interrupted or is_best:
             watchdog.at(step, "saving")
-            save(run, step)
+            save(run, step, unvalidated=interrupted)
             timer.restart()
         if ended:
             break
-        if stopping:
-            run.checkpoints.finish()
-            run.console.log(f"stopped by a signal after step {step}; the same command resumes from there")
-            return preemption.exit_code
+        if stopping or interrupted:
+            return stopped(run, preemption, step)
     run.checkpoints.finish()
     if run.best.exhausted:
         run.console.log(f"ended before its last step: {run.best.exhausted}")
     return 0
+
+
+def stopped(run: Run, preemption: Preemption, step: int) -> int:
+    """The exit code of a run that a signal ended once what it saved after `step` is written."""
+    run.checkpoints.finish()
+    run.console.log(f"stopped by a signal after step {step}; the same command resumes from there")
+    return preemption.exit_code
 
 
 def train_step(run: Run, step: int, batches: list[Batch]) -> dict[str, Tensor]:
@@ -101,12 +111,17 @@ def by_layer(run: Run, step: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def validate(run: Run, validation: Validation, step: int) -> bool:
-    """Write what a validation finds; whether it is the best so far."""
+def validate(run: Run, step: int, preemption: Preemption) -> bool | None:
+    """Write what a validation finds; whether it is the best so far. None, and nothing written, where a signal ended it."""
+    assert run.validation
+    ranks = Interruptible(**vars(run.ranks), asked=lambda: preemption.requested)
+    galleries = [sink for sink in run.sinks if isinstance(sink, Gallery)]
     with run.engine.full_params() as task:
-        figures = validation.run(task)
-        galleries = [sink for sink in run.sinks if isinstance(sink, Gallery)]
-        pictures = validation.pictures(task) if galleries else {}
+        try:
+            figures = run.validation.run(task, ranks)
+        except Interrupted:
+            return None
+        pictures = run.validation.pictures(task) if galleries else {}
     run.write({"step": step, **figures})
     for sink in galleries:
         sink.show(step, pictures)
@@ -169,8 +184,11 @@ def report_bad_samples(run: Run, step: int) -> None:
         run.console.log(f"replaced {len(bad)} records that could not be used: {named}{'; ...' if bad[3:] else ''}")
 
 
-def save(run: Run, step: int) -> None:
-    """Start writing a checkpoint from which the run resumes bit for bit. Raises if the previous one could not be written."""
+def save(run: Run, step: int, unvalidated: bool = False) -> None:
+    """Start writing a checkpoint from which the run resumes bit for bit. Raises if the previous one could not be written.
+
+    `unvalidated`: a resume begins with the validation of this step.
+    """
     report_bad_samples(run, step)
     state = {
         "step": step,
@@ -179,6 +197,7 @@ def save(run: Run, step: int) -> None:
         **run.guard.state(),
         "bad_samples": run.bad_samples.count,
         "metrics_lines": run.logged,
+        "unvalidated": unvalidated,
         "device": run.device.description,
         "world_size": run.ranks.world_size,
         "host": platform.node(),

@@ -12,7 +12,6 @@ import torch
 
 from bridgetower_train import random
 from bridgetower_train.config import TrainConfig
-from bridgetower_train.data.batch import Batch
 from bridgetower_train.data.dataset import PairDataset, open_data, refuse_test_splits
 from bridgetower_train.data.order import Sample
 from bridgetower_train.data.roots import shard_cache
@@ -78,13 +77,16 @@ class Validation:
         names: Sequence[str] = (),
     ) -> None:
         """`names`: of the labels."""
-        self.config, self.device, self.ranks, self.tokenizer = config, device, ranks, tokenizer
+        self.config, self.device, self.tokenizer = config, device, tokenizer
         validation = config.validation
         captions = validation.captions if validation.retrieval == "full" else 1
         dataset = _open(config, tokenizer, names)
         self.images = EvalSet(dataset.corpora[0], config, validation.samples, captions, validation.kind)
         self.images.require_two()
-        self.batches = _batches(dataset, self.images, validation.batch, ranks)
+        samples = _batches(self.images, validation.batch)
+        self.count = len(samples)
+        """Batches of all ranks."""
+        self.batches = {number: dataset.batch_of(samples[number]) for number in ranks.share(self.count)}
         """Number -> batch, those of this rank."""
         self.classes = self._open_classes() if validation.zero_shot else None
         self._shown: EvalSet | None = None
@@ -103,20 +105,20 @@ class Validation:
         ranked = f", the best {validation.rerank} re-ranked" if validation.rerank else ""
         return f"{line}; retrieval among all of them and {len(images.texts):,} captions{ranked}"
 
-    def run(self, task: Task) -> dict[str, float]:
-        """`val_` metrics, the same on all ranks: the losses and accuracies of training, and what evaluations add as their
+    def run(self, task: Task, ranks: Ranks) -> dict[str, float]:
+        """`val_` metrics, the same on all `ranks`: the losses and accuracies of training, and what evaluations add as their
         `validation`."""
-        figures = self._losses(task)
+        figures = self._losses(task, ranks)
         model = OpenModel(task, self.tokenizer, self.device)
         for evaluation in EVALUATIONS.values():
             if evaluation.validation and not evaluation.lacks(task.config):
-                figures |= evaluation.validation(model, self.images, self.ranks)
+                figures |= evaluation.validation(model, self.images, ranks)
         if self.classes is not None:
             validation, predictor = self.config.validation, Predictor(*model)
-            found = zero_shot(predictor, self.classes, validation.templates, validation.batch, self.ranks)
+            found = zero_shot(predictor, self.classes, validation.templates, validation.batch, ranks)
             figures["zero_shot"] = found["accuracy, %"] / 100
         named = {f"val_{name}": value for name, value in figures.items()}
-        return self.ranks.gather_objects(named)[0]  # type: ignore[no-any-return]
+        return ranks.gather_objects(named)[0]  # type: ignore[no-any-return]
 
     def pictures(self, task: Task) -> dict[str, list[Picture]]:
         """A few examples for each evaluation that has any, on this rank alone; `task` is that of `run`."""
@@ -137,18 +139,18 @@ class Validation:
         refuse_test_splits([corpus], "validation.zero_shot")
         return LabelledImages(corpus, self.config, validation.samples)
 
-    def _losses(self, task: Task) -> dict[str, float]:
+    def _losses(self, task: Task, ranks: Ranks) -> dict[str, float]:
         """The metrics of `task` as means over all samples."""
-        counted = self.ranks.gather_objects([task.counts(batch) for batch in self.batches.values()])
+        counted = ranks.gather_objects([task.counts(batch) for batch in self.batches.values()])
         totals = torch.stack([count for counts in counted for count in counts]).sum(0).to(self.device.torch_device)
         parts: dict[int, Metrics] = {}
         with evaluating(task, self.device), alone():
-            for number, batch in self.batches.items():
+            for number in ranks.share(self.count):
                 self.device.seed(int(random.bits(_SEED, "validation", number)))
-                parts[number] = task.losses(batch.to(self.device.torch_device), totals)[1]
+                parts[number] = task.losses(self.batches[number].to(self.device.torch_device), totals)[1]
                 self.device.mark_step()
         on_host = {n: {name: float(value) for name, value in part.items()} for n, part in parts.items()}
-        whole = ChainMap(*self.ranks.gather_objects(on_host))
+        whole = ChainMap(*ranks.gather_objects(on_host))
         first, *others = (whole[number] for number in sorted(whole))  # always in this order: sums round
         unjudged = {metric.name for metric in task.metrics(task.config) if not metric.better}
         return {
@@ -163,14 +165,13 @@ def _open(config: TrainConfig, tokenizer: CaptionTokenizer, names: Sequence[str]
     return open_data(config, tokenizer, task_class(config).reader(config, tokenizer, names), validation=True)
 
 
-def _batches(dataset: PairDataset, images: EvalSet, size: int, ranks: Ranks) -> dict[int, Batch]:
-    """This rank's share of the batches of these images, each with one of its captions, by their numbers."""
+def _batches(images: EvalSet, size: int) -> list[list[Sample]]:
+    """The batches of these images, each with one of its captions."""
     rows, numbers = images.rows, images.numbers
     drawn = random.below(_SEED, "validation.caption", [len(of_image) for of_image in numbers], rows)
     captions = [of_image[place] for of_image, place in zip(numbers, drawn.tolist(), strict=True)]
-    samples = np.array_split(np.stack([rows, captions], axis=1), -(-len(rows) // size))
-    batches = {}
-    for number in range(ranks.rank, len(samples), ranks.world_size):
-        pairs = enumerate(samples[number].tolist(), number * size)
-        batches[number] = dataset.batch_of([Sample(index, 0, 0, row, caption) for index, (row, caption) in pairs])
-    return batches
+    parts = np.array_split(np.stack([rows, captions], axis=1), -(-len(rows) // size))
+    return [
+        [Sample(index, 0, 0, row, caption) for index, (row, caption) in enumerate(part.tolist(), number * size)]
+        for number, part in enumerate(parts)
+    ]

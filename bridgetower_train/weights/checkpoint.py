@@ -71,6 +71,7 @@ class _State:
     versions: dict[str, str] = field(default_factory=dict)
     corpora: dict[str, list[str]] = field(default_factory=dict)
     best: Best | None = None
+    unvalidated: bool = False
 
     def __post_init__(self) -> None:
         counts = (self.step, self.skipped, self.streak, self.spikes, self.norms, self.bad_samples, self.metrics_lines)
@@ -178,7 +179,7 @@ def step_folders(run_dir: Path) -> list[Path]:
 def read_state(folder: Path) -> dict[str, Any]:
     """The `state.json` of a checkpoint, as far as it is used: `step`, `identity`, `skipped`, `streak`, `spikes`,
     `running_norm`, `norms`, `bad_samples`, `metrics_lines`, `world_size`, `device`, `versions`, `corpora` (name -> its
-    fingerprints) and `best` (a Best, or None).
+    fingerprints), `best` (a Best, or None) and `unvalidated` (whether a signal ended the validation of this step).
 
     FileError if that has another shape; OSError if it cannot be read.
     """

@@ -9,8 +9,10 @@ import torch
 
 from bridgetower_train.cli import main
 from bridgetower_train.data.shards import open_corpus
+from bridgetower_train.devices import cpu
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.evaluation.base import open_model
+from bridgetower_train.model.attention import Linear
 from bridgetower_train.tasks.pretraining.predictor import Predictor
 from bridgetower_train.weights import checkpoint as checkpoint_module
 from bridgetower_train.weights import saved as weights_saved
@@ -39,6 +41,13 @@ def change(file: Path, **entries) -> None:
     """Replace entries of a JSON file; None removes one."""
     content = json.loads(file.read_text()) | entries
     file.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+
+
+def test_an_opened_model_is_made_as_fast_as_one_in_training(trained_run, monkeypatch):
+    """By the products of oneDNN, on processors where they are faster."""
+    monkeypatch.setattr(cpu, "prefers_onednn", lambda: True)
+    opened, _ = open_model(str(trained_run), device="cpu")
+    assert {part.product for part in opened.task.model.modules() if isinstance(part, Linear)} == {cpu.product}
 
 
 EVALUATIONS = (["eval"], ["eval", "masked_lm"], ["eval", "matching"], ["eval", "retrieval", "rerank=4"])

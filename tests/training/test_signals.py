@@ -12,10 +12,11 @@ from contextlib import suppress
 import psutil
 import pytest
 
+from bridgetower_train.evaluation.eval_set import EvalSet
 from bridgetower_train.signals import Signals
 from bridgetower_train.training.preemption import Preemption
-from bridgetower_train.weights.checkpoint import newest, step_folders
-from tests.training.runs import ROOT, last_step, train_command, train_here
+from bridgetower_train.weights.checkpoint import newest, read_state, step_folders
+from tests.training.runs import ROOT, final_weights, last_step, metric_lines, train_command, train_here
 
 LONG = ["steps=4000", "checkpoint.every=100000"]
 
@@ -44,9 +45,10 @@ def ended(processes, seconds: float = 10) -> bool:
     return not psutil.wait_procs(processes, seconds)[1]
 
 
-def saved(run_dir) -> int:
-    """The step of the only checkpoint, which is whole and the last of the run."""
-    (folder,) = step_folders(run_dir)
+def saved(run_dir, among: int = 1) -> int:
+    """The step of the last checkpoint, which is whole and the last of the run."""
+    *others, folder = step_folders(run_dir)
+    assert len(others) == among - 1
     assert newest(run_dir, print) == folder
     assert int(folder.name[5:]) == last_step(run_dir)
     return last_step(run_dir)
@@ -171,6 +173,70 @@ def test_exit_codes(monkeypatch):
             for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, None):  # None: of another rank
                 preemption.number = number
                 assert preemption.exit_code == 143
+
+
+VALIDATED = ["checkpoint.every=2", "checkpoint.best=val_loss", "validation.every=2", "validation.samples=32"]
+VALIDATED += ["validation.retrieval=full"]
+
+
+@pytest.mark.parametrize(("step", "killed_again"), [(2, False), (4, False), (4, True)])
+def test_a_signal_ends_a_validation_which_the_resume_repeats(shapes_root, tmp_path, monkeypatch, step, killed_again):
+    """The last one as well, after which no step is left."""
+    keys = [*VALIDATED, "validation.batch=8", "steps=4"]
+    whole, run_dir = tmp_path / "whole", tmp_path / "run"
+    train_here(shapes_root, whole, *keys)
+    read, reads = EvalSet.read, []
+
+    def interrupted(images: EvalSet, part: slice):
+        reads.append(part)
+        if last_step(run_dir) == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return read(images, part)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EvalSet, "read", interrupted)
+        train_here(shapes_root, run_dir, *keys)
+    assert len(reads) == (1 if step == 2 else 4 + 1)
+    assert saved(run_dir, among=step // 2) == step
+    if killed_again:
+        lines = (whole / "metrics.jsonl").read_text().splitlines(keepends=True)
+        validated = next(line for line in lines if f'"step": {step}, "val_loss"' in line)
+        with open(run_dir / "metrics.jsonl", "a") as metrics:
+            metrics.write(validated)
+    train_here(shapes_root, run_dir, *keys)
+    assert metric_lines(run_dir) == metric_lines(whole)
+    assert final_weights(run_dir) == final_weights(whole)
+    states = [read_state(newest(folder, print)) for folder in (run_dir, whole)]
+    assert states[0]["best"] == states[1]["best"]
+    assert not states[0]["unvalidated"]
+
+
+@pytest.mark.parametrize("signalled", [[0, 1], [1]], ids=["both", "one"])
+def test_ranks_end_a_validation_together(tmp_path, start, customised, signalled):
+    """The one that received no signal reads its share first."""
+    slow = """
+import time
+from bridgetower_train.evaluation.eval_set import EvalSet
+read = EvalSet.read
+def slowly(self, part):
+    print("reading\\n", end="", flush=True)
+    time.sleep(0.5)
+    return read(self, part)
+EvalSet.read = slowly
+"""
+    job = start(tmp_path, *VALIDATED, "validation.batch=2", "steps=4000", ranks=2, env=customised(slow))
+    said = []
+    while "reading\n" not in said:
+        said.append(job.process.stdout.readline())
+        assert said[-1], "".join(said)
+    ranks = psutil.Process(job.process.pid).children()
+    for rank in signalled:
+        ranks[rank].send_signal(signal.SIGTERM)
+    output = job.finish(0)
+    assert "stopped by a signal after step 2" in output
+    assert 1 + output.count("reading") <= (4 if len(signalled) == 2 else 8 + 2)  # of 16
+    assert saved(tmp_path) == 2
+    assert read_state(newest(tmp_path, print))["unvalidated"]
 
 
 @pytest.mark.slow
