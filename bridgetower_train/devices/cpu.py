@@ -139,7 +139,8 @@ class CpuDevice(Device):
         """Model name of the processor and the threads that torch uses."""
         match = re.search(r"^model name\s*: (.*)$", _cpuinfo(), re.MULTILINE)
         model = match[1].strip() if match else platform.machine()
-        return f"{model}, {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        return f"{model}, {threads} thread{'s' * (threads > 1)}"
 
     def memory_gb(self) -> float:
         """Largest resident set of this process."""
