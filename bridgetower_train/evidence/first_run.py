@@ -176,7 +176,8 @@ class Kit:
         self.run_config, self.measured = (device_as(run, name=here.name) for run in (self.run_config, self.measured))
         reading.write_data(Path(self.run_config.data.root), self.config.model.image_size, _RECORDS)
         wrong = [f"{f.subject}: {f.found} ({f.todo})" for f in found if f.level == FAIL]
-        text = f"{here.name} ({here.description}), {here.cards} card{'s' * (here.cards > 1)}, {' or '.join(here.executions)}: {here.why}"
+        counted = f"{here.cards} card{'s' * (here.cards > 1)}"
+        text = f"{here.name} ({here.description}), {counted}, {' or '.join(here.executions)}: {here.why}"
         return Found(not wrong, "; ".join([text, *wrong]), {"cards": float(here.cards)})
 
     def capture(self, run: TrainConfig) -> Callable[[float, Path], Found]:

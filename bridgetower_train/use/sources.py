@@ -54,7 +54,7 @@ class Source:
     key: Callable[[int], str]
     """Of an image its path or its key in the corpus; of a text the text."""
     digest: str
-    """Changes with what the source has, as far as names tell."""
+    """Changes with what the source has; of a folder as far as names, sizes and times of change tell."""
     images: Images | None = None
     """None for texts."""
     folder: str | None = None
@@ -72,7 +72,8 @@ def of_folder(folder: str, follow_links: bool) -> Source:
         print_line(f"left out: {os.path.join(folder, name)}: {state}")
     if not names:
         raise ConfigError(f"images={folder}: has no image; give a folder of {', '.join(IMAGES)}")
-    return Source(len(names), names.__getitem__, _digest(names), FolderImages(folder, follow_links), folder)
+    digest = _digest(f"{name}\t{_stamp(os.path.join(folder, name))}" for name in names)
+    return Source(len(names), names.__getitem__, digest, FolderImages(folder, follow_links), folder)
 
 
 def of_corpus(corpus: Corpus) -> Source:
@@ -90,6 +91,15 @@ def of_texts(file: str) -> Source:
     if not texts:
         raise ConfigError(f"texts={file}: has no text; give a file with a text on each line")
     return Source(len(texts), texts.__getitem__, _digest(texts))
+
+
+def _stamp(path: str) -> str:
+    """Changes with a file; empty where it cannot be looked at."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ""
+    return f"{found.st_size} {found.st_mtime_ns}"
 
 
 def _digest(names: Iterable[str]) -> str:

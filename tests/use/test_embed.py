@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -52,6 +53,16 @@ def test_a_folder_becomes_a_table_of_unit_vectors(model, trained_run, photos, tm
         assert "is there already, with something else" in capsys.readouterr().err
     finally:
         (photos / "broken.jpg").unlink()
+
+
+def test_an_image_that_was_replaced_is_not_taken_for_embedded(trained_run, photos, tmp_path, capsys):
+    folder, out = tmp_path / "photos", tmp_path / "index.parquet"
+    folder.mkdir()
+    shutil.copy(photos / "0.jpg", folder / "a.jpg")
+    embed_here(trained_run, f"images={folder}", f"out={out}")
+    shutil.copy(photos / "1.jpg", folder / "a.jpg")
+    embed_here(trained_run, f"images={folder}", f"out={out}", code=2)
+    assert "is there already, with something else" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
