@@ -5,7 +5,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -40,6 +40,13 @@ def _escape_strange(found: re.Match[str]) -> str:
 def shortened(text: str, limit: int = 100) -> str:
     """`text`, cut after `limit` characters."""
     return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+def listed(reasons: Mapping[str, str], count: int | None = None) -> str:
+    """How many were left out, `count` if these are not all, and five with their reasons; "none" where none was."""
+    shown = ", ".join(f"{key} ({reason})" for key, reason in sorted(reasons.items())[:5])
+    count = len(reasons) if count is None else count
+    return f"{count:,}: {shown}{', ...' if count > 5 else ''}" if count else "none"
 
 
 def without_secrets(text: str) -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from bridgetower_train.config import at_least, one_of
 from bridgetower_train.data.roots import RootOptions
-from bridgetower_train.display import print_line
+from bridgetower_train.display import listed, print_line
 from bridgetower_train.distributed import init_ranks, shut_down
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.evaluation.base import ModelOptions, named_corpus
@@ -57,8 +57,7 @@ def run(config: EmbedConfig) -> None:
     lost = source.count - found.total
     print_line(f"{out}: {found.total:,} {kind}{'' if found.written else ', already there'}")
     if lost and found.written:
-        named = ", ".join(f"{key} ({reason})" for key, reason in found.left_out.items())
-        print_line(f"left out: {lost:,}: {named}{', ...' if lost > len(found.left_out) else ''}")
+        print_line(f"left out: {listed(found.left_out, lost)}")
 
 
 def _source(config: EmbedConfig, model: Model) -> Source:

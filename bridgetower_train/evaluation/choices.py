@@ -19,7 +19,7 @@ from bridgetower_train.config import TrainConfig, at_least
 from bridgetower_train.data.image import decode_square
 from bridgetower_train.data.reader import View
 from bridgetower_train.data.shards import BadRecordError, Corpus
-from bridgetower_train.display import print_line
+from bridgetower_train.display import listed, print_line
 from bridgetower_train.distributed import ALONE, Ranks
 from bridgetower_train.errors import ConfigError, DataError
 from bridgetower_train.evaluation.base import EvalOptions, Figures, OpenModel, Result
@@ -79,8 +79,8 @@ class Choices:
         return {
             "texts": len(self.found),
             "texts cut": self.cut,
-            "without image": _listed(self.unseen),
-            "left out": _listed(self.left_out),
+            "without image": listed(self.unseen),
+            "left out": listed(self.left_out),
         }
 
 
@@ -121,7 +121,7 @@ def choose(
     whole, left_out, unseen = (dict(ChainMap(*(share[place] for share in shares))) for place in range(3))
     found = [choice for start in sorted(whole) for choice in whole[start]]
     if not found:
-        raise DataError(f"{corpus.name}: none of its texts can be used: {_listed(left_out)}; choose another corpus")
+        raise DataError(f"{corpus.name}: none of its texts can be used: {listed(left_out)}; choose another corpus")
     twice = [identity for identity, count in Counter(choice.asked.id for choice in found).items() if count > 1]
     if twice:
         raise DataError(f"{corpus.name}: has the id {twice[0]!r} more than once; prepare it again")
@@ -245,8 +245,3 @@ def print_percent(figures: Figures) -> None:
             print()
             print_line(name)
             print_percent(value)
-
-
-def _listed(keys: dict[str, str]) -> str | int:
-    shown = [f"{key} ({reason})" for key, reason in sorted(keys.items())]
-    return f"{len(shown):,}: {', '.join(shown[:5])}{', ...' if shown[5:] else ''}" if shown else 0

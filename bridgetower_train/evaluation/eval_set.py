@@ -11,6 +11,7 @@ from bridgetower_train.config import TrainConfig
 from bridgetower_train.data.image import decode_square
 from bridgetower_train.data.shards import BadRecordError, Corpus
 from bridgetower_train.data.text import CaptionTokenizer
+from bridgetower_train.display import listed
 from bridgetower_train.errors import ConfigError, DataError, nearest
 
 
@@ -125,9 +126,8 @@ class EvalSet:
     def require_two(self) -> None:
         """DataError where there are fewer than two images."""
         if len(self) < 2:
-            named = ", ".join(f"{key} ({reason})" for key, reason in list(self.left_out.items())[:3]) or "none"
             raise DataError(
-                f"{self.corpus.name}: has fewer than two usable images; left out: {named}; choose another corpus"
+                f"{self.corpus.name}: has fewer than two usable images; left out: {listed(self.left_out)}; choose another corpus"
             )
 
     def batches(self, size: int) -> Iterator[slice]:

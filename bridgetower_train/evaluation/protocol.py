@@ -10,7 +10,7 @@ from bridgetower_train.data.image import preprocessing
 from bridgetower_train.data.roots import read_manifest, root_of_run
 from bridgetower_train.data.shards import Corpus
 from bridgetower_train.devices import Device
-from bridgetower_train.display import print_line
+from bridgetower_train.display import listed, print_line
 from bridgetower_train.errors import ConfigError, FileError
 from bridgetower_train.evaluation.base import OpenModel, Result
 from bridgetower_train.evaluation.eval_set import EvalSet, count_cut
@@ -127,7 +127,7 @@ def of_sample(model: OpenModel, images: EvalSet, captions: str) -> dict[str, Any
         "captions": captions,
         "kinds": images.of_kinds,
         "captions cut": count_cut(model.tokenizer, images.first, model.config.model.max_text_len),
-        "left out": ", ".join(f"{key} ({reason})" for key, reason in images.left_out.items()) or 0,
+        "left out": listed(images.left_out),
     }
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bridgetower_train.config import at_least, one_of
 from bridgetower_train.data.shards import Corpus
+from bridgetower_train.display import listed
 from bridgetower_train.distributed import ALONE, Ranks
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.evaluation.base import EvalOptions, Evaluation, Figures, OpenModel, Picture, Result
@@ -193,13 +194,12 @@ def _run(model: OpenModel, corpus: Corpus, options: RetrievalOptions, ranks: Ran
     counts = Counter(len(captions) for captions in images.captions)
     of_each = ", ".join(f"{count} of {number:,}" for count, number in sorted(counts.items(), reverse=True))
     which = f"the first {options.captions} at most" if options.captions else "all"
-    left_out = [f"{key} ({reason})" for key, reason in images.left_out.items()]
     protocol = {
         "images": len(images),
         "captions": f"{len(images.texts):,}; {which}: {of_each} images",
         "kinds": images.of_kinds,
         "captions cut": count_cut(model.tokenizer, images.texts, config.model.max_text_len),
-        "left out": f"{len(left_out)}: {', '.join(left_out[:5])}{', ...' if left_out[5:] else ''}" if left_out else 0,
+        "left out": listed(images.left_out),
         "re-ranking": f"the best {options.rerank} of each query, by matching; rule {options.rerank_rule}"
         if options.rerank
         else "none",

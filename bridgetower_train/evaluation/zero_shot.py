@@ -15,6 +15,7 @@ from torch import Tensor
 from bridgetower_train.config import TEMPLATES, TrainConfig, at_least, check_templates
 from bridgetower_train.data.manifest import CLASSES
 from bridgetower_train.data.shards import BadRecordError, Corpus
+from bridgetower_train.display import listed
 from bridgetower_train.distributed import ALONE, Ranks
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.evaluation.base import EvalOptions, Evaluation, Figures, OpenModel, Result
@@ -122,12 +123,11 @@ def zero_shot(
 def _run(model: OpenModel, corpus: Corpus, options: ZeroShotOptions, ranks: Ranks) -> Result:
     labelled = LabelledImages(corpus, model.config, options.samples)
     figures = zero_shot(Predictor(*model), labelled, options.templates, options.batch, ranks)
-    left_out = labelled.images.left_out
     protocol: dict[str, Any] = {
         "images": len(labelled.images),
         "classes": len(labelled.names),
         "templates": "; ".join(options.templates),
-        "left out": ", ".join(f"{key} ({reason})" for key, reason in list(left_out.items())[:5]) or 0,
+        "left out": listed(labelled.images.left_out),
         "ties": "count against",
     }
     return Result(figures, protocol)

@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bridgetower_train.data.shards import BadRecordError
+from bridgetower_train.display import listed
 from bridgetower_train.distributed import ALONE, Ranks
 from bridgetower_train.errors import ConfigError, DataError
 from bridgetower_train.files import atomic_write, own_folder, replacing
@@ -182,8 +183,7 @@ def _join(parts: Path, source: Source, out: Path, about: About) -> Embedded:
         count, lost = count + metadata.num_rows, lost + len(bad)
         left_out |= dict(list(bad.items())[: max(0, 10 - len(left_out))])
     if not count:
-        named = ", ".join(f"{key} ({reason})" for key, reason in left_out.items())
-        raise DataError(f"none of the images can be used: {named}; give others")
+        raise DataError(f"none of the images can be used: {listed(left_out, lost)}; give others")
 
     def joined() -> Iterator[pa.Table]:
         for start in range(0, len(files), _PARTS_AT_ONCE):

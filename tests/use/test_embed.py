@@ -176,6 +176,6 @@ def test_nothing_that_can_be_used_is_an_error(trained_run, tmp_path, capsys):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").write_bytes(b"text")
     embed_here(trained_run, f"images={tmp_path}/photos", f"out={tmp_path}/a.npy", code=1)
-    assert "none of the images can be used: a.jpg (not an image)" in capsys.readouterr().err
+    assert "none of the images can be used: 1: a.jpg (not an image)" in capsys.readouterr().err
     assert not (tmp_path / "a.npy").exists()
     assert json.loads((tmp_path / ".a.npy.parts" / "plan.json").read_text())
