@@ -5,6 +5,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/EmptyTensor.h>
+#include <ATen/SDPBackend.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/core/stack.h>
 #include <ATen/detail/HPUHooksInterface.h>
@@ -486,6 +487,12 @@ struct HPUHooks final : at::HPUHooksInterface {
   at::Allocator* getPinnedMemoryAllocator() const override { return &pinned_allocator; }
 };
 
+// What torch asks a card of this key, of fake tensors too: there is no fused kernel but that of hpex.
+int64_t fused_sdp_choice(const at::Tensor&, const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&, double,
+                         bool, std::optional<double>, bool) {
+  return static_cast<int64_t>(at::SDPBackend::math);
+}
+
 }  // namespace
 
 namespace at {
@@ -505,6 +512,7 @@ TORCH_LIBRARY_IMPL(aten, HPU, m) {
   m.impl("_reshape_alias", reshape_alias);
   m.impl("unfold", unfold);
   m.impl("resize_", resize);
+  m.impl("_fused_sdp_choice", fused_sdp_choice);
   m.impl("gelu", gelu);
   m.impl("gelu_backward", gelu_backward);
   m.impl("convolution_overrideable", convolution);

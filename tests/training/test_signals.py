@@ -28,7 +28,7 @@ class Run:
     def finish(self, exit_code):
         open(os.environ["ENDING"], "w").close()
         time.sleep(3)
-sys.modules["wandb"] = types.SimpleNamespace(init=lambda **options: Run(), Settings=dict)
+sys.modules["wandb"] = types.SimpleNamespace(init=lambda **options: Run(), Settings=dict, Image=lambda *picture, **more: None)
 """
 """A W&B that takes three seconds to end."""
 
