@@ -36,6 +36,13 @@ COMMANDS: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "embed": (
         ["embed", "run_dir={run}", "images={images}", "out={new}.parquet", "device=cpu"], ("run", "images"),
     ),
+    "search": (
+        [
+            "search", "index={images}/index.parquet", "run_dir={run}", "text=a", "rerank=2", "out={new}.json",
+            "page={new}.html", "device=cpu",
+        ],
+        ("run", "images"),
+    ),
     "view": (["view", *TRAIN, "out={new}/view.html"], ("data",)),
     "doctor": (["doctor", *TRAIN], ("data", "run")),
     "plan": (["plan", *TRAIN, "out={new}/plan.html"], ("data",)),

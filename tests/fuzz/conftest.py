@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bridgetower_train.cli import main
 from data_prep.shapes import corpus as shapes
 from data_prep.source.image import prepare_jpeg
 from tests.conftest import image
@@ -49,6 +50,8 @@ def world(tmp_path_factory) -> World:
     ]
     (images / "question_answers.json").write_text(json.dumps(answers))
     (images / "answers.json").write_text('["dog", "cat"]')
+    index = ["embed", f"run_dir={folder / 'run'}", f"images={images}", f"out={images / 'index.parquet'}", "device=cpu"]
+    assert main(index) == 0
     drawn = shapes.ShapesConfig(out=str(folder / "drawn"), records=24, heldout=8, size=32, tasks=True, workers=1)
     shapes.run(drawn)
     (folder / "drawn" / shapes.TASKS).rename(folder / "tasks")

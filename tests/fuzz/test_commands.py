@@ -22,6 +22,9 @@ VALUES = [
 LONG = {"steps", "records", "heldout", "size", "workers", "data.workers", "data.prefetch", "records_per_shard"}
 """Keys whose large values take long, or all of the machine."""
 
+FOREVER = {"serve"}
+"""Keys with which a command does not end."""
+
 ENVIRONMENT = {
     "COLUMNS": ["0", "-1", "abc"], "NO_COLOR": ["1"], "TMPDIR": ["/nope", "/dev/null"], "OMP_NUM_THREADS": ["0", "abc"],
     "HOME": ["", "/nope"], "LANG": ["C", "xx"], "TZ": ["nope"], "WANDB_MODE": ["nope", "online"], "WANDB_API_KEY": ["x"],
@@ -65,7 +68,8 @@ def cases(draw: st.DrawFn, world: World) -> Case:
 def _overrides(command: str) -> st.SearchStrategy[str]:
     name = command.removesuffix(" exported")
     schema = load(name)[1]
-    known = [key for key, *_ in compose.field_docs(schema)] + list(compose.groups() if TABLE[name].base else ())
+    known = [key for key, *_ in compose.field_docs(schema) if key not in FOREVER]
+    known += list(compose.groups() if TABLE[name].base else ())
     texts = st.one_of(st.sampled_from(VALUES), st.text(max_size=6))
 
     def values(key: str) -> st.SearchStrategy[str]:
