@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from bridgetower_train import __version__
 from bridgetower_train.display import guard_streams, output_fault, print_line, without_secrets
 from bridgetower_train.errors import ConfigError, UserError, nearest, remedy
+from bridgetower_train.imports import OURS
 from bridgetower_train.jobs import end_with_parent, run_job
 from bridgetower_train.launched import check_numbers, is_first
 from bridgetower_train.signals import ASKING, Signals
@@ -99,6 +100,14 @@ def main(argv: list[str] | None = None) -> int:
         if is_first():
             print_line("stopped by Ctrl-C", sys.stderr)
         return 128 + signal.SIGINT
+    except ImportError as error:
+        package = (error.name or __package__).partition(".")[0]
+        if package in OURS:
+            raise
+        print_line(
+            f"error: {error}: {package} is missing or damaged; `bridgetower doctor` says what to install", sys.stderr
+        )
+        return 1
     except OSError as error:
         todo = remedy(error)
         if todo is None:

@@ -7,6 +7,8 @@ from types import ModuleType
 
 from bridgetower_train.errors import UserError
 
+OURS = ("bridgetower_train", "data_prep")
+
 
 def import_command(module: str) -> ModuleType:
     """Import the module of a command. UserError where it needs `data_prep` and Python would find a foreign one."""

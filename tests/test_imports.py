@@ -1,4 +1,4 @@
-"""A foreign package called data_prep in place of ours is named, and only by the commands that need ours."""
+"""What cannot be imported is named: another package called data_prep in place of ours, or what is missing."""
 
 import os
 import subprocess
@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.training.runs import train_here
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,3 +36,13 @@ def test_a_foreign_package_is_named(tmp_path: Path, name: str) -> None:
 def test_a_folder_of_data_that_is_no_package_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / "data_prep").mkdir()
     assert bridgetower(tmp_path, "prep", "card", "--help").returncode == 0
+
+
+@pytest.mark.parametrize(("package", "key"), [("tensorboard", "tensorboard=true"), ("wandb", "wandb.project=x")])
+def test_a_package_that_is_missing_is_named(shapes_root, tmp_path, monkeypatch, capsys, package, key) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    train_here(shapes_root, tmp_path, key, "steps=2", code=1)
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
+    assert line.endswith(f": {package} is missing or damaged; `bridgetower doctor` says what to install")

@@ -43,6 +43,7 @@ KEPT = [
     Case("view", ("device.recipe_cache=step", "í\U000ca754¶3Ï"), encoding="ascii"),
     Case("report", ("out=\x9a\U000e7914°oì",), encoding="latin-1"),
     Case("prep lint", ("listing=",)),
+    Case("train", missing=("tensorboard",)),
 ]
 """What gave a traceback once."""
 
