@@ -42,7 +42,8 @@ def fit(run: Run, watchdog: Watchdog, preemption: Preemption) -> int:
     stop, timer = Flag(run.ranks), StepTimer(run.engine.stopwatch)
     run.engine.preallocate()  # after the loader's workers were forked: earlier pages would be shared and copied
     run.device.mark_step()  # or the first step's graph would include what was recorded so far
-    for step in range(run.start_step + 1, run.total_steps + 1):
+    last = run.start_step if run.best.exhausted else run.total_steps
+    for step in range(run.start_step + 1, last + 1):
         watchdog.at(step, READING)
         began = time.perf_counter()
         batches = [next(run.batches) for _ in range(run.contrast.micro_batches)]

@@ -179,12 +179,21 @@ VALIDATED = ["checkpoint.every=2", "checkpoint.best=val_loss", "validation.every
 VALIDATED += ["validation.retrieval=full"]
 
 
-@pytest.mark.parametrize(("step", "killed_again"), [(2, False), (4, False), (4, True)])
-def test_a_signal_ends_a_validation_which_the_resume_repeats(shapes_root, tmp_path, monkeypatch, step, killed_again):
-    """The last one as well, after which no step is left."""
-    keys = [*VALIDATED, "validation.batch=8", "steps=4"]
+PATIENT = ["steps=6", "checkpoint.best=val_acc_mlm", "validation.patience=1"]
+
+
+@pytest.mark.parametrize(
+    ("step", "killed_again", "keys"),
+    [(2, False, ["steps=4"]), (4, False, ["steps=4"]), (4, True, ["steps=4"]), (4, False, PATIENT)],
+)
+def test_a_signal_ends_a_validation_which_the_resume_repeats(
+    shapes_root, tmp_path, monkeypatch, step, killed_again, keys
+):
+    """The last one as well, after which no step is left, or which ends the run."""
+    keys = [*VALIDATED, "validation.batch=8", *keys]
     whole, run_dir = tmp_path / "whole", tmp_path / "run"
     train_here(shapes_root, whole, *keys)
+    assert last_step(whole) == 4
     read, reads = EvalSet.read, []
 
     def interrupted(images: EvalSet, part: slice):
