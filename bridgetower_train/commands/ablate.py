@@ -22,6 +22,7 @@ from bridgetower_train.jobs import run_job
 from bridgetower_train.pages.markdown import code, table, text
 from bridgetower_train.tasks import step_flops
 from bridgetower_train.versions import versions
+from bridgetower_train.weights.checkpoint import step_folders, step_of
 from bridgetower_train.weights.saved import read_config
 
 VARIANTS = {
@@ -127,9 +128,9 @@ def _losses(config: AblateConfig) -> int:
             )  # fmt: skip
             done = read_config(folder)
             for command in dict.fromkeys(evaluation for evaluation, _ in COLUMNS.values()):
-                if not EVALUATIONS[command].lacks(done):
-                    rerank = config.rerank * bool(done.objective.itm)
-                    more = ["captions=1", f"rerank={rerank}"] if command == "retrieval" else []
+                rerank = config.rerank * bool(done.objective.itm) if command == "retrieval" else None
+                if not (EVALUATIONS[command].lacks(done) or _evaluated(folder, command, rerank)):
+                    more = [] if rerank is None else ["captions=1", f"rerank={rerank}"]
                     _bridgetower("eval", command, f"run_dir={folder}", *more)
     _write(config.out or "docs/results.md", results(config, folders))
     return 0
@@ -174,12 +175,24 @@ def results(config: AblateConfig, folders: dict[str, list[Path]]) -> str:
     return "\n".join(parts)
 
 
+def _evaluated(folder: Path, evaluation: str, rerank: int | None) -> bool:
+    """Whether the newest checkpoint of a run has been evaluated, in retrieval with so many candidates re-ranked."""
+    entry = _entry(folder, evaluation)
+    ranked = "none" if not rerank else f"the best {rerank} of each query"
+    return entry.get("step") == step_of(step_folders(folder)[-1]) and (
+        rerank is None or entry["protocol"]["re-ranking"].startswith(ranked)
+    )
+
+
+def _entry(folder: Path, evaluation: str) -> dict[str, Any]:
+    """What a run keeps of an evaluation; empty where it did not have it."""
+    entries, title = read_evaluations(folder / "eval.json"), EVALUATIONS[evaluation].title
+    return next((entry for key, entry in entries.items() if key.startswith(f"{title} on ")), {})
+
+
 def _figures(folder: Path, evaluation: str, title: str) -> dict[str, float]:
     """The figures of an evaluation; empty where the run did not have it."""
-    entries = read_evaluations(folder / "eval.json")
-    name = EVALUATIONS[evaluation].title
-    entry = next((e for key, e in entries.items() if key.startswith(f"{name} on ")), None)
-    figures: dict[str, Any] = entry["figures"] if entry else {}
+    figures: dict[str, Any] = _entry(folder, evaluation).get("figures", {})
     if evaluation != "retrieval":
         return figures
     return next((values for method, values in figures.items() if ("ITM" in method) == ("ITM" in title)), {})

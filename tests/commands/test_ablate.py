@@ -10,7 +10,7 @@ from tests.tiny import TINY
 
 
 @pytest.mark.slow
-def test_every_variant_comes_into_the_tables(shapes_root, tmp_path, monkeypatch):
+def test_every_variant_comes_into_the_tables(shapes_root, tmp_path, monkeypatch, capsys):
     """In one process: each of these commands is shorter than the start of Python."""
     monkeypatch.setattr(ablate, "run_job", lambda *arguments: main([*arguments]))
     tiny = ",".join(override for override in TINY if not override.startswith("device="))
@@ -36,6 +36,16 @@ def test_every_variant_comes_into_the_tables(shapes_root, tmp_path, monkeypatch)
         "Retrieval, re-ranked by ITM": [name for name in VARIANTS if name not in ("without ITM", "without ITC")],
     }
     assert read_config(tmp_path / "runs" / "all_three_wide_images_squashed-0").data.square == "squash"
+    said, page = capsys.readouterr().out, out.read_text()
+    assert (
+        said.count("$ bridgetower eval ") == sum(len(rows) for title, rows in tables.items() if "ITM" not in title) - 12
+    )
+    keys[-1] = "rerank=2"  # nothing else is evaluated again
+    assert main(["ablate", *keys, overrides]) == 0
+    assert capsys.readouterr().out.count("$ bridgetower eval ") == len(tables["Retrieval, re-ranked by ITM"])
+    assert (
+        out.read_text().replace("best 2 ", "best 4 ").split("## Retrieval, re")[0] == page.split("## Retrieval, re")[0]
+    )
 
 
 @pytest.mark.slow
