@@ -94,6 +94,13 @@ def print_summary(run: Run, why: str) -> None:
         lines["time"] = f"about {clock(to_do / (0.4 * device.peak_flops * ranks))} at 40% of peak"
     if config.model.kept_patches is not None:
         lines["images"] = patches_in_words(config.model)
+    if len(config.text_lengths) > 1:
+        shortest, *others, longest = config.shapes[: len(config.text_lengths)]
+        lengths = ", ".join(str(shape.tokens) for shape in (shortest, *others))
+        lines["texts"] = (
+            f"padded to {lengths} or {longest.tokens} tokens, the least that fits a micro-batch; at {shortest.tokens} a step is "
+            f"{run.flops[shortest] / run.flops[longest]:.0%} of the work"
+        )
     if described := describe(config, run.contrast):
         lines["contrast"] = described
     if run.validation:
@@ -127,6 +134,8 @@ def print_end(run: Run) -> None:
         return
     names = ["loss", *(metric.name for metric in task.metrics(config) if metric.better == "max")]
     last = run.console.last
+    if run.computed < run.at_most:
+        print_line(f"{'texts':10}padded to what fits them: {1 - run.computed / run.at_most:.0%} of the work was saved")
     found = [f"{key} {last[key]:.3f}" for name in names for key in (name, f"val_{name}") if key in last]
     print_line(f"{'saved':10}{checkpoints[-1]}")
     if found:

@@ -38,7 +38,8 @@ class DataConfig:
     prefetch: int = 4
     """Micro-batches that each worker keeps ready."""
     text_buckets: list[int] = field(default_factory=list)
-    """Text lengths, ascending: a micro-batch is padded to the smallest that fits its longest text; empty: max_text_len."""
+    """Text lengths, ascending: a micro-batch is padded to the smallest that fits its longest text, at most to
+    `model.max_text_len`. A length costs a graph where steps are compiled."""
     square: str = "crop"
     """How an image becomes a square of `model.image_size`: `crop`: its shorter edge is resized to it, and the centre is cut out;
     `squash`: the whole image is resized to it, as in all published evaluations of fine-tuned models."""

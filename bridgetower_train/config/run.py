@@ -100,10 +100,6 @@ class TrainConfig:
             raise ConfigError(
                 f"objective.contrast={contrast}: must divide global_batch={self.global_batch}; the nearest are {near}"
             )
-        if self.data.text_buckets and self.data.text_buckets[-1] > self.model.max_text_len:
-            raise ConfigError(
-                f"data.text_buckets={self.data.text_buckets}: the longest exceeds model.max_text_len={self.model.max_text_len}"
-            )
         for tower, layers in (("image", self.model.vision_layers), ("text", self.model.text_layers)):
             for entry in self.optim.freeze:
                 if entry.startswith(f"{tower}:") and int(entry.partition(":")[2]) > layers:
@@ -164,7 +160,8 @@ class TrainConfig:
     @property
     def text_lengths(self) -> list[int]:
         """Lengths to which the texts of a micro-batch may be padded, ascending."""
-        return sorted({*self.data.text_buckets, self.model.max_text_len})
+        longest = self.model.max_text_len
+        return [*(length for length in self.data.text_buckets if length < longest), longest]
 
     @property
     def shapes(self) -> list[Shape]:

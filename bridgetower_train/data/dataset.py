@@ -122,7 +122,7 @@ class PairDataset(Dataset[Batch]):
         records = [one.record for one in read]
         image_id = self._image_ids(read)
         texts = [one.view.text for one in read]
-        ids, mask = self.tokenizer.encode(texts, self.config.model.max_text_len, self.config.data.text_buckets)
+        ids, mask = self.tokenizer.encode(texts, self.config.model.max_text_len, self.config.text_lengths)
         index = np.asarray(sample_indices, dtype=np.int64)
         numbers = [one.sample.caption for one in read]
         labels = self.reader.labels(Samples(records, numbers, index, image_id, ids, mask, self.length))

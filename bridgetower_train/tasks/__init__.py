@@ -3,7 +3,9 @@
 May import collectives, config, data, devices and model.
 """
 
-from bridgetower_train.config import TrainConfig, one_of
+from dataclasses import replace
+
+from bridgetower_train.config import Shape, TrainConfig, one_of
 from bridgetower_train.model.flops import forward_flops, training_flops
 from bridgetower_train.tasks.base import Task
 from bridgetower_train.tasks.classification import NLVR2, SNLIVE, Classes, VQAv2
@@ -25,6 +27,7 @@ __all__ = [
     "contrast",
     "describe",
     "first_pass_flops",
+    "flops_by_shape",
     "known_heads",
     "step_flops",
     "task_class",
@@ -45,6 +48,16 @@ def known_heads() -> set[str]:
 def step_flops(config: TrainConfig) -> float:
     """FLOPs of a training step, forward and backward, per sample; without the gradients of frozen parts."""
     return training_flops(config.model, task_class(config).work(config), config.optim.freeze)
+
+
+def flops_by_shape(config: TrainConfig) -> dict[Shape, float]:
+    """`step_flops` for each shape that a micro-batch of the run may have."""
+
+    def of(shape: Shape) -> float:
+        run = config.on_whole_images if shape.patches is None else config
+        return step_flops(replace(run, model=replace(run.model, max_text_len=shape.tokens)))
+
+    return {shape: of(shape) for shape in config.shapes}
 
 
 def contrast(

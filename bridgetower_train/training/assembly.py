@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from bridgetower_train.config import ProfileConfig, RunLength, TrainConfig, one_of
+from bridgetower_train.config import ProfileConfig, RunLength, Shape, TrainConfig, one_of
 from bridgetower_train.data.batch import Batch
 from bridgetower_train.data.dataset import PairDataset, open_data
 from bridgetower_train.data.loader import make_loader
@@ -28,7 +28,7 @@ from bridgetower_train.engines.graphs import Graphs, planned_graphs
 from bridgetower_train.engines.optim import Schedule
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.files import atomic_write
-from bridgetower_train.tasks import Contrast, contrast, step_flops, task_class
+from bridgetower_train.tasks import Contrast, contrast, flops_by_shape, task_class
 from bridgetower_train.training.best import BestSoFar
 from bridgetower_train.training.checkpoints import Checkpoints, fingerprint
 from bridgetower_train.training.going_back import GoingBack, abandon, finish, going_back
@@ -100,17 +100,31 @@ class Run:
     total_steps: int
     patches_until: int
     """Steps that leave patches out (`model.patch_dropout`); the others train on whole images."""
-    flops: tuple[float, float]
-    """Of a sample in either kind of step."""
+    flops: dict[Shape, float]
+    """Per sample, by the shape of its micro-batch."""
+    computed: float = 0.0
+    """FLOPs of this rank so far."""
+    at_most: float = 0.0
+    """What they would be if all texts were of the longest length."""
 
     def flops_per_sample(self, step: int) -> float:
-        """FLOPs of a step per sample."""
-        return self.flops[step > self.patches_until]
+        """FLOPs of a step per sample, with texts of the longest length."""
+        model = self.config.model
+        return self.flops[Shape(model.max_text_len, model.kept_patches if step <= self.patches_until else None)]
+
+    def count(self, step: int, batches: Sequence[Batch]) -> float:
+        """The FLOPs of this rank's step; adds them up."""
+        samples = [len(batch.input_ids) for batch in batches]
+        computed = sum(self.flops[batch.shape] * pairs for batch, pairs in zip(batches, samples, strict=True))
+        self.computed += computed
+        self.at_most += self.flops_per_sample(step) * sum(samples)
+        return computed
 
     def flops_left(self) -> float:
-        """FLOPs per sample of a step, added up over the steps after `start_step`."""
+        """FLOPs per sample of a step, added up over the steps after `start_step`, with texts of the longest length."""
         whole = self.total_steps - min(max(self.start_step, self.patches_until), self.total_steps)
-        return (self.total_steps - self.start_step - whole) * self.flops[0] + whole * self.flops[1]
+        first, last = (self.flops_per_sample(step) for step in (0, self.total_steps + 1))
+        return (self.total_steps - self.start_step - whole) * first + whole * last
 
     def write(self, record: LogRecord) -> None:
         """Write a record to every sink (only rank 0 has any)."""
@@ -208,7 +222,7 @@ def build(config: TrainConfig, device: Device, ranks: Ranks, stack: ExitStack) -
         unvalidated=unvalidated,
         total_steps=total_steps,
         patches_until=length.in_steps("model.patch_dropout_until", config.model.patch_dropout_until),
-        flops=(step_flops(config), step_flops(config.on_whole_images)),
+        flops=flops_by_shape(config),
     )
 
 

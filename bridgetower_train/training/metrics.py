@@ -54,13 +54,21 @@ class StepTimer:
 
     def restart(self) -> None:
         """Start a new interval."""
-        self._began, self._waited, self._steps = time.perf_counter(), 0.0, 0
+        self._began, self._waited, self._steps, self._flops = time.perf_counter(), 0.0, 0, 0.0
         self._stopwatch.restart()
 
     def waited(self, seconds: float) -> None:
         """Count a step that waited `seconds` for data."""
         self._waited += seconds
         self._steps += 1
+
+    def computed(self, flops: float) -> None:
+        """Count the FLOPs of a step."""
+        self._flops += flops
+
+    def flops_per_second(self) -> float:
+        """Of this rank since the last restart."""
+        return self._flops / (time.perf_counter() - self._began)
 
     def span(self) -> tuple[float, float]:
         """(seconds per step, fraction of them spent waiting for data) since the last restart."""

@@ -52,6 +52,7 @@ def fit(run: Run, watchdog: Watchdog, preemption: Preemption) -> int:
         watchdog.at(step, "training")
         with run.profile.step(step):
             metrics = train_step(run, step, batches)
+        timer.computed(run.count(step, batches))
         run.recompiles.check(step, [batch.shape for batch in batches])
 
         stopping = stop.agree(preemption.requested or run.checkpoints.failed)
@@ -137,7 +138,7 @@ def log(run: Run, step: int, metrics: dict[str, Tensor], timer: StepTimer) -> No
     if by_layer(run, step):
         run.recompiles.forget()
     step_s, data_wait = timer.span()
-    slowest = timer.slowest(run.ranks)
+    flops_per_s, slowest = timer.flops_per_second(), timer.slowest(run.ranks)
     timer.restart()
     position, samples_per_s = step * run.config.global_batch, run.config.global_batch / step_s
     peak = run.device.peak_flops
@@ -155,7 +156,7 @@ def log(run: Run, step: int, metrics: dict[str, Tensor], timer: StepTimer) -> No
             "step_s": step_s,
             "data_wait": data_wait,
             **slowest,
-            "mfu": peak and samples_per_s * run.flops_per_sample(step) / (peak * run.ranks.world_size),
+            "mfu": peak and flops_per_s / peak,
             "memory_gb": run.device.memory_gb(),
             **({"recompiles": run.recompiles.count} if run.device.compiles else {}),
         }

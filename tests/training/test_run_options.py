@@ -4,12 +4,16 @@ import gzip
 import json
 import re
 import subprocess
+from dataclasses import replace
 
 import pytest
 
 from bridgetower_train.cli import main
 from bridgetower_train.config import ProfileConfig
 from bridgetower_train.errors import ConfigError
+from bridgetower_train.tasks import flops_by_shape, step_flops
+from bridgetower_train.training.assembly import Run
+from bridgetower_train.weights.saved import read_config
 from tests.training.runs import losses, metric_lines, train_command, train_here
 
 
@@ -19,6 +23,29 @@ def test_buckets_change_no_loss(tmp_path, train, reference):
     padded = losses(reference(*options))
     assert losses(tmp_path) == pytest.approx(padded, abs=1e-5)
     assert losses(tmp_path) != padded, "sums over fewer tokens round otherwise"
+
+
+def test_what_buckets_save_is_counted(shapes_root, tmp_path, capsys, monkeypatch):
+    shapes = []
+    count = Run.count
+    monkeypatch.setattr(
+        Run, "count", lambda run, step, batches: shapes.extend(b.shape for b in batches) or count(run, step, batches)
+    )
+    train_here(shapes_root, tmp_path, "steps=4", "micro_batch=2", "data.text_buckets=[14,18,99]")
+    config = read_config(tmp_path)
+    flops = flops_by_shape(config)
+    for shape, of_shape in flops.items():
+        assert of_shape == step_flops(replace(config, model=replace(config.model, max_text_len=shape.tokens)))
+    assert len(shapes) == 16
+    assert {shape.tokens for shape in shapes} == {14, 18, 24} == {shape.tokens for shape in flops}
+    least, longest = min(flops.values()), max(flops.values())
+    said = capsys.readouterr().out
+    assert (
+        f"texts     padded to 14, 18 or 24 tokens, the least that fits a micro-batch; at 14 a step is {least / longest:.0%} of"
+        in said
+    )
+    saved = 1 - sum(flops[shape] for shape in shapes) / (len(shapes) * longest)
+    assert f"texts     padded to what fits them: {saved:.0%} of the work was saved" in said
 
 
 def test_profile(tmp_path, train):
