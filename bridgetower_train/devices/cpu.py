@@ -1,6 +1,7 @@
 """The CPU: the fallback, and where the tests run."""
 
 import ctypes
+import gc
 import platform
 import re
 import resource
@@ -148,6 +149,7 @@ class CpuDevice(Device):
 
     def peak_bytes(self, work: Callable[[], object]) -> int:
         """Peak of what `work` allocates, as reported by PyTorch's allocator: the resident set includes much else."""
+        gc.collect()  # or garbage of an earlier measurement would be reported as freed by `work`
         with torch.profiler.profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profile:
             work()
         recorded = profile.profiler.kineto_results if profile.profiler else None

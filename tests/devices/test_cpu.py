@@ -1,5 +1,6 @@
 """The CPU's own attention, and its memory."""
 
+import gc
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 
 from bridgetower_train.config import DeviceConfig
 from bridgetower_train.devices import cpu, make_device
-from bridgetower_train.devices.cpu import attention, product
+from bridgetower_train.devices.cpu import CpuDevice, attention, product
 from bridgetower_train.model.attention import Linear, attention_mask, sdpa
 from bridgetower_train.model.bridgetower import BridgeTower
 from bridgetower_train.model.vision import SelfAttention
@@ -96,6 +97,18 @@ def test_peak_bytes_are_those_of_the_tensors_alive_together():
         assert torch.ones(1_500_000).sum() > 0  # 6 MB
 
     assert device.peak_bytes(work) == pytest.approx(8_000_000, rel=0.01)
+
+
+def test_garbage_of_an_earlier_measurement_is_not_in_the_peak():
+    """The allocator knows it, and would report that it is freed."""
+
+    def leave_garbage() -> None:
+        garbage = [torch.empty(1 << 20)]
+        garbage.append(garbage)
+
+    device = CpuDevice(DeviceConfig(name="cpu"), 0)
+    assert device.peak_bytes(leave_garbage) == 4 << 20
+    assert device.peak_bytes(lambda: (gc.collect(), torch.empty(1 << 10))) == 4 << 10
 
 
 SHAPES = [((2, 65, 128), 512, True), ((3, 500, 128), 256, False), ((1, 4), 8, True)]

@@ -176,7 +176,7 @@ def test_the_card(run, folder, shapes_root):
         "| cost | unknown |",
         "about",
         "| hardware | 1 x ",
-        " threads, at this checkpoint |",
+        " thread, at this checkpoint |",
     ):
         assert part in card.text
     assert f"{run}" not in card.text
