@@ -108,9 +108,9 @@ class Run:
     """What they would be if all texts were of the longest length."""
 
     def flops_per_sample(self, step: int) -> float:
-        """FLOPs of a step per sample, with texts of the longest length."""
-        model = self.config.model
-        return self.flops[Shape(model.max_text_len, model.kept_patches if step <= self.patches_until else None)]
+        """FLOPs of a step per sample, with texts of the longest length; beyond the last step those of the last."""
+        model, within = self.config.model, min(step, self.total_steps) <= self.patches_until
+        return self.flops[Shape(model.max_text_len, model.kept_patches if within else None)]
 
     def count(self, step: int, batches: Sequence[Batch]) -> float:
         """The FLOPs of this rank's step; adds them up."""
@@ -123,7 +123,7 @@ class Run:
     def flops_left(self) -> float:
         """FLOPs per sample of a step, added up over the steps after `start_step`, with texts of the longest length."""
         whole = self.total_steps - min(max(self.start_step, self.patches_until), self.total_steps)
-        first, last = (self.flops_per_sample(step) for step in (0, self.total_steps + 1))
+        first, last = (self.flops_per_sample(step) for step in (0, self.total_steps))
         return (self.total_steps - self.start_step - whole) * first + whole * last
 
     def write(self, record: LogRecord) -> None:

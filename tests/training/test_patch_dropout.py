@@ -139,6 +139,13 @@ def test_runs_with_micro_batches_warm_ups_and_a_resume(tmp_path, shapes_root, mo
     assert final_weights(tmp_path / "warm") == final_weights(tmp_path / "split")
 
 
+def test_no_step_may_train_on_whole_images(tmp_path, shapes_root, capsys):
+    keys = ["model.patch_dropout=0.5", "model.patch_dropout_until=100%", "steps=2", "tensorboard=false"]
+    for said in ("2 of 4 patches, drawn for each sample\n", "nothing left to do"):
+        train_here(shapes_root, tmp_path, *keys)
+        assert said in capsys.readouterr().out
+
+
 def test_validation_sees_whole_images(tmp_path, shapes_root):
     still = [
         "optim.lr=0",
