@@ -95,12 +95,7 @@ def print_summary(run: Run, why: str) -> None:
     if config.model.kept_patches is not None:
         lines["images"] = patches_in_words(config.model)
     if len(config.text_lengths) > 1:
-        shortest, *others, longest = config.shapes[: len(config.text_lengths)]
-        lengths = ", ".join(str(shape.tokens) for shape in (shortest, *others))
-        lines["texts"] = (
-            f"padded to {lengths} or {longest.tokens} tokens, the least that fits a micro-batch; at {shortest.tokens} a step is "
-            f"{run.flops[shortest] / run.flops[longest]:.0%} of the work"
-        )
+        lines["texts"] = _lengths_in_words(run)
     if described := describe(config, run.contrast):
         lines["contrast"] = described
     if run.validation:
@@ -126,6 +121,15 @@ def print_summary(run: Run, why: str) -> None:
         )
 
 
+def _lengths_in_words(run: Run) -> str:
+    shortest, *others, longest = run.config.shapes[: len(run.config.text_lengths)]
+    lengths = ", ".join(str(shape.tokens) for shape in (shortest, *others))
+    return (
+        f"padded to {lengths} or {longest.tokens} tokens, the least that fits a micro-batch; at {shortest.tokens} a step is "
+        f"{run.flops[shortest] / run.flops[longest]:.0%} of the work"
+    )
+
+
 def print_end(run: Run) -> None:
     """Print the newest checkpoint, the newest figures, and what to do next."""
     config, task = run.config, task_class(run.config)
@@ -134,7 +138,7 @@ def print_end(run: Run) -> None:
         return
     names = ["loss", *(metric.name for metric in task.metrics(config) if metric.better == "max")]
     last = run.console.last
-    if run.computed < run.at_most:
+    if len(config.text_lengths) > 1 and run.computed < run.at_most:  # sums of equal lengths may round apart
         print_line(f"{'texts':10}padded to what fits them: {1 - run.computed / run.at_most:.0%} of the work was saved")
     found = [f"{key} {last[key]:.3f}" for name in names for key in (name, f"val_{name}") if key in last]
     print_line(f"{'saved':10}{checkpoints[-1]}")

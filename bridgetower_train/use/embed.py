@@ -106,7 +106,7 @@ def _part(parts: Path, number: int) -> Path:
 def _embed_parts(model: Model, source: Source, parts: Path, about: About, batch: int, ranks: Ranks) -> None:
     """Write this rank's share of the parts that are missing."""
     count = -(-source.count // PART)
-    mine = [number for number in range(ranks.rank, count, ranks.world_size) if not _part(parts, number).exists()]
+    mine = [number for number in ranks.share(count) if not _part(parts, number).exists()]
     size = batch if source.images is not None else 4 * batch
     jobs = [
         (number, range(start, min(start + size, (number + 1) * PART, source.count)))
