@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from data_prep.shapes.scene import COLOURS, SHAPES, Dice, Scene
+from data_prep.shapes.scene import Dice, Scene
 
 SIDES = {
     "left of": ("left", "right"),
@@ -16,8 +16,7 @@ SIDES = {
     "below": ("lower", "upper"),
 }
 """Relation of the first object to the second -> what each is called."""
-DOMAINS = {"other": COLOURS, "number": ("0", "1", "2"), "yes/no": ("yes", "no")}
-"""VQAv2's kind of answer -> the answers."""
+NUMBERS, YES_NO = ("0", "1", "2"), ("yes", "no")
 LABELS = ("contradiction", "neutral", "entailment")
 _PLURALS = {"cross": "crosses"}
 
@@ -30,22 +29,27 @@ class Claim(NamedTuple):
     answer: str
     kind: str = ""
     """Of the answer, as VQAv2 names it."""
+    answers: tuple[str, ...] = ()
+    """What people may answer."""
 
 
 def questions(image: int, scene: Scene) -> list[Claim]:
     """The colour of an object by its side, the number of objects of each shape, and whether one is larger than the other."""
     shapes = [item.shape for item in scene.items]
     found = [
-        Claim(image, f"how many {_PLURALS.get(shape, f'{shape}s')}?", str(shapes.count(shape)), "number")
-        for shape in SHAPES
-        if str(shapes.count(shape)) in DOMAINS["number"]
+        Claim(image, f"how many {_PLURALS.get(shape, f'{shape}s')}?", str(shapes.count(shape)), "number", NUMBERS)
+        for shape in scene.palette.shapes
+        if str(shapes.count(shape)) in NUMBERS
     ]
     if len(shapes) == 2:
         sides = zip(SIDES[scene.relations[0]], scene.items, strict=True)
-        found += [Claim(image, f"what colour is the {side} object?", item.colour, "other") for side, item in sides]
+        colours = scene.palette.colours
+        found += [
+            Claim(image, f"what colour is the {side} object?", item.colour, "other", colours) for side, item in sides
+        ]
         if len({*shapes}) == 2 and len({item.size for item in scene.items}) == 2:
             found += [
-                Claim(image, f"is the {item.shape} larger?", "yes" if item.size == "large" else "no", "yes/no")
+                Claim(image, f"is the {item.shape} larger?", "yes" if item.size == "large" else "no", "yes/no", YES_NO)
                 for item in scene.items
             ]
     return found
@@ -53,16 +57,16 @@ def questions(image: int, scene: Scene) -> list[Claim]:
 
 def hypotheses(image: int, scene: Scene, dice: Dice) -> list[Claim]:
     """The colour of a shape that is there once: the true one, or another; of a shape that is not there nothing is known."""
-    shapes = [item.shape for item in scene.items]
+    shapes, palette = [item.shape for item in scene.items], scene.palette
     found = []
     for item in scene.items:
         if shapes.count(item.shape) == 1:
-            other = dice.choose([colour for colour in COLOURS if colour != item.colour])
-            absent = dice.choose([shape for shape in SHAPES if shape not in shapes])
+            other = dice.choose([colour for colour in palette.colours if colour != item.colour])
+            absent = dice.choose([shape for shape in palette.shapes if shape not in shapes])
             for colour, shape, label in (
                 (item.colour, item.shape, LABELS[2]),
                 (other, item.shape, LABELS[0]),
-                (dice.choose(COLOURS), absent, LABELS[1]),
+                (dice.choose(palette.colours), absent, LABELS[1]),
             ):
                 found.append(Claim(image, f"the {shape} is {colour}", label))
     return found
@@ -71,8 +75,8 @@ def hypotheses(image: int, scene: Scene, dice: Dice) -> list[Claim]:
 def statements(left: Scene, right: Scene) -> dict[str, bool]:
     """Statements about two images -> whether they are true."""
     found = {}
-    for word in (*SHAPES, *COLOURS):
-        shown = word if word in SHAPES else f"{word} object"
+    for word in (*left.palette.shapes, *left.palette.colours):
+        shown = word if word in left.palette.shapes else f"{word} object"
         shown = f"{'an' if shown[0] in 'aeiou' else 'a'} {shown}"
         of_left, of_right = (any(word in (item.shape, item.colour) for item in scene.items) for scene in (left, right))
         found[f"both images show {shown}"] = of_left and of_right

@@ -22,7 +22,7 @@ from data_prep.job.job import JobConfig, run_job
 from data_prep.parallel import cores, ordered_map
 from data_prep.shapes.claims import task_texts
 from data_prep.shapes.draw import draw
-from data_prep.shapes.scene import COLOURS, Dice, Scene, make_scene
+from data_prep.shapes.scene import ALL, FEW, Dice, Palette, Scene, make_scene
 from data_prep.shapes.tasks import Drawing, write_split
 from data_prep.shapes.text import captions
 from data_prep.shapes.tokenizer import train_tokenizer
@@ -64,12 +64,18 @@ class ShapesConfig:
     tasks: bool = False
     """Also write, into `shapes_tasks`, questions, hypotheses and statements about such images: the files that `prep vqav2`,
     `prep snli_ve` and `prep nlvr2` read. A tokenizer that is written with them knows their words."""
+    simple: bool = False
+    """Four colours, four shapes and plain objects alone, so that a tiny model learns the tasks."""
     workers: int = field(default_factory=cores)
     """Processes that draw; the output does not depend on it."""
 
     def __post_init__(self) -> None:
         for name, least in (("records", 1), ("heldout", 1), ("size", 32), ("aspect", 1), ("seed", 0), ("workers", 1)):
             at_least(name, getattr(self, name), least)
+
+    @property
+    def palette(self) -> Palette:
+        return FEW if self.simple else ALL
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,7 @@ class Drawn(Table, Images):
     size: int
     workers: int
     aspect: float = 1.0
+    palette: Palette = ALL
 
     def __len__(self) -> int:
         return self.records
@@ -118,8 +125,10 @@ class Drawn(Table, Images):
         return round(left * self.aspect), top, round(right * self.aspect), bottom
 
     def identity(self) -> dict[str, str]:
-        stretched = {"aspect": f"{self.aspect:g}"} if self.aspect > 1 else {}
-        return {"version": str(_VERSION), "seed": str(self.seed), "records": str(self.records), **stretched}
+        unusual = {"aspect": f"{self.aspect:g}"} if self.aspect > 1 else {}
+        if self.palette != ALL:
+            unusual["simple"] = "true"
+        return {"version": str(_VERSION), "seed": str(self.seed), "records": str(self.records), **unusual}
 
     def outcomes(self, rows: Iterator[tuple[int, Row]]) -> Iterator[tuple[int, Outcome]]:
         return ordered_map(self._outcome, rows, self.workers)
@@ -129,7 +138,7 @@ class Drawn(Table, Images):
 
     def _scene(self, number: int) -> tuple[Dice, Scene]:
         dice = Dice(self.seed, self.corpus, number)
-        return dice, make_scene(dice, HELD_OUT[self.corpus])
+        return dice, make_scene(dice, HELD_OUT[self.corpus], self.palette)
 
 
 def run(config: ShapesConfig) -> None:
@@ -138,9 +147,9 @@ def run(config: ShapesConfig) -> None:
     DataError where a folder has another corpus, or the same from another configuration.
     """
     for name, records in (("shapes", config.records), ("shapes_heldout", config.heldout)):
-        drawn = Drawn(name, records, config.seed, config.size, config.workers, config.aspect)
+        drawn = _drawn(name, records, config)
         job = JobConfig(out=config.out, name=name, size=config.size, workers=config.workers)
-        run_job(job, drawn, drawn, _ABOUT, {"probe_words": list(COLOURS)})
+        run_job(job, drawn, drawn, _ABOUT, {"probe_words": list(config.palette.colours)})
     tokenizer = Path(config.out, "shapes", "tokenizer.json")
     if not tokenizer.exists():
         _write_tokenizer(tokenizer, config)
@@ -148,12 +157,16 @@ def run(config: ShapesConfig) -> None:
         _write_tasks(Path(config.out, TASKS), config)
 
 
+def _drawn(corpus: str, records: int, config: ShapesConfig) -> Drawn:
+    return Drawn(corpus, records, config.seed, config.size, config.workers, config.aspect, config.palette)
+
+
 def _write_tokenizer(path: Path, config: ShapesConfig) -> None:
     """Train it on the captions of the first training records, and on what tasks say of them."""
     texts: list[str] = []
     for record in range(min(config.records, _TOKENIZER_RECORDS)):
         dice = Dice(config.seed, "shapes", record)
-        scene = make_scene(dice, held=False)
+        scene = make_scene(dice, False, config.palette)
         texts += captions(scene, dice)
         if config.tasks:
             texts += task_texts(scene)
@@ -163,13 +176,13 @@ def _write_tokenizer(path: Path, config: ShapesConfig) -> None:
 def _write_tasks(folder: Path, config: ShapesConfig) -> None:
     """DataError where the folder has those of another configuration."""
     done = folder / "tasks.json"
-    keys = ("records", "heldout", "size", "aspect", "seed")
+    keys = ["records", "heldout", "size", "aspect", "seed", *(["simple"] if config.simple else [])]
     identity = json.dumps({"version": _TASKS_VERSION, **{key: getattr(config, key) for key in keys}}) + "\n"
     if done.exists():
         if read_bytes(done, MAX_JSON).decode("utf-8", "replace") != identity:
             raise DataError(f"{folder}: has tasks about other images; remove the folder, or choose another `out`")
         return
-    drawn = Drawn("shapes", config.records, config.seed, config.size, config.workers, config.aspect)
+    drawn = _drawn("shapes", config.records, config)
     corpus = open_corpus(config.out, "shapes")
     write_split(
         folder, "train", (drawn.drawing(n, bytes(corpus.read(n).image)) for n in range(config.records)), config.seed

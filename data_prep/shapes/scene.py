@@ -3,8 +3,9 @@
 Lengths are in units of 1/64 of the edge of the image, so at 64 px a unit is a pixel.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from itertools import product
 from typing import TypeVar
 
@@ -12,11 +13,6 @@ import numpy as np
 
 from bridgetower_train.random import uniform
 
-COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "black")
-SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "ring", "moon")
-TEXTURES = ("plain", "striped", "dotted")
-SIZES = {"small": (14, 16), "large": (24, 26)}
-"""Size word -> smallest and largest edge of an object."""
 GRID = 64
 """Units along the edge of an image."""
 INVERSE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
@@ -40,20 +36,49 @@ Layout = tuple[list[tuple[int, int]], tuple[str, ...], str]
 """Upper left corners, relations and place."""
 
 
-def held_out(colour: str, shape: str, texture: str) -> bool:
-    """Whether training never shows this combination.
+@dataclass(frozen=True)
+class Palette:
+    """What the objects of a corpus may look like."""
 
-    A Latin square: of the 48 held-out triples of 192 each colour has 6, each shape 6, each texture 16, and training sees each
-    pair of attributes with at least one value of the third.
-    """
-    return (COLOURS.index(colour) + SHAPES.index(shape) + 3 * TEXTURES.index(texture)) % 8 < 2
+    colours: tuple[str, ...]
+    shapes: tuple[str, ...]
+    textures: tuple[str, ...]
+    sizes: Mapping[str, tuple[int, int]]
+    """Size word -> smallest and largest edge of an object, units."""
+    spread: int
+    """How far an object of a pair may lie from the middle of its half, units."""
+
+    def held_out(self, colour: str, shape: str, texture: str) -> bool:
+        """Whether training never shows this combination.
+
+        A Latin square: of the 48 held-out triples of ALL's 192 each colour has 6, each shape 6, each texture 16, and training
+        sees each pair of attributes with at least one value of the third.
+        """
+        place = self.colours.index(colour) + self.shapes.index(shape) + 3 * self.textures.index(texture)
+        return place % len(self.colours) < len(self.colours) // 4
+
+    @cached_property
+    def triples(self) -> dict[bool, list[Triple]]:
+        """Combinations of colour, shape and texture: False -> training, True -> held out."""
+        every = list(product(self.colours, self.shapes, self.textures))
+        return {held: [triple for triple in every if self.held_out(*triple) == held] for held in (False, True)}
 
 
-TRIPLES: dict[bool, list[Triple]] = {
-    held: [triple for triple in product(COLOURS, SHAPES, TEXTURES) if held_out(*triple) == held]
-    for held in (False, True)
-}
-"""Combinations of colour, shape and texture: False -> training, True -> held out."""
+ALL = Palette(
+    colours=("red", "orange", "yellow", "green", "blue", "purple", "pink", "black"),
+    shapes=("circle", "square", "triangle", "star", "heart", "cross", "ring", "moon"),
+    textures=("plain", "striped", "dotted"),
+    sizes={"small": (14, 16), "large": (24, 26)},
+    spread=GRID // 2,
+)
+FEW = Palette(
+    colours=("red", "yellow", "blue", "black"),
+    shapes=("circle", "square", "triangle", "cross"),
+    textures=("plain",),
+    sizes={"small": (15, 16), "large": (27, 28)},
+    spread=4,
+)
+"""So few that a tiny model learns the tasks about them."""
 
 
 class Dice:
@@ -102,20 +127,24 @@ class Scene:
     """Relation of the first object to each of the others."""
     place: str = ""
     """Place of a single object."""
+    palette: Palette = ALL
+    """What its objects might have looked like."""
 
 
-def make_scene(dice: Dice, held: bool) -> Scene:
+def make_scene(dice: Dice, held: bool, palette: Palette = ALL) -> Scene:
     """Draw a scene of training or of held-out combinations: 15% show one object, 65% two, 20% three."""
     number = dice.choose((1,) * 3 + (2,) * 13 + (3,) * 4)
     triples: list[Triple] = []
     for _ in range(number):
         taken = {triple[:2] for triple in triples}
-        triples.append(dice.choose([triple for triple in TRIPLES[held] if triple[:2] not in taken]))
-    sizes = [dice.choose(tuple(SIZES)) for _ in triples]
-    edges = [dice.between(*SIZES[size]) for size in sizes]
-    corners, relations, place = (_single, _pair, _corner)[number - 1](dice, edges)
+        triples.append(dice.choose([triple for triple in palette.triples[held] if triple[:2] not in taken]))
+    sizes = [dice.choose(tuple(palette.sizes)) for _ in triples]
+    edges = [dice.between(*palette.sizes[size]) for size in sizes]
+    layout = (_single, partial(_pair, spread=palette.spread), _corner)[number - 1]
+    corners, relations, place = layout(dice, edges)
     parts = zip(triples, sizes, edges, corners, strict=True)
-    return Scene(tuple(Item(*triple, size, edge, *corner) for triple, size, edge, corner in parts), relations, place)
+    items = tuple(Item(*triple, size, edge, *corner) for triple, size, edge, corner in parts)
+    return Scene(items, relations, place, palette)
 
 
 def _spot(dice: Dice, edge: int, centre: int, jitter: int, low: int, high: int) -> int:
@@ -130,12 +159,12 @@ def _single(dice: Dice, edges: list[int]) -> Layout:
     return [(x, y)], (), place
 
 
-def _pair(dice: Dice, edges: list[int]) -> Layout:
+def _pair(dice: Dice, edges: list[int], spread: int) -> Layout:
     relation = dice.choose(tuple(INVERSE))
     across = dice.between(_CELL // 2, GRID - _CELL // 2)
     corners = []
     for edge, half in zip(edges, (0, 1) if relation in ("left of", "above") else (1, 0), strict=True):
-        along = _spot(dice, edge, half * _CELL + _CELL // 2, _CELL, half * _CELL, (half + 1) * _CELL)
+        along = _spot(dice, edge, half * _CELL + _CELL // 2, spread, half * _CELL, (half + 1) * _CELL)
         aside = _spot(dice, edge, across, _JITTER, 0, GRID)
         corners.append((along, aside) if relation in ("left of", "right of") else (aside, along))
     return corners, (relation,), ""

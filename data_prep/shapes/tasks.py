@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from bridgetower_train.files import atomic_write, recreate
-from data_prep.shapes.claims import DOMAINS, Claim, balanced, hypotheses, questions, statements
+from data_prep.shapes.claims import Claim, balanced, hypotheses, questions, statements
 from data_prep.shapes.scene import Dice, Scene
 
 _PEOPLE = 10
@@ -72,7 +72,7 @@ def _write_vqav2(folder: Path, split: str, scenes: Sequence[tuple[int, Scene, st
 def _answer(claim: Claim, dice: Dice) -> str:
     """As one of ten people gives it."""
     if dice.between(1, _WRONG) == 1:
-        return dice.choose([answer for answer in DOMAINS[claim.kind] if answer != claim.answer])
+        return dice.choose([answer for answer in claim.answers if answer != claim.answer])
     if dice.between(1, _SPELLED) == 1:
         return _SPELLINGS.get(claim.answer, f"{claim.answer.capitalize()}.")
     return claim.answer

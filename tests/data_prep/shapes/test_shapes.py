@@ -17,13 +17,13 @@ from bridgetower_train.data.shards import open_corpus
 from bridgetower_train.errors import ConfigError, DataError
 from data_prep.shapes.corpus import Drawn, ShapesConfig, run
 from data_prep.shapes.draw import OUTLINES, PAINT, _masks
-from data_prep.shapes.scene import COLOURS, SHAPES, SIZES, TEXTURES, TRIPLES
+from data_prep.shapes.scene import ALL
 
 SIZE = 64
 PLAIN_WORD = {"little": "small", "big": "large", "solid": "plain", "stripes": "striped", "dots": "dotted"}
 NOUN = re.compile(
     r"(?:(small|little|large|big) )?(?:(plain|solid|striped|dotted) )?"
-    rf"({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})\b(?: with (stripes|dots))?"
+    rf"({'|'.join(ALL.colours)}) ({'|'.join(ALL.shapes)})\b(?: with (stripes|dots))?"
 )
 OPENING = re.compile("there is |here is |a picture of |a picture with |we see ")
 SIDE = r"((?:to the )?left of|(?:to the )?right of|above|over|below|under)"
@@ -118,19 +118,19 @@ def objects(row: Row) -> list[dict[str, Any]]:
 
 
 def test_held_out_triples_are_balanced() -> None:
-    for held, triples in TRIPLES.items():
+    for held, triples in ALL.triples.items():
         counts = [Counter(triple[place] for triple in triples) for place in range(3)]
         assert [set(count.values()) for count in counts] == ([{6}, {6}, {16}] if held else [{18}, {18}, {48}])
-    assert not set(TRIPLES[True]) & set(TRIPLES[False])
+    assert not set(ALL.triples[True]) & set(ALL.triples[False])
     for first, second, count in ((0, 1, 64), (0, 2, 24), (1, 2, 24)):
-        assert len({(triple[first], triple[second]) for triple in TRIPLES[False]}) == count
+        assert len({(triple[first], triple[second]) for triple in ALL.triples[False]}) == count
 
 
 def test_held_out_images_show_only_combinations_that_training_never_shows(rows: list[Row]) -> None:
     held = rows[0].key.startswith("shapes_heldout")
     shown = {(o["colour"], o["shape"], o["texture"]) for row in rows for o in objects(row)}
-    assert shown <= set(TRIPLES[held])
-    assert len(shown) > 0.9 * len(TRIPLES[held])
+    assert shown <= set(ALL.triples[held])
+    assert len(shown) > 0.9 * len(ALL.triples[held])
 
 
 def test_objects_differ_in_colour_or_shape(rows: list[Row]) -> None:
@@ -160,7 +160,7 @@ def test_a_false_caption_is_noticed(rows: list[Row]) -> None:
     for row in rows[:50]:
         caption = row.captions[0]
         colour = objects(row)[0]["colour"]
-        assert not holds(read(caption.replace(colour, COLOURS[COLOURS.index(colour) - 1], 1)), objects(row))
+        assert not holds(read(caption.replace(colour, ALL.colours[ALL.colours.index(colour) - 1], 1)), objects(row))
         swapped = [o | {"box": p["box"]} for o, p in zip(objects(row), objects(row)[::-1], strict=True)]
         assert len(swapped) == 1 or not holds(read(caption), swapped)
 
@@ -183,7 +183,7 @@ def test_a_full_caption_is_true_of_one_image_among_128(rows: list[Row]) -> None:
 
 
 def test_objects_stand_apart_in_their_boxes_in_their_colour(rows: list[Row]) -> None:
-    paints = np.array([PAINT[colour] for colour in COLOURS])
+    paints = np.array([PAINT[colour] for colour in ALL.colours])
     for row in rows[:100]:
         image = Image.open(io.BytesIO(row.jpeg))
         assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (SIZE, SIZE))
@@ -194,21 +194,21 @@ def test_objects_stand_apart_in_their_boxes_in_their_colour(rows: list[Row]) -> 
             assert 0 < left < right < SIZE
             assert 0 < top < bottom < SIZE
             assert right - left == bottom - top
-            assert SIZES[thing["size"]][0] <= right - left <= SIZES[thing["size"]][1]
+            assert ALL.sizes[thing["size"]][0] <= right - left <= ALL.sizes[thing["size"]][1]
             assert outside[top:bottom, left:right].all(), "objects overlap"
             outside[max(top - 2, 0) : bottom + 2, max(left - 2, 0) : right + 2] = False
             distance = np.linalg.norm(pixels[top:bottom, left:right, None] - paints, axis=-1)
-            near = np.bincount(distance.argmin(-1)[distance.min(-1) < 50], minlength=len(COLOURS))
-            assert COLOURS[near.argmax()] == thing["colour"]
+            near = np.bincount(distance.argmin(-1)[distance.min(-1) < 50], minlength=len(ALL.colours))
+            assert ALL.colours[near.argmax()] == thing["colour"]
         assert pixels[outside].min() > 150
 
 
 def test_textures_show_on_every_shape() -> None:
-    assert set(OUTLINES) == set(SHAPES)
-    assert set(PAINT) == set(COLOURS)
-    for shape, edge in itertools.product(SHAPES, (14, 16, 24, 26)):
+    assert set(OUTLINES) == set(ALL.shapes)
+    assert set(PAINT) == set(ALL.colours)
+    for shape, edge in itertools.product(ALL.shapes, (14, 16, 24, 26)):
         shares = {}
-        for texture in TEXTURES:
+        for texture in ALL.textures:
             body, marks = (np.asarray(mask).sum() for mask in _masks(shape, texture, edge, 1.0))
             shares[texture] = marks / body
         assert shares["plain"] == 0
@@ -259,8 +259,8 @@ def test_run_keeps_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[s
     config = ShapesConfig(out=str(tmp_path), records=12, heldout=3, workers=1)
     run(config)
     corpus = open_corpus(str(tmp_path), "shapes", None)
-    assert corpus.manifest.extra["probe_words"] == list(COLOURS)
-    assert corpus.read(11).meta["objects"][0]["colour"] in COLOURS
+    assert corpus.manifest.extra["probe_words"] == list(ALL.colours)
+    assert corpus.read(11).meta["objects"][0]["colour"] in ALL.colours
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
     capsys.readouterr()
     run(config)

@@ -12,23 +12,23 @@ from bridgetower_train.data.answers import accuracy, normalise, soft_targets
 from bridgetower_train.data.shards import open_corpus
 from bridgetower_train.errors import DataError
 from data_prep.shapes.corpus import TASKS, Drawn, ShapesConfig, run
-from data_prep.shapes.scene import COLOURS, SHAPES
+from data_prep.shapes.scene import ALL, FEW
 
 RECORDS, FURTHER = 150, 50
 
 
-@pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> ShapesConfig:
-    out = tmp_path_factory.mktemp("shapes")
-    config = ShapesConfig(out=str(out), records=RECORDS, heldout=FURTHER, size=32, tasks=True, workers=1)
+@pytest.fixture(scope="module", params=["all", "simple"])
+def config(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> ShapesConfig:
+    out, simple = tmp_path_factory.mktemp("shapes"), request.param == "simple"
+    config = ShapesConfig(out=str(out), records=RECORDS, heldout=FURTHER, size=32, tasks=True, simple=simple, workers=1)
     run(config)
     return config
 
 
 @pytest.fixture(scope="module")
-def objects() -> dict[int, list[dict[str, Any]]]:
+def objects(config: ShapesConfig) -> dict[int, list[dict[str, Any]]]:
     """Image -> what it shows."""
-    drawn = Drawn("shapes", RECORDS + FURTHER, 0, 64, 1)
+    drawn = Drawn("shapes", RECORDS + FURTHER, 0, 64, 1, palette=config.palette)
     return {row.meta["image_id"]: row.meta["objects"] for row in drawn.rows(0, RECORDS + FURTHER)}
 
 
@@ -97,11 +97,17 @@ def test_statements_are_true(config: ShapesConfig, objects: dict[int, list[dict[
     for line in lines(config, "nlvr2/train.json"):
         _, number, pair, _ = map(str, line["identifier"].split("-"))
         first = 4 * int(number) + 2 * int(pair)
-        word = next(word for word in line["sentence"].split() if word in (*SHAPES, *COLOURS))
+        word = next(word for word in line["sentence"].split() if word in (*ALL.shapes, *ALL.colours))
         sides = [any(word in (item["shape"], item["colour"]) for item in objects[first + side]) for side in (0, 1)]
         which = line["sentence"].split()[1]
         true = all(sides) if which == "images" else sides[which == "right"]
         assert line["label"] == str(true)
+
+
+def test_simple_images_show_few_kinds_of_objects() -> None:
+    shown = [item for row in Drawn("shapes", 200, 0, 64, 1, palette=FEW).rows(0, 200) for item in row.meta["objects"]]
+    found = {(item["colour"], item["shape"], item["texture"]) for item in shown}
+    assert found == set(FEW.triples[False]) and len(found) == 12
 
 
 def test_files_are_written_once(config: ShapesConfig) -> None:

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from bridgetower_train.data.text import CaptionTokenizer
 from data_prep.shapes.corpus import ShapesConfig, run
-from data_prep.shapes.scene import COLOURS, SHAPES, Dice, make_scene
+from data_prep.shapes.scene import ALL, Dice, make_scene
 from data_prep.shapes.text import WORDS, captions
 from data_prep.shapes.tokenizer import train_tokenizer
 
@@ -45,7 +45,7 @@ def test_layout_is_robertas(tokenizer: Tokenizer) -> None:
 
 def test_every_word_of_the_captions_is_one_token(tokenizer: Tokenizer) -> None:
     words = {word for wordings in WORDS.values() for wording in wordings for word in wording.split()}
-    for word in {*COLOURS, *SHAPES, *words}:
+    for word in {*ALL.colours, *ALL.shapes, *words}:
         assert tokenizer.encode(f" {word}", add_special_tokens=False).tokens == [f"Ġ{word}"]
     texts = shapes_captions(200, held=True)
     for text, encoding in zip(texts, tokenizer.encode_batch(texts), strict=True):
