@@ -41,6 +41,9 @@ class ModelConfig:
     """Dropout of hidden states and attention in the text tower and the fusion encoder (the image tower has none)."""
     layer_norm_eps: float = 1e-5
     """Epsilon of every layer norm, added to the variance."""
+    init_std: float = 0.02
+    """Standard deviation of the initial weights in the layers of the text tower and of the fusion encoder; published: 0.02, at a
+    width of 768. A narrow model hardly tells texts apart that differ by a word, at first, unless it is larger (docs/tasks.md)."""
     patch_dropout: float = 0.0
     """Share of the patches of an image that training leaves out, drawn for each sample (FLIP, Li et al., 2023): less work for the
     image tower and the fusion encoder. Not published for this model. Validation and evaluation see all patches."""
@@ -72,6 +75,8 @@ class ModelConfig:
                 f"model.max_text_len={self.max_text_len}: the position table is for at most "
                 f"{self.text_positions - ROBERTA_POSITION_OFFSET} tokens; lower it or raise model.text_positions"
             )
+        if not self.init_std > 0:
+            raise ConfigError(f"model.init_std={self.init_std}: must be greater than 0")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"model.dropout={self.dropout}: must be in [0, 1)")
         if not 0 <= self.patch_dropout < 1:

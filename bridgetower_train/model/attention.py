@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bridgetower_train.config import HEAD_WIDTH
+from bridgetower_train.config import HEAD_WIDTH, ModelConfig
 from bridgetower_train.model.precision import LayerNorm
 
 AttentionFunction = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]
@@ -123,11 +123,11 @@ class Embedding(nn.Embedding):
 class AddNorm(nn.Module):
     """The end of each post-norm sublayer: LayerNorm(dropout(dense(x)) + residual)."""
 
-    def __init__(self, in_features: int, width: int, dropout: float, eps: float) -> None:
+    def __init__(self, in_features: int, config: ModelConfig) -> None:
         super().__init__()
-        self.dense = Linear(in_features, width)
-        self.LayerNorm = LayerNorm(width, eps=eps)
-        self.dropout = nn.Dropout(dropout)
+        self.dense = Linear(in_features, config.width, std=config.init_std)
+        self.LayerNorm = LayerNorm(config.width, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         out: Tensor = self.LayerNorm(self.dropout(self.dense(x)) + residual)
@@ -137,9 +137,9 @@ class AddNorm(nn.Module):
 class Intermediate(nn.Module):
     """The first half of a feed-forward sublayer: GELU(dense(x)), four times as wide."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.dense = Linear(width, 4 * width)
+        self.dense = Linear(config.width, 4 * config.width, std=config.init_std)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.gelu(self.dense(x))
@@ -153,11 +153,12 @@ class QueryKeyValue(nn.Module):
     step of `large` launches 12% fewer operators. In float32 the copies would be kept for the backward pass besides.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.query = Linear(width, width)
-        self.key = Linear(width, width)
-        self.value = Linear(width, width)
+        width, std = config.width, config.init_std
+        self.query = Linear(width, width, std=std)
+        self.key = Linear(width, width, std=std)
+        self.value = Linear(width, width, std=std)
 
     def forward(self, queries_BQD: Tensor, keys_BTD: Tensor) -> tuple[Tensor, ...]:
         """The projected queries (B, Q, D), and keys and values (B, T, D)."""
@@ -176,11 +177,11 @@ class QueryKeyValue(nn.Module):
 class Attention(nn.Module):
     """A post-norm attention sublayer as in RoBERTa, to a stream's own tokens or to another stream's."""
 
-    def __init__(self, width: int, dropout: float, eps: float, attention: AttentionFunction) -> None:
+    def __init__(self, config: ModelConfig, attention: AttentionFunction) -> None:
         super().__init__()
-        self.self = QueryKeyValue(width)
-        self.output = AddNorm(width, width, dropout, eps)
-        self.dropout_p = dropout
+        self.self = QueryKeyValue(config)
+        self.output = AddNorm(config.width, config)
+        self.dropout_p = config.dropout
         self.attention = attention
 
     def forward(

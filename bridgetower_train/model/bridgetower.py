@@ -87,8 +87,8 @@ class Trunk(nn.Module):
         self.layers = layers
         self.vision_model = VisionModel(config, attention)
         self.text_model = TextModel(config, attention)
-        self.cross_modal_text_transform = Linear(width, width)
-        self.cross_modal_image_transform = Linear(width, width)
+        self.cross_modal_text_transform = Linear(width, width, std=config.init_std)
+        self.cross_modal_image_transform = Linear(width, width, std=config.init_std)
         self.token_type_embeddings = Embedding(token_types, width)
         self.cross_modal_text_layernorm = LayerNorm(width, eps=eps)
         self.cross_modal_image_layernorm = LayerNorm(width, eps=eps)
@@ -96,8 +96,8 @@ class Trunk(nn.Module):
         self.cross_modal_image_link_tower = nn.ModuleList(Bridge(config) for _ in range(layers - 1))
         self.cross_modal_text_layers = nn.ModuleList(CrossLayer(config, attention) for _ in range(layers))
         self.cross_modal_image_layers = nn.ModuleList(CrossLayer(config, attention) for _ in range(layers))
-        self.cross_modal_text_pooler = Pooler(width)
-        self.cross_modal_image_pooler = Pooler(width)
+        self.cross_modal_text_pooler = Pooler(config)
+        self.cross_modal_image_pooler = Pooler(config)
 
     def encode_image(
         self, pixels_B3SS: Tensor, kinds_B: Tensor | None = None, patches_BK: Tensor | None = None

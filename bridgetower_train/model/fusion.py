@@ -16,10 +16,10 @@ class CrossLayer(nn.Module):
 
     def __init__(self, config: ModelConfig, attention: AttentionFunction) -> None:
         super().__init__()
-        self.attention = Attention(config.width, config.dropout, config.layer_norm_eps, attention)
-        self.crossattention = Attention(config.width, config.dropout, config.layer_norm_eps, attention)
-        self.intermediate = Intermediate(config.width)
-        self.output = AddNorm(4 * config.width, config.width, config.dropout, config.layer_norm_eps)
+        self.attention = Attention(config, attention)
+        self.crossattention = Attention(config, attention)
+        self.intermediate = Intermediate(config)
+        self.output = AddNorm(4 * config.width, config)
 
     def forward(
         self,
@@ -58,9 +58,9 @@ class Bridge(nn.Module):
 class Pooler(nn.Module):
     """tanh(dense(x))."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.dense = Linear(width, width)
+        self.dense = Linear(config.width, config.width, std=config.init_std)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.tanh(self.dense(x))

@@ -43,9 +43,9 @@ class TextLayer(nn.Module):
 
     def __init__(self, config: ModelConfig, attention: AttentionFunction) -> None:
         super().__init__()
-        self.attention = Attention(config.width, config.dropout, config.layer_norm_eps, attention)
-        self.intermediate = Intermediate(config.width)
-        self.output = AddNorm(4 * config.width, config.width, config.dropout, config.layer_norm_eps)
+        self.attention = Attention(config, attention)
+        self.intermediate = Intermediate(config)
+        self.output = AddNorm(4 * config.width, config)
 
     def forward(self, x_BLD: Tensor, mask: Tensor) -> Tensor:
         x_BLD = self.attention(x_BLD, x_BLD, mask)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from bridgetower_train.bench.traffic import Traffic, counted
-from bridgetower_train.config import DeviceConfig, ObjectiveConfig, OptimConfig
+from bridgetower_train.config import DeviceConfig, ModelConfig, ObjectiveConfig, OptimConfig
 from bridgetower_train.devices import make_device
 from bridgetower_train.distributed import ALONE
 from bridgetower_train.engines import NativeEngine
@@ -83,7 +83,10 @@ def test_a_step_launches_no_more_than_it_did():
 
 
 def test_projections_of_many_rows_move_fewer_bytes_together():
-    projections, x = QueryKeyValue(128), torch.randn(1, 1000, 128, dtype=torch.bfloat16, requires_grad=True)
+    projections, x = (
+        QueryKeyValue(ModelConfig(width=128)),
+        torch.randn(1, 1000, 128, dtype=torch.bfloat16, requires_grad=True),
+    )
     apart = nn.ModuleList([projections.query, projections.key, projections.value])
 
     def traffic(project: Callable[[], Sequence[Tensor]]) -> Traffic:

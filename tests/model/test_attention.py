@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bridgetower_train.config import ModelConfig
 from bridgetower_train.model.attention import (
     Linear,
     QueryKeyValue,
@@ -81,7 +82,7 @@ def test_a_mask_hides_as_minus_infinity_does(dtype: torch.dtype):
 @pytest.mark.parametrize("cross", [False, True])
 def test_one_product_is_three(monkeypatch: pytest.MonkeyPatch, cross: bool):
     torch.manual_seed(0)
-    layer = QueryKeyValue(WIDTH).double()
+    layer = QueryKeyValue(ModelConfig(width=WIDTH)).double()
     x, y = (torch.randn(B, n, WIDTH, dtype=torch.float64, requires_grad=True) for n in (6, 8))
     leaves = [x, *layer.parameters(), *([y] if cross else [])]
     results = []

@@ -1,5 +1,7 @@
 """The model by itself: size, start, dropout."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from helpers import heads, random_batch
@@ -43,9 +45,10 @@ def test_the_seed_decides_the_start():
     assert not torch.equal(starts[0]["itm_score.fc.weight"], starts[2]["itm_score.fc.weight"])
 
 
-def test_start():
+@pytest.mark.parametrize("std", [0.02, 0.12])
+def test_start(std):
     torch.manual_seed(0)
-    state = BridgeTower(SMALL, ALL_HEADS).state_dict()
+    state = BridgeTower(replace(SMALL, init_std=std), ALL_HEADS).state_dict()
     width, depth = SMALL.width, SMALL.vision_layers
     deviations = {
         "attn.in_proj_weight": width**-0.5,
@@ -65,7 +68,15 @@ def test_start():
         elif name.endswith("bias"):
             assert (value == 0).all(), name
         else:
-            expected = next((d for suffix, d in deviations.items() if name.endswith(suffix)), 0.02)
+            layers = (
+                "text_model.encoder",
+                "_transform.weight",
+                "cross_modal_text_layers",
+                "cross_modal_image_layers",
+                "pooler",
+            )
+            default = std if name.startswith("bridgetower.") and any(part in name for part in layers) else 0.02
+            expected = next((d for suffix, d in deviations.items() if name.endswith(suffix)), default)
             rows = value[value.abs().sum(-1) > 0] if value.ndim == 2 else value  # without the padding row
             assert rows.std().item() == pytest.approx(expected, rel=5 / rows.numel() ** 0.5), name
 

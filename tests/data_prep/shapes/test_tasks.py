@@ -107,7 +107,8 @@ def test_statements_are_true(config: ShapesConfig, objects: dict[int, list[dict[
 def test_simple_images_show_few_kinds_of_objects() -> None:
     shown = [item for row in Drawn("shapes", 200, 0, 64, 1, palette=FEW).rows(0, 200) for item in row.meta["objects"]]
     found = {(item["colour"], item["shape"], item["texture"]) for item in shown}
-    assert found == set(FEW.triples[False]) and len(found) == 12
+    assert found == set(FEW.triples[False])
+    assert len(found) == 12
 
 
 def test_files_are_written_once(config: ShapesConfig) -> None:
