@@ -9,12 +9,7 @@ from typing import NamedTuple
 
 from data_prep.shapes.scene import Dice, Scene
 
-SIDES = {
-    "left of": ("left", "right"),
-    "right of": ("right", "left"),
-    "above": ("upper", "lower"),
-    "below": ("lower", "upper"),
-}
+SIDES = {"left of": ("left", "right"), "right of": ("right", "left")}
 """Relation of the first object to the second -> what each is called."""
 NUMBERS, YES_NO = ("0", "1", "2"), ("yes", "no")
 LABELS = ("contradiction", "neutral", "entailment")
@@ -34,25 +29,22 @@ class Claim(NamedTuple):
 
 
 def questions(image: int, scene: Scene) -> list[Claim]:
-    """The colour of an object by its side, the number of objects of each shape, and whether one is larger than the other."""
-    shapes = [item.shape for item in scene.items]
-    found = [
-        Claim(image, f"how many {_PLURALS.get(shape, f'{shape}s')}?", str(shapes.count(shape)), "number", NUMBERS)
-        for shape in scene.palette.shapes
-        if str(shapes.count(shape)) in NUMBERS
-    ]
-    if len(shapes) == 2:
-        sides = zip(SIDES[scene.relations[0]], scene.items, strict=True)
-        colours = scene.palette.colours
-        found += [
-            Claim(image, f"what colour is the {side} object?", item.colour, "other", colours) for side, item in sides
+    """How many objects have a shape, which colour one has, by its shape and by its side, and whether it is the larger one."""
+    palette, items = scene.palette, scene.items
+    shapes = [item.shape for item in items]
+    counts = {_PLURALS.get(shape, f"{shape}s"): str(shapes.count(shape)) for shape in palette.shapes}
+    found = [Claim(image, f"how many {name}?", n, "number", NUMBERS) for name, n in counts.items() if n in NUMBERS]
+    named = [(item.shape, item) for item in items if shapes.count(item.shape) == 1]
+    if len(items) == 2:
+        named += [
+            (f"{side} object", item) for side, item in zip(SIDES.get(scene.relations[0], ()), items, strict=False)
         ]
-        if len({*shapes}) == 2 and len({item.size for item in scene.items}) == 2:
-            found += [
-                Claim(image, f"is the {item.shape} larger?", "yes" if item.size == "large" else "no", "yes/no", YES_NO)
-                for item in scene.items
-            ]
-    return found
+        if len({*shapes}) == 2 and len({item.size for item in items}) == 2:
+            larger = {item.shape: "yes" if item.size == "large" else "no" for item in items}
+            found += [Claim(image, f"is the {shape} larger?", yes, "yes/no", YES_NO) for shape, yes in larger.items()]
+    return found + [
+        Claim(image, f"what colour is the {name}?", item.colour, "other", palette.colours) for name, item in named
+    ]
 
 
 def hypotheses(image: int, scene: Scene, dice: Dice) -> list[Claim]:

@@ -34,7 +34,7 @@ HELD_OUT = {"shapes": False, "shapes_heldout": True}
 TASKS = "shapes_tasks"
 """Folder of the files of tasks."""
 _VERSION = 1  # increment it when the same seed gives other images or captions
-_TASKS_VERSION = 1  # increment it when the same seed gives other files of tasks
+_TASKS_VERSION = 2  # increment it when the same seed gives other files of tasks
 _VOCABULARY = 512
 _TOKENIZER_RECORDS = 10_000
 _ABOUT = {

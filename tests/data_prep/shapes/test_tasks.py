@@ -49,9 +49,9 @@ def truth(text: str, shown: list[dict[str, Any]]) -> str:
     if text.startswith("how many"):
         return str(sum(f"{item['shape']}{'es' if item['shape'] == 'cross' else 's'}" == words[2] for item in shown))
     if text.startswith("what colour"):
-        axis = 0 if words[4] in ("left", "right") else 1
-        ordered = sorted(shown, key=lambda item: item["box"][axis])
-        return str(ordered[0 if words[4] in ("left", "upper") else -1]["colour"])
+        ordered = sorted(shown, key=lambda item: item["box"][0])
+        named = {**{item["shape"]: item for item in shown}, "left": ordered[0], "right": ordered[-1]}
+        return str(named[words[4]]["colour"])
     large = max(shown, key=lambda item: item["box"][2] - item["box"][0])
     return "yes" if large["shape"] == words[2] else "no"
 
