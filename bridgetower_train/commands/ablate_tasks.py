@@ -73,12 +73,14 @@ def rows(task: str) -> dict[str, list[str]]:
 def results(folders: dict[str, dict[str, list[Path]]]) -> str:
     """The page, in Markdown; `folders`: task -> row -> its runs."""
     first = read_config(next(iter(folders["vqav2"].values()))[0])
+    pretrained = read_config(Path(first.init.checkpoint or ""))
     device, _ = make_device(first.device)
     installed = ", ".join(f"{name} {version}" for name, version in versions().items())
     parts = [
         "# What tiny models learn of the tasks\n",
         f"Texts about drawn images of {first.model.image_size} px in patches of {first.model.patch_size}, in batches of "
-        f"{first.global_batch}; tiny model. The preparations read them from files in the layouts of VQAv2, SNLI-VE and NLVR2. "
+        f"{first.global_batch}; tiny model, pretrained on captions of the images ({pretrained.steps} steps of "
+        f"{pretrained.global_batch}). The preparations read the texts from files in the layouts of VQAv2, SNLI-VE and NLVR2. "
         "Accuracy in percent on images that training never shows: mean and, where there are several seeds, standard deviation. "
         "Blind models see grey images, in training too: what they get right, the texts tell.\n",
         f"Made by `bridgetower ablate tasks=true` on {text(device.description)}; {text(installed)}.\n",

@@ -199,7 +199,8 @@ class Kit:
             found = ask(card.losses, device_as(run, precision=precision), self.pairs, limit=limit, log=log)
             off, where = card.furthest(found, self.expected)
             here, there = found[0]["loss"], self.expected[0]["loss"]
-            text = f"loss {here:.5f} in {precision}, {there:.5f} on the CPU; furthest off is {where or 'nothing'}, by {off:.1e}"
+            worst = f"furthest off is {where}, by {off:.1e}" if off else "all figures are the same"
+            text = f"loss {here:.5f} in {precision}, {there:.5f} on the CPU; {worst}"
             return Found(off <= NEAR[precision], text, {"loss": found[0]["loss"], "off": off})
 
         return step
