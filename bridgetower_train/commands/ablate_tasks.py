@@ -39,7 +39,7 @@ STEPS = {"vqav2": 1500, "snli_ve": 1500, "nlvr2": 750}
 VARIANTS = {
     "pretrained as the demo": ["init.checkpoint={pretrained}"],
     "pretrained as the demo, blind": ["init.checkpoint={pretrained}", "classifier.blind=true"],
-    "from random weights": ["optim.lr=1e-3", "optim.lr_fusion=1e-3"],
+    "from random weights": ["model.init_std=0.12", "optim.lr_fusion=1e-4", "optim.lr_heads=1e-4"],
 }
 """Row of the table -> overrides of its runs; {pretrained} is the run that was pretrained."""
 
