@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from bridgetower_train.cli import main
+from bridgetower_train.weights.checkpoint import step_folders, step_of
 from tests.tiny import TINY
 
 ROOT = Path(__file__).parents[2]
@@ -90,6 +91,10 @@ class Job:
     def wait_for_step(self, step: int) -> bool:
         """True once the line of `step` has been written."""
         return self.wait_for(lambda: last_step(self.run_dir) >= step)
+
+    def wait_for_checkpoint(self, step: int) -> bool:
+        """True once a checkpoint of `step` or a later one is whole: it is written beside the steps that follow."""
+        return self.wait_for(lambda: any(step_of(folder) >= step for folder in step_folders(self.run_dir)))
 
     def family(self) -> list[psutil.Process]:
         """It and all its children: torchrun gives each rank a session of its own."""

@@ -35,17 +35,17 @@ def without_deepspeed(folder: Path, *arguments: str) -> subprocess.CompletedProc
 
 @pytest.mark.slow
 def test_ranks_and_engine_change_in_mid_run(tmp_path, start, train):
-    options = ["steps=16", "model.dropout=0", "checkpoint.every=4", "validation.every=8", "validation.samples=16"]
+    options = ["steps=24", "model.dropout=0", "checkpoint.every=4", "validation.every=8", "validation.samples=16"]
     options += ["objective.itc=0", "micro_batch=2"]  # with accumulation on 1 and 2 ranks, and the same loss
     train(tmp_path / "native", *options)
 
     run_dir = tmp_path / "changed"
-    for reached, ranks, engine in ((5, 4, "zero2"), (9, 2, "zero1"), (13, 2, "zero3")):
+    for saved, ranks, engine in ((4, 4, "zero2"), (8, 2, "zero1"), (12, 2, "zero3")):
         job = start(run_dir, *options, f"engine={engine}", ranks=ranks)
-        assert job.wait_for_step(reached), job.wait()
+        assert job.wait_for_checkpoint(saved), job.wait()
         job.kill()
-        assert 4 <= int(step_folders(run_dir)[-1].name[5:]) < 16
-    assert "resume    from step 1" in train(run_dir, *options)
+        assert last_step(run_dir) < 24
+    assert "resume    from step" in train(run_dir, *options)
 
     changed, native = metric_lines(run_dir), metric_lines(tmp_path / "native")
     assert [line["step"] for line in changed] == [line["step"] for line in native]
