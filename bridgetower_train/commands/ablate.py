@@ -67,8 +67,8 @@ class AblateConfig:
     out: str | None = None
     """Where the tables are written, those of tasks after each task; null: docs/results.md, or docs/task_results.md."""
     tasks: bool = False
-    """The other tasks instead, about the images of `prep shapes tasks=true`, drawn and prepared below `data`: pretrained
-    as the demo, with images and blind, and VQAv2 from random weights as well."""
+    """The other tasks instead, about the images of `prep shapes tasks=true simple=true`, drawn and prepared below `data`:
+    pretrained as the demo but longer, with images and blind, and VQAv2 from random weights as well."""
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     """Seeds of the runs of each variant."""
     rerank: int = 16
