@@ -163,10 +163,9 @@ def _drawn(corpus: str, records: int, config: ShapesConfig) -> Drawn:
 
 def _write_tokenizer(path: Path, config: ShapesConfig) -> None:
     """Train it on the captions of the first training records, and on what tasks say of them."""
-    texts: list[str] = []
+    drawn, texts = _drawn("shapes", config.records, config), list[str]()
     for record in range(min(config.records, _TOKENIZER_RECORDS)):
-        dice = Dice(config.seed, "shapes", record)
-        scene = make_scene(dice, False, config.palette)
+        dice, scene = drawn._scene(record)
         texts += captions(scene, dice)
         if config.tasks:
             texts += task_texts(scene)
@@ -176,7 +175,7 @@ def _write_tokenizer(path: Path, config: ShapesConfig) -> None:
 def _write_tasks(folder: Path, config: ShapesConfig) -> None:
     """DataError where the folder has those of another configuration."""
     done = folder / "tasks.json"
-    keys = ["records", "heldout", "size", "aspect", "seed", *(["simple"] if config.simple else [])]
+    keys = ("records", "heldout", "size", "aspect", "seed", "simple")
     identity = json.dumps({"version": _TASKS_VERSION, **{key: getattr(config, key) for key in keys}}) + "\n"
     if done.exists():
         if read_bytes(done, MAX_JSON).decode("utf-8", "replace") != identity:

@@ -83,10 +83,8 @@ def test_a_step_launches_no_more_than_it_did():
 
 
 def test_projections_of_many_rows_move_fewer_bytes_together():
-    projections, x = (
-        QueryKeyValue(ModelConfig(width=128)),
-        torch.randn(1, 1000, 128, dtype=torch.bfloat16, requires_grad=True),
-    )
+    projections = QueryKeyValue(ModelConfig(width=128))
+    x = torch.randn(1, 1000, 128, dtype=torch.bfloat16, requires_grad=True)
     apart = nn.ModuleList([projections.query, projections.key, projections.value])
 
     def traffic(project: Callable[[], Sequence[Tensor]]) -> Traffic:
