@@ -95,6 +95,7 @@ ALIASES = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 2) if n else 'x'}]\
         ("data: {lane: 3}", "lane"),
         ("unknown: 3", "unknown"),
         ("optim: {lr: .nan, warmup: [1]}", "optim.warmup"),
+        ("optim: {lr: .inf}", "optim.lr=inf: must be a finite number"),
         ("model: [1", "line 1"),
         ("model: 3", "it does not consist of the keys of one"),
         ("global_batch: 1" + "0" * 400, "has an integer of over 64 bits"),

@@ -1,6 +1,7 @@
 """From a base, groups and overrides to one frozen dataclass, or to a refusal in words of our own."""
 
 import dataclasses
+import math
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -89,9 +90,23 @@ def config_of(request: Request) -> Any:
         if missing:
             order = [field.name for field in dataclasses.fields(request.schema)]
             raise MissingKeysError(sorted(missing, key=lambda key: order.index(key.split(".")[0])))
+        check_finite(node)
         return OmegaConf.to_object(node)
     except OmegaConfBaseException as error:
         raise ConfigError(_refused(request, error)) from error
+
+
+def check_finite(node: DictConfig) -> None:
+    """ConfigError where a number is infinite or not one: no key takes them, and the bounds of most would let infinity pass."""
+
+    def check(key: str, value: Any) -> None:
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{key}={value}: must be a finite number")
+        named = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        for name, inner in named:
+            check(f"{key}.{name}" if key else str(name), inner)
+
+    check("", OmegaConf.to_container(node))
 
 
 def node_of(request: Request) -> DictConfig:
