@@ -11,7 +11,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import GrammarParseError, InterpolationResolutionError, OmegaConfBaseException
 
 from bridgetower_train.compose.keys import form, keys_below, type_of, wanted
@@ -96,7 +96,7 @@ def config_of(request: Request) -> Any:
         raise ConfigError(_refused(request, error)) from error
 
 
-def check_finite(node: DictConfig) -> None:
+def check_finite(node: DictConfig | ListConfig) -> None:
     """ConfigError where a number is infinite or not one: no key takes them, and the bounds of most would let infinity pass."""
 
     def check(key: str, value: Any) -> None:
