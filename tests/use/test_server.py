@@ -153,7 +153,8 @@ def test_the_page_fits_any_width(search, open_page, tmp_path, width, scheme):
     query = search.query("a red ring " * 8)
     path = tmp_path / "page.html"
     path.write_text(search_page(view(search, query, search.find(query, 10, 2)), search_form(True, query.text)))
-    open_page(path, width, scheme)
+    page = open_page(path, width, scheme)
+    assert all(value.rect["width"] > 200 for value in page.find_elements("css selector", "dd"))
 
 
 def test_what_cannot_be_shown_is_said(search, tmp_path):

@@ -50,14 +50,15 @@ class SearchView:
 def search_page(view: SearchView, form: Child = "") -> str:
     """The page: the query, then what was found, the best first."""
     title = view.text or view.name
-    shown = "" if view.image is None else element("img", src=png(view.image), alt=view.name)
-    facts = view.facts | ({"calibration of match": view.calibration} if view.calibration else {})
+    about = element("div", pairs(view.facts | ({"calibration of match": view.calibration} if view.calibration else {})))
+    if view.image is not None:
+        about = element("div", element("img", src=png(view.image), alt=view.name), about, class_="predicted")
     head = element(
         "header",
         element("p", "Search for", class_="kicker"),
         element("h1", title),
         form,
-        element("div", shown, element("div", pairs(facts)), class_="predicted"),
+        about,
         _how_to_read(view),
     )
     hits = [_hit(place, hit) for place, hit in enumerate(view.hits, 1)]
