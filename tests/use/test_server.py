@@ -155,6 +155,8 @@ def test_the_page_fits_any_width(search, open_page, tmp_path, width, scheme):
     path.write_text(search_page(view(search, query, search.find(query, 10, 2)), search_form(True, query.text)))
     page = open_page(path, width, scheme)
     assert all(value.rect["width"] > 200 for value in page.find_elements("css selector", "dd"))
+    edges = [field.rect["x"] + field.rect["width"] for field in page.find_elements("css selector", ".search *")]
+    assert max(edges) < width - 15  # the margin is 16
 
 
 def test_what_cannot_be_shown_is_said(search, tmp_path):
