@@ -37,6 +37,12 @@ def _escape_strange(found: re.Match[str]) -> str:
     return found[1] or _escape(found)
 
 
+def plural(count: int, noun: str) -> str:
+    """`1 rank`, `2 ranks`, `1,000 micro-batches`."""
+    ending = "es" if noun.endswith("ch") else "s"
+    return f"{count:,} {noun}{'' if count == 1 else ending}"
+
+
 def shortened(text: str, limit: int = 100) -> str:
     """`text`, cut after `limit` characters."""
     return text if len(text) <= limit else f"{text[:limit]}..."

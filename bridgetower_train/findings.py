@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 
-from bridgetower_train.display import printable
+from bridgetower_train.display import plural, printable
 
 OK, WARNING, FAIL = "ok", "warning", "fail"
 FIRST = "data.root"
@@ -59,7 +59,7 @@ def as_text(themes: Themes) -> str:
             if finding.todo:
                 lines.append(printable(f"{'':13}-> {finding.todo}"))
     total = counts(themes)
-    lines += ["", f"{total[OK]} ok, {total[WARNING]} warnings, {total[FAIL]} failures"]
+    lines += ["", f"{total[OK]} ok, {plural(total[WARNING], 'warning')}, {plural(total[FAIL], 'failure')}"]
     if first := _first(themes):
         lines.append(printable(f"to do first: {first.todo}"))
     return "\n".join(lines)

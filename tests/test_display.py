@@ -8,7 +8,7 @@ import time
 import pytest
 from tqdm import tqdm
 
-from bridgetower_train.display import Guarded, print_line, printable, public, without_secrets
+from bridgetower_train.display import Guarded, plural, print_line, printable, public, without_secrets
 from bridgetower_train.errors import DataError
 
 FORGED = "\x1b]0;PWNED\x07\x1b[1A\x1b[2K\rstep 9/9\nall is well\u202e\x9b31m\ud800"
@@ -118,3 +118,8 @@ def test_a_traceback_passes_the_guarded_stream(tmp_path):
     assert "RuntimeError" in ended.stderr
     assert r"http://***@host/\x1b]0;x\x07" in ended.stderr
     assert "hidden" not in ended.stderr
+
+
+def test_one_is_singular():
+    assert [plural(n, "rank") for n in (0, 1, 2, 1000)] == ["0 ranks", "1 rank", "2 ranks", "1,000 ranks"]
+    assert plural(8, "micro-batch") == "8 micro-batches"

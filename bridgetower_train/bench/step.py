@@ -18,6 +18,7 @@ from bridgetower_train.bench.kit import (
     in_turns,
     make_task,
     random_batch,
+    timed,
 )
 from bridgetower_train.bench.traffic import counted
 from bridgetower_train.config import at_least
@@ -47,6 +48,8 @@ FIGURES = {
     "operators": "operators that eager execution launches, without views and allocations",
     "same_losses": "seconds of Hugging Face's step with the same losses / seconds of the joint step",
     "one_itm_pair": "the same for Hugging Face's step with one ITM pair per text (the joint step has two)",
+    "first_s": "seconds of the first pass, in which graphs are compiled",
+    "graphs": "graphs that were compiled in it",
     "parameters": "parameters of the model",
     "memory_gb": "peak memory of the device, 10^9 bytes",
 }
@@ -95,8 +98,14 @@ def measure(config: BenchStepConfig) -> Figures:
     }
     # The second update leaves no gradients to the joint step; it takes as long as the first.
     turns = {"joint": passes.pop("joint"), "update": update, **passes, "second": update if heads else lambda: None}
-    operators = {name: counted(turn).operators.total() for name, turn in turns.items()} if not device.compiles else {}
-    taken = in_turns(turns, config.repeats, device_clock(device))
+    clock = device_clock(device)
+    compiled, operators = {}, {}
+    if device.compiles:
+        known = device.compilations()
+        compiled = {"first_s": timed(turns["joint"], clock), "graphs": device.compilations() - known}
+    else:
+        operators = {name: counted(turn).operators.total() for name, turn in turns.items()}
+    taken = in_turns(turns, config.repeats, clock)
     seconds = {name: statistics.median(times) for name, times in taken.items() if name != "second"}
     joint = seconds["joint"] + seconds["update"]
     steps = {"joint": _rates(joint, step_flops(run), config.batch, device)}
@@ -111,6 +120,7 @@ def measure(config: BenchStepConfig) -> Figures:
     return {
         "parameters": sum(parameter.numel() for parameter in task.parameters()),
         "memory_gb": device.memory_gb(),
+        **compiled,
         **ratios,
         "steps": steps,
         "passes": {

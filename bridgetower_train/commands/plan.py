@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bridgetower_train.data.augment import patches_in_words
-from bridgetower_train.display import print_line
+from bridgetower_train.display import plural, print_line
 from bridgetower_train.files import atomic_write
 from bridgetower_train.pages.markdown import table
 from bridgetower_train.pages.numbers import duration, gib
@@ -55,7 +55,7 @@ def summary(plan: Plan) -> Iterator[str]:
     peak = f"{card.peak / 1e12:,.0f} TFLOP/s bf16" if card.peak else "no published peak"
     yield "An estimate: nothing here was measured on this hardware."
     yield (
-        f"hardware    {plan.cluster.cards:,} x {card.title} on {plan.cluster.hosts:,} hosts: {gib(card.memory)}, "
+        f"hardware    {plan.cluster.cards:,} x {card.title} on {plural(plan.cluster.hosts, 'host')}: {gib(card.memory)}, "
         f"{peak}, {card.scale_out / 1e9:.1f} GB/s to other hosts"
     )
     yield f"model       {plan.memory.parameters / 1e6:,.0f} M parameters, {plan.flops.step / 1e12:.3g} TFLOP per pair (counted)"

@@ -11,7 +11,7 @@ from bridgetower_train.config import TrainConfig
 from bridgetower_train.data.augment import patches_in_words
 from bridgetower_train.data.roots import is_remote
 from bridgetower_train.devices import make_device
-from bridgetower_train.display import print_line
+from bridgetower_train.display import plural, print_line
 from bridgetower_train.distributed import init_ranks, local_rank, shut_down
 from bridgetower_train.doctor.data import check_exportable, check_identity, check_overlap
 from bridgetower_train.doctor.start import check_random
@@ -83,8 +83,8 @@ def print_summary(run: Run, why: str) -> None:
         "device": f"{device.name} ({device.description}): {why}; {config.device.precision}, torch {torch.__version__}",
         "model": f"{run.engine.parameter_count / 1e6:.2f} M parameters{frozen}, {config.model.image_size} px, "
         f"{flops / 1e12:.3g} TFLOP per step",
-        "batch": f"{batch} = {ranks} ranks x {batch // ranks // micro_batches} samples x {micro_batches} micro-batches; "
-        f"{config.data.lanes} lanes of {config.samples_per_lane}",
+        "batch": f"{batch} = {plural(ranks, 'rank')} x {plural(batch // ranks // micro_batches, 'sample')} x "
+        f"{plural(micro_batches, 'micro-batch')}; {plural(config.data.lanes, 'lane')} of {config.samples_per_lane}",
         "run": f"{run.total_steps:,} steps = {run.total_steps * batch:,} samples = {run.total_steps * batch / epoch:.2f} epochs "
         f"of {epoch:,}; {config.run_dir}",
     }

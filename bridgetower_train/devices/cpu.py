@@ -20,6 +20,7 @@ from torch.profiler import ProfilerActivity
 
 from bridgetower_train.config import DeviceConfig
 from bridgetower_train.devices.base import Device, Probe
+from bridgetower_train.display import plural
 from bridgetower_train.model.attention import Linear, sdpa
 from bridgetower_train.model.vision import SelfAttention
 
@@ -140,8 +141,7 @@ class CpuDevice(Device):
         """Model name of the processor and the threads that torch uses."""
         match = re.search(r"^model name\s*: (.*)$", _cpuinfo(), re.MULTILINE)
         model = match[1].strip() if match else platform.machine()
-        threads = torch.get_num_threads()
-        return f"{model}, {threads} thread{'s' * (threads > 1)}"
+        return f"{model}, {plural(torch.get_num_threads(), 'thread')}"
 
     def memory_gb(self) -> float:
         """Largest resident set of this process."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from bridgetower_train.config import TrainConfig
+from bridgetower_train.display import plural
 from bridgetower_train.findings import Finding, ok, warning
 
 
@@ -14,7 +15,7 @@ def check_cpu(config: TrainConfig, env: Mapping[str, str], run: Callable[..., st
     cores = len(os.sched_getaffinity(0))
     ranks = int(env.get("LOCAL_WORLD_SIZE", "1"))
     threads = torch.get_num_threads()
-    found = f"{ranks} ranks x {threads} threads on {cores} cores (of {os.cpu_count()})"
+    found = f"{plural(ranks, 'rank')} x {plural(threads, 'thread')} on {plural(cores, 'core')} (of {os.cpu_count()})"
     setting = f"OMP_NUM_THREADS={max(1, cores // ranks)}"
     if ranks * threads > cores:
         return [warning("threads", found, f"export {setting}: threads that share a core slow each other down")]

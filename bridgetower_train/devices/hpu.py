@@ -20,6 +20,7 @@ from bridgetower_train.data.batch import Batch
 from bridgetower_train.devices import habana, media
 from bridgetower_train.devices.base import Device, Probe, may_update
 from bridgetower_train.devices.recipe_cache import keep_recipes
+from bridgetower_train.display import plural
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.model.attention import AttentionFunction
 from bridgetower_train.versions import installed_version
@@ -99,7 +100,7 @@ class HpuDevice(Device):
         hpu = habana.module("hpu")
         if not hpu.is_available():
             return Probe(False, f"no card responds{seen}", bool(node))
-        return Probe(True, f"{hpu.device_count()} cards found")
+        return Probe(True, f"{plural(hpu.device_count(), 'card')} found")
 
     @property
     def description(self) -> str:

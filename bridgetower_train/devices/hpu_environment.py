@@ -12,6 +12,7 @@ from bridgetower_train.devices.hl_smi import Card
 from bridgetower_train.devices.hpu import HpuDevice
 from bridgetower_train.devices.network_checks import check_set
 from bridgetower_train.devices.recipe_cache import SHARED, SHARED_CACHE, file_system
+from bridgetower_train.display import plural
 from bridgetower_train.files import nearest_folder, writable
 from bridgetower_train.findings import Finding, fail, ok, warning
 
@@ -123,7 +124,7 @@ def check_huge_pages(cards: int, meminfo: str) -> Finding:
     fields = {name: int(value.split()[0]) for name, value in (line.split(":") for line in meminfo.splitlines())}
     have = fields.get("HugePages_Total", 0) * fields.get("Hugepagesize", 0) // 1024
     need = HUGE_PAGES_MIB * max(1, cards)
-    found = f"{have} MiB reserved, at least {need} MiB recommended for {max(1, cards)} cards"
+    found = f"{have} MiB reserved, at least {need} MiB recommended for {plural(max(1, cards), 'card')}"
     if have < need:
         pages = need * 1024 // max(1, fields.get("Hugepagesize", 2048))
         return warning("huge pages", found, f"raise them on the host: sysctl -w vm.nr_hugepages={pages}")

@@ -17,6 +17,7 @@ from bridgetower_train.config import (
     OptimConfig,
     TrainConfig,
 )
+from bridgetower_train.display import plural
 from bridgetower_train.doctor.software import check_software
 from bridgetower_train.evidence import card, cards, reading
 from bridgetower_train.evidence.card import Card, device_as
@@ -137,11 +138,11 @@ class Kit:
             yield Planned("losses: bf16", self.losses(self.measured, "bf16"), remedy)
         yield from self.memory()
         yield Planned(
-            f"collectives: {self.ranks} ranks", self.collectives,
+            f"collectives: {plural(self.ranks, 'rank')}", self.collectives,
             "check the links (docs/gaudi.md, section 9; NCCL_DEBUG=INFO), and that each rank has a card of its own",
         )  # fmt: skip
         yield Planned(
-            f"kill and resume: {self.ranks} ranks", self.resume,
+            f"kill and resume: {plural(self.ranks, 'rank')}", self.resume,
             "do not rely on checkpoints here before the cause is known: see the log of this step",
         )  # fmt: skip
         slow = "see the log; fewer samples (micro_batch) if memory was short"
@@ -149,7 +150,7 @@ class Kit:
             yield Planned(
                 f"speed: {name}", self.speed(run), f"{slow}; compilations after the warm-up cost minutes on a card"
             )
-        yield Planned(f"speed: {self.ranks} ranks", self.speed_of_all, slow)
+        yield Planned(f"speed: {plural(self.ranks, 'rank')}", self.speed_of_all, slow)
         yield Planned("loader", self.loader, "raise data.workers, or put the shards on a local disk")
         yield Planned(
             "decoding", self.decoding, "the host's cores are busy or slow: bridgetower bench data compares decoders"
@@ -176,7 +177,7 @@ class Kit:
         self.run_config, self.measured = (device_as(run, name=here.name) for run in (self.run_config, self.measured))
         reading.write_data(Path(self.run_config.data.root), self.config.model.image_size, _RECORDS)
         wrong = [f"{f.subject}: {f.found} ({f.todo})" for f in found if f.level == FAIL]
-        counted = f"{here.cards} card{'s' * (here.cards > 1)}"
+        counted = plural(here.cards, "card")
         text = f"{here.name} ({here.description}), {counted}, {' or '.join(here.executions)}: {here.why}"
         return Found(not wrong, "; ".join([text, *wrong]), {"cards": float(here.cards)})
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bridgetower_train import random
 from bridgetower_train.data.batch import Batch
+from bridgetower_train.display import plural
 from bridgetower_train.distributed import Flag, Interrupted, Interruptible
 from bridgetower_train.engines.optim import set_lr
 from bridgetower_train.errors import UserError
@@ -183,7 +184,9 @@ def report_bad_samples(run: Run, step: int) -> None:
     bad = run.bad_samples.flush(step)
     if bad:
         named = "; ".join(f"{b.corpus}/{b.shard}:{b.key} ({b.reason})" for b in bad[:3])
-        run.console.log(f"replaced {len(bad)} records that could not be used: {named}{'; ...' if bad[3:] else ''}")
+        run.console.log(
+            f"replaced {plural(len(bad), 'record')} that could not be used: {named}{'; ...' if bad[3:] else ''}"
+        )
 
 
 def save(run: Run, step: int, unvalidated: bool = False) -> None:

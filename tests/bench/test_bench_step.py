@@ -3,13 +3,20 @@
 import pytest
 import torch
 from helpers import pretraining
+from tiny import TINY_MODEL
 
 from bridgetower_train.bench.hugging_face import HuggingFaceHeads
 from bridgetower_train.bench.kit import as_run, random_batch
 from bridgetower_train.bench.step import SEPARATE, BenchStepConfig, losses, measure
 from bridgetower_train.config import DeviceConfig, ModelConfig, ObjectiveConfig
 from bridgetower_train.devices import make_device
+from bridgetower_train.devices.cpu import CpuDevice
+from bridgetower_train.engines.graphs import planned_graphs
 from bridgetower_train.errors import ConfigError
+from bridgetower_train.tasks import contrast
+
+COMPILED = ("first_s", "graphs")
+"""Figures of compiled steps alone."""
 
 
 def test_both_ways_give_the_same_loss():
@@ -28,7 +35,7 @@ def test_both_ways_give_the_same_loss():
 
 
 def test_ratios_are_those_of_whole_steps(bench, tiny):
-    figures = bench("step", *tiny, "batch=3", "repeats=1", without={"of_peak"})
+    figures = bench("step", *tiny, "batch=3", "repeats=1", without={"of_peak", *COMPILED})
     steps, passes = figures["steps"], {name: row["s"] for name, row in figures["passes"].items()}
     assert all(seconds > 0 for seconds in passes.values())
     assert steps["joint"]["s"] == pytest.approx(passes["joint"] + passes["update"])
@@ -47,9 +54,18 @@ def test_other_objectives_have_nothing_to_be_compared_with(bench, tiny):
     with pytest.raises(ConfigError, match="compare=false"):
         measure(BenchStepConfig(objective=ObjectiveConfig(itc_form="ms")))
     keys = ("compare=false", "objective.itc=0", "activation_checkpointing=true", "repeats=1")
-    figures = bench("step", *tiny, *keys, without={"of_peak", "same_losses", "one_itm_pair"})
+    figures = bench("step", *tiny, *keys, without={"of_peak", *COMPILED, *SEPARATE})
     assert set(figures["steps"]) == {"joint"}
     assert set(figures["passes"]) == {"joint", "update"}
+
+
+def test_what_compiling_takes_is_printed(bench, tiny, monkeypatch):
+    monkeypatch.setattr(CpuDevice, "compiler", "eager")  # as many graphs, which are run as they were captured
+    keys = ("compare=false", "device.execution=compile", "repeats=1")
+    figures = bench("step", *tiny, *keys, without={"of_peak", "operators", *SEPARATE})
+    run = as_run(BenchStepConfig(model=TINY_MODEL))
+    assert figures["graphs"] == planned_graphs(run, contrast(run, 1), "compile").distinct
+    assert figures["first_s"] > 0
 
 
 def test_the_model_of_a_run_is_timed(reference):

@@ -23,7 +23,7 @@ def test_the_report_counts_its_lines():
     lines = as_text(themes).splitlines()
     assert lines[1].split() == ["1", "ok", "x:", "1"]
     assert lines[5].split() == ["3", "warning", "z:", "3"]
-    assert lines[-2:] == ["1 ok, 1 warnings, 1 failures", "to do first: fix it"]
+    assert lines[-2:] == ["1 ok, 1 warning, 1 failure", "to do first: fix it"]
 
 
 def test_packages():

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+from bridgetower_train.display import plural
 from data_prep.shapes import corpus as shapes
 from tests.tiny import TINY
 from tests.torture.blows import BLOWS, Disk, WebStore, pause, web_store
@@ -151,7 +152,7 @@ class Torture:
         if blow.explains and re.search(r'File ".*/bridgetower_train/', output):
             account.fault(f"{where}, {blow.name}: a traceback\n{_tail(start.log)}")
         account.kills[blow.name] += 1
-        account.by_phase[self.plan.name, f"{phase.engine}, {phase.ranks} ranks"] += 1
+        account.by_phase[self.plan.name, f"{phase.engine}, {plural(phase.ranks, 'rank')}"] += 1
         account.longest[blow.name] = max(account.longest[blow.name], seconds or blow.seconds)
         return True
 

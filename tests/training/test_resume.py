@@ -185,7 +185,7 @@ def test_four_ranks_go_on_as_one_with_four_micro_batches(tmp_path, train):
     shutil.rmtree(step_folders(tmp_path)[-1])
     output = train(tmp_path, *options, "micro_batch=2")
     assert "resume    from step 4" in output
-    assert "1 ranks x 2 samples x 4 micro-batches" in output
+    assert "1 rank x 2 samples x 4 micro-batches" in output
     assert losses(tmp_path) == pytest.approx(before, abs=1e-5)
 
 

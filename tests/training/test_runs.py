@@ -104,7 +104,7 @@ def test_the_run_folder_holds_its_configuration(tmp_path, shapes_root, capsys):
         "device    cpu",
         "model     ",
         "data      shapes: 96 images",
-        "batch     8 = 1 ranks x 8 samples",
+        "batch     8 = 1 rank x 8 samples",
         "run       2 steps",
     ):
         assert said in output
