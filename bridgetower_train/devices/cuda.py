@@ -10,6 +10,7 @@ from torch.profiler import ProfilerActivity
 
 from bridgetower_train.config import DeviceConfig
 from bridgetower_train.devices.base import Device, Probe
+from bridgetower_train.display import plural
 from bridgetower_train.errors import ConfigError
 
 PEAK_BF16 = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "B200": 2250e12}
@@ -58,7 +59,7 @@ class CudaDevice(Device):
     @classmethod
     def probe(cls, config: DeviceConfig) -> Probe:
         if torch.cuda.is_available():
-            return Probe(True, f"{torch.cuda.device_count()} GPUs found")
+            return Probe(True, f"{plural(torch.cuda.device_count(), 'GPU')} found")
         return Probe(False, "torch finds no GPU")
 
     @property
