@@ -7,6 +7,7 @@ from bridgetower_train.config import at_least
 from bridgetower_train.data.roots import root_of_run
 from bridgetower_train.display import print_line
 from bridgetower_train.errors import ConfigError
+from bridgetower_train.evaluation.matching import calibrations
 from bridgetower_train.pages.model_card import model_card
 from bridgetower_train.weights import hub
 from bridgetower_train.weights.export import write_export
@@ -63,7 +64,7 @@ def run(config: ExportConfig) -> int:
         )
     name = config.repo or run_dir.resolve().name
     card = model_card(saved, name, root, config.licence, config.carbon_kg, config.cost)
-    written = write_export(saved, weights, card, out)
+    written = write_export(saved, weights, card, calibrations(saved), out)
     print_line(f"{config.out}: step {saved.step:,}{'' if written else ', already there, byte-identical'}")
     print(f"loads as {', '.join(loadable_classes(saved.config))} and BridgeTowerProcessor")
     if config.push:

@@ -76,17 +76,23 @@ def calibration_error(probability: npt.NDArray[np.float64], truth: npt.NDArray[n
     return float(np.abs(gaps).sum() / len(probability))
 
 
-def calibration(saved: SavedModel) -> str:
-    """How far a probability of a match can be trusted, in words: as `eval matching` found it, or how to find out."""
+def calibrations(saved: SavedModel) -> dict[str, float]:
+    """Corpus -> expected calibration error of this checkpoint, as `eval matching` found it here, or before the export."""
     kept = read_evaluations(Path(saved.source, "eval.json"))
-    found = [
-        f"expected calibration error {entry['figures']['ECE']:.3f} on {entry.get('corpus')}"
+    here = {
+        str(entry.get("corpus")): entry["figures"]["ECE"]
         for entry in kept.values()
         if entry.get("evaluation") == MATCHING.title
         and (saved.run_dir is None or entry.get("checkpoint") == saved.name)
         and isinstance(entry.get("figures"), dict)
         and isinstance(entry["figures"].get("ECE"), float)
-    ]
+    }
+    return {**saved.calibration, **here}
+
+
+def calibration(saved: SavedModel) -> str:
+    """How far a probability of a match can be trusted, in words, or how to find out."""
+    found = [f"expected calibration error {error:.3f} on {corpus}" for corpus, error in calibrations(saved).items()]
     return "; ".join(found) or f"not measured; bridgetower eval matching run_dir={saved.source} measures it"
 
 

@@ -3,6 +3,7 @@
 import filecmp
 import secrets
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,15 +41,15 @@ def exported_files(task: type[Task], weights: Tensors) -> dict[str, Tensors]:
     }
 
 
-def write_export(saved: SavedModel, weights: Tensors, card: str, out: Path) -> bool:
+def write_export(saved: SavedModel, weights: Tensors, card: str, calibration: Mapping[str, float], out: Path) -> bool:
     """Write all of `out` or nothing; False where it was there already, byte-identical.
 
-    ConfigError where `out` contains something else.
+    `card` is its README.md; `calibration` as in `hf_files.model_description`. ConfigError where `out` contains something else.
     """
     config = saved.config
     task = task_class(config)
     contents = {
-        **description_files(config),
+        **description_files(config, calibration),
         **task.exported(config).files,
         **({task.names_file: as_file(saved.names)} if task.names_file else {}),
         **tokenizer_files(saved.tokenizer, config.model.text_positions, f"tokenizer={config.tokenizer}"),

@@ -1,6 +1,7 @@
 """The files by which transformers' BridgeTower classes know a model, a tokenizer and how to prepare images."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from bridgetower_train.config import ROBERTA_POSITION_OFFSET, TrainConfig
@@ -19,8 +20,8 @@ def loadable_classes(config: TrainConfig) -> list[str]:
     return [*dict.fromkeys(head.exported_class for head in heads if head.exported_class), "BridgeTowerModel"]
 
 
-def model_description(config: TrainConfig) -> dict[str, Any]:
-    """`config.json`."""
+def model_description(config: TrainConfig, calibration: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """`config.json`; `calibration`: corpus -> expected calibration error of image-text matching."""
     model, exported = config.model, task_class(config).exported(config)
     shared = {"hidden_size": model.width, "initializer_factor": 1, "layer_norm_eps": model.layer_norm_eps}
     activation = {"hidden_act": "gelu", "num_attention_heads": model.heads}
@@ -43,6 +44,7 @@ def model_description(config: TrainConfig) -> dict[str, Any]:
             "square": config.data.square,
             "precision": config.device.precision,
             **exported.settings,
+            **({"calibration": dict(calibration)} if calibration else {}),
         },
         "text_config": {
             "model_type": "bridgetower_text_model",
@@ -154,10 +156,10 @@ def tokenizer_files(text: CaptionTokenizer, positions: int, named: str) -> dict[
     }
 
 
-def description_files(config: TrainConfig) -> dict[str, str]:
+def description_files(config: TrainConfig, calibration: Mapping[str, float]) -> dict[str, str]:
     """Name -> content of what describes the model, its images, and its training on Gaudi."""
     return {
-        "config.json": _json(model_description(config)),
+        "config.json": _json(model_description(config, calibration)),
         "preprocessor_config.json": _json(image_processor(config.model.image_size, config.data.square)),
         "gaudi_config.json": _json(  # which optimum-habana reads
             {"use_fused_adam": True, "use_fused_clip_norm": True, "use_torch_autocast": True}

@@ -3,8 +3,8 @@
 import errno
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,8 @@ class SavedModel:
     """The checkpoint's `state.json`; empty for exported weights."""
     names: Sequence[str] = ()
     """Of the labels (Task.names_file)."""
+    calibration: Mapping[str, float] = field(default_factory=dict)
+    """Corpus -> expected calibration error of image-text matching, as exported weights bring it."""
 
     @property
     def step(self) -> int | None:
@@ -134,7 +136,14 @@ def _read_export(source: str, tokenizer: str | None, key: str = "run_dir") -> tu
     config.model.with_vocabulary(text.vocab_size)
     if not Path(source).exists():
         source = f"{source.partition('@')[0]}@{folder.name}"
-    return SavedModel(source, folder, config, text, None, {}, _names(config, folder)), weights
+    return SavedModel(source, folder, config, text, None, {}, _names(config, folder), _calibration(described)), weights
+
+
+def _calibration(described: dict[str, Any]) -> dict[str, float]:
+    entry = described.get(ENTRY)
+    kept = entry.get("calibration") if isinstance(entry, dict) else None
+    found = kept.items() if isinstance(kept, dict) else ()
+    return {corpus: error for corpus, error in found if isinstance(error, float) and 0 <= error <= 1}
 
 
 def _names(config: TrainConfig, folder: Path) -> list[str]:

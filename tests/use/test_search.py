@@ -129,9 +129,17 @@ def test_calibration_is_that_of_the_checkpoint(home, trained_run, tmp_path, mode
     )
     assert json.loads((home / "found.json").read_text())["calibration"] == said
     assert bt.load(run, "cpu").calibration == said
+    exported = tmp_path / "exported"
+    assert main(["export", f"run_dir={run}", f"out={exported}"]) == 0
+    assert bt.load(exported, "cpu").calibration == said
     others = {"a": {"evaluation": "matching", "figures": {"ECE": "<b>"}}, "b": {"figures": 1}}
     (run / "eval.json").write_text(json.dumps({"evaluations": others}))
     assert "not measured" in bt.load(run, "cpu").calibration
+    described = json.loads((exported / "config.json").read_text())
+    for wrong in ("<b>", 2.0, {"shapes": "<b>"}, {"shapes": 1e400}, {"shapes": True}, {"shapes": -0.1}):
+        described["bridgetower_train"]["calibration"] = wrong
+        (exported / "config.json").write_text(json.dumps(described))
+        assert "not measured" in bt.load(exported, "cpu").calibration
 
 
 def test_an_index_is_refused_for_another_model(home, shapes_root, tmp_path, capsys):
