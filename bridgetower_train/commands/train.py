@@ -83,7 +83,7 @@ def print_summary(run: Run, why: str) -> None:
         "device": f"{device.name} ({device.description}): {why}; {config.device.precision}, torch {torch.__version__}",
         "model": f"{run.engine.parameter_count / 1e6:.2f} M parameters{frozen}, {config.model.image_size} px, "
         f"{flops / 1e12:.3g} TFLOP per step",
-        "batch": f"{batch} = {plural(ranks, 'rank')} x {plural(batch // ranks // micro_batches, 'sample')} x "
+        "batch": f"{batch:,} = {plural(ranks, 'rank')} x {plural(batch // ranks // micro_batches, 'sample')} x "
         f"{plural(micro_batches, 'micro-batch')}; {plural(config.data.lanes, 'lane')} of {config.samples_per_lane}",
         "run": f"{run.total_steps:,} steps = {run.total_steps * batch:,} samples = {run.total_steps * batch / epoch:.2f} epochs "
         f"of {epoch:,}; {config.run_dir}",

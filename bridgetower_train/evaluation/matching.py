@@ -86,6 +86,7 @@ def calibrations(saved: SavedModel) -> dict[str, float]:
         and (saved.run_dir is None or entry.get("checkpoint") == saved.name)
         and isinstance(entry.get("figures"), dict)
         and isinstance(entry["figures"].get("ECE"), float)
+        and 0 <= entry["figures"]["ECE"] <= 1
     }
     return {**saved.calibration, **here}
 

@@ -132,7 +132,8 @@ def test_calibration_is_that_of_the_checkpoint(home, trained_run, tmp_path, mode
     exported = tmp_path / "exported"
     assert main(["export", f"run_dir={run}", f"out={exported}"]) == 0
     assert bt.load(exported, "cpu").calibration == said
-    others = {"a": {"evaluation": "matching", "figures": {"ECE": "<b>"}}, "b": {"figures": 1}}
+    entry["figures"]["ECE"] = 1.5
+    others = {"a": {"evaluation": "matching", "figures": {"ECE": "<b>"}}, "b": {"figures": 1}, "c": entry}
     (run / "eval.json").write_text(json.dumps({"evaluations": others}))
     assert "not measured" in bt.load(run, "cpu").calibration
     described = json.loads((exported / "config.json").read_text())
