@@ -186,7 +186,8 @@ class Kit:
 
         def step(limit: float, log: Path) -> Found:
             what, off = ask(card.capture, device_as(run, precision="fp32"), self.pairs, limit=limit, log=log)
-            return Found(off <= NEAR["fp32"], f"{what}; its loss is off by {off:.1e}", {"off": off})
+            loss = f"its loss is off by {off:.1e}" if off else "its loss is the same"
+            return Found(off <= NEAR["fp32"], f"{what}; {loss}", {"off": off})
 
         return step
 

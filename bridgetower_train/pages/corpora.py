@@ -66,7 +66,7 @@ def _shares(states: dict[str, int]) -> Markup:
     """A bar for each state, the most frequent first."""
     total = sum(states.values())
     items = [
-        bar(state, count / total, f"{count:,} ({100 * count / total:.3g} %)", "ok" if state == "ok" else None)
+        bar(state, count / total, f"{count:,} ({100 * count / total:.3g}%)", "ok" if state == "ok" else None)
         for state, count in sorted(states.items(), key=lambda item: -item[1])
     ]
     return element("ul", *items, class_="shares")

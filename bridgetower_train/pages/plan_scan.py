@@ -84,7 +84,7 @@ def scan_rows(plan: Plan, points: list[Estimate]) -> list[list[str]]:
     return [
         [
             f"{p.cluster.cards:,}", f"{p.global_batch:,}", f"{p.pairs:,}", f"{p.micro_batch:,}", f"{p.use.total / GIB:.1f}",
-            f"{1e3 * p.expected:,.0f}", f"{p.samples_per_s:,.0f}", f"{share:.0f} %", f"{p.links_share:.0%}",
+            f"{1e3 * p.expected:,.0f}", f"{p.samples_per_s:,.0f}", f"{share:.0f}%", f"{p.links_share:.0%}",
             duration(time) if (time := plan.run_time(p, p.expected)) is not None else "unknown", p.bottleneck,
         ]
         for p, share in zip(points, efficiency(points), strict=True)

@@ -60,7 +60,7 @@ def softmax(texts: Sequence[TextPrediction]) -> list[float]:
 
 def _ranked(shares: Sequence[tuple[str, float]]) -> Markup:
     """A bar for each text."""
-    items = [bar(text, share, f"{100 * share:.1f} %") for text, share in shares]
+    items = [bar(text, share, f"{100 * share:.1f}%") for text, share in shares]
     how_to_read = (
         "Softmax of the similarities, at the temperature of the training, over these texts alone: it says which of them fits "
         "best, not whether any does."
@@ -95,7 +95,7 @@ def _attention(prediction: Prediction, text: TextPrediction) -> Markup:
         "the whole image gets; the rest is on the class token."
     )
     colours = element("span", class_="bar", style=f"background:{scale_css()}")
-    scale = element("p", "0 %", colours, f"{100 * most:.2g} % for a patch", class_="scale")
+    scale = element("p", "0%", colours, f"{100 * most:.2g}% for a patch", class_="scale")
     title = element("p", "Where each word looks", class_="kicker")
     return join(title, note(how_to_read), scale, element("div", *drawn, class_="words"))
 

@@ -101,7 +101,7 @@ def _key_figures(run: RunFolder, step: int, planned: int | None) -> Iterator[tup
         yield "validated among", f"{images:,.0f} images, {run.last('val_captions') or 0:,.0f} captions"
     if "loss" in run.metrics:
         yield "loss at the end, smoothed", figure(float(running_mean(run.metrics["loss"][1])[-1]))
-    for metric, name, factor, unit in (("samples_per_s", "samples/s", 1, ""), ("data_wait", "data wait", 100, " %")):
+    for metric, name, factor, unit in (("samples_per_s", "samples/s", 1, ""), ("data_wait", "data wait", 100, "%")):
         if metric in run.metrics:
             yield f"{name}, median", f"{float(np.median(run.metrics[metric][1])) * factor:.3g}{unit}"
     yield from _slowest(run)

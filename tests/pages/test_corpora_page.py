@@ -72,7 +72,7 @@ def test_page(root, theirs, tmp_path, open_page, width, scheme):
                       "Original image, shorter edge, px"]  # fmt: skip
     assert "Stored image, shorter edge, px" in other.text
     shares = [item.text.replace("\n", " ") for item in ours.find_elements("css selector", ".shares li")]
-    assert shares == ["404 50 (50 %)", "ok 40 (40 %)", "host cannot be reached 9 (9 %)", f"{HOSTILE} 1 (1 %)"]
+    assert shares == ["404 50 (50%)", "ok 40 (40%)", "host cannot be reached 9 (9%)", f"{HOSTILE} 1 (1%)"]
     bars = [bar.size["width"] for bar in ours.find_elements("css selector", ".shares .bar")]
     assert bars[0] == pytest.approx(bars[1] * 50 / 40, rel=0.02)
     assert "40.0% of 100" in ours.text

@@ -63,6 +63,6 @@ def test_texts_are_ranked_by_their_softmax(tmp_path, open_page):
     path.write_text(prediction_page(Prediction("x", [np.zeros((3, 8, 8), np.uint8)], {}, texts)))
     browser = open_page(path, 390)
     ranked = [item.text.split("\n") for item in browser.find_elements("css selector", ".ranked li")]
-    assert ranked == [["a cat", "66.5 %"], [HOSTILE, "24.5 %"], ["a dog", "9.0 %"]]
+    assert ranked == [["a cat", "66.5%"], [HOSTILE, "24.5%"], ["a dog", "9.0%"]]
     titles = [title.text for title in browser.find_elements("css selector", "h2")]
     assert titles == ["Which text fits", "a cat", HOSTILE, "a dog"]
