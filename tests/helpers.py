@@ -3,6 +3,7 @@
 import multiprocessing
 import pickle
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
@@ -140,20 +141,29 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout
             pipes.append(pipe)
             processes.append(process)
         try:
-            return [_receive(pipe, timeout) for pipe in pipes]
+            return _received(pipes, timeout)
         finally:
             for process in processes:
                 process.terminate()
                 process.join()
 
 
-def _receive(pipe: Connection, timeout: float) -> Any:
-    if not wait_for([pipe], timeout):
-        raise TimeoutError(f"a rank gave nothing within {timeout:g} seconds")
-    ok, value = pickle.loads(pipe.recv_bytes())
-    if not ok:
-        raise AssertionError(f"a rank failed:\n{value}")
-    return value
+def _received(pipes: list[Connection], timeout: float) -> list[Any]:
+    """What each rank gave. The first that fails ends the wait: the others may wait for it."""
+    found: dict[Connection, Any] = {}
+    until = time.monotonic() + timeout
+    while len(found) < len(pipes):
+        ready = wait_for([pipe for pipe in pipes if pipe not in found], max(0.0, until - time.monotonic()))
+        if not ready:
+            raise TimeoutError(
+                f"{len(pipes) - len(found)} of {len(pipes)} ranks gave nothing within {timeout:g} seconds"
+            )
+        for pipe in ready:
+            assert isinstance(pipe, Connection)
+            ok, found[pipe] = pickle.loads(pipe.recv_bytes())
+            if not ok:
+                raise AssertionError(f"a rank failed:\n{found[pipe]}")
+    return [found[pipe] for pipe in pipes]
 
 
 def _rank(
@@ -162,6 +172,7 @@ def _rank(
     torch.set_num_threads(1)
     try:
         dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world_size)
+        dist.barrier()  # a `function` that ends the group at once would break off those that still connect
         # Plain pickling: multiprocessing's own would share the tensors' memory, which ends with this process.
         pipe.send_bytes(pickle.dumps((True, function(rank, *args))))
         dist.barrier()

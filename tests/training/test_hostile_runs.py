@@ -44,7 +44,7 @@ def test_bad_records_are_replaced_counted_and_listed(tmp_path, train, damaged):
     root = damaged([3, 40])
     options = ["steps=60", "data.max_bad_fraction=0.5"]
     output = train(tmp_path / "run", *options, root=root)
-    assert "replaced 1 records that could not be used: shapes/000000.tar:shapes-0000000" in output
+    assert "replaced 1 record that could not be used: shapes/000000.tar:shapes-0000000" in output
     listed = [json.loads(line) for line in (tmp_path / "run" / "bad_samples.jsonl").read_text().splitlines()]
     assert {(bad["corpus"], bad["shard"], bad["key"]) for bad in listed} == {
         ("shapes", "000000.tar", "shapes-000000003"),
