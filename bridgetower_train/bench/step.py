@@ -99,12 +99,8 @@ def measure(config: BenchStepConfig) -> Figures:
     # The second update leaves no gradients to the joint step; it takes as long as the first.
     turns = {"joint": passes.pop("joint"), "update": update, **passes, "second": update if heads else lambda: None}
     clock = device_clock(device)
-    compiled, operators = {}, {}
-    if device.compiles:
-        known = device.compilations()
-        compiled = {"first_s": timed(turns["joint"], clock), "graphs": device.compilations() - known}
-    else:
-        operators = {name: counted(turn).operators.total() for name, turn in turns.items()}
+    compiled = _compiling(turns["joint"], device, clock) if device.compiles else {}
+    operators = {name: counted(turn).operators.total() for name, turn in turns.items()} if not device.compiles else {}
     taken = in_turns(turns, config.repeats, clock)
     seconds = {name: statistics.median(times) for name, times in taken.items() if name != "second"}
     joint = seconds["joint"] + seconds["update"]
@@ -143,6 +139,11 @@ def losses(task: Task, heads: HuggingFaceHeads | None, batch: Batch, device: Dev
         "itm_mismatched": lambda: heads.itm_loss(batch, others, match=0) / 2,
         "itc": lambda: heads.itc_loss(batch),
     }
+
+
+def _compiling(turn: Callable[[], None], device: Device, clock: Callable[[], float]) -> dict[str, float]:
+    known = device.compilations()
+    return {"first_s": timed(turn, clock), "graphs": device.compilations() - known}
 
 
 def _rates(seconds: float, flops: float, batch: int, device: Device) -> dict[str, float]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from bridgetower_train.config import TrainConfig, at_least
 from bridgetower_train.data.image import preprocessing
 from bridgetower_train.data.shards import BadRecordError
-from bridgetower_train.display import print_line
+from bridgetower_train.display import plural, print_line
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.evaluation.attention import attention_over_images, words
 from bridgetower_train.evaluation.base import ModelOptions, OpenModel, open_model
@@ -51,7 +51,7 @@ def run(config: PredictConfig) -> int:
     paths = [config.image, *([config.second] if config.second else [])]
     if len(paths) != (wanted := model.task.work(saved.config).images):
         todo = "give the other one in second=" if wanted == 2 else "leave second out"
-        raise ConfigError(f"image={config.image}: the model judges {wanted} image{'s' * (wanted > 1)} at once; {todo}")
+        raise ConfigError(f"image={config.image}: the model judges {plural(wanted, 'image')} at once; {todo}")
     pixels = torch.stack([read_image(path, saved.config) for path in paths])
     texts = [predict(model, pixels, text, config.top, config.words) for text in given]
     facts = {

@@ -90,14 +90,16 @@ def config_of(request: Request) -> Any:
         if missing:
             order = [field.name for field in dataclasses.fields(request.schema)]
             raise MissingKeysError(sorted(missing, key=lambda key: order.index(key.split(".")[0])))
-        check_finite(node)
-        return OmegaConf.to_object(node)
+        return object_of(node)
     except OmegaConfBaseException as error:
         raise ConfigError(_refused(request, error)) from error
 
 
-def check_finite(node: DictConfig | ListConfig) -> None:
-    """ConfigError where a number is infinite or not one: no key takes them, and the bounds of most would let infinity pass."""
+def object_of(node: DictConfig | ListConfig) -> Any:
+    """The dataclass of a configuration in OmegaConf's form, which checks itself.
+
+    ConfigError where a number is infinite or not one: no key takes them, and the bounds of most would let infinity pass.
+    """
 
     def check(key: str, value: Any) -> None:
         if isinstance(value, float) and not math.isfinite(value):
@@ -107,6 +109,7 @@ def check_finite(node: DictConfig | ListConfig) -> None:
             check(f"{key}.{name}" if key else str(name), inner)
 
     check("", OmegaConf.to_container(node))
+    return OmegaConf.to_object(node)
 
 
 def node_of(request: Request) -> DictConfig:

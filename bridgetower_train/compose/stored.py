@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bridgetower_train.compose.keys import type_of, wanted
-from bridgetower_train.compose.node import check_finite, unlocked
+from bridgetower_train.compose.node import object_of, unlocked
 from bridgetower_train.display import public
 from bridgetower_train.errors import ConfigError, FileError
 from bridgetower_train.foreign import MAX_YAML, parse_yaml, read_bytes
@@ -28,9 +28,7 @@ def from_yaml(schema: type[Config], path: Path) -> Config:
     """
     try:
         given = OmegaConf.create(_literal(parse_yaml(read_bytes(path, MAX_YAML), str(path))))
-        merged = OmegaConf.merge(unlocked(OmegaConf.structured(schema)), given)
-        check_finite(merged)
-        config = OmegaConf.to_object(merged)
+        config = object_of(OmegaConf.merge(unlocked(OmegaConf.structured(schema)), given))
     except FileError as error:
         raise ConfigError(str(error)) from None
     except (OmegaConfBaseException, OSError, ValueError, TypeError, ArithmeticError) as error:

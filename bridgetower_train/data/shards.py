@@ -25,6 +25,7 @@ from bridgetower_train.data.cache import ShardCache
 from bridgetower_train.data.manifest import Manifest, ShardInfo, reindex_hint
 from bridgetower_train.data.roots import is_remote, plain_root, read_small, require_root
 from bridgetower_train.data.tar import BLOCK, member_key, member_name, parse_header
+from bridgetower_train.display import plural
 from bridgetower_train.errors import ConfigError, DataError, UserError, nearest
 from bridgetower_train.files import sha256_file
 from bridgetower_train.foreign import MAX_JSON, decode_text, inside, open_regular, read_bytes
@@ -180,7 +181,7 @@ class Record:
         """Its first `count` images: `KEY.jpg`, then `KEY.1.jpg` and so on right behind it; BadRecordError if it has fewer."""
         found = [self.image, *(self._further or self._corpus.further_images(self._row))][:count]
         if len(found) < count:
-            raise BadRecordError(f"{len(found)} image{'s' * (len(found) > 1)} instead of {count}")
+            raise BadRecordError(f"{plural(len(found), 'image')} instead of {count}")
         return found
 
     @property

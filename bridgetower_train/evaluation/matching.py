@@ -14,7 +14,7 @@ from bridgetower_train.evaluation.base import Evaluation, OpenModel, Result, Sam
 from bridgetower_train.evaluation.eval_set import EvalSet
 from bridgetower_train.evaluation.protocol import of_sample, read_evaluations
 from bridgetower_train.tasks.pretraining.predictor import Predictor
-from bridgetower_train.weights.saved import SavedModel
+from bridgetower_train.weights.saved import SavedModel, calibration_errors
 
 BINS = 10
 """Equal parts of [0, 1] over which calibration is measured."""
@@ -80,15 +80,13 @@ def calibrations(saved: SavedModel) -> dict[str, float]:
     """Corpus -> expected calibration error of this checkpoint, as `eval matching` found it here, or before the export."""
     kept = read_evaluations(Path(saved.source, "eval.json"))
     here = {
-        str(entry.get("corpus")): entry["figures"]["ECE"]
+        str(entry.get("corpus")): entry["figures"].get("ECE")
         for entry in kept.values()
         if entry.get("evaluation") == MATCHING.title
         and (saved.run_dir is None or entry.get("checkpoint") == saved.name)
         and isinstance(entry.get("figures"), dict)
-        and isinstance(entry["figures"].get("ECE"), float)
-        and 0 <= entry["figures"]["ECE"] <= 1
     }
-    return {**saved.calibration, **here}
+    return {**saved.calibration, **calibration_errors(here)}
 
 
 def calibration(saved: SavedModel) -> str:

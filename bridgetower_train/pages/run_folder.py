@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from bridgetower_train.display import plural
 from bridgetower_train.errors import ConfigError, FileError
 from bridgetower_train.evaluation.protocol import evaluations_in
 from bridgetower_train.foreign import MAX_JSON, MAX_YAML, parse_json, parse_yaml, read_bytes, read_lines
@@ -157,8 +158,7 @@ def _lines(path: Path, remarks: list[str], metrics: bool = True) -> Iterator[Jso
     except (OSError, FileError) as error:
         remarks.append(f"{error}.")
     if unreadable:
-        lines = "line" if unreadable == 1 else "lines"
-        remarks.append(f"{path.name}: {unreadable} {lines} could not be read and left out.")
+        remarks.append(f"{path.name}: {plural(unreadable, 'line')} could not be read and left out.")
 
 
 def _columns(lines: Iterator[Json]) -> dict[str, tuple[Floats, Floats]]:

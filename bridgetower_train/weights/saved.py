@@ -136,14 +136,20 @@ def _read_export(source: str, tokenizer: str | None, key: str = "run_dir") -> tu
     config.model.with_vocabulary(text.vocab_size)
     if not Path(source).exists():
         source = f"{source.partition('@')[0]}@{folder.name}"
-    return SavedModel(source, folder, config, text, None, {}, _names(config, folder), _calibration(described)), weights
+    calibration = calibration_errors(_settings(described).get("calibration"))
+    return SavedModel(source, folder, config, text, None, {}, _names(config, folder), calibration), weights
 
 
-def _calibration(described: dict[str, Any]) -> dict[str, float]:
+def calibration_errors(found: object) -> dict[str, float]:
+    """Of `found`, corpus -> expected calibration error as a file has it, what can be one."""
+    kept = found.items() if isinstance(found, dict) else ()
+    return {corpus: error for corpus, error in kept if isinstance(error, float) and 0 <= error <= 1}
+
+
+def _settings(described: dict[str, Any]) -> dict[str, Any]:
+    """Our entry of a `config.json`; empty where it has none."""
     entry = described.get(ENTRY)
-    kept = entry.get("calibration") if isinstance(entry, dict) else None
-    found = kept.items() if isinstance(kept, dict) else ()
-    return {corpus: error for corpus, error in found if isinstance(error, float) and 0 <= error <= 1}
+    return entry if isinstance(entry, dict) else {}
 
 
 def _names(config: TrainConfig, folder: Path) -> list[str]:
@@ -157,8 +163,7 @@ def _names(config: TrainConfig, folder: Path) -> list[str]:
 
 def _config_of(described: dict[str, Any], weights: Tensors, named: str) -> TrainConfig:
     """The run that could have written these weights, as far as they and their `config.json` tell."""
-    entry = described.get(ENTRY)
-    settings = entry if isinstance(entry, dict) else {}
+    settings = _settings(described)
     known: dict[str, Any] = {key.removeprefix("model."): size for key, size in sizes(weights).items()}
     try:
         grid = math.isqrt(len(weights[POSITIONS]) - 1)

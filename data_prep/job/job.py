@@ -19,7 +19,7 @@ from typing import Any, cast
 from bridgetower_train.config import at_least, one_of
 from bridgetower_train.data.manifest import Manifest
 from bridgetower_train.data.roots import is_remote
-from bridgetower_train.display import print_line
+from bridgetower_train.display import plural, print_line
 from bridgetower_train.errors import ConfigError, DataError
 from bridgetower_train.lock import hold
 from bridgetower_train.signals import Signals
@@ -218,10 +218,9 @@ def _prepare_parts(
         unread = _prepare_ranges(parts, ahead, images, work, progress)
     progress.close()
     if unread:
-        parts_of = "1 part" if len(unread) == 1 else f"{len(unread):,} parts"
         raise DataError(
-            f"{config.name}: {parts_of} of the source cannot be read: {unread[0]}; the others are done: run the same command to "
-            "resume"
+            f"{config.name}: {plural(len(unread), 'part')} of the source cannot be read: {unread[0]}; the others are done: run "
+            "the same command to resume"
         )
 
 

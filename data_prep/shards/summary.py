@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bridgetower_train.data.manifest import Manifest
-from bridgetower_train.display import print_line, printable
+from bridgetower_train.display import plural, print_line, printable
 from bridgetower_train.files import atomic_write
 from data_prep.source.rows import OK
 
@@ -49,12 +49,11 @@ def shard_bytes(manifest: Manifest) -> int:
 def summarize(manifest: Manifest, folder: str) -> str:
     """Counts of a corpus, and of its source's rows where a preparation has recorded them."""
     edge = "" if manifest.image_size is None else f" with a shorter edge of {manifest.image_size} px"
-    shards = "shard" if len(manifest.shards) == 1 else "shards"
     named = ", ".join(f"{count:,} {kind}" for kind, count in manifest.kinds.items())
     captions = f"{manifest.captions:,} captions{f' ({named})' if named else ''}"
     lines = [
         f"{manifest.corpus}: {manifest.images:,} images{edge} and {captions} in "
-        f"{len(manifest.shards):,} {shards}, {shard_bytes(manifest) / 1e6:,.1f} MB: {folder}"
+        f"{plural(len(manifest.shards), 'shard')}, {shard_bytes(manifest) / 1e6:,.1f} MB: {folder}"
     ]
     states, rows = manifest.extra.get("states"), manifest.extra.get("rows")
     if isinstance(states, dict) and isinstance(rows, int) and rows > 0 and {*map(type, states.values())} == {int}:
