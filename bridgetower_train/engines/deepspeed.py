@@ -29,7 +29,7 @@ from bridgetower_train.engines.host import HostCopies
 from bridgetower_train.engines.partition import FlatPartition
 from bridgetower_train.engines.reduction import BUCKETS, check_reduction
 from bridgetower_train.engines.tensor_file import Read, shared_tensors
-from bridgetower_train.engines.zero_weights import Zero3Settings, leaves
+from bridgetower_train.engines.zero_weights import Zero3Settings, leaves, release_weights
 from bridgetower_train.errors import ConfigError, UserError
 from bridgetower_train.rendezvous import stay_on_this_host
 from bridgetower_train.tasks.base import Across, Embedded, Metrics, Task, whole
@@ -67,6 +67,8 @@ class ZeroEngine(Engine):
         if stage == 3:
             for leaf in leaves(task):
                 self.deepspeed.utils.set_z3_leaf_module(leaf, True)
+            if device.config.precision == "fp32":
+                release_weights(task)
         self.engine, *_ = self.deepspeed.initialize(
             model=Autocast(task, device),
             optimizer=self.optimizer,

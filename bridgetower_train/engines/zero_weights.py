@@ -1,10 +1,13 @@
 """Which weights ZeRO-3 gathers together, and how many at a time."""
 
+import importlib
 from dataclasses import dataclass
 
 from torch import nn
 
+from bridgetower_train.model.attention import Linear
 from bridgetower_train.model.bridgetower import blocks
+from bridgetower_train.model.vision import SelfAttention
 from bridgetower_train.tasks import Task
 
 
@@ -35,3 +38,14 @@ def leaves(task: Task) -> list[nn.Module]:
     trunk = task.model.bridgetower
     last = (trunk.cross_modal_text_layers[-1], trunk.cross_modal_image_layers[-1])
     return [block for block in blocks(task) if block not in last]
+
+
+def release_weights(task: Task) -> None:
+    """Let products release their weights after the forward pass: F.linear keeps a view of each, and so what was gathered.
+
+    Under autocast it keeps a copy in bf16 instead, which the plan counts.
+    """
+    product = importlib.import_module("deepspeed.runtime.zero.linear").zero3_linear_wrap
+    for part in task.modules():
+        if isinstance(part, (Linear, SelfAttention)) and part.product is Linear.product:
+            part.product = product

@@ -9,6 +9,7 @@ from helpers import pretraining, random_batch, run_config, run_ranks
 
 from bridgetower_train.bench.memory import BenchMemoryConfig, compare
 from bridgetower_train.config import DeviceConfig, ObjectiveConfig
+from bridgetower_train.devices import cpu
 from bridgetower_train.devices.cpu import CpuDevice
 from bridgetower_train.distributed import Ranks
 from bridgetower_train.engines.deepspeed import ZERO_BUCKET
@@ -92,8 +93,9 @@ STAGES = [
 
 
 def peaks_of_eight(_: int) -> list[tuple[float, int]]:
-    """(planned, measured) of one of eight ranks, the others not there, under each engine."""
+    """(planned, measured) of one of eight ranks, the others not there, under each engine; with the products of cards."""
     dist.destroy_process_group()
+    cpu.prefers_onednn = lambda: False
     device = DeviceConfig(name="cpu")
     configs = [
         BenchMemoryConfig(4, micro_batches, False, engine, 8, *way, model=SMALL, objective=OBJECTIVE, device=device)
