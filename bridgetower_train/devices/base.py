@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity
 from bridgetower_train.config import DeviceConfig, OptimConfig
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.model.attention import AttentionFunction, sdpa
-from bridgetower_train.model.bridgetower import blocks
+from bridgetower_train.model.bridgetower import compiled_parts
 
 
 class Probe(NamedTuple):
@@ -246,9 +246,9 @@ class Device(ABC):
         """Micro-batch `number` (from 0) of a step is next."""
 
     def compile(self, model: nn.Module) -> None:
-        """Compile the forward and backward pass of each block of `model`, if `device.execution` is `compile`; names stay.
+        """Compile the forward and backward pass of each of the `compiled_parts`, if `device.execution` is `compile`; names stay.
 
-        Blocks of a kind share what is compiled: once for each shape and mode, however deep the model is. What is between blocks,
+        Parts of a kind share what is compiled: once for each shape and mode, however deep the model is. What is between them,
         collectives, and evaluation, whose shapes vary, run eagerly. To be called before `checkpoint_blocks`, which recomputes
         what is compiled here.
         """
@@ -258,19 +258,19 @@ class Device(ABC):
         settings.cache_size_limit = settings.accumulated_cache_size_limit  # torch's own limit is 8 shapes
         settings.optimize_ddp = False  # it would split blocks where a bucket of gradients ends
         compiled: dict[type[nn.Module], Callable[..., Any]] = {}
-        for block in blocks(model):
-            kind = type(block)
+        for part in compiled_parts(model):
+            kind = type(part)
             if kind not in compiled:
                 compiled[kind] = torch.compile(
                     kind.forward, backend=self.compiler, dynamic=False, options=self.compiler_options
                 )
-            block.forward = partial(_in_training, compiled[kind], block)  # type: ignore[method-assign]
+            part.forward = partial(_in_training, compiled[kind], part)  # type: ignore[method-assign]
 
 
-def _in_training(compiled: Callable[..., Tensor], block: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
-    """The forward pass of a block: compiled, but in evaluation."""
-    forward = compiled if block.training else type(block).forward
-    return forward(block, *args, **kwargs)
+def _in_training(compiled: Callable[..., Tensor], part: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+    """The forward pass of a part: compiled, but in evaluation."""
+    forward = compiled if part.training else type(part).forward
+    return forward(part, *args, **kwargs)
 
 
 def may_update(norm: Tensor, limit: Tensor | None) -> Tensor:

@@ -10,7 +10,7 @@ from torch._subclasses import FakeTensorMode
 
 from bridgetower_train.config import TrainConfig
 from bridgetower_train.data.batch import Batch
-from bridgetower_train.model.bridgetower import blocks
+from bridgetower_train.model.bridgetower import compiled_parts
 from bridgetower_train.tasks import Contrast, task_class
 
 _EMBEDDING = "the embedding pass"
@@ -63,16 +63,16 @@ def _lazy(config: TrainConfig, contrast: Contrast) -> Graphs:
 
 
 def _compiled(config: TrainConfig, contrast: Contrast) -> Graphs:
-    """One for each kind of block and shape (Device.compile), found by a pass over tensors without data."""
-    task = task_class(config)
-    with FakeTensorMode():
+    """One for each kind of part, shape and type (Device.compile), found by a pass over tensors without data."""
+    task, bf16 = task_class(config), config.device.precision == "bf16"
+    with FakeTensorMode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
         made = task(config)
         passes: dict[str, Callable[[Batch], object]] = {"a micro-batch": lambda batch: made(batch, made.counts(batch))}
         if contrast.two_passes:
             passes = {_EMBEDDING: torch.no_grad()(made.embed), **passes}
         found: list[tuple[object, ...]] = []
-        for block in blocks(made.model):
-            block.register_forward_pre_hook(partial(_note, found), with_kwargs=True)
+        for part in compiled_parts(made.model):
+            part.register_forward_pre_hook(partial(_note, found), with_kwargs=True)
         distinct = launches = 0
         for run in passes.values():
             shapes = set[tuple[object, ...]]()
@@ -85,9 +85,9 @@ def _compiled(config: TrainConfig, contrast: Contrast) -> Graphs:
 
 
 def _note(
-    found: list[tuple[object, ...]], block: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
+    found: list[tuple[object, ...]], part: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
 ) -> None:
     given = {str(number): value for number, value in enumerate(args)} | kwargs
     tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
-    shapes = ((name, tuple(value.shape), value.requires_grad) for name, value in tensors.items())
-    found.append((type(block), *(p.requires_grad for p in block.parameters()), *shapes))
+    shapes = ((name, tuple(value.shape), value.dtype, value.requires_grad) for name, value in tensors.items())
+    found.append((type(part), *(p.requires_grad for p in part.parameters()), *shapes))

@@ -124,8 +124,8 @@ class Trunk(nn.Module):
         for k in range(self.layers - 1):
             next_x = self.cross_modal_text_layers[k](x, y, own_mask=x_mask, own_rows=x_rows, other_rows=y_rows)
             next_y = self.cross_modal_image_layers[k](y, x, other_mask=mask, own_rows=y_rows, other_rows=x_rows)
-            x = self.cross_modal_text_link_tower[k](take(text.bridged[k + 1], pairs.text_rows), next_x)
-            y = self.cross_modal_image_link_tower[k](take(image.bridged[k + 1], pairs.image_rows), next_y)
+            x = self.cross_modal_text_link_tower[k](text.bridged[k + 1], next_x, pairs.text_rows)
+            y = self.cross_modal_image_link_tower[k](image.bridged[k + 1], next_y, pairs.image_rows)
             x_mask, x_rows, y_rows = mask, None, None
         return self._last_layer(take(x, x_rows), take(y, y_rows), mask, pairs)
 
@@ -145,16 +145,16 @@ class Trunk(nn.Module):
         return Fused(pooled, text)
 
     def _image_type(self, kinds_B: Tensor | None, like: Tensor) -> Tensor:
-        """The embedding (1, D) of an image, or (B, 1, D) of images of these types."""
+        """The embedding (1, D) of an image, or (B, 1, D) of images of these types, in the type of `like`."""
         if kinds_B is None:
             return self._token_type(1, like)
         embeddings: Tensor = self.token_type_embeddings(kinds_B)[:, None]
-        return embeddings
+        return embeddings.to(like.dtype)
 
     def _token_type(self, kind: int, like: Tensor) -> Tensor:
-        """The embedding (1, D) of text (0) or image (1)."""
+        """The embedding (1, D) of text (0) or image (1), in the type of `like`: in float32 it would make a stream float32."""
         embedding: Tensor = self.token_type_embeddings(torch.full((1,), kind, device=like.device))
-        return embedding
+        return embedding.to(like.dtype)
 
 
 class BridgeTower(nn.Module):
@@ -199,3 +199,13 @@ class BridgeTower(nn.Module):
 def blocks(model: nn.Module) -> list[nn.Module]:
     """The transformer blocks of a model: the units of activation checkpointing and of ZeRO-3's gathering."""
     return [module for module in model.modules() if isinstance(module, (Block, TextLayer, CrossLayer))]
+
+
+def compiled_parts(model: nn.Module) -> list[nn.Module]:
+    """What is compiled, each part by itself: the blocks, the bridges, and the layer norms outside of both.
+
+    What is left runs eagerly: some products, and sums of gradients.
+    """
+    parts = [module for module in model.modules() if isinstance(module, (Block, TextLayer, CrossLayer, Bridge))]
+    inside = {module for part in parts for module in part.modules()}
+    return parts + [module for module in model.modules() if isinstance(module, LayerNorm) and module not in inside]

@@ -1,6 +1,6 @@
 """The parts of the fusion encoder: cross layers, bridges and poolers (BridgeTower, Xu et al., 2022, section 3).
 
-Shapes: P pairs, Q queries, T tokens of the own stream, U tokens of the other, D width.
+Shapes: P pairs, B images or texts, Q queries, T tokens of the own stream, U tokens of the other, D width.
 """
 
 import torch
@@ -44,14 +44,15 @@ class CrossLayer(nn.Module):
 
 
 class Bridge(nn.Module):
-    """Adds a tower's state to the stream's: LayerNorm(state + stream)."""
+    """Adds a tower's states to a stream's: LayerNorm(state + stream)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.LayerNorm = LayerNorm(config.width, eps=config.layer_norm_eps)
 
-    def forward(self, state: Tensor, stream: Tensor) -> Tensor:
-        out: Tensor = self.LayerNorm(state + stream)
+    def forward(self, state_BTD: Tensor, stream_PTD: Tensor, rows_P: Tensor) -> Tensor:
+        """(P, T, D), of state_BTD[rows_P[i]] and stream_PTD[i] for pair i."""
+        out: Tensor = self.LayerNorm(state_BTD.index_select(0, rows_P) + stream_PTD)
         return out
 
 

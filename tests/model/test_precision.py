@@ -3,15 +3,19 @@
 from collections import defaultdict
 from typing import Any
 
+import pytest
 import torch
 from helpers import pretraining, random_batch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from bridgetower_train.config import ObjectiveConfig
-from bridgetower_train.model.bridgetower import blocks
+from bridgetower_train.model.bridgetower import Pairs, blocks
+from bridgetower_train.model.fusion import Bridge, CrossLayer
 from bridgetower_train.model.precision import LayerNorm
+from bridgetower_train.model.text import TextLayer
+from bridgetower_train.model.vision import Block
 from tests.tiny import SMALL
 
 PRODUCTS = {"addmm", "mm", "bmm", "convolution", "_scaled_dot_product_flash_attention_for_cpu"}
@@ -53,6 +57,25 @@ def test_the_table_is_what_runs():
     outside = {name: kinds for (within, name), kinds in types.found.items() if not within}
     for name in ("embedding", "_log_softmax", "sigmoid"):
         assert outside.get(name, {torch.float32}) == {torch.float32}, name
+
+
+@pytest.mark.parametrize("kinds", [None, torch.ones(4, dtype=torch.int64)])
+def test_the_streams_stay_in_the_type_of_autocast(kinds: Tensor | None):
+    """Whatever is added to them: a block or bridge that is given float32 moves twice the bytes."""
+    model, batch = pretraining(SMALL, ObjectiveConfig(itc_dim=16)).model, random_batch(SMALL, 4)
+    given: dict[str, set[torch.dtype]] = defaultdict(set)
+
+    def note(module: nn.Module, args: tuple[Any, ...]) -> None:
+        given[type(module).__name__] |= {x.dtype for x in args if isinstance(x, Tensor) and x.is_floating_point()}
+
+    for module in model.modules():
+        if isinstance(module, (Block, TextLayer, CrossLayer, Bridge)):
+            module.register_forward_pre_hook(note)
+    rows = torch.arange(4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        image = model.encode_image(batch.pixel_values, kinds)
+        model.fuse(image, model.encode_text(batch.input_ids, batch.text_mask), Pairs(rows, rows, 4))
+    assert given == {name: {torch.bfloat16} for name in ("Block", "TextLayer", "CrossLayer", "Bridge")}
 
 
 def test_layer_norm_is_computed_in_float32():
