@@ -56,6 +56,7 @@ COMMANDS = {
     "bench step": Command("time the training step", "bench_step"),
     "bench memory": Command("compare a step's memory, planned and measured", "bench_step"),
     "bench attention": Command("time torch's attention kernels at the shapes of a step"),
+    "bench kernels": Command("count what a compiled step launches and moves, without running it", "bench_step"),
     "bench data": Command("time the loader"),
     "bench prep": Command("time the preparation of a corpus"),
     "bench save": Command("benchmark async checkpointing", "bench_step"),

@@ -37,7 +37,7 @@ def attention_mask(mask_BT: Tensor, dtype: torch.dtype) -> Tensor:
 
 def split_heads(x_BTD: Tensor) -> Tensor:
     """(B, T, D) -> (B, H, T, E)."""
-    x_BTHE: Tensor = x_BTD.unflatten(-1, (-1, HEAD_WIDTH))
+    x_BTHE: Tensor = x_BTD.view(*x_BTD.shape[:-1], -1, HEAD_WIDTH)
     return x_BTHE.transpose(1, 2)
 
 
@@ -60,17 +60,17 @@ def absorbed_attention(
     The projections are moved past the sums (weight absorption): q . Wx = (W'q) . x, and sum p Wx = W sum p x. So the T tokens
     are read once per query and head, and only the sums are projected.
     """
-    key_HED, value_HED = (linear.weight.unflatten(0, (-1, HEAD_WIDTH)) for linear in (key, value))
+    key_HED, value_HED = (linear.weight.view(-1, HEAD_WIDTH, linear.weight.shape[1]) for linear in (key, value))
     key_bias_H1E, value_bias_H1E = (linear.bias.view(-1, 1, HEAD_WIDTH) for linear in (key, value))
     q_BHQE = q_BHQE * HEAD_WIDTH**-0.5
     heads_BPD = torch.einsum("bhqe,hed->bhqd", q_BHQE, key_HED).flatten(1, 2)
-    logits_BHQT = (heads_BPD @ x_BTD.transpose(1, 2)).unflatten(1, q_BHQE.shape[1:3])
+    logits_BHQT = (heads_BPD @ x_BTD.transpose(1, 2)).view(*q_BHQE.shape[:3], -1)
     # The key's bias does not change the softmax, but its parameter must have a gradient, which is zero.
     logits_BHQT = logits_BHQT + (q_BHQE * key_bias_H1E).sum(-1, keepdim=True)
     if mask is not None:
         logits_BHQT = logits_BHQT + mask
     p_BHQT = F.dropout(logits_BHQT.softmax(dim=-1), dropout_p)
-    mixed_BHQD = (p_BHQT.flatten(1, 2) @ x_BTD).unflatten(1, q_BHQE.shape[1:3])
+    mixed_BHQD = (p_BHQT.flatten(1, 2) @ x_BTD).view(*q_BHQE.shape[:3], -1)
     return torch.einsum("bhqd,hed->bhqe", mixed_BHQD, value_HED) + p_BHQT.sum(-1, keepdim=True) * value_bias_H1E
 
 
