@@ -17,7 +17,7 @@ import numpy as np
 import simplejpeg
 import torch
 
-from bridgetower_train.bench.kit import BenchConfig, Figures, bench, by_turns, resident_mb, timed
+from bridgetower_train.bench.kit import BenchConfig, Figures, bench, by_turns, cpu_seconds, resident_mb, timed
 from bridgetower_train.bench.peers import PEERS, Source, open_peers
 from bridgetower_train.config import DataConfig, ModelConfig, TrainConfig, at_least
 from bridgetower_train.data.dataset import PairDataset, open_data
@@ -43,6 +43,7 @@ FIGURES = {
     "hf_datasets": "Hugging Face datasets",
     "of_bare": "ours / bare (target: 0.9)",
     **{f"of_{name}": f"ours / {name}" for name in PEERS},
+    "worker": "records per CPU-second of a loader worker, which hands batches over in shared memory",
     "worker_mb": "memory of a loader worker after all records, 10^6 bytes",
     "worker_growth_mb": "its growth since a tenth of the records (target: 0)",
     "open_s": "seconds from opening a corpus of huge_records records to its first batch (target: below 5)",
@@ -88,7 +89,7 @@ def measure(config: BenchDataConfig) -> Figures:
             raise ConfigError(f"batch={config.batch}: corpus={config.corpus} has only {images} images; lower it")
         return {
             **_rates(config, dataset, Source(dataset.corpora[0], text, config.image_size, config.batch, scratch)),
-            **_worker_memory(config, dataset),
+            **_worker(config, dataset),
             "open_s": _open_huge(config, dataset.corpora[0], text, scratch),
         }
 
@@ -134,15 +135,20 @@ def _rates(config: BenchDataConfig, dataset: PairDataset, source: Source) -> Fig
     return {"jpeg_kb": statistics.mean(map(len, jpegs)) / 1e3} | figures | ratios
 
 
-def _worker_memory(config: BenchDataConfig, dataset: PairDataset) -> Figures:
+def _worker(config: BenchDataConfig, dataset: PairDataset) -> Figures:
     batches = iter(make_loader(dataset, 0, 1, config.batch, 1, 0, 1, 2, "fork", False))
     count = config.records // config.batch
     _skip(batches, count // 10)
     (worker,) = multiprocessing.active_children()
-    start = resident_mb(worker.pid)
+    assert worker.pid is not None
+    start, began = resident_mb(worker.pid), cpu_seconds(worker.pid)
     _skip(batches, count - count // 10)
-    end = resident_mb(worker.pid)
-    return {"worker_mb": end, "worker_growth_mb": end - start}
+    end, took = resident_mb(worker.pid), cpu_seconds(worker.pid) - began
+    return {
+        "worker": (count - count // 10) * config.batch / took,
+        "worker_mb": end,
+        "worker_growth_mb": end - start,
+    }
 
 
 def _skip(batches: Iterator[Any], count: int) -> None:

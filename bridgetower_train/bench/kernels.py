@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
-from unittest.mock import patch
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -61,9 +60,11 @@ class Graph:
     """A forward or backward pass of a part, as it would be compiled."""
 
     part: str
+    """Kind of the part."""
     backward: bool
     kernels: int = 0
     bytes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("fused", "attention", "products", "other"), 0))
+    """By what moves them."""
     runs: int = 0
     """In a step."""
 
@@ -97,7 +98,7 @@ def measure(config: BenchKernelsConfig) -> Figures:
 
 
 def lower(config: TrainConfig, device: Device, pairs: int) -> tuple[list[Graph], Traffic]:
-    """The graphs of a step of `pairs`, and the traffic between them."""
+    """The graphs of a step of `pairs`, and the traffic between them. Afterwards `device` compiles nothing."""
     kind, graphs, between = task_class(config), list[Graph](), _Between()
     parts: dict[int, str] = {}
     running = ""
@@ -121,11 +122,8 @@ def lower(config: TrainConfig, device: Device, pairs: int) -> tuple[list[Graph],
         return run
 
     torch.compiler.reset()
-    with (
-        FakeTensorMode(),
-        device.torch_device,
-        patch.object(device, "compiler", partial(compile_fx, inner_compile=lowered)),
-    ):
+    device.compiler = partial(compile_fx, inner_compile=lowered)  # type: ignore[assignment]
+    with FakeTensorMode(), device.torch_device:
         task = kind(config, device.attention)
         device.compile(task.model)
         for part in compiled_parts(task.model):
@@ -142,22 +140,24 @@ def lower(config: TrainConfig, device: Device, pairs: int) -> tuple[list[Graph],
 @contextmanager
 def _scheduled(graph: Graph) -> Iterator[None]:
     """Inside the block, which it ends, what is compiled is counted in `graph`, and no code is built."""
-    counted = False
+    compile_to_module, counted = GraphLowering.compile_to_module, False
 
-    def count(lowering: GraphLowering) -> None:
+    def count(lowering: GraphLowering) -> NoReturn:
         nonlocal counted
         lowering.codegen()
         for node in lowering.scheduler.nodes:
             graph.add(node)
         counted = True
-        raise RuntimeError  # there is no way to end it but by an error, in place of which torch raises its own
+        raise RuntimeError  # only an error ends it, in place of which torch raises its own
 
-    with patch.object(GraphLowering, "compile_to_module", count):
-        try:
-            yield
-        except Exception:
-            if not counted:
-                raise
+    GraphLowering.compile_to_module = count  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    except Exception:
+        if not counted:
+            raise
+    finally:
+        GraphLowering.compile_to_module = compile_to_module  # type: ignore[method-assign]
 
 
 def _group(node: BaseSchedulerNode) -> str:

@@ -44,7 +44,7 @@ def cores(plan: Plan) -> str:
     rate, whose = core_rate(plan.config)
     card = plan.here.samples_per_s / plan.cluster.cards
     return (
-        f"cores       one of this machine reads and decodes {rate:,.0f} samples/s at {plan.config.model.image_size} px "
+        f"cores       one of this machine loads {rate:,.0f} samples/s at {plan.config.model.image_size} px "
         f"({whose}, measured); {card:,.0f} a card need {card / rate:.2f}, eight cards {8 * card / rate:.1f}"
     )
 

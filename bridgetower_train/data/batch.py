@@ -1,5 +1,8 @@
 """One micro-batch: the loader makes it, a task reads it."""
 
+import ctypes
+import mmap
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +14,8 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from bridgetower_train.config import Shape
+
+_MADV_POPULATE_WRITE = 23  # of madvise(2), since Linux 5.14
 
 
 @dataclass(frozen=True)
@@ -96,5 +101,18 @@ def empty_pixels(count: int, size: int) -> Tensor:
     if get_worker_info() is None:
         return torch.from_numpy(np.empty(shape, dtype=np.uint8))  # numpy uses huge pages, torch does not
     storage = torch.UntypedStorage._new_shared(count * size * size * 3)
+    _map_pages(storage)
     shared: Tensor = torch.empty(0, dtype=torch.uint8).set_(storage)
     return shared.view(shape)
+
+
+def _map_pages(storage: torch.UntypedStorage) -> None:
+    """Map the pages of shared memory together: each when it is first written takes 3% more of a worker's time.
+
+    Does nothing where the system cannot.
+    """
+    if sys.platform == "linux":
+        page = mmap.PAGESIZE
+        start = storage.data_ptr() // page * page
+        size = storage.data_ptr() + storage.nbytes() - start
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), _MADV_POPULATE_WRITE)

@@ -19,12 +19,15 @@ from data_prep.shapes.synthetic import synthetic_photo
 
 _RECORDS, _LONGEST = 64, 1.0  # how many are read, and CPU-seconds after which no more are
 _PHOTOS = 4
+_DECODING = 0.67
+"""Reading and decoding, of a loader worker's time; the rest are texts, masks, shared memory (benchmarks/2026-11-29-loader.md)."""
 
 
 def core_rate(config: TrainConfig) -> tuple[float, str]:
-    """(samples per second that a core of this machine reads and decodes, whose they are): the median, by CPU time.
+    """(samples per second that a loader worker gives on a core of this machine, whose they are).
 
-    They are of the first corpus of a local `data.root` that can be read, or else drawn. Nothing remote is contacted.
+    Reading and decoding are measured, by CPU time, their median; what else a worker does is taken to be in proportion. They are
+    of the first corpus of a local `data.root` that can be read, or else drawn. Nothing remote is contacted.
     """
     size, square = config.model.image_size, config.data.square
     pixels = np.empty((1 + SPARE, size, size, 3), np.uint8)
@@ -38,7 +41,7 @@ def core_rate(config: TrainConfig) -> tuple[float, str]:
             if sum(seconds) > _LONGEST:
                 break
         if seconds:
-            return 1 / median(seconds), whose
+            return _DECODING / median(seconds), whose
     raise AssertionError("drawn photographs can be decoded")
 
 

@@ -17,6 +17,7 @@ def test_data(bench, tmp_path):
     for reader in ("bare", "webdataset_float32", "webdataset_uint8"):
         assert figures[f"of_{reader}"] == pytest.approx(figures["ours"] / figures[reader])
     assert 0 < figures["ours"] < figures["bare"]
+    assert figures["worker"] > 0
     assert figures["worker_mb"] > abs(figures["worker_growth_mb"])
     assert figures["open_s"] > 0
     assert 1 < figures["jpeg_kb"] < 50
