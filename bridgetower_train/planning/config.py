@@ -31,8 +31,8 @@ class PlanConfig(TrainConfig):
     """What a card may achieve, 10^12 FLOP/s, instead of `utilisation`; by default 10, 20 and 40 without a published peak."""
     reserve: float = 0.1
     """Share of a card's memory to leave for the compiler, collectives and fragmentation: an assumption."""
-    decode_rate: float = 1879.0
-    """Samples per second that one core of a host reads, decodes and tokenizes: `bridgetower bench data` on one EPYC core."""
+    decode_rate: float = 1200.0
+    """Samples per second that a loader worker gives on one core of a host: `worker` of `bridgetower bench data`, on a Xeon's."""
     disk: float = 1.0
     """10^9 bytes per second at which rank 0 writes a checkpoint: an assumption."""
 
