@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from bridgetower_train.engines.deepspeed_import import internal
 from bridgetower_train.model.attention import Linear
 from bridgetower_train.model.bridgetower import blocks
 from bridgetower_train.model.vision import SelfAttention
@@ -45,7 +46,7 @@ def release_weights(task: Task) -> None:
 
     Under autocast it keeps a copy in bf16 instead, which the plan counts.
     """
-    product = importlib.import_module("deepspeed.runtime.zero.linear").zero3_linear_wrap
+    product = internal(importlib.import_module("deepspeed.runtime.zero.linear"), "zero3_linear_wrap")
     for part in task.modules():
         if isinstance(part, (Linear, SelfAttention)) and part.product is Linear.product:
             part.product = product
