@@ -18,14 +18,13 @@ from torch._inductor.ir import MultiOutput
 from torch._inductor.scheduler import BaseSchedulerNode, ExternKernelSchedulerNode, NopKernelSchedulerNode
 from torch._subclasses import FakeTensorMode
 
-from bridgetower_train.bench.kit import BenchModelConfig, Figures, as_run, bench
+from bridgetower_train.bench.kit import BenchModelConfig, Figures, as_run, bench, forward_backward
 from bridgetower_train.bench.traffic import Traffic
 from bridgetower_train.config import TrainConfig, at_least
 from bridgetower_train.devices import Device, make_device
 from bridgetower_train.errors import ConfigError
 from bridgetower_train.model.bridgetower import compiled_parts
 from bridgetower_train.tasks import task_class
-from bridgetower_train.tasks.base import whole
 
 FIGURES = {
     "graphs": "graphs to compile, each with its backward pass",
@@ -99,7 +98,7 @@ def measure(config: BenchKernelsConfig) -> Figures:
 
 def lower(config: TrainConfig, device: Device, pairs: int) -> tuple[list[Graph], Traffic]:
     """The graphs of a step of `pairs`, and the traffic between them. Afterwards `device` compiles nothing."""
-    kind, graphs, between = task_class(config), list[Graph](), _Between()
+    graphs, between = list[Graph](), _Between()
     parts: dict[int, str] = {}
     running = ""
 
@@ -124,15 +123,13 @@ def lower(config: TrainConfig, device: Device, pairs: int) -> tuple[list[Graph],
     torch.compiler.reset()
     device.compiler = partial(compile_fx, inner_compile=lowered)  # type: ignore[assignment]
     with FakeTensorMode(), device.torch_device:
-        task = kind(config, device.attention)
+        task = task_class(config)(config, device.attention)
         device.compile(task.model)
         for part in compiled_parts(task.model):
             part.register_forward_pre_hook(enter)
-        batch, totals = kind.blank_batch(config, pairs), torch.ones(3)
+        batch, totals = task.blank_batch(config, pairs), torch.ones(3)
         with between:
-            with device.autocast():
-                loss, _ = whole(task(batch, totals), partial(task.across, totals=totals, among=pairs))
-            loss.backward()
+            forward_backward(lambda: task.losses(batch, totals)[0], device)
     torch.compiler.reset()
     return graphs, between
 

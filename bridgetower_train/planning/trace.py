@@ -8,7 +8,6 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,6 @@ from bridgetower_train.model.bridgetower import blocks
 from bridgetower_train.model.text import TextLayer
 from bridgetower_train.model.vision import Block
 from bridgetower_train.tasks import Task, task_class
-from bridgetower_train.tasks.base import whole
 
 Bytes = npt.NDArray[np.int64]
 
@@ -103,7 +101,7 @@ def trace(config: TrainConfig, pairs: int, checkpointing: bool, platform: Platfo
             ledger.weights = {id(p.untyped_storage()) for p in task.parameters()}
             batch = kind.blank_batch(config, pairs)
             with platform.autocast():
-                loss, _ = whole(task(batch, totals), partial(task.across, totals=totals, among=pairs))
+                loss, _ = task.losses(batch, totals)
             kept = ledger.labelled()
             loss.backward()
     lines = np.array(ledger.line, dtype=np.int64)
